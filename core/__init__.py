@@ -1,0 +1,41 @@
+"""torchyard's host: the public names a plugin needs.
+
+from core import ModelParams, hookimpl
+"""
+
+from core.dataset import (
+    ArraySplit,
+    EncodedSplit,
+    PreparedDataset,
+    RawData,
+    SampleSpec,
+    SampleSplit,
+    stratified_split,
+)
+from core.errors import UserError
+from core.hookspecs import Register, hookimpl
+from core.parameters import (
+    DatasetParams,
+    LossParams,
+    ModelParams,
+    OptimizerParams,
+    SchedulerParams,
+)
+
+__all__ = [
+    "ArraySplit",
+    "DatasetParams",
+    "EncodedSplit",
+    "LossParams",
+    "ModelParams",
+    "OptimizerParams",
+    "PreparedDataset",
+    "RawData",
+    "Register",
+    "SampleSpec",
+    "SampleSplit",
+    "SchedulerParams",
+    "UserError",
+    "hookimpl",
+    "stratified_split",
+]

@@ -1,0 +1,81 @@
+"""Checkpoints: written whole or not at all, exact, and read without pickle."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from core.errors import RunError
+
+LAST = "last.pt"
+BEST = "best.pt"
+
+
+def save(state: dict[str, Any], path: Path) -> None:
+    """Write a state of tensors and plain values; a reader finds the old or the new file.
+
+    Raises:
+        RunError: the disk does not take it.
+    """
+    partial = path.with_name(f".{os.getpid()}.{path.name}")
+    try:
+        with partial.open("wb") as file:
+            torch.save(state, file)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    # torch reports a short write as RuntimeError.
+    except (OSError, RuntimeError) as error:
+        with contextlib.suppress(OSError):
+            partial.unlink()
+        raise RunError(f"The checkpoint {path} cannot be written: {error}") from error
+
+
+def load(path: Path, device: torch.device) -> dict[str, Any]:
+    """Read a state; only tensors and plain values are accepted (`weights_only`).
+
+    Raises:
+        RunError: the file is missing, damaged, or holds anything else.
+    """
+    try:
+        state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
+    except Exception as error:
+        reason = str(error).partition("\n")[0]
+        raise RunError(f"The checkpoint {path} cannot be read: {reason}") from error
+    return state
+
+
+def random_state() -> dict[str, Any]:
+    """The state of every random generator a training may draw from."""
+    version, internal, gauss = random.getstate()
+    kind, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
+    return {
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "python": [version, list(internal), gauss],
+        "numpy": [kind, torch.from_numpy(keys.astype(np.int64)), position, has_gauss, cached],
+    }
+
+
+def restore_random_state(state: dict[str, Any]) -> None:
+    """Put every generator back to where `random_state` found it."""
+    torch.set_rng_state(state["torch"].cpu())
+    if state["cuda"]:
+        torch.cuda.set_rng_state_all([cuda.cpu() for cuda in state["cuda"]])
+    version, internal, gauss = state["python"]
+    random.setstate((version, tuple(internal), gauss))
+    kind, keys, *rest = state["numpy"]
+    np.random.set_state((kind, keys.cpu().numpy().astype(np.uint32), *rest))
+
+
+def seed_everything(seed: int) -> None:
+    """Seed every generator a training may draw from."""
+    torch.manual_seed(seed)
+    np.random.seed(seed % 2**32)
+    random.seed(seed)

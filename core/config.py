@@ -1,0 +1,297 @@
+"""The configuration of a run: presets, files, overrides, and every problem at once.
+
+A configuration is read (`read_config`) as a plain mapping, then resolved (`resolve`)
+against the plugins: every name found, every parameter typed, every default filled in.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    model_validator,
+)
+
+from core import device as devices
+from core.errors import UserError
+from core.host import Host, Registration
+from core.parameters import (
+    KINDS,
+    DatasetParams,
+    LossParams,
+    ModelParams,
+    OptimizerParams,
+    PluginParams,
+    SchedulerParams,
+)
+
+
+class Choice(BaseModel):
+    """A plugin chosen by name; the other keys are the plugin's own parameters."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    name: str
+
+
+class DatasetChoice(Choice):
+    """The data set, and what its pixels are normalized by."""
+
+    normalize: Literal["statistics"] | tuple[float, PositiveFloat] = Field(
+        "statistics",
+        description="'statistics' (mean and std of the training split), or [mean, std]",
+    )
+
+
+class TrainConfig(BaseModel):
+    """How to train, whatever is trained."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    epochs: PositiveInt = Field(5, description="passes over the training split")
+    batch_size: PositiveInt = Field(32, description="samples a step")
+    seed: NonNegativeInt = Field(0, description="of initial weights, order and dropout")
+    max_steps: PositiveInt | None = Field(None, description="stop after so many batches")
+    validation: float = Field(
+        0.0, ge=0, lt=1, description="share of the training split held out for validation"
+    )
+    patience: PositiveInt | None = Field(
+        None, description="stop early after so many epochs without a lower validation loss"
+    )
+    clip_norm: PositiveFloat | None = Field(None, description="clip the gradient's norm to this")
+    log_every: PositiveInt = Field(100, description="batches between two running losses")
+    threads: PositiveInt | None = Field(None, description="CPU threads; none: torch decides")
+
+    @model_validator(mode="after")
+    def _patience_needs_validation(self) -> TrainConfig:
+        if self.patience is not None and self.validation == 0:
+            raise ValueError("patience needs a validation split: set train.validation, e.g. 0.1")
+        return self
+
+
+class RunConfig(BaseModel):
+    """One run, whole: what is trained on what, how, and where."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    dataset: DatasetChoice
+    model: Choice = Choice(name="lenet")
+    loss: Choice = Choice(name="cross_entropy")
+    optimizer: Choice = Choice(name="sgd")
+    scheduler: Choice = Choice(name="constant")
+    train: TrainConfig = TrainConfig()
+    device: str = Field(
+        "auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$", description="auto, cpu, cuda, cuda:N, mps"
+    )
+    precision: Literal["float32", "bfloat16", "float16"] = Field(
+        "float32", description="of the forward pass in training; weights stay float32"
+    )
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A configuration with its plugins found and typed; nothing is built yet."""
+
+    config: RunConfig
+    plugins: Mapping[str, Registration]
+    dataset: DatasetParams
+    model: ModelParams
+    loss: LossParams
+    optimizer: OptimizerParams
+    scheduler: SchedulerParams
+
+
+def read_config(source: str | None, overrides: Sequence[str], presets: Path) -> dict[str, Any]:
+    """Read a preset or a YAML file and apply `key=value` overrides to it.
+
+    An override of a plugin's name drops the parameters of the plugin it replaces; the
+    host's own settings of that section (`dataset.normalize`) stay.
+
+    Raises:
+        UserError: no such preset or file, malformed YAML, or an override that is none.
+    """
+    problems: list[str] = []
+    raw: dict[str, Any] = {}
+    try:
+        raw = _read_yaml(_find_source(source, presets)) if source is not None else {}
+    except UserError as error:
+        problems += error.problems
+    assignments = []
+    for override in overrides:
+        key, separator, value = override.partition("=")
+        if not separator or not all(part.isidentifier() for part in key.split(".")):
+            problems.append(f"'{override}' is not of the form key=value, e.g. train.epochs=3")
+            continue
+        path = key.split(".")
+        if path[0] in KINDS and len(path) == 1:
+            path.append("name")
+        assignments.append((path, _parse_value(value)))
+    # Names first, whatever their place on the line: they decide what the others mean.
+    for path, value in sorted(assignments, key=lambda item: item[0][1:] != ["name"]):
+        try:
+            _assign(raw, path, value)
+        except UserError as error:
+            problems += error.problems
+    if problems:
+        raise UserError(problems)
+    return raw
+
+
+def preset_names(presets: Path) -> list[str]:
+    """The presets there are."""
+    return sorted(file.stem for file in presets.glob("*.yaml"))
+
+
+def _find_source(source: str, presets: Path) -> Path:
+    names = preset_names(presets)
+    if source in names:
+        return presets / f"{source}.yaml"
+    file = Path(source)
+    if file.suffix in (".yaml", ".yml") or len(file.parts) > 1:
+        if file.is_file():
+            return file
+        siblings = [str(found) for found in file.parent.glob("*.y*ml")]
+        nearest = difflib.get_close_matches(str(file), siblings, n=1)
+        hint = f" Did you mean '{nearest[0]}'?" if nearest else ""
+        raise UserError(f"{source}: no such file.{hint}")
+    raise UserError(f"no preset named '{source}'.{_suggest(source, names)}")
+
+
+def _read_yaml(file: Path) -> dict[str, Any]:
+    try:
+        loaded = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+        raise UserError(f"{file}: cannot be read: {' '.join(str(error).split())}") from None
+    if not isinstance(loaded, dict):
+        raise UserError(f"{file}: must hold settings such as 'model: {{name: lenet}}'")
+    return loaded
+
+
+def _parse_value(text: str) -> Any:
+    # Scalars stay text: pydantic turns them into the type the parameter has, so that a
+    # path named 'no' or '1e3' is not taken for something else as YAML would.
+    if text.lower() in ("none", "null"):
+        return None
+    if text[:1] in "[{":
+        try:
+            return yaml.safe_load(text)
+        except yaml.YAMLError:
+            return text
+    return text
+
+
+def _assign(raw: dict[str, Any], path: list[str], value: Any) -> None:
+    *parents, last = path
+    if parents and parents[0] in KINDS and last == "name" and len(path) == 2:
+        section = _section(raw.get(parents[0], {}))
+        if isinstance(section, dict) and section.get("name") != value:
+            shared = RunConfig.model_fields[parents[0]].annotation.model_fields  # type: ignore[union-attr]
+            raw[parents[0]] = {key: section[key] for key in section if key in shared}
+    for parent in parents:
+        inner = _section(raw.setdefault(parent, {}))
+        if not isinstance(inner, dict):
+            raise UserError(f"{'.'.join(path)}: '{parent}' is a single value, not a section")
+        raw[parent] = inner
+        raw = inner
+    raw[last] = value
+
+
+def _section(value: Any) -> Any:
+    """Let `model: lenet` stand for `model: {name: lenet}`."""
+    return {"name": value} if isinstance(value, str) else value
+
+
+def resolve(raw: Mapping[str, Any], host: Host) -> Recipe:
+    """Find every plugin, type every parameter, fill in every default.
+
+    Raises:
+        UserError: with all that is wrong, one line each, and the nearest right names.
+    """
+    problems: list[str] = []
+    raw = {key: _section(value) if key in KINDS else value for key, value in raw.items()}
+    config = None
+    try:
+        config = RunConfig.model_validate(raw)
+    except ValidationError as error:
+        problems += _explain(error, RunConfig)
+    found: dict[str, Registration] = {}
+    params: dict[str, PluginParams] = {}
+    for kind in KINDS:
+        default = RunConfig.model_fields[kind].default
+        given = raw.get(kind, default.model_dump() if isinstance(default, Choice) else None)
+        if not isinstance(given, Mapping) or not isinstance(given.get("name"), str):
+            continue  # said above
+        try:
+            found[kind] = host.find(kind, given["name"])
+        except LookupError as error:
+            problems.append(f"{kind}: {error}")
+            continue
+        shared = RunConfig.model_fields[kind].annotation.model_fields  # type: ignore[union-attr]
+        own = {key: value for key, value in given.items() if key not in shared}
+        try:
+            params[kind] = found[kind].params.model_validate(own)
+        except ValidationError as error:
+            problems += _explain(error, found[kind].params, kind, f" of '{given['name']}'")
+    if config is not None and (reason := devices.unavailable(config.device)):
+        problems.append(f"device: {config.device}: {reason}")
+    if problems or config is None:
+        raise UserError(problems)
+    filled = {
+        kind: getattr(config, kind).model_dump() | params[kind].model_dump(mode="json")
+        for kind in KINDS
+    }
+    complete = RunConfig.model_validate(config.model_dump(mode="json") | filled)
+    return Recipe(complete, found, **params)  # type: ignore[arg-type]
+
+
+def _explain(
+    error: ValidationError, model: type[BaseModel], prefix: str = "", owner: str = ""
+) -> Iterable[str]:
+    """Say each problem of a validation in a user's words."""
+    for problem in error.errors():
+        location = [prefix] if prefix else []
+        location += [str(part) for part in problem["loc"]]
+        where = ".".join(location)
+        if problem["type"] == "extra_forbidden":
+            accepted = list(_fields_at(model, problem["loc"][:-1]))
+            name = str(problem["loc"][-1])
+            noun = "parameter" if prefix else "setting"
+            yield f"{where}: unknown {noun}{owner}.{_suggest(name, accepted)}"
+        elif problem["type"] == "missing":
+            yield f"{where}: is missing"
+        else:
+            message = problem["msg"].removeprefix("Value error, ")
+            message = message.replace("Input should be", "must be")
+            given = problem["input"]
+            shown = "" if isinstance(given, (dict, BaseModel)) else f", not {given!r}"
+            if problem["type"] == "value_error":
+                shown = ""
+            yield f"{where}: {message}{shown}" if where else message
+
+
+def _fields_at(model: type[BaseModel], location: tuple[int | str, ...]) -> Iterable[str]:
+    for part in location:
+        inner = model.model_fields[str(part)].annotation if isinstance(part, str) else None
+        if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
+            return ()
+        model = inner
+    return model.model_fields
+
+
+def _suggest(name: str, accepted: Sequence[str]) -> str:
+    """The nearest accepted name, and all of them."""
+    nearest = difflib.get_close_matches(name, accepted, n=1)
+    hint = f" Did you mean '{nearest[0]}'?" if nearest else ""
+    return f"{hint}  (accepts: {', '.join(accepted) or 'none'})"

@@ -1,0 +1,304 @@
+"""Image files to uint8 arrays: one image, one chunk, or many in processes of their own.
+
+The processes are started by hand and spoken to through pipes. `multiprocessing` would
+import the parent's main module again in each of them (its "spawn" context), which costs
+seconds where that is Prefect's engine and fails in a script without a main guard; "fork"
+is unsafe in a process that runs torch's threads. A child here imports numpy, Pillow and
+`core` only, and ends by itself when its parent does: its input closes.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import time
+import warnings
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from core.errors import RunError
+
+Problem = tuple[int, str]  # index of the image in its split, reason
+
+# Raster formats alone: Pillow hands others (EPS) to outside programs.
+FORMATS = ("JPEG", "PNG", "BMP", "GIF", "PPM", "TIFF", "WEBP")
+
+ANOTHER_SIZE = "of another size"  # how the reason begins where an image should not be scaled
+
+CHUNK_IMAGES = 256
+CHUNK_BYTES = 32 << 20
+FIRST_CHUNK = 64
+# A process is ready 0.3 to 0.5 s after its start, so less work than this is done sooner here.
+WORTH_PROCESSES = 1.0
+
+
+def decode_image(
+    data: bytes, shape: tuple[int, int, int], resize: bool = True
+) -> npt.NDArray[np.uint8]:
+    """Decode one image file to uint8 C x H x W.
+
+    The EXIF orientation is applied; palette, CMYK and 1-bit images are converted; an alpha
+    channel is dropped; of 16 bits the upper 8 are kept. Of an animation the first frame is
+    taken. Scaling is bilinear over the whole area of a target pixel (antialiased).
+
+    Args:
+        data: the bytes of the file.
+        shape: (C, H, W); C = 1 is grey, 3 is RGB.
+        resize: scale an image of another size, instead of refusing it.
+
+    Raises:
+        ValueError: the file cannot be decoded to that shape; the message is the reason.
+    """
+    from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
+
+    channels, height, width = shape
+    if not data:
+        raise ValueError("the file is empty")
+    ImageFile.LOAD_TRUNCATED_IMAGES = False  # half an image is no image, whoever set this
+    try:
+        image: Image.Image = Image.open(io.BytesIO(data), formats=FORMATS)
+        if resize and image.format == "JPEG":
+            # Lets libjpeg shrink large images by powers of two while decoding: 3 to 5 times
+            # faster. Twice the size asked for is left to the real filter.
+            image.draft(None, (2 * max(height, width),) * 2)
+        # JPEG tells of its EXIF data in the header; asking anyway costs a third of decoding.
+        if image.format != "JPEG" or "exif" in image.info or "xmp" in image.info:
+            image = ImageOps.exif_transpose(image)
+        image = _eight_bit(image)
+        mode = "L" if channels == 1 else "RGB"
+        if image.mode != mode:
+            image = image.convert(mode)
+        if image.size != (width, height):
+            if not resize:
+                raise ValueError(
+                    f"{ANOTHER_SIZE}: {image.height}x{image.width}, not {height}x{width}"
+                )
+            image = image.resize((width, height), Image.Resampling.BILINEAR)
+        pixels = np.asarray(image)
+    except UnidentifiedImageError:
+        raise ValueError("not an image, or of a format that is not supported") from None
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise ValueError(f"too large: {error}") from None
+    except Exception as error:
+        # Pillow's readers raise nearly anything on broken files (OSError, SyntaxError,
+        # struct.error, IndexError ...), and each means the same here.
+        raise ValueError(str(error) or type(error).__name__) from None
+    return pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)
+
+
+def _eight_bit(image: Any) -> Any:
+    """Bring deeper grey images to 8 bits; Pillow's own conversion would clip them at 255."""
+    from PIL import Image
+
+    if image.mode == "F":
+        raise ValueError("its pixels are floating-point numbers")
+    if image.mode != "I" and not image.mode.startswith("I;16"):
+        return image
+    pixels = np.asarray(image)
+    if pixels.min() < 0 or pixels.max() > 0xFFFF:
+        raise ValueError("its pixels have more than 16 bits")
+    return Image.fromarray((pixels >> 8).astype(np.uint8))
+
+
+@dataclass(frozen=True)
+class ImageDecoder:
+    """Decodes images into their places in an array file.
+
+    Attributes:
+        read: gives the bytes of one reference.
+        file: an .npy file of uint8 N x C x H x W, of full size already.
+        offset: bytes before the first sample in it.
+        shape: (C, H, W).
+        resize: scale images of another size, instead of refusing them.
+    """
+
+    read: Callable[[Any], bytes]
+    file: Path
+    offset: int
+    shape: tuple[int, int, int]
+    resize: bool
+
+    def decode(self, start: int, references: Sequence[Any]) -> list[Problem]:
+        """Decode the images of `references` to the places from `start` on.
+
+        Returns:
+            what could not be read or decoded; its places are left zero.
+
+        Raises:
+            OSError: the array cannot be written, as on a full disk.
+        """
+        pixels = np.zeros((len(references), *self.shape), dtype=np.uint8)
+        problems = []
+        with warnings.catch_warnings():
+            from PIL import Image
+
+            warnings.simplefilter("ignore")  # such as of odd metadata, one a file
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            for place, reference in enumerate(references):
+                try:
+                    pixels[place] = decode_image(self.read(reference), self.shape, self.resize)
+                except (OSError, ValueError) as error:
+                    problems.append((start + place, str(error)))
+                except Exception as error:  # a plugin's `read` may raise anything
+                    problems.append((start + place, f"{type(error).__name__}: {error}"))
+        # Written, not mapped: a full disk is an OSError here, and a fatal signal in a map.
+        with self.file.open("r+b") as file:
+            file.seek(self.offset + start * pixels[:1].nbytes)
+            file.write(pixels.data)
+        return problems
+
+
+class DecodingProcesses:
+    """Decodes splits in parallel; a context manager that ends its processes.
+
+    Processes are started once what is left would take longer than starting them, judged by
+    the first images. Where there is one core, or `read` cannot be sent to another process
+    (a lambda, a plugin loaded from a loose file), everything is decoded here.
+
+    Args:
+        total: how many images there are in all splits together.
+    """
+
+    def __init__(self, total: int) -> None:
+        self._remaining = total
+        self._cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+        self._processes: list[subprocess.Popen[bytes]] = []
+        self._idle: SimpleQueue[subprocess.Popen[bytes]] = SimpleQueue()
+        self._threads: ThreadPoolExecutor | None = None
+
+    def __enter__(self) -> DecodingProcesses:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for process in self._processes:
+            process.kill()  # also frees a thread that waits for its answer
+        if self._threads:
+            self._threads.shutdown(cancel_futures=True)
+        for process in self._processes:
+            process.communicate()
+
+    def decode(
+        self, decoder: ImageDecoder, references: Sequence[Any]
+    ) -> Iterator[tuple[int, list[Problem]]]:
+        """Decode one split, giving (number of images, problems) chunk by chunk.
+
+        Raises:
+            RunError: a process ended before its work did.
+            OSError: the array cannot be written.
+        """
+        size = max(1, min(CHUNK_IMAGES, CHUNK_BYTES // int(np.prod(decoder.shape))))
+        first = min(FIRST_CHUNK, size)
+        chunks = [references[:first]]
+        chunks += [references[at : at + size] for at in range(first, len(references), size)]
+        starts = [0, *range(first, len(references), size)]
+        portable = self._cores > 1 and _portable(decoder)
+        pending: deque[tuple[int, Future[list[Problem]]]] = deque()
+        for start, chunk in zip(starts, chunks, strict=True):
+            if portable and self._threads:
+                work = self._threads.submit(self._send, decoder, start, chunk)
+                pending.append((len(chunk), work))
+                # Two chunks a process keep it busy; more would only fill the memory.
+                if len(pending) > 2 * len(self._processes):
+                    count, work = pending.popleft()
+                    yield self._done(count, work.result())
+                continue
+            began = time.perf_counter()
+            problems = decoder.decode(start, chunk)
+            pace = (time.perf_counter() - began) / max(1, len(chunk))
+            yield self._done(len(chunk), problems)
+            if portable and pace * self._remaining > WORTH_PROCESSES:
+                self._start()
+        while pending:
+            count, work = pending.popleft()
+            yield self._done(count, work.result())
+
+    def _done(self, count: int, problems: list[Problem]) -> tuple[int, list[Problem]]:
+        self._remaining -= count
+        return count, problems
+
+    def _start(self) -> None:
+        # PYTHONPATH: what the parent can import, a `read` from a plugin may need. The numeric
+        # libraries get one thread each: there is a process a core already.
+        environment = os.environ | {
+            "PYTHONPATH": os.pathsep.join(path or str(Path.cwd()) for path in sys.path),
+            "OMP_NUM_THREADS": "1",
+            "OPENBLAS_NUM_THREADS": "1",
+        }
+        for _ in range(self._cores):
+            process = subprocess.Popen(
+                [sys.executable, "-P", "-c", "from core.decoding import serve; serve()"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                env=environment,
+            )
+            self._processes.append(process)
+            self._idle.put(process)
+        self._threads = ThreadPoolExecutor(self._cores, thread_name_prefix="decoding")
+
+    def _send(self, decoder: ImageDecoder, start: int, references: Sequence[Any]) -> list[Problem]:
+        process = self._idle.get()
+        assert process.stdin
+        assert process.stdout
+        try:
+            pickle.dump(pickle.dumps((decoder, start, references)), process.stdin)
+            process.stdin.flush()
+            answer = pickle.load(process.stdout)
+        except (EOFError, BrokenPipeError, pickle.UnpicklingError):
+            raise RunError(
+                f"A decoding process ended with status {process.wait()} while it decoded images "
+                f"{start} to {start + len(references) - 1} of {decoder.file.name}."
+            ) from None
+        self._idle.put(process)
+        if isinstance(answer, OSError):
+            raise answer
+        if isinstance(answer, str):  # the process could not load `read`: do it here
+            return decoder.decode(start, references)
+        return list(answer)
+
+
+def _portable(decoder: ImageDecoder) -> bool:
+    try:
+        pickle.dumps(decoder)
+    except Exception:  # whatever an object's own pickling raises
+        return False
+    return True
+
+
+def serve() -> None:
+    """Decode what comes through standard input until it closes: the child's whole life.
+
+    Each request is a pickled, pickled (decoder, start, references); the answer is the list
+    of problems, an OSError, or a text where the request could not be loaded.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    requests, answers = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # what a plugin prints must not run into the answers
+    while True:
+        try:
+            request = pickle.load(requests)
+        except EOFError:
+            return
+        answer: list[Problem] | OSError | str
+        try:
+            decoder, start, references = pickle.loads(request)
+        except Exception as error:  # a plugin's module or class that is not found here
+            answer = f"{type(error).__name__}: {error}"
+        else:
+            try:
+                answer = decoder.decode(start, references)
+            except OSError as error:
+                answer = error
+        pickle.dump(answer, answers)
+        answers.flush()

@@ -1,0 +1,124 @@
+"""Choosing a device, and describing where things were placed."""
+
+from __future__ import annotations
+
+import ctypes
+import platform
+import resource
+import sys
+from typing import TYPE_CHECKING
+
+from core.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+
+
+def unavailable(device: str) -> str | None:
+    """Say why a device is certainly missing on this machine, without importing torch.
+
+    Args:
+        device: "auto", "cpu", "cuda", "cuda:N" or "mps".
+
+    Returns:
+        The reason, or None where it may be there: `choose` has the last word.
+    """
+    if device == "mps" and sys.platform != "darwin":
+        return "this machine has no Apple GPU (accepts: auto, cpu, cuda, cuda:N, mps)"
+    if not device.startswith("cuda"):
+        return None
+    count = _cuda_devices()
+    if count == 0:
+        return "this machine has no CUDA GPU (device=cpu and device=auto run here)"
+    wanted = int(device.partition(":")[2] or 0)
+    if count is not None and wanted >= count:
+        return f"this machine has {count} CUDA GPU(s), numbered from 0"
+    return None
+
+
+def _cuda_devices() -> int | None:
+    """Ask the CUDA driver how many GPUs there are; None where it gives no answer."""
+    library = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
+    try:
+        driver = ctypes.CDLL(library)
+    except OSError:
+        return 0
+    count = ctypes.c_int()
+    if driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count)):
+        return 0
+    return count.value
+
+
+def choose(device: str) -> torch.device:
+    """Turn the setting into a torch device; "auto" takes a GPU where there is one.
+
+    Raises:
+        UserError: torch cannot use that device here.
+    """
+    import torch
+
+    if device == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda", torch.cuda.current_device())
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    chosen = torch.device(device)
+    if chosen.type == "cuda":
+        if not torch.cuda.is_available() or (chosen.index or 0) >= torch.cuda.device_count():
+            raise UserError(f"device: torch {torch.__version__} finds no '{device}' here")
+        return torch.device("cuda", chosen.index or 0)
+    if chosen.type == "mps" and not torch.backends.mps.is_available():
+        raise UserError("device: torch finds no 'mps' here")
+    return chosen
+
+
+def describe(device: torch.device) -> dict[str, str]:
+    """Name the device and the software on it, for the record."""
+    import psutil
+    import torch
+
+    name = _processor_name()
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name(device)
+    return {
+        "device": str(device),
+        "device_name": name,
+        "threads": str(torch.get_num_threads()),
+        "torch_version": str(torch.__version__),
+        "python_version": platform.python_version(),
+        "host_memory_gib": f"{psutil.virtual_memory().total / 2**30:.1f}",
+    }
+
+
+def _processor_name() -> str:
+    if sys.platform == "linux":
+        with open("/proc/cpuinfo", encoding="utf-8") as cpuinfo:  # noqa: PTH123
+            for line in cpuinfo:
+                if line.startswith("model name"):
+                    return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def peak_memory(device: torch.device) -> dict[str, float]:
+    """Peak memory of this process, and of torch on its GPU, in MiB."""
+    # ru_maxrss is in KiB on Linux and in bytes on macOS.
+    unit = 2**20 if sys.platform == "darwin" else 2**10
+    peaks = {"peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20}
+    if device.type == "cuda":
+        import torch
+
+        peaks["peak_gpu_memory_mib"] = torch.cuda.max_memory_allocated(device) / 2**20
+    return peaks
+
+
+def fits(size: int, device: torch.device) -> bool:
+    """Whether a data set of `size` bytes may live on the device beside the training.
+
+    On a GPU it may take half of what is free; in host memory it is mapped, and stays
+    with the page cache whatever its size.
+    """
+    if device.type != "cuda":
+        return True
+    import torch
+
+    free, _ = torch.cuda.mem_get_info(device)
+    return size <= free // 2

@@ -1,0 +1,27 @@
+"""The ways a run can end badly, told apart by whose move is next."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+
+class UserError(Exception):
+    """Something the user can put right: exit status 2, no traceback.
+
+    Holds every problem found, not only the first, one line each.
+    """
+
+    def __init__(self, problems: str | Iterable[str]) -> None:
+        self.problems = [problems] if isinstance(problems, str) else list(problems)
+        super().__init__("\n".join(self.problems))
+
+
+class RunError(Exception):
+    """A run that began and could not be finished: exit status 1, no traceback.
+
+    The message is for the person who started the run; `details` is for the log.
+    """
+
+    def __init__(self, message: str, details: str = "") -> None:
+        self.details = details
+        super().__init__(message)

@@ -1,0 +1,41 @@
+"""The hooks a plugin implements: each registers parameter classes under names.
+
+`register(name, params_class)` may be called any number of times. A hook runs once, when
+plugins are loaded; nothing is built before a run asks for it by name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pluggy
+
+hookspec = pluggy.HookspecMarker("torchyard")
+hookimpl = pluggy.HookimplMarker("torchyard")
+
+Register = Callable[[str, type], None]
+
+
+@hookspec
+def register_datasets(register: Register) -> None:
+    """Data sets: a `DatasetParams` whose `build(downloads)` gives the raw splits."""
+
+
+@hookspec
+def register_models(register: Register) -> None:
+    """Models: a `ModelParams` whose network maps float32 N x input_shape to N x classes."""
+
+
+@hookspec
+def register_losses(register: Register) -> None:
+    """Losses: a `LossParams` whose callable maps (logits N x C, targets N) to a scalar."""
+
+
+@hookspec
+def register_optimizers(register: Register) -> None:
+    """Optimizers: an `OptimizerParams` whose `build(parameters)` gives the optimizer."""
+
+
+@hookspec
+def register_schedulers(register: Register) -> None:
+    """Schedulers: a `SchedulerParams` whose schedule is stepped after every batch."""

@@ -1,0 +1,141 @@
+"""The network that is trained, evaluated and served: normalization first, then the model."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import math
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from core.dataset import PreparedDataset, SampleSpec
+from core.errors import RunError, UserError
+from core.parameters import ModelParams
+
+
+class Normalize(nn.Module):
+    """(x - mean) / std as a layer, from the samples as they are stored.
+
+    Args:
+        mean, std: one value, or one a channel or component; of images on the scale 0 to 1.
+        shape: one sample, (C, H, W) or (D,).
+        scale: what a stored value is divided by first: 255 for uint8 images, 1 for floats.
+    """
+
+    factor: torch.Tensor
+    shift: torch.Tensor
+
+    def __init__(
+        self, mean: Sequence[float], std: Sequence[float], shape: tuple[int, ...], scale: float
+    ) -> None:
+        super().__init__()
+        view = (1, -1) + (1,) * (len(shape) - 1)
+        means = torch.tensor(mean, dtype=torch.float64).view(view)
+        stds = torch.tensor(std, dtype=torch.float64).view(view)
+        # A channel that never varies carries nothing: it is centred and not blown up.
+        stds = torch.where(stds == 0, 1.0, stds)
+        self.register_buffer("factor", (1 / (scale * stds)).float())
+        self.register_buffer("shift", (-means / stds).float())
+
+    def forward(self, samples: torch.Tensor) -> torch.Tensor:
+        """Raw samples N x shape, uint8 or float32, to normalized float32 of that shape."""
+        return torch.addcmul(self.shift, samples.float(), self.factor)
+
+
+class Network(nn.Module):
+    """Normalization, then the model: raw samples N x shape to logits N x classes.
+
+    Args:
+        model: normalized float32 N x shape to logits.
+        data: the data set, whose statistics are used.
+        normalize: "statistics", or (mean, std) for all channels alike.
+    """
+
+    def __init__(
+        self, model: nn.Module, data: PreparedDataset, normalize: str | tuple[float, float]
+    ) -> None:
+        super().__init__()
+        mean, std = data.mean, data.std
+        if not isinstance(normalize, str):
+            mean, std = (normalize[0],), (normalize[1],)
+        scale = 255.0 if data.dtype == "uint8" else 1.0
+        self.normalize = Normalize(mean, std, data.shape, scale)
+        self.model = model
+
+    def forward(self, samples: torch.Tensor) -> torch.Tensor:
+        """Raw samples to logits."""
+        logits: torch.Tensor = self.model(self.normalize(samples))
+        return logits
+
+
+def try_out(model: ModelParams, spec: SampleSpec, name: str) -> int:
+    """Build a model without memory and send a batch of two through it.
+
+    Costs no arithmetic: torch's meta device computes shapes alone. A model that needs
+    real numbers to be built or run is tried on the CPU instead.
+
+    Returns:
+        The number of trainable parameters.
+
+    Raises:
+        UserError: the model cannot take such samples, or gives no N x classes logits.
+    """
+    classes = spec.num_classes or 2
+    shape = "x".join(map(str, spec.shape))
+    try:
+        try:
+            with torch.device("meta"):
+                network = model.build(spec.shape, classes)
+                logits = network(torch.empty(2, *spec.shape))
+        except NotImplementedError:
+            network = model.build(spec.shape, classes)
+            logits = network(torch.zeros(2, *spec.shape))
+    except (ValueError, RuntimeError, TypeError, IndexError) as error:
+        reason = str(error).partition("\n")[0]
+        raise UserError(f"model: '{name}' cannot take samples of {shape}: {reason}") from error
+    if not isinstance(logits, torch.Tensor) or logits.shape != (2, classes):
+        given = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
+        raise UserError(
+            f"model: '{name}' gives {given} for 2 samples of {shape}, not logits of "
+            f"(2, {classes}): the data has {classes} classes"
+        )
+    return sum(math.prod(p.shape) for p in network.parameters() if p.requires_grad)
+
+
+def weights_digest(network: nn.Module) -> str:
+    """sha256 of every parameter and buffer, in the order and under the names they have."""
+    digest = hashlib.sha256()
+    for name, tensor in network.state_dict().items():
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def export(network: nn.Module, data: PreparedDataset, path: Path) -> None:
+    """Write the network as a pt2 archive that takes any number of raw samples.
+
+    https://docs.pytorch.org/docs/stable/export.html
+
+    Raises:
+        RunError: torch.export cannot trace the model.
+    """
+    network = copy.deepcopy(network).cpu().eval()
+    dtype = torch.uint8 if data.dtype == "uint8" else torch.float32
+    # Two rows: torch.export takes a dimension of 1 for a constant.
+    example = torch.zeros(2, *data.shape, dtype=dtype)
+    try:
+        program = torch.export.export(
+            network, (example,), dynamic_shapes=({0: torch.export.Dim("batch")},)
+        )
+    except Exception as error:
+        raise RunError(
+            f"The model cannot be exported by torch.export: {str(error).partition(chr(10))[0]}",
+            details=str(error),
+        ) from error
+    partial = path.with_name(f".{os.getpid()}.{path.name}")
+    torch.export.save(program, partial)
+    partial.replace(path)

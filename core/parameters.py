@@ -1,0 +1,134 @@
+"""Base classes of plugins: the fields are the parameters, `build` makes the thing.
+
+A plugin subclasses one of these, declares its parameters as pydantic fields under
+PyTorch's own names and defaults, and registers itself by name through the hook of its
+kind (see `core.hookspecs`). Import torch inside `build`, not at the top of the file, so
+that `torchyard --help` and a misspelled setting answer at once.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+from pydantic import BaseModel, ConfigDict
+
+if TYPE_CHECKING:
+    import torch
+
+    from core.dataset import RawData, SampleSpec
+
+Loss = Callable[["torch.Tensor", "torch.Tensor"], "torch.Tensor"]
+
+
+class PluginParams(BaseModel):
+    """What all five kinds share: immutable, typed, and no unknown parameter."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+    kind: ClassVar[str]
+
+
+class DatasetParams(PluginParams):
+    """A data set. `build` yields its raw splits once; `prepare` stores them."""
+
+    kind = "dataset"
+
+    @abstractmethod
+    def build(self, downloads: Path) -> RawData:
+        """Read the raw splits, downloading into the folder `downloads` if need be.
+
+        Raises:
+            UserError: the source is missing, damaged, or not what it should be.
+        """
+
+    def describe(self) -> SampleSpec | None:
+        """What one sample looks like, where that is known without reading the data.
+
+        With it a model that cannot take the samples is refused before any download.
+        """
+        return None
+
+    def fingerprint(self) -> str:
+        """Tell apart the states of a source that can change under the same parameters.
+
+        Part of the key under which the prepared arrays are found again; a folder of
+        files answers with their names, sizes and times. A fixed source needs none.
+        """
+        return ""
+
+
+class ModelParams(PluginParams):
+    """A network from normalized float32 samples to logits."""
+
+    kind = "model"
+
+    @abstractmethod
+    def build(self, input_shape: tuple[int, ...], num_classes: int) -> torch.nn.Module:
+        """Make the network: N x input_shape float32 in, logits N x num_classes out.
+
+        Args:
+            input_shape: shape of one sample, (C, H, W) or (D,).
+            num_classes: the number of logits.
+
+        Raises:
+            ValueError: the network cannot take such samples; the message says why.
+        """
+
+
+class LossParams(PluginParams):
+    """A loss on logits and class indices."""
+
+    kind = "loss"
+
+    @abstractmethod
+    def build(self, num_classes: int) -> Loss:
+        """Make a callable (logits N x num_classes, int64 targets N) -> scalar.
+
+        An `nn.Module` is moved to the training device with the network.
+        """
+
+
+class OptimizerParams(PluginParams):
+    """An optimizer."""
+
+    kind = "optimizer"
+
+    @abstractmethod
+    def build(self, parameters: Iterable[torch.nn.Parameter]) -> torch.optim.Optimizer:
+        """Make the optimizer of these parameters."""
+
+
+class SchedulerParams(PluginParams):
+    """A learning-rate schedule, stepped after every batch."""
+
+    kind = "scheduler"
+
+    @abstractmethod
+    def build(
+        self, optimizer: torch.optim.Optimizer, total_steps: int
+    ) -> torch.optim.lr_scheduler.LRScheduler:
+        """Make the schedule for a run of `total_steps` batches.
+
+        Raises:
+            ValueError: the schedule does not fit the optimizer or the length.
+        """
+
+
+KINDS: dict[str, type[PluginParams]] = {
+    base.kind: base
+    for base in (DatasetParams, ModelParams, LossParams, OptimizerParams, SchedulerParams)
+}
+
+__all__ = [
+    "KINDS",
+    "DatasetParams",
+    "Loss",
+    "LossParams",
+    "ModelParams",
+    "OptimizerParams",
+    "PluginParams",
+    "SchedulerParams",
+]

@@ -1,0 +1,200 @@
+"""The work of each stage, as the torch process does it: paths and plain values in and out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from core import checkpoint, device, evaluation, network, preparation, training
+from core.config import Recipe, resolve
+from core.dataset import PreparedDataset, SampleSpec, Split, stratified_split
+from core.errors import UserError
+from core.host import host
+
+THREADS = torch.get_num_threads()
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How far preparation has come: what is being done, samples done, samples in all."""
+
+    description: str
+    done: int
+    total: int
+
+
+Event = Reading | training.Event
+Emit = Callable[[Event], None]
+
+
+def check(config: Mapping[str, Any], cache: str, emit: Emit) -> dict[str, Any]:
+    """Try everything that can be tried before data are read: device, model, loss, schedule.
+
+    Returns:
+        device: where it would run; parameters: trainable ones, None where the data set's
+        shape is not known before it is prepared.
+
+    Raises:
+        UserError: with every problem found.
+    """
+    recipe = resolve(config, host())
+    found = preparation.find_prepared(recipe.config.dataset.name, recipe.dataset, Path(cache))
+    spec = found.spec if found else recipe.dataset.describe()
+    problems = []
+    summary: dict[str, Any] = {"parameters": None, "shape": list(spec.shape) if spec else None}
+    try:
+        summary["device"] = str(device.choose(recipe.config.device))
+    except UserError as error:
+        problems += error.problems
+    if spec is not None:
+        try:
+            summary["parameters"] = network.try_out(recipe.model, spec, recipe.config.model.name)
+        except UserError as error:
+            problems += error.problems
+        if spec.num_classes is not None:
+            problems += _try_parts(recipe, spec)
+    if problems:
+        raise UserError(problems)
+    return summary
+
+
+def _try_parts(recipe: Recipe, spec: SampleSpec) -> list[str]:
+    """Build loss, optimizer and schedule once, on a parameter of no consequence."""
+    problems = []
+    try:
+        recipe.loss.build(spec.num_classes or 2)
+    except ValueError as error:
+        problems.append(f"loss: {error}")
+    try:
+        optimizer = recipe.optimizer.build([nn.Parameter(torch.zeros(1))])
+    except ValueError as error:
+        return [*problems, f"optimizer: {error}"]
+    steps = recipe.config.train.max_steps
+    try:
+        # Without max_steps the length is known only with the data; a long one stands for it.
+        recipe.scheduler.build(optimizer, steps or 10**9)
+    except ValueError as error:
+        problems.append(f"scheduler: {error}")
+    return problems
+
+
+def prepare(config: Mapping[str, Any], cache: str, emit: Emit) -> dict[str, Any]:
+    """Find or make the prepared arrays.
+
+    Returns:
+        folder: where they are; found: whether they were there already.
+    """
+    recipe = resolve(config, host())
+    name = recipe.config.dataset.name
+    found = preparation.find_prepared(name, recipe.dataset, Path(cache))
+    if found:
+        return {"folder": str(found.folder), "found": True}
+    data = preparation.prepare(
+        name, recipe.dataset, Path(cache), lambda *step: emit(Reading(*step))
+    )
+    return {"folder": str(data.folder), "found": False}
+
+
+def train(config: Mapping[str, Any], data: str, folder: str, emit: Emit) -> dict[str, Any]:
+    """Train into `folder`, from its last checkpoint if it has one.
+
+    Returns:
+        weights: the checkpoint to use; fit: how training ended; placement: where things
+        were; peaks: memory; weights_digest: sha256 of the weights; parameters: how many.
+    """
+    recipe = resolve(config, host())
+    settings = recipe.config.train
+    prepared = PreparedDataset.open(Path(data))
+    place = device.choose(recipe.config.device)
+    torch.set_num_threads(settings.threads or THREADS)
+    checkpoint.seed_everything(settings.seed)
+
+    parameters = network.try_out(recipe.model, prepared.spec, recipe.config.model.name)
+    net = _network(recipe, prepared).to(place)
+    whole = prepared.train
+    held_out = None
+    if settings.validation:
+        rest, part = stratified_split(whole.labels, settings.validation, settings.seed)
+        held_out = Split(whole.samples[part], whole.labels[part])
+        whole = Split(whole.samples, whole.labels, rest)
+    try:
+        loss = recipe.loss.build(len(prepared.classes))
+        optimizer = recipe.optimizer.build([p for p in net.parameters() if p.requires_grad])
+        steps = training.total_steps(len(whole), settings)
+        scheduler = recipe.scheduler.build(optimizer, steps)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    if isinstance(loss, nn.Module):
+        loss = loss.to(place)
+    data_device = place if device.fits(whole.samples.nbytes, place) else torch.device("cpu")
+    result = training.fit(
+        net,
+        loss,
+        optimizer,
+        scheduler,
+        whole,
+        held_out,
+        settings,
+        device=place,
+        data_device=data_device,
+        precision=recipe.config.precision,
+        folder=Path(folder),
+        emit=emit,
+    )
+    best = held_out is not None and result.best_epoch != result.epochs
+    return {
+        "weights": str(Path(folder) / (checkpoint.BEST if best else checkpoint.LAST)),
+        "weights_digest": network.weights_digest(net),
+        "parameters": parameters,
+        "fit": asdict(result),
+        "placement": device.describe(place)
+        | {
+            "model_device": str(next(net.model.parameters()).device),
+            "normalization_device": str(net.normalize.factor.device),
+            "data_device": str(data_device),
+            "precision": recipe.config.precision,
+        },
+        "peaks": device.peak_memory(place),
+    }
+
+
+def evaluate(
+    config: Mapping[str, Any], data: str, weights: str, target: str, emit: Emit
+) -> dict[str, Any]:
+    """Predict the test split with trained weights; the predictions go to the file `target`."""
+    recipe = resolve(config, host())
+    prepared = PreparedDataset.open(Path(data))
+    place = device.choose(recipe.config.device)
+    net = _restored(recipe, prepared, Path(weights), place)
+    test = prepared.test
+    evaluation.predict(net, test.samples, test.labels, device=place).save(Path(target))
+    return {}
+
+
+def export(
+    config: Mapping[str, Any], data: str, weights: str, target: str, emit: Emit
+) -> dict[str, Any]:
+    """Write the trained network as a pt2 archive to the file `target`."""
+    recipe = resolve(config, host())
+    prepared = PreparedDataset.open(Path(data))
+    net = _restored(recipe, prepared, Path(weights), torch.device("cpu"))
+    network.export(net, prepared, Path(target))
+    return {}
+
+
+def _network(recipe: Recipe, prepared: PreparedDataset) -> network.Network:
+    model = recipe.model.build(prepared.shape, len(prepared.classes))
+    return network.Network(model, prepared, recipe.config.dataset.normalize)
+
+
+def _restored(
+    recipe: Recipe, prepared: PreparedDataset, weights: Path, place: torch.device
+) -> network.Network:
+    net = _network(recipe, prepared)
+    net.load_state_dict(checkpoint.load(weights, torch.device("cpu"))["network"])
+    return net.to(place)

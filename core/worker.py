@@ -1,0 +1,190 @@
+"""A process of its own for the torch work, and the parent's handle on it.
+
+The parent holds Prefect and MLflow, the worker torch: their imports, seconds each, overlap
+on two cores, and a trainer that dies (out of memory, a crash in native code) is an error
+of one stage, not the end of the flow. Parent and worker exchange JSON lines: a request
+`{stage, arguments}`, events while it runs, then a result or an error.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import queue
+import signal
+import subprocess
+import sys
+import threading
+import traceback
+from collections import deque
+from collections.abc import Callable
+from typing import IO, Any, TextIO
+
+from core.errors import RunError, UserError
+
+OnEvent = Callable[[str, dict[str, Any]], None]
+
+TAIL_LINES = 20
+
+
+class Worker:
+    """The parent's side: starts the process, runs stages in it, ends it.
+
+    Args:
+        on_output: gets every line that something in the worker prints.
+    """
+
+    def __init__(self, on_output: Callable[[str], None] = lambda line: None) -> None:
+        reader, writer = os.pipe()
+        # A session of its own: Ctrl-C in the terminal reaches the parent, which decides.
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "core.worker", str(writer)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            pass_fds=(writer,),
+            start_new_session=True,
+            text=True,
+            errors="replace",
+        )
+        os.close(writer)
+        self._messages: TextIO = os.fdopen(reader, encoding="utf-8")
+        self._tail: deque[str] = deque(maxlen=TAIL_LINES)
+        self.on_output = on_output
+        self._printer = threading.Thread(target=self._forward_output, daemon=True)
+        self._printer.start()
+
+    @property
+    def alive(self) -> bool:
+        """Whether the process can take a stage."""
+        return self._process.poll() is None and not self._messages.closed
+
+    def call(
+        self, stage: str, on_event: OnEvent = lambda name, values: None, **arguments: Any
+    ) -> dict[str, Any]:
+        """Run one stage of `core.stages` and wait for its result.
+
+        Whatever interrupts the waiting (Ctrl-C, an error in `on_event`) ends the worker: it
+        would go on with work that nobody wants.
+
+        Args:
+            stage: the function's name.
+            on_event: called with each event's class name and fields.
+            arguments: plain values, sent as JSON.
+
+        Raises:
+            UserError, RunError: as the stage raised them.
+            RunError: anything else it raised, or the process died.
+        """
+        answered = False
+        try:
+            self._send({"stage": stage, "arguments": arguments})
+            for line in self._messages:
+                message = json.loads(line)
+                if "event" in message:
+                    on_event(message["event"], message["values"])
+                    continue
+                answered = True
+                if "error" in message:
+                    raise _error(message)
+                result: dict[str, Any] = message["result"]
+                return result
+            raise self._death(stage)
+        finally:
+            if not answered:
+                self.close()
+
+    def close(self) -> None:
+        """End the process, whatever it is doing."""
+        if self._process.poll() is None:
+            self._process.kill()
+        self._process.wait()
+        self._messages.close()
+
+    def _send(self, request: dict[str, Any]) -> None:
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(json.dumps(request) + "\n")
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            raise self._death(request["stage"]) from None
+
+    def _death(self, stage: str) -> RunError:
+        status = self._process.wait()
+        self._printer.join(timeout=1)
+        self._messages.close()
+        how = f"exit status {status}"
+        if status < 0:
+            how = signal.Signals(-status).name
+            if status == -signal.SIGKILL:
+                how += ", as the system does when memory runs out"
+        return RunError(
+            f"The process that ran '{stage}' died ({how}).", details="\n".join(self._tail)
+        )
+
+    def _forward_output(self) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            self._tail.append(line.rstrip("\n"))
+            self.on_output(line.rstrip("\n"))
+
+
+_shared: list[Worker] = []
+
+
+def shared_worker() -> Worker:
+    """The worker of this process, started where there is none or it has ended."""
+    if not _shared or not _shared[-1].alive:
+        _shared[:] = [Worker()]
+    return _shared[-1]
+
+
+def _error(message: dict[str, Any]) -> Exception:
+    if message["error"] == "user":
+        return UserError(message["problems"])
+    return RunError(message["message"], details=message["details"])
+
+
+# ---- the worker's side ----------------------------------------------------------------
+
+
+def serve(messages: IO[str]) -> None:
+    """Run the stages asked for on standard input, until it closes."""
+    requests: queue.SimpleQueue[str] = queue.SimpleQueue()
+    threading.Thread(target=_receive, args=(requests,), daemon=True).start()
+
+    # The import of torch, seconds long, begins before the first request is here.
+    from core import stages
+
+    def send(**message: Any) -> None:
+        messages.write(json.dumps(message) + "\n")
+        messages.flush()
+
+    def emit(event: Any) -> None:
+        send(event=type(event).__name__, values=dataclasses.asdict(event))
+
+    while True:
+        request = json.loads(requests.get())
+        name = request["stage"]
+        try:
+            send(result=getattr(stages, name)(**request["arguments"], emit=emit))
+        except UserError as error:
+            send(error="user", problems=error.problems)
+        except RunError as error:
+            send(error="run", message=str(error), details=error.details)
+        except Exception as error:
+            reason = str(error).partition("\n")[0] or "no message"
+            message = f"'{name}' failed: {type(error).__name__}: {reason}"
+            send(error="run", message=message, details=traceback.format_exc())
+
+
+def _receive(requests: queue.SimpleQueue[str]) -> None:
+    for line in sys.stdin:
+        requests.put(line)
+    # The parent is gone or wants no more. Nothing half-written is ever taken for whole.
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    serve(os.fdopen(int(sys.argv[1]), "w", encoding="utf-8"))

@@ -1,0 +1,1 @@
+"""Prefect flows and tasks, the services they need, and the command line."""

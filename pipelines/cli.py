@@ -1,0 +1,206 @@
+"""The command line: `torchyard run`, `check` and `plugins`.
+
+Neither torch, MLflow nor Prefect is imported before a configuration is known to be right:
+`--help` and a misspelled setting answer at once.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Optional
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from core.config import Recipe, preset_names, read_config, resolve
+from core.errors import RunError, UserError
+from core.host import HOOKS, Registration, host
+from core.tracking import check_writable, tracking_uri
+from pipelines.display import Display, display
+
+PRESETS = Path(__file__).parent / "presets"
+
+app = typer.Typer(
+    help="Train PyTorch classifiers: prepare → train → evaluate → per-class report.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+stdout = Console(highlight=False)
+stderr = Console(stderr=True, highlight=False)
+
+Source = Annotated[
+    Optional[str],  # noqa: UP045 - typer reads the annotation
+    typer.Argument(
+        metavar="[PRESET|FILE.yaml]",
+        help=f"{', '.join(preset_names(PRESETS))}, or a file. [default: digits]",
+    ),
+]
+Overrides = Annotated[
+    Optional[list[str]],  # noqa: UP045
+    typer.Argument(metavar="[KEY=VALUE]...", help="e.g. model=resnet18 optimizer.lr=0.01"),
+]
+
+
+@app.command()
+def run(source: Source = None, overrides: Overrides = None) -> None:
+    """Run the whole pipeline, recorded in Prefect and MLflow.
+
+    Examples: [bold]torchyard run digits[/]   [bold]torchyard run cifar10 model=resnet18
+    optimizer=adam optimizer.lr=3e-4 train.epochs=10[/]
+    """
+    recipe = _recipe(source, overrides)
+    check_writable(tracking_uri())
+    shown = Display(stdout)
+    display.set(shown)
+
+    # Seconds of imports overlap: torch in the worker, Prefect's server in its process,
+    # Prefect and MLflow here.
+    from core.worker import shared_worker
+    from pipelines.services import PrefectServer, mlflow_ui_command
+
+    os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
+    os.environ.setdefault("DO_NOT_TRACK", "1")
+    shared_worker()
+    with PrefectServer.connect() as server, shown.bars():
+        from pipelines.training import check_config, train_pipeline
+
+        check_config(recipe.config)
+        with server.use():
+            outcome = train_pipeline(recipe.config)
+    stdout.print(_per_class_table(outcome.per_class))
+    stdout.print(
+        f"[bold]{outcome.accuracy:.1%}[/] of {outcome.images:,} test samples right · "
+        f"run [bold]{escape(outcome.name)}[/] ({outcome.run_id})"
+    )
+    stdout.print(f"Look at it:  {escape(mlflow_ui_command(tracking_uri()))}", soft_wrap=True)
+    stdout.print(f"       then  {outcome.url}", soft_wrap=True)
+
+
+@app.command()
+def check(source: Source = None, overrides: Overrides = None) -> None:
+    """Validate a configuration, plugins and device included; runs and records nothing."""
+    recipe = _recipe(source, overrides)
+    check_writable(tracking_uri())
+    from core.folders import cache_folder
+    from core.worker import Worker
+
+    worker = Worker()
+    try:
+        config = recipe.config.model_dump(mode="json")
+        found = worker.call("check", config=config, cache=str(cache_folder()))
+    finally:
+        worker.close()
+    stdout.print(_config_table(config))
+    if found["parameters"] is None:
+        stdout.print("The model is tried once the data are prepared: their shape is not known yet.")
+    else:
+        shape = "x".join(map(str, found["shape"]))
+        stdout.print(
+            f"{recipe.config.model.name}: {found['parameters']:,} parameters on samples of {shape}"
+        )
+    stdout.print(f"[green]Right.[/] It would run on {found['device']}.")
+
+
+@app.command()
+def plugins(
+    kind: Annotated[
+        Optional[str], typer.Argument(help=f"one of: {', '.join(HOOKS)}")  # noqa: UP045
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="for machines")] = False,
+) -> None:
+    """List the plugins: kind, name, what it is, where it comes from."""
+    if kind is not None and kind not in HOOKS:
+        raise UserError(f"no kind named '{kind}'.  (accepts: {', '.join(HOOKS)})")
+    found = [
+        (name, registration)
+        for each in HOOKS
+        if kind in (None, each)
+        for name, registration in host().registrations(each)
+    ]
+    if as_json:
+        rows = [_plugin_row(name, registration) for name, registration in found]
+        broken = [{"source": b.source.origin, "reason": b.reason} for b in host().broken]
+        print(json.dumps({"plugins": rows, "broken": broken}, indent=1, ensure_ascii=False))
+        return
+    table = Table(box=None, pad_edge=False)
+    for heading in ("kind", "name", "what it is", "from"):
+        table.add_column(heading, overflow="fold")
+    for name, registration in found:
+        row = _plugin_row(name, registration)
+        table.add_row(*(escape(row[key]) for key in ("kind", "name", "summary", "origin")))
+    stdout.print(table)
+    for broken in host().broken:
+        stderr.print(f"[yellow]set aside:[/] {escape(f'{broken.source.origin}: {broken.reason}')}")
+
+
+def main() -> None:
+    """Run the command line; every error is a message and an exit status."""
+    try:
+        app(standalone_mode=True)
+    except UserError as error:
+        for problem in error.problems:
+            stderr.print(f"[red]error:[/] {escape(problem)}", soft_wrap=True)
+        sys.exit(2)
+    except RunError as error:
+        if error.details:
+            stderr.print(escape(error.details), style="dim", soft_wrap=True)
+        stderr.print(f"[red]failed:[/] {escape(str(error))}", soft_wrap=True)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        stderr.print("Interrupted: the run is recorded as KILLED.")
+        sys.exit(130)
+
+
+def _recipe(source: str | None, overrides: list[str] | None) -> Recipe:
+    """Read and resolve what the arguments say; a first argument with '=' is an override."""
+    overrides = list(overrides or [])
+    if source is not None and "=" in source:
+        source, overrides = None, [source, *overrides]
+    return resolve(read_config(source or "digits", overrides, PRESETS), host())
+
+
+def _plugin_row(name: str, registration: Registration) -> dict[str, str]:
+    return {
+        "kind": registration.kind,
+        "name": name,
+        "summary": registration.summary,
+        "origin": registration.source.origin,
+    }
+
+
+def _config_table(config: dict[str, Any]) -> Table:
+    table = Table(box=None, show_header=False, pad_edge=False)
+    for section, value in config.items():
+        if isinstance(value, dict):
+            name = value.pop("name", "")
+            settings = "  ".join(f"{key}={json.dumps(v)}" for key, v in value.items())
+            value = f"{name}  {settings}".strip()
+        table.add_row(section, escape(str(value)))
+    return table
+
+
+def _per_class_table(rows: list[dict[str, Any]]) -> Table:
+    table = Table(title="per class", title_justify="left")
+    table.add_column("class")
+    for heading in ("images", "correct", "accuracy", "precision", "F1"):
+        table.add_column(heading, justify="right")
+    for row in rows:
+        shares = [row[key] for key in ("accuracy", "precision", "f1")]
+        table.add_row(
+            escape(str(row["class"])),
+            f"{row['images']:,}",
+            f"{row['correct']:,}",
+            *("–" if share is None else f"{share:.1%}" for share in shares),
+        )
+    return table
+
+
+if __name__ == "__main__":
+    main()

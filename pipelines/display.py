@@ -1,0 +1,107 @@
+"""What a run shows while it runs: a line a stage and an epoch, and a bar on a terminal."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from contextvars import ContextVar
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+
+class Display:
+    """Follows one run; without a console it shows nothing (the default under Prefect)."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        self._console = console
+        self._bar: Progress | None = None
+        self._task: TaskID | None = None
+        self._loss = ""
+
+    @contextlib.contextmanager
+    def bars(self) -> Iterator[None]:
+        """Show a bar for the stage under way, where the console is a terminal."""
+        if self._console is None or not self._console.is_terminal:
+            yield
+            return
+        self._bar = Progress(
+            TextColumn("{task.description:<9}"),
+            BarColumn(bar_width=30),
+            TextColumn("{task.fields[status]}"),
+            TimeRemainingColumn(compact=True),
+            console=self._console,
+            transient=True,
+        )
+        with self._bar:
+            yield
+        self._bar = None
+
+    def line(self, stage: str, text: str) -> None:
+        """Print one finished thing of a stage."""
+        if self._console is not None:
+            self._console.print(f"{stage:<9} {text}", highlight=False, markup=False)
+
+    def output(self, line: str) -> None:
+        """Print what a plugin printed, or torch warned of, in the worker."""
+        self.line("", line)
+
+    @contextlib.contextmanager
+    def stage(self, name: str, status: str) -> Iterator[None]:
+        """Show a stage's bar while it runs."""
+        if self._bar is None:
+            yield
+            return
+        self._task = self._bar.add_task(name, total=None, status=status)
+        try:
+            yield
+        finally:
+            self._bar.remove_task(self._task)
+            self._task = None
+
+    def event(self, name: str, values: dict[str, Any]) -> None:
+        """Show an event of `core.stages`."""
+        if name == "EpochDone":
+            self.line("train", epoch_line(values))
+        elif name == "RunningLoss":
+            self._loss = f"loss {values['loss']:.4f}  "
+        if self._bar is None or self._task is None:
+            return
+        if name == "Reading":
+            status = f"{values['description']}  {values['done']:,} of {values['total']:,}"
+            self._bar.update(
+                self._task, completed=values["done"], total=values["total"], status=status
+            )
+        elif name == "Progress":
+            status = (
+                f"epoch {values['epoch']}  step {values['step']:,} of {values['total_steps']:,}  "
+                f"{self._loss}{values['images_per_second']:,.0f} images/s"
+            )
+            self._bar.update(
+                self._task, completed=values["step"], total=values["total_steps"], status=status
+            )
+
+
+def epoch_line(values: dict[str, Any]) -> str:
+    """One finished epoch in a line."""
+    line = f"epoch {values['epoch']}: loss {values['loss']:.4f}, accuracy {values['accuracy']:.1%}"
+    if values["validation_loss"] is not None:
+        line += (
+            f", validation loss {values['validation_loss']:.4f}, "
+            f"accuracy {values['validation_accuracy']:.1%}"
+        )
+    return f"{line}, {values['images_per_second']:,.0f} images/s, {values['seconds']:.1f} s"
+
+
+# Prefect runs tasks in copies of the caller's context: what the command line sets here
+# reaches them, and a flow that Prefect started by itself finds the silent default.
+display: ContextVar[Display] = ContextVar("display")
+
+
+def current_display() -> Display:
+    """The display of this run."""
+    return display.get(_SILENT)
+
+
+_SILENT = Display()

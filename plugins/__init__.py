@@ -1,0 +1,1 @@
+"""The built-in plugins, one file a kind; each imports only core's public names."""

@@ -1,0 +1,232 @@
+"""The data set `image_folder`: one's own images, in a folder or an archive of class folders."""
+
+from __future__ import annotations
+
+import io
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, PositiveInt
+
+from core import (
+    DatasetParams,
+    EncodedSplit,
+    RawData,
+    Register,
+    SampleSpec,
+    UserError,
+    hookimpl,
+    stratified_split,
+)
+from plugins.existing_path import ExistingPath, state_of
+from plugins.image_sources import ImageSource, open_source, stream_members, walk
+
+logger = logging.getLogger(__name__)
+
+SUFFIXES = tuple(
+    ".bmp .gif .jfif .jpeg .jpg .pbm .pgm .png .pnm .ppm .tif .tiff .webp".split()  # noqa: SIM905
+)
+TRAIN = "train"
+TEST = ("test", "val", "valid", "validation")  # the first there is counts
+GREY_MODES = ("1", "L", "LA", "La", "I", "F")
+
+
+class ImageFolder(DatasetParams):
+    """Images in class folders: a folder, .zip, .tar or .tar.gz.
+
+    The class folders lie at the top, or in `train/` and `test/` (or `val/`, `valid/`,
+    `validation/`); one folder around everything is skipped. Where there is no test part, one
+    is drawn from each class. Classes and images are in the order of their names, so a folder
+    and an archive of it make the same data set.
+    """
+
+    path: ExistingPath = Field(description="the folder or archive")
+    image_size: PositiveInt | tuple[PositiveInt, PositiveInt] | None = Field(
+        None,
+        description="side, or (height, width), to scale to; none: the images are of one size",
+    )
+    channels: Literal["auto", "grey", "rgb"] = Field(
+        "auto", description="auto: grey if the first image is"
+    )
+    test_fraction: float = Field(
+        0.2, gt=0, lt=1, description="share of each class that tests, where there is no test part"
+    )
+    seed: int = Field(0, ge=0, description="which images those are")
+
+    def build(self, downloads: Path) -> RawData:
+        """List the images; `prepare` decodes them.
+
+        Raises:
+            UserError: the archive is damaged, there are no images, fewer than two classes, an
+                empty class folder, or a test class that is not in the training part.
+        """
+        import numpy as np
+
+        source = open_source(self.path, downloads)
+        layout = Layout(source, self.path)
+        train, test = layout.images(layout.train), layout.images(layout.test or {})
+        shape = self._shape(lambda: source.read(source.files[train[0][0]]), train[0][0])
+        if layout.test is None:
+            labels = np.array([label for _, label in train])
+            rest, part = stratified_split(labels, self.test_fraction, self.seed)
+            train, test = [train[i] for i in rest], [train[i] for i in part]
+
+        def split(images: list[tuple[str, int]]) -> EncodedSplit:
+            return EncodedSplit(
+                read=source.read,
+                references=[source.files[name] for name, _ in images],
+                names=[f"{self.path}/{name}" for name, _ in images],
+                labels=np.array([label for _, label in images], dtype=np.int64),
+                shape=shape,
+                resize=self.image_size is not None,
+                size_advice="set dataset.image_size to scale all images to one size",
+            )
+
+        return RawData(layout.classes, split(train), split(test), str(self.path))
+
+    def describe(self) -> SampleSpec | None:
+        """The shape, from the parameters or from a look at the first image."""
+        try:
+            return SampleSpec(self._shape(self._first_image, "the first image"))
+        except Exception:  # whatever is wrong with the source, `build` says it in full
+            return None
+
+    def fingerprint(self) -> str:
+        """Path, size and time of the archive, or of every file."""
+        if not self.path.is_dir():
+            return state_of([self.path])
+        return state_of(Path(entry.path) for entry in walk(self.path) if entry.is_file())
+
+    def _shape(self, read_first: Callable[[], bytes], name: str) -> tuple[int, int, int]:
+        """(C, H, W): what the parameters leave open is taken from the first image."""
+        size, grey = self.image_size, self.channels == "grey"
+        if isinstance(size, int):
+            size = (size, size)
+        if size is None or self.channels == "auto":
+            own_size, own_grey = _header(read_first(), name)
+            size = size or own_size
+            grey = grey or (self.channels == "auto" and own_grey)
+        return (1 if grey else 3, *size)
+
+    def _first_image(self) -> bytes:
+        if self.path.is_dir():
+            for entry in walk(self.path):
+                if entry.is_file() and _is_image(entry.path[len(str(self.path)) + 1 :]):
+                    return Path(entry.path).read_bytes()
+        else:
+            for name, read in stream_members(self.path):
+                if _is_image(name):
+                    return read()
+        raise UserError(f"no images in {self.path}")
+
+
+class Layout:
+    """Which of a source's files are images of which class, in which part.
+
+    Attributes:
+        train, test: names of image files by class; test is None where there is no test part.
+        classes: sorted names of the training part's classes.
+
+    Raises:
+        UserError: all that is wrong with it.
+    """
+
+    def __init__(self, source: ImageSource, path: Path) -> None:
+        # Plain strings: 60,000 paths as objects of pathlib take a second.
+        images = [name.split("/") for name in sorted(source.files) if _is_image(name)]
+        if not images:
+            raise UserError(
+                f"no images in {path}; it must hold class folders with images "
+                f"({', '.join(SUFFIXES)})"
+            )
+        top = images[0][0]
+        skipped = 1 if _is_around(top, images) else 0
+        depths = {len(image) - skipped for image in images if image[skipped].lower() == TRAIN}
+        # A folder "train" with images right in it is a class (of vehicles, say), not a part.
+        divided = bool(depths) and min(depths) >= 3
+        at = skipped + divided  # where in a path the class is named
+
+        parts: dict[str, dict[str, list[str]]] = {}
+        for image in images:
+            if len(image) > at + 1:
+                part = image[skipped].lower() if divided else TRAIN
+                parts.setdefault(part, {}).setdefault(image[at], []).append("/".join(image))
+        self.train = parts.get(TRAIN, {})
+        self.test = next((parts[part] for part in TEST if part in parts), None)
+        self.classes = sorted(self.train)
+        if not self.train:
+            raise UserError(f"{path}: all {len(images)} images lie outside class folders")
+
+        used = sum(len(names) for part in (self.train, self.test or {}) for names in part.values())
+        if used < len(source.files):
+            logger.info(
+                "%s: %d of %d files are no images of a class and are left out.",
+                path,
+                len(source.files) - used,
+                len(source.files),
+            )
+        problems = []
+        for folder in sorted(source.folders):
+            pieces = folder.split("/")
+            if len(pieces) != at + 1 or _is_hidden(folder) or (skipped and pieces[0] != top):
+                continue
+            if pieces[at] not in self.train and (not divided or pieces[skipped].lower() == TRAIN):
+                problems.append(f"the class folder {path}/{folder} holds no images")
+        strange = sorted({*(self.test or ())} - {*self.train})
+        if strange:
+            problems.append(
+                f"{path}: classes of the test part are not in the training part: "
+                + ", ".join(strange)
+            )
+        if len(self.classes) == 1:
+            problems.append(
+                f"{path}: there is only one class with images, '{self.classes[0]}'; "
+                "a classifier needs two"
+            )
+        if problems:
+            raise UserError(problems)
+
+    def images(self, part: dict[str, list[str]]) -> list[tuple[str, int]]:
+        """(name, class index) of a part, in the order of classes and names."""
+        index = {name: number for number, name in enumerate(self.classes)}
+        return [(name, index[label]) for label in sorted(part) for name in part[label]]
+
+
+def _is_around(top: str, images: list[list[str]]) -> bool:
+    """Whether `top` is one folder around all class folders or parts."""
+    return top.lower() not in (TRAIN, *TEST) and all(
+        image[0] == top and len(image) > 2 for image in images
+    )
+
+
+def _is_image(name: str) -> bool:
+    return name.lower().endswith(SUFFIXES) and not _is_hidden(name)
+
+
+def _is_hidden(name: str) -> bool:
+    return "/." in f"/{name}" or "/__MACOSX/" in f"/{name}/"
+
+
+def _header(data: bytes, name: str) -> tuple[tuple[int, int], bool]:
+    """(height, width) as shown, and whether it is grey, of an image file.
+
+    Raises:
+        UserError: it is no image.
+    """
+    from PIL import Image, ImageOps
+
+    try:
+        image: Image.Image = Image.open(io.BytesIO(data))
+        grey = image.mode in GREY_MODES or image.mode.startswith("I;16")
+        image = ImageOps.exif_transpose(image)
+    except Exception as error:  # Pillow raises nearly anything on broken files
+        raise UserError(f"{name} cannot be read: {error}") from error
+    return (image.height, image.width), grey
+
+
+@hookimpl
+def register_datasets(register: Register) -> None:
+    """Registers `image_folder`."""
+    register("image_folder", ImageFolder)

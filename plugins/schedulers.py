@@ -1,0 +1,109 @@
+"""Learning-rate schedules, stepped after every batch (torch.optim.lr_scheduler)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+
+from core import Register, SchedulerParams, hookimpl
+
+if TYPE_CHECKING:
+    from torch.optim import Optimizer
+    from torch.optim.lr_scheduler import LRScheduler
+
+
+class _WarmUp(SchedulerParams):
+    warmup_steps: NonNegativeInt = Field(0, description="batches of linear rise from near 0")
+
+    def build(self, optimizer: Optimizer, total_steps: int) -> LRScheduler:
+        """Make the linear rise, where one is asked for, and then the schedule."""
+        from torch.optim import lr_scheduler
+
+        if not self.warmup_steps:
+            return self.after_warmup(optimizer, total_steps)
+        if self.warmup_steps >= total_steps:
+            raise ValueError(
+                f"warmup_steps={self.warmup_steps}, but the whole run has {total_steps} steps"
+            )
+        rise = lr_scheduler.LinearLR(
+            optimizer, start_factor=1 / (self.warmup_steps + 1), total_iters=self.warmup_steps
+        )
+        rest = self.after_warmup(optimizer, total_steps - self.warmup_steps)
+        return lr_scheduler.SequentialLR(optimizer, [rise, rest], milestones=[self.warmup_steps])
+
+    def after_warmup(self, optimizer: Optimizer, total_steps: int) -> LRScheduler:
+        """Make the schedule of the `total_steps` batches that follow the warm-up."""
+        raise NotImplementedError
+
+
+class Constant(_WarmUp):
+    """The optimizer's learning rate throughout, after an optional warm-up."""
+
+    def after_warmup(self, optimizer: Optimizer, total_steps: int) -> LRScheduler:
+        """Make a ConstantLR whose factor is 1."""
+        from torch.optim import lr_scheduler
+
+        return lr_scheduler.ConstantLR(optimizer, factor=1.0)
+
+
+class Step(_WarmUp):
+    """Multiply the learning rate by gamma every step_size batches (StepLR)."""
+
+    step_size: PositiveInt | None = Field(
+        None, description="batches between two drops; none: a third of the run"
+    )
+    gamma: PositiveFloat = 0.1
+
+    def after_warmup(self, optimizer: Optimizer, total_steps: int) -> LRScheduler:
+        """Make a StepLR."""
+        from torch.optim import lr_scheduler
+
+        step_size = self.step_size or max(1, -(-total_steps // 3))
+        return lr_scheduler.StepLR(optimizer, step_size, gamma=self.gamma)
+
+
+class Cosine(_WarmUp):
+    """Half a cosine from the learning rate down to eta_min (CosineAnnealingLR)."""
+
+    eta_min: NonNegativeFloat = Field(0.0, description="the learning rate at the end")
+
+    def after_warmup(self, optimizer: Optimizer, total_steps: int) -> LRScheduler:
+        """Make a CosineAnnealingLR over the rest of the run."""
+        from torch.optim import lr_scheduler
+
+        return lr_scheduler.CosineAnnealingLR(optimizer, total_steps, eta_min=self.eta_min)
+
+
+class OneCycle(SchedulerParams):
+    """One rise to max_lr and one fall to near zero (OneCycleLR; arXiv:1708.07120).
+
+    The rise is the warm-up: `pct_start` of the run. Momentum (or the first beta) runs the
+    other way where the optimizer has one.
+    """
+
+    max_lr: PositiveFloat | None = Field(
+        None, description="the peak; none: the optimizer's learning rate"
+    )
+    pct_start: float = Field(0.3, ge=0, le=1, description="share of the run that rises")
+    div_factor: PositiveFloat = Field(25.0, description="peak / first learning rate")
+    final_div_factor: PositiveFloat = Field(1e4, description="first / last learning rate")
+    cycle_momentum: bool = True
+
+    def build(self, optimizer: Optimizer, total_steps: int) -> LRScheduler:
+        """Make a OneCycleLR."""
+        from torch.optim import lr_scheduler
+
+        has_momentum = bool({"momentum", "betas"} & optimizer.defaults.keys())
+        settings = self.model_dump()
+        settings["max_lr"] = self.max_lr or [group["lr"] for group in optimizer.param_groups]
+        settings["cycle_momentum"] = self.cycle_momentum and has_momentum
+        return lr_scheduler.OneCycleLR(optimizer, total_steps=total_steps, **settings)
+
+
+@hookimpl
+def register_schedulers(register: Register) -> None:
+    register("constant", Constant)
+    register("step", Step)
+    register("cosine", Cosine)
+    register("one_cycle", OneCycle)
