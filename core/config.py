@@ -21,6 +21,8 @@ from pydantic import (
     PositiveFloat,
     PositiveInt,
     ValidationError,
+    ValidatorFunctionWrapHandler,
+    field_validator,
     model_validator,
 )
 
@@ -53,6 +55,16 @@ class DatasetChoice(Choice):
         "statistics",
         description="'statistics' (mean and std of the training split), or [mean, std]",
     )
+
+    @field_validator("normalize", mode="wrap")
+    @classmethod
+    def _one_message(cls, value: object, validate: ValidatorFunctionWrapHandler) -> object:
+        try:
+            return validate(value)
+        except ValidationError:
+            raise ValueError(
+                f"must be 'statistics', or [mean, std] with std above 0, not {value!r}"
+            ) from None
 
 
 class TrainConfig(BaseModel):
@@ -113,7 +125,7 @@ class Recipe:
     scheduler: SchedulerParams
 
 
-def read_config(source: str | None, overrides: Sequence[str], presets: Path) -> dict[str, Any]:
+def read_config(source: str, overrides: Sequence[str], presets: Path) -> dict[str, Any]:
     """Read a preset or a YAML file and apply `key=value` overrides to it.
 
     An override of a plugin's name drops the parameters of the plugin it replaces; the
@@ -125,7 +137,7 @@ def read_config(source: str | None, overrides: Sequence[str], presets: Path) -> 
     problems: list[str] = []
     raw: dict[str, Any] = {}
     try:
-        raw = _read_yaml(_find_source(source, presets)) if source is not None else {}
+        raw = _read_yaml(_find_source(source, presets))
     except UserError as error:
         problems += error.problems
     assignments = []
@@ -244,8 +256,9 @@ def resolve(raw: Mapping[str, Any], host: Host) -> Recipe:
             params[kind] = found[kind].params.model_validate(own)
         except ValidationError as error:
             problems += _explain(error, found[kind].params, kind, f" of '{given['name']}'")
-    if config is not None and (reason := devices.unavailable(config.device)):
-        problems.append(f"device: {config.device}: {reason}")
+    wanted = raw.get("device")
+    if isinstance(wanted, str) and (reason := devices.unavailable(wanted)):
+        problems.append(f"device: {wanted}: {reason}")
     if problems or config is None:
         raise UserError(problems)
     filled = {

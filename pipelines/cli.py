@@ -63,7 +63,7 @@ def run(source: Source = None, overrides: Overrides = None) -> None:
     # Seconds of imports overlap: torch in the worker, Prefect's server in its process,
     # Prefect and MLflow here.
     from core.worker import shared_worker
-    from pipelines.services import PrefectServer, mlflow_ui_command
+    from pipelines.services import PrefectServer, mlflow_ui_command, use
 
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
     os.environ.setdefault("DO_NOT_TRACK", "1")
@@ -72,14 +72,14 @@ def run(source: Source = None, overrides: Overrides = None) -> None:
         from pipelines.training import check_config, train_pipeline
 
         check_config(recipe.config)
-        with server.use():
+        with use(server.wait()):
             outcome = train_pipeline(recipe.config)
     stdout.print(_per_class_table(outcome.per_class))
+    stdout.print(f"[bold]{outcome.accuracy:.1%}[/] of {outcome.images:,} test samples right")
+    stdout.print(f"MLflow run:  [bold]{escape(outcome.name)}[/]  {outcome.run_id}")
     stdout.print(
-        f"[bold]{outcome.accuracy:.1%}[/] of {outcome.images:,} test samples right · "
-        f"run [bold]{escape(outcome.name)}[/] ({outcome.run_id})"
+        f"Look at it:  [bold]{escape(mlflow_ui_command(tracking_uri()))}[/]", soft_wrap=True
     )
-    stdout.print(f"Look at it:  {escape(mlflow_ui_command(tracking_uri()))}", soft_wrap=True)
     stdout.print(f"       then  {outcome.url}", soft_wrap=True)
 
 
@@ -121,13 +121,13 @@ def plugins(
     found = [
         (name, registration)
         for each in HOOKS
-        if kind in (None, each)
+        if kind is None or kind == each
         for name, registration in host().registrations(each)
     ]
     if as_json:
         rows = [_plugin_row(name, registration) for name, registration in found]
-        broken = [{"source": b.source.origin, "reason": b.reason} for b in host().broken]
-        print(json.dumps({"plugins": rows, "broken": broken}, indent=1, ensure_ascii=False))
+        aside = [{"source": b.source.origin, "reason": b.reason} for b in host().broken]
+        print(json.dumps({"plugins": rows, "broken": aside}, indent=1, ensure_ascii=False))
         return
     table = Table(box=None, pad_edge=False)
     for heading in ("kind", "name", "what it is", "from"):
@@ -160,10 +160,9 @@ def main() -> None:
 
 def _recipe(source: str | None, overrides: list[str] | None) -> Recipe:
     """Read and resolve what the arguments say; a first argument with '=' is an override."""
-    overrides = list(overrides or [])
-    if source is not None and "=" in source:
-        source, overrides = None, [source, *overrides]
-    return resolve(read_config(source or "digits", overrides, PRESETS), host())
+    arguments = [*([source] if source else []), *(overrides or [])]
+    start = "digits" if not arguments or "=" in arguments[0] else arguments.pop(0)
+    return resolve(read_config(start, arguments, PRESETS), host())
 
 
 def _plugin_row(name: str, registration: Registration) -> dict[str, str]:
@@ -192,7 +191,7 @@ def _per_class_table(rows: list[dict[str, Any]]) -> Table:
     for heading in ("images", "correct", "accuracy", "precision", "F1"):
         table.add_column(heading, justify="right")
     for row in rows:
-        shares = [row[key] for key in ("accuracy", "precision", "f1")]
+        shares: list[float | None] = [row[key] for key in ("accuracy", "precision", "f1")]
         table.add_row(
             escape(str(row["class"])),
             f"{row['images']:,}",

@@ -41,7 +41,7 @@ class Display:
     def line(self, stage: str, text: str) -> None:
         """Print one finished thing of a stage."""
         if self._console is not None:
-            self._console.print(f"{stage:<9} {text}", highlight=False, markup=False)
+            self._console.print(f"{stage:<9} {text}", highlight=False, markup=False, soft_wrap=True)
 
     def output(self, line: str) -> None:
         """Print what a plugin printed, or torch warned of, in the worker."""

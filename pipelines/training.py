@@ -93,7 +93,7 @@ def prepare_data(config: RunConfig, run_id: str) -> str:
             f"{data.name}: {data.counts['train']:,} training and {data.counts['test']:,} test "
             f"samples of {shape}, {len(data.classes)} classes, {found}",
         )
-    return done["folder"]
+    return str(data.folder)
 
 
 @task(task_run_name="train_model · {config.model.name} · {config.optimizer.name}",
@@ -164,7 +164,7 @@ def report_per_class(
         _log_model(config, prepared, trained, result, record)
         _log_report(config, prepared, trained, predicted, result, record)
         rows = result.per_class.astype(object).where(result.per_class.notna(), None)
-        per_class: list[dict[str, Any]] = rows.to_dict("records")
+        per_class = [{str(key): row[key] for key in row} for row in rows.to_dict("records")]
         create_table_artifact(
             key="per-class", table=per_class, description=f"{record.name}: {result.accuracy:.1%}"
         )

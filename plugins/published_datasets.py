@@ -143,9 +143,9 @@ class Cifar(PublishedDataset):
                 ) from error
 
         try:
-            classes = [str(name) for name in batches[self.meta][self.datasets_key]]
+            classes = [str(name) for name in batches[self.meta][self.names_key]]
         except (KeyError, TypeError) as error:
-            raise UserError(f"{source} has no '{self.datasets_key}' in {self.meta}") from error
+            raise UserError(f"{source} has no '{self.names_key}' in {self.meta}") from error
         train = [name for name in self.files if name not in (*self.tests, self.meta)]
         return RawData(classes, split(train), split(self.tests), source)
 

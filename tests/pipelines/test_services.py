@@ -175,19 +175,19 @@ def test_two_first_runs_share_one_server_until_the_last_has_ended(
 
 
 def test_a_killed_starter_leaves_a_server_that_the_next_can_use_and_a_dead_one_is_named(
-    env: dict[str, str], new_user: Callable[..., User]
+    env: dict[str, str], tmp_path: Path, new_user: Callable[..., User]
 ) -> None:
     starter = new_user()
     address = starter.says()
     starter.process.send_signal(signal.SIGKILL)  # while the server is still loading
-    other = new_user(
-        PREFECT_HOME=env["PREFECT_HOME"] + "2", PREFECT_SERVER_API_KEEPALIVE_TIMEOUT="x"
-    )
-    assert other.says() != address, "another PREFECT_HOME has another database"
+
+    # Another PREFECT_HOME means another database: it gets a server of its own, which here dies.
+    other = new_user(PREFECT_HOME=str(tmp_path), PREFECT_SERVER_API_KEEPALIVE_TIMEOUT="soon")
+    assert other.says() != address
+
     second = new_user()
     assert (second.says(), second.says()) == (address, "up")
     (server,) = servers(env["PREFECT_HOME"])
-
     server.kill()
     assert wait_until(lambda: not servers(env["PREFECT_HOME"]))
     assert second.process.stdin
@@ -195,12 +195,7 @@ def test_a_killed_starter_leaves_a_server_that_the_next_can_use_and_a_dead_one_i
     error = second.ends().splitlines()[-1]
     assert re.search(f"RunError: The local Prefect server at {address} has died.*server.log", error)
 
-
-def test_a_server_that_dies_at_its_start_is_reported_with_its_log(
-    tmp_path: Path, new_user: Callable[..., User]
-) -> None:
-    user = new_user(PREFECT_HOME=str(tmp_path), PREFECT_SERVER_API_KEEPALIVE_TIMEOUT="soon")
-    error = user.ends()
+    error = other.ends()
     log = tmp_path / "torchyard" / "server.log"
     assert f"has died. Its log is {log} and ends with:" in error
     assert "unable to parse string as an integer" in error

@@ -1,0 +1,35 @@
+# Everything goes into .venv; nothing outside this folder is touched.
+PYTHON ?= python3
+BIN := .venv/bin
+UV := UV_PYTHON_DOWNLOADS=never $(BIN)/uv
+
+.PHONY: run test check lock install
+
+run: install
+	$(BIN)/torchyard run digits
+
+test: install
+	$(BIN)/pytest
+
+check: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+lock: $(BIN)/uv
+	$(UV) pip compile -q pyproject.toml --group dev --universal --python-version 3.11 \
+		--no-header --no-annotate -o requirements.lock
+
+install: .venv/.installed
+
+$(BIN)/uv:
+	$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("torchyard needs Python 3.11 or newer, this is " + sys.version.split()[0] + ": make PYTHON=python3.12 ...")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install -q --disable-pip-version-check uv==0.13.9
+
+# One file pins what runs and what tests, so that both see the same versions.
+.venv/.installed: requirements.lock pyproject.toml | $(BIN)/uv
+	$(UV) pip install -q -p .venv -r requirements.lock
+	$(UV) pip install -q -p .venv --no-deps -e .
+	@touch $@
