@@ -256,11 +256,13 @@ class DecodingProcesses:
             process.stdin.flush()
             answer = pickle.load(process.stdout)
         except (EOFError, BrokenPipeError, pickle.UnpicklingError):
+            process.kill()
             raise RunError(
                 f"A decoding process ended with status {process.wait()} while it decoded images "
                 f"{start} to {start + len(references) - 1} of {decoder.file.name}."
             ) from None
-        self._idle.put(process)
+        finally:
+            self._idle.put(process)  # a dead one too: no thread may wait for it forever
         if isinstance(answer, OSError):
             raise answer
         if isinstance(answer, str):  # the process could not load `read`: do it here

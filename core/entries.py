@@ -17,8 +17,9 @@ if TYPE_CHECKING:
     from mlflow.entities import DatasetInput, Metric
 
 # MLflow's limits. It cuts longer values without a word, and refuses longer keys and batches.
-MAX_PARAMETER, MAX_TAG, MAX_KEY, MAX_DIGEST = 6000, 8000, 250, 36
+MAX_PARAMETER, MAX_TAG, MAX_KEY = 6000, 8000, 250
 MAX_METRICS, MAX_ENTRIES = 1000, 100
+SHORT_DIGEST = 16  # MLflow takes 36 characters; its tables show about this many
 
 
 def class_metric_keys(classes: Sequence[str], prefix: str = "test/recall/") -> list[str]:
@@ -44,8 +45,8 @@ def class_metric_keys(classes: Sequence[str], prefix: str = "test/recall/") -> l
 
 def safe_key(key: str) -> str:
     """A key MLflow takes: it allows few characters, and no path that means another one."""
-    parts = (part.strip() for part in re.sub(r"[^/\w.\- ]", "_", key).split("/"))
-    return "/".join(part for part in parts if part.strip("."))[:MAX_KEY].rstrip("/ ") or "_"
+    parts = (part.strip(" .") for part in re.sub(r"[^/\w.\- ]", "_", key).split("/"))
+    return "/".join(part for part in parts if part)[:MAX_KEY].rstrip("/ .") or "_"
 
 
 def shortened(text: str, limit: int) -> str:
@@ -92,7 +93,7 @@ def dataset_links(prepared: PreparedDataset, part: str) -> dict[str, str]:
     # MLflow keeps one input for a name and a digest, so each split has a name of its own.
     return {
         "dataset_name": f"{prepared.name} {part}",
-        "dataset_digest": prepared.digest[:MAX_DIGEST],
+        "dataset_digest": prepared.digest[:SHORT_DIGEST],
     }
 
 

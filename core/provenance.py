@@ -40,7 +40,7 @@ def git_tags() -> dict[str, str]:
         return {}
     lines = status.stdout.splitlines()
     heads = dict(line[2:].split(" ", 1) for line in lines if line.startswith("# branch."))
-    if status.returncode or heads.get("branch.oid", "(initial)") == "(initial)":
+    if heads.get("branch.oid", "(initial)") == "(initial)":
         return {}
     dirty = any(not line.startswith("# ") for line in lines)
     return {

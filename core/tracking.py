@@ -61,8 +61,8 @@ RUN_COUNTER = "torchyard.runs"  # tag of the experiment: the number its last run
 class RunRecord:
     """The record of one run in MLflow, addressed by its id from any thread.
 
-    Whatever fails raises RunError with one message that names the store; the exception is
-    the buffer of metrics, which waits out a store that is away for a while.
+    Whatever fails raises RunError with one message that names the store; only the buffer of
+    metrics waits out a store that is away for a while.
 
     Attributes:
         run_id: MLflow's id.
@@ -235,8 +235,7 @@ class RunRecord:
             "models:/<id>", which mlflow.pyfunc and mlflow.pytorch load.
 
         Raises:
-            RunError: there is no such file, or the store did not take the model; it is
-                marked as failed there.
+            RunError: there is no such file, or the store did not take the model.
         """
         from mlflow.entities import LoggedModelOutput
 
@@ -276,11 +275,7 @@ class RunRecord:
         return f"models:/{model.model_id}"
 
     def finish(self, status: Literal["FINISHED", "FAILED", "KILLED"], reason: str = "") -> None:
-        """Send what is buffered and end the run.
-
-        Args:
-            status: how it ended.
-            reason: why, kept as the tag torchyard.reason.
+        """Send what is buffered and end the run; the tag torchyard.reason says why.
 
         Raises:
             RunError: a FINISHED run's last figures could not be recorded. For one that

@@ -636,7 +636,7 @@ def test_a_cache_that_cannot_be_written_is_named(tmp_path: Path) -> None:
         prepared(raw(), cache)
 
 
-@pytest.fixture()
+@pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 2 MB."""
     folder = tmp_path / "disk"
@@ -652,12 +652,13 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_a_disk_too_small_is_told_before_anything_is_written(small_disk: Path) -> None:
-    content = raw(ArraySplit(images(1000, 3, 32, 32), np.zeros(1000, int)))
+    many, few = images(1000, 3, 32, 32), images(2, 3, 32, 32)
+    content = raw(ArraySplit(many, np.zeros(1000, int)), ArraySplit(few, TWO))
     with pytest.raises(RunError) as caught:
         prepared(content, small_disk)
     message = str(caught.value)
     assert str(small_disk) in message
-    assert "3.08 MB" in message
+    assert "3.09 MB" in message
     assert not list((small_disk / "prepared").glob("*.tmp"))
 
 
