@@ -95,12 +95,14 @@ class RawData:
         train: the training split.
         test: the test split.
         source: where the data came from, for the record: a path or an address.
+        close: called once the splits are read or given up: removes temporary files.
     """
 
     classes: Sequence[str]
     train: RawSplit
     test: RawSplit
     source: str = ""
+    close: Callable[[], None] | None = None
 
 
 @dataclass(frozen=True)

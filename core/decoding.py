@@ -1,4 +1,4 @@
-"""Image files to uint8 arrays: one image, one chunk, or many in processes of their own.
+"""Many image files to one array, in processes of their own where that is worth it.
 
 The processes are started by hand and spoken to through pipes. `multiprocessing` would
 import the parent's main module again in each of them (its "spawn" context), which costs
@@ -9,7 +9,6 @@ is unsafe in a process that runs torch's threads. A child here imports numpy, Pi
 
 from __future__ import annotations
 
-import io
 import os
 import pickle
 import signal
@@ -26,90 +25,17 @@ from queue import SimpleQueue
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from core.errors import RunError
+from core.image_files import decode_image
 
 Problem = tuple[int, str]  # index of the image in its split, reason
-
-# Raster formats alone: Pillow hands others (EPS) to outside programs.
-FORMATS = ("JPEG", "PNG", "BMP", "GIF", "PPM", "TIFF", "WEBP")
-
-ANOTHER_SIZE = "of another size"  # how the reason begins where an image should not be scaled
 
 CHUNK_IMAGES = 256
 CHUNK_BYTES = 32 << 20
 FIRST_CHUNK = 64
 # A process is ready 0.3 to 0.5 s after its start, so less work than this is done sooner here.
 WORTH_PROCESSES = 1.0
-
-
-def decode_image(
-    data: bytes, shape: tuple[int, int, int], resize: bool = True
-) -> npt.NDArray[np.uint8]:
-    """Decode one image file to uint8 C x H x W.
-
-    The EXIF orientation is applied; palette, CMYK and 1-bit images are converted; an alpha
-    channel is dropped; of 16 bits the upper 8 are kept. Of an animation the first frame is
-    taken. Scaling is bilinear over the whole area of a target pixel (antialiased).
-
-    Args:
-        data: the bytes of the file.
-        shape: (C, H, W); C = 1 is grey, 3 is RGB.
-        resize: scale an image of another size, instead of refusing it.
-
-    Raises:
-        ValueError: the file cannot be decoded to that shape; the message is the reason.
-    """
-    from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
-
-    channels, height, width = shape
-    if not data:
-        raise ValueError("the file is empty")
-    ImageFile.LOAD_TRUNCATED_IMAGES = False  # half an image is no image, whoever set this
-    try:
-        image: Image.Image = Image.open(io.BytesIO(data), formats=FORMATS)
-        if resize and image.format == "JPEG":
-            # Lets libjpeg shrink large images by powers of two while decoding: 3 to 5 times
-            # faster. Twice the size asked for is left to the real filter.
-            image.draft(None, (2 * max(height, width),) * 2)
-        # JPEG tells of its EXIF data in the header; asking anyway costs a third of decoding.
-        if image.format != "JPEG" or "exif" in image.info or "xmp" in image.info:
-            image = ImageOps.exif_transpose(image)
-        image = _eight_bit(image)
-        mode = "L" if channels == 1 else "RGB"
-        if image.mode != mode:
-            image = image.convert(mode)
-        if image.size != (width, height):
-            if not resize:
-                raise ValueError(
-                    f"{ANOTHER_SIZE}: {image.height}x{image.width}, not {height}x{width}"
-                )
-            image = image.resize((width, height), Image.Resampling.BILINEAR)
-        pixels = np.asarray(image)
-    except UnidentifiedImageError:
-        raise ValueError("not an image, or of a format that is not supported") from None
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise ValueError(f"too large: {error}") from None
-    except Exception as error:
-        # Pillow's readers raise nearly anything on broken files (OSError, SyntaxError,
-        # struct.error, IndexError ...), and each means the same here.
-        raise ValueError(str(error) or type(error).__name__) from None
-    return pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)
-
-
-def _eight_bit(image: Any) -> Any:
-    """Bring deeper grey images to 8 bits; Pillow's own conversion would clip them at 255."""
-    from PIL import Image
-
-    if image.mode == "F":
-        raise ValueError("its pixels are floating-point numbers")
-    if image.mode != "I" and not image.mode.startswith("I;16"):
-        return image
-    pixels = np.asarray(image)
-    if pixels.min() < 0 or pixels.max() > 0xFFFF:
-        raise ValueError("its pixels have more than 16 bits")
-    return Image.fromarray((pixels >> 8).astype(np.uint8))
 
 
 @dataclass(frozen=True)

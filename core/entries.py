@@ -9,8 +9,6 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from core.dataset import PreparedDataset
 
 if TYPE_CHECKING:
@@ -99,6 +97,7 @@ def dataset_links(prepared: PreparedDataset, part: str) -> dict[str, str]:
 
 def dataset_inputs(prepared: PreparedDataset) -> list[DatasetInput]:
     """Both splits as MLflow inputs: digest, schema, source, and a profile the UI lists."""
+    import numpy as np
     from mlflow.data.schema import TensorDatasetSchema
     from mlflow.entities import Dataset, DatasetInput, InputTag
     from mlflow.types import Schema, TensorSpec

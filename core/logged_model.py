@@ -13,7 +13,6 @@ import shutil
 from importlib.metadata import version
 from pathlib import Path
 
-import numpy as np
 import yaml
 
 from core.dataset import PreparedDataset
@@ -47,6 +46,7 @@ def write_model(
         OSError: the archive cannot be read, or the folder cannot be written.
     """
     import mlflow
+    import numpy as np
     from mlflow.models import Model, ModelSignature
     from mlflow.types import Schema, TensorSpec
 

@@ -7,10 +7,13 @@ import hashlib
 import math
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
+from torch.utils.flop_counter import FlopCounterMode
 
 from core.dataset import PreparedDataset, SampleSpec
 from core.errors import RunError, UserError
@@ -72,30 +75,44 @@ class Network(nn.Module):
         return logits
 
 
-def try_out(model: ModelParams, spec: SampleSpec, name: str) -> int:
+@dataclass(frozen=True)
+class Trial:
+    """What trying a model out told of it.
+
+    Attributes:
+        parameters: how many are trained.
+        flops: multiplications and additions of one sample's forward pass.
+    """
+
+    parameters: int
+    flops: int
+
+
+def try_out(model: ModelParams, spec: SampleSpec, name: str) -> Trial:
     """Build a model without memory and send a batch of two through it.
 
     Costs no arithmetic: torch's meta device computes shapes alone. A model that needs
-    real numbers to be built or run is tried on the CPU instead.
-
-    Returns:
-        The number of trainable parameters.
+    the values of its weights to be built or run is tried on the CPU instead.
 
     Raises:
         UserError: the model cannot take such samples, or gives no N x classes logits.
     """
     classes = spec.num_classes or 2
     shape = "x".join(map(str, spec.shape))
+    counter = FlopCounterMode(display=False)
     try:
         try:
-            with torch.device("meta"):
-                network = model.build(spec.shape, classes)
-                logits = network(torch.empty(2, *spec.shape))
-        except NotImplementedError:
+            network, logits = _on_meta(model, spec.shape, classes, counter)
+        except RuntimeError as error:
+            if "meta" not in str(error):
+                raise
             network = model.build(spec.shape, classes)
-            logits = network(torch.zeros(2, *spec.shape))
-    except (ValueError, RuntimeError, TypeError, IndexError) as error:
+            with counter:
+                logits = network(torch.zeros(2, *spec.shape))
+    except Exception as error:
         reason = str(error).partition("\n")[0]
+        if not reason or not isinstance(error, (ValueError, RuntimeError)):
+            reason = f"{type(error).__name__}: {reason}".rstrip(": ")
         raise UserError(f"model: '{name}' cannot take samples of {shape}: {reason}") from error
     if not isinstance(logits, torch.Tensor) or logits.shape != (2, classes):
         given = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
@@ -103,7 +120,31 @@ def try_out(model: ModelParams, spec: SampleSpec, name: str) -> int:
             f"model: '{name}' gives {given} for 2 samples of {shape}, not logits of "
             f"(2, {classes}): the data has {classes} classes"
         )
-    return sum(math.prod(p.shape) for p in network.parameters() if p.requires_grad)
+    trained = sum(math.prod(p.shape) for p in network.parameters() if p.requires_grad)
+    return Trial(trained, counter.get_total_flops() // 2)
+
+
+def _on_meta(
+    model: ModelParams, shape: tuple[int, ...], classes: int, counter: FlopCounterMode
+) -> tuple[nn.Module, torch.Tensor]:
+    """Build a model whose parameters have no memory, and give it a batch of two.
+
+    Only the parameters go to the meta device while it is built: many models compute their
+    widths or drop rates with small tensors, whose values that device does not have.
+    """
+
+    def forget(module: nn.Module, name: str, parameter: nn.Parameter) -> nn.Parameter | None:
+        if parameter.is_meta or isinstance(parameter, nn.UninitializedParameter):
+            return None
+        return nn.Parameter(parameter.to("meta"), requires_grad=parameter.requires_grad)
+
+    registration = register_module_parameter_registration_hook(forget)  # type: ignore[arg-type]
+    try:
+        network = model.build(shape, classes).to("meta")
+    finally:
+        registration.remove()
+    with torch.device("meta"), counter:
+        return network, network(torch.empty(2, *shape))
 
 
 def weights_digest(network: nn.Module) -> str:

@@ -25,7 +25,7 @@ import shutil
 import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -82,10 +82,12 @@ def prepare(
             _clear_leftovers(prepared, key)
             downloads = cache / "downloads"
             downloads.mkdir(exist_ok=True)
-            with _plugin_at_work(name):
+            with _plugin_at_work(name), ExitStack() as stack:
                 raw = params.build(downloads)
                 if not isinstance(raw, RawData):
                     raise TypeError(f"build() gave a {type(raw).__name__}, not a RawData")
+                if raw.close:
+                    stack.callback(raw.close)
                 splits = RawSplits(raw)
                 needed = splits.bytes_needed
                 if shutil.disk_usage(prepared).free < needed:

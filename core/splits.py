@@ -13,8 +13,9 @@ import numpy as np
 import numpy.typing as npt
 
 from core.dataset import ArraySplit, EncodedSplit, RawData, RawSplit
-from core.decoding import ANOTHER_SIZE, DecodingProcesses, ImageDecoder
+from core.decoding import DecodingProcesses, ImageDecoder
 from core.errors import UserError
+from core.image_files import ANOTHER_SIZE
 from core.sample_file import SampleFile
 
 PARTS = ("train", "test")

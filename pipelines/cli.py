@@ -20,7 +20,7 @@ from rich.table import Table
 from core.config import Recipe, preset_names, read_config, resolve
 from core.errors import RunError, UserError
 from core.host import HOOKS, Registration, host
-from core.tracking import check_writable, tracking_uri
+from core.store import check_writable, tracking_uri
 from pipelines.display import Display, display
 
 PRESETS = Path(__file__).parent / "presets"

@@ -7,6 +7,7 @@ import hashlib
 import http.client
 import logging
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
@@ -56,7 +57,10 @@ def fetch(file: Path, addresses: Sequence[str], checksum: str) -> Path:
             except (OSError, http.client.HTTPException) as error:
                 if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
                     raise
-                unreachable.append(f"{address}: {getattr(error, 'reason', None) or error}")
+                # A URLError's own text wraps its reason; an HTTPError's has the status.
+                told = isinstance(error, urllib.error.HTTPError)
+                reason = error if told else getattr(error, "reason", error)
+                unreachable.append(f"{address}: {reason}")
             finally:
                 part.unlink(missing_ok=True)
     raise UserError(

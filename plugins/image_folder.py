@@ -62,9 +62,30 @@ class ImageFolder(DatasetParams):
             UserError: the archive is damaged, there are no images, fewer than two classes, an
                 empty class folder, or a test class that is not in the training part.
         """
+        source = open_source(self.path, downloads)
+        try:
+            return self._raw(source)
+        except BaseException:
+            if source.close:
+                source.close()
+            raise
+
+    def describe(self) -> SampleSpec | None:
+        """The shape, from the parameters or from a look at the first image."""
+        try:
+            return SampleSpec(self._shape(self._first_image, "the first image"))
+        except Exception:  # whatever is wrong with the source, `build` says it in full
+            return None
+
+    def fingerprint(self) -> str:
+        """Path, size and time of the archive, or of every file."""
+        if not self.path.is_dir():
+            return state_of([self.path])
+        return state_of(Path(entry.path) for entry in walk(self.path) if entry.is_file())
+
+    def _raw(self, source: ImageSource) -> RawData:
         import numpy as np
 
-        source = open_source(self.path, downloads)
         layout = Layout(source, self.path)
         train, test = layout.images(layout.train), layout.images(layout.test or {})
         shape = self._shape(lambda: source.read(source.files[train[0][0]]), train[0][0])
@@ -84,20 +105,7 @@ class ImageFolder(DatasetParams):
                 size_advice="set dataset.image_size to scale all images to one size",
             )
 
-        return RawData(layout.classes, split(train), split(test), str(self.path))
-
-    def describe(self) -> SampleSpec | None:
-        """The shape, from the parameters or from a look at the first image."""
-        try:
-            return SampleSpec(self._shape(self._first_image, "the first image"))
-        except Exception:  # whatever is wrong with the source, `build` says it in full
-            return None
-
-    def fingerprint(self) -> str:
-        """Path, size and time of the archive, or of every file."""
-        if not self.path.is_dir():
-            return state_of([self.path])
-        return state_of(Path(entry.path) for entry in walk(self.path) if entry.is_file())
+        return RawData(layout.classes, split(train), split(test), str(self.path), source.close)
 
     def _shape(self, read_first: Callable[[], bytes], name: str) -> tuple[int, int, int]:
         """(C, H, W): what the parameters leave open is taken from the first image."""

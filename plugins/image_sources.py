@@ -12,20 +12,17 @@ import gzip
 import lzma
 import mmap
 import os
-import secrets
-import shutil
 import tarfile
-import weakref
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from filelock import FileLock, Timeout
-
 from core import UserError
+from plugins.scratch_file import ScratchFile
 
 BLOCK = 512
 COMPRESSED: dict[bytes, Callable[..., Any]] = {
@@ -33,8 +30,8 @@ COMPRESSED: dict[bytes, Callable[..., Any]] = {
     b"BZh": bz2.open,
     b"\xfd7zXZ\x00": lzma.open,
 }
+PAX_CHANGES = (b" path=", b" size=", b" GNU.sparse")
 ZIP_METHODS = {zipfile.ZIP_STORED: "stored", zipfile.ZIP_DEFLATED: "deflated"}
-DAMAGED = (EOFError, OSError, ValueError, zlib.error, lzma.LZMAError)
 
 
 @dataclass
@@ -45,11 +42,13 @@ class ImageSource:
         files: what `read` takes, by name: the path inside, with slashes.
         folders: names of all folders that are recorded, empty ones too.
         read: gives the bytes of one file; pickles.
+        close: to be called when nothing is read any more; None where nothing is to be done.
     """
 
     files: dict[str, Any]
     folders: set[str]
     read: Callable[[Any], bytes]
+    close: Callable[[], None] | None = None
 
 
 def open_source(path: Path, scratch_folder: Path) -> ImageSource:
@@ -71,16 +70,7 @@ def open_source(path: Path, scratch_folder: Path) -> ImageSource:
         return _zip_source(path)
     for magic, opener in COMPRESSED.items():
         if start.startswith(magic):
-            scratch = ScratchFile(scratch_folder)
-            try:
-                with opener(path, "rb") as packed, scratch.path.open("wb") as plain:
-                    shutil.copyfileobj(packed, plain, 1 << 20)
-            except DAMAGED as error:
-                # A full disk is not the archive's fault: `prepare` explains it.
-                if isinstance(error, OSError) and error.errno is not None:
-                    raise
-                raise UserError(f"{path} is damaged or cut short: {error}") from error
-            return _tar_source(path, scratch.path, scratch)
+            return _compressed_tar_source(path, opener, ScratchFile(scratch_folder))
     return _tar_source(path, path)
 
 
@@ -120,21 +110,11 @@ def _folder_source(path: Path) -> ImageSource:
     return source
 
 
+@dataclass(frozen=True)
 class TarReader:
-    """Reads members of an uncompressed .tar by (offset, size).
+    """Reads members of an uncompressed .tar by (offset, size)."""
 
-    Args:
-        path: the archive.
-        scratch: if that is a scratch file, what must live as long as this reader; a copy
-            sent to another process has none.
-    """
-
-    def __init__(self, path: Path, scratch: ScratchFile | None = None) -> None:
-        self.path = path
-        self._scratch = scratch
-
-    def __reduce__(self) -> tuple[type[TarReader], tuple[Path]]:
-        return TarReader, (self.path,)
+    path: Path
 
     def __call__(self, reference: tuple[int, int]) -> bytes:
         """The bytes of one member."""
@@ -144,13 +124,37 @@ class TarReader:
             return file.read(size)
 
 
-def _tar_source(path: Path, plain: Path, scratch: ScratchFile | None = None) -> ImageSource:
-    source = ImageSource({}, set(), TarReader(plain, scratch))
+def _compressed_tar_source(
+    path: Path, opener: Callable[..., Any], scratch: ScratchFile
+) -> ImageSource:
+    with ExitStack() as on_failure:
+        on_failure.callback(scratch.close)
+        # Opened outside the "try": a full disk is not the archive's fault.
+        with scratch.path.open("wb") as plain, opener(path, "rb") as packed:
+            while piece := _decompressed(path, packed):
+                plain.write(piece)
+        source = _tar_source(path, scratch.path)
+        on_failure.pop_all()
+    source.close = scratch.close
+    return source
+
+
+def _decompressed(path: Path, packed: BinaryIO) -> bytes:
     try:
+        return packed.read(1 << 20)
+    except (EOFError, OSError, zlib.error, lzma.LZMAError) as error:
+        raise UserError(f"{path} is damaged or cut short: {error}") from error
+
+
+def _tar_source(path: Path, plain: Path) -> ImageSource:
+    source = ImageSource({}, set(), TarReader(plain))
+    try:
+        members = list(_plain_members(plain))
+    except _UnusualMemberError:
         try:
-            members = list(_plain_members(plain))
-        except _UnusualMemberError:
             members = list(_any_members(plain))
+        except tarfile.TarError as error:
+            raise UserError(f"{path} is damaged or cut short: {error}") from error
     except tarfile.TarError as error:
         raise UserError(f"{path} {error}") from error
     for name, reference in members:
@@ -169,8 +173,8 @@ class _UnusualMemberError(Exception):
 def _plain_members(path: Path) -> Iterator[tuple[str, tuple[int, int] | None]]:
     """(name, (offset, size)) of each file and (name, None) of each folder.
 
-    Reads the headers of POSIX.1-1988 (ustar) by itself: 0.3 s for 60,000 members, for which
-    tarfile takes 1.8 s. The layout is in POSIX.1-2017, "pax: ustar Interchange Format".
+    Reads the headers by itself: 0.3 s for 60,000 members, for which tarfile takes 1.8 s. The
+    layout is in POSIX.1-2017, "pax", under "ustar Interchange Format" and "pax Extended Header".
     """
     size = path.stat().st_size
     if size < BLOCK:
@@ -190,14 +194,19 @@ def _plain_members(path: Path) -> Iterator[tuple[str, tuple[int, int] | None]]:
                     else "is neither a folder nor a .zip, .tar or .tar.gz archive"
                 )
             kind = header[156:157]
-            if kind not in b"05\0" or header[124] & 0x80:
+            if kind not in b"05\0xg" or header[124] & 0x80:
                 raise _UnusualMemberError
             name = header[:100].partition(b"\0")[0]
             if header[257:263] == b"ustar\0" and header[345]:
                 name = header[345:500].partition(b"\0")[0] + b"/" + name
             length = int(header[124:136].strip(b" \0") or b"0", 8)
-            folder = kind == b"5" or name.endswith(b"/")
-            yield name.decode("utf-8", "surrogateescape"), None if folder else (at + BLOCK, length)
+            start = at + BLOCK
+            if kind in b"xg":  # of the next member: often a more exact time, and no more
+                if any(key in data[start : start + length] for key in PAX_CHANGES):
+                    raise _UnusualMemberError
+            else:
+                folder = kind == b"5" or name.endswith(b"/")
+                yield name.decode("utf-8", "surrogateescape"), None if folder else (start, length)
             at += BLOCK + (length + BLOCK - 1) // BLOCK * BLOCK
         if at + BLOCK > size:
             raise tarfile.ReadError("is cut short: the mark at its end is missing")
@@ -211,7 +220,7 @@ def _any_members(path: Path) -> Iterator[tuple[str, tuple[int, int] | None]]:
             elif member.isreg() and not member.issparse():
                 yield member.name, (member.offset_data, member.size)
         if archive.offset + BLOCK > path.stat().st_size:
-            raise tarfile.ReadError("is cut short: the mark at its end is missing")
+            raise tarfile.ReadError("the mark at its end is missing")
 
 
 @dataclass(frozen=True)
@@ -305,38 +314,3 @@ def stream_members(path: Path) -> Iterator[tuple[str, Callable[[], bytes]]]:
 def _bytes(file: Any) -> bytes:
     opened: BinaryIO = file
     return opened.read()
-
-
-@dataclass
-class ScratchFile:
-    """A temporary file that goes with this object, or with a later one if its process dies.
-
-    The lock beside it, which the system frees when its holder dies, tells the two apart.
-    """
-
-    folder: Path
-    path: Path = field(init=False)
-
-    def __post_init__(self) -> None:
-        for lock_path in self.folder.glob("scratch-*.lock"):
-            self._remove_abandoned(lock_path)
-        stem = self.folder / f"scratch-{secrets.token_hex(8)}"
-        lock = FileLock(stem.with_suffix(".lock"), thread_local=False)
-        lock.acquire()
-        self.path = stem.with_suffix(".tmp")
-        weakref.finalize(self, _discard, self.path, lock)
-
-    @staticmethod
-    def _remove_abandoned(lock_path: Path) -> None:
-        try:
-            with FileLock(lock_path, timeout=0):
-                lock_path.with_suffix(".tmp").unlink(missing_ok=True)
-                lock_path.unlink(missing_ok=True)
-        except Timeout:
-            pass  # in use
-
-
-def _discard(path: Path, lock: FileLock) -> None:
-    path.unlink(missing_ok=True)
-    Path(lock.lock_file).unlink(missing_ok=True)
-    lock.release()

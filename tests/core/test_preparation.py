@@ -34,7 +34,6 @@ from core.dataset import (
     SampleSplit,
     stratified_split,
 )
-from core.decoding import decode_image
 from core.errors import RunError, UserError
 from core.parameters import DatasetParams
 from core.preparation import find_prepared, prepare
@@ -430,47 +429,6 @@ def test_images_of_another_size_are_refused_with_advice(tmp_path: Path) -> None:
     found = problems(raw(split, split), tmp_path)
     assert f"{files[2]}: of another size: 20x10, not 12x9" in found
     assert "set the size" in found
-
-
-def test_image_modes() -> None:
-    grey = images(1, 6, 6)[0]
-    deep = Image.fromarray(grey.astype(np.uint16) * 257)
-    np.testing.assert_array_equal(decode_image(encoded(deep), (1, 6, 6))[0], grey)
-    np.testing.assert_array_equal(decode_image(encoded(deep), (3, 6, 6))[2], grey)
-    palette = photo(6, 6).quantize(4)
-    expected = np.moveaxis(np.asarray(palette.convert("RGB")), 2, 0)
-    np.testing.assert_array_equal(decode_image(encoded(palette), (3, 6, 6)), expected)
-    colours = photo(6, 6)
-    expected = np.moveaxis(np.asarray(colours), 2, 0)
-    seen_through = colours.copy()
-    seen_through.putalpha(3)
-    np.testing.assert_array_equal(decode_image(encoded(seen_through), (3, 6, 6)), expected)
-    inks = Image.new("CMYK", (6, 6), (255, 0, 0, 0))
-    cyan = decode_image(encoded(inks, "JPEG"), (3, 6, 6))[:, 0, 0]
-    assert cyan[0] < 90 < 130 < cyan[2]
-    bits = Image.fromarray(grey > 99)
-    assert set(np.unique(decode_image(encoded(bits), (1, 6, 6)))) == {0, 255}
-
-
-@pytest.mark.parametrize("format", ["JPEG", "PNG"])
-def test_orientation_is_applied(format: str) -> None:
-    image = Image.new("RGB", (8, 16), "black")
-    image.paste("white", (0, 0, 8, 8))
-    exif = Image.Exif()
-    exif[0x0112] = 6  # shown turned clockwise: what is at the top belongs to the right
-    pixels = decode_image(encoded(image, format, exif=exif), (1, 8, 16), resize=False)[0]
-    assert pixels[:, :7].max() < 30
-    assert pixels[:, 9:].min() > 220
-
-
-def test_a_large_photograph_is_scaled_over_its_area() -> None:
-    steps = np.kron(images(1, 8, 8)[0], np.ones((60, 60), np.uint8))
-    photograph = encoded(Image.fromarray(steps), "JPEG", quality=95)
-    small = decode_image(photograph, (1, 8, 8))[0].astype(int)
-    # The filter reaches half a pixel into the neighbours: near, not equal.
-    assert np.abs(small - steps[30::60, 30::60]).mean() < 45
-    reference = np.asarray(Image.fromarray(steps).resize((8, 8), Image.Resampling.BILINEAR))
-    assert np.abs(small - reference.astype(int)).max() < 12
 
 
 def test_a_decompression_bomb_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
