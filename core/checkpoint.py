@@ -54,7 +54,8 @@ def load(path: Path, device: torch.device) -> dict[str, Any]:
 def random_state() -> dict[str, Any]:
     """The state of every random generator a training may draw from."""
     version, internal, gauss = random.getstate()
-    kind, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
+    legacy: Any = np.random.get_state(legacy=True)
+    kind, keys, position, has_gauss, cached = legacy
     return {
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],

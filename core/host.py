@@ -33,6 +33,9 @@ HOOKS = {
     "scheduler": "register_schedulers",
 }
 
+# What the host itself keeps beside a plugin's parameters (see `core.config`).
+RESERVED = {"name", "normalize"}
+
 
 @dataclass(frozen=True)
 class Source:
@@ -91,6 +94,7 @@ class Host:
         try:
             plugin = find()
             self._manager.register(plugin, name=source.origin)
+            self._manager.check_pending()  # a hook of a name that is none
             for kind, hook in HOOKS.items():
                 for implementation in getattr(self._manager.hook, hook).get_hookimpls():
                     if implementation.plugin is plugin:
@@ -113,8 +117,12 @@ class Host:
             base = KINDS[kind]
             if not (isinstance(params, type) and issubclass(params, base)):
                 raise TypeError(f"{kind} '{name}': {params!r} is not a {base.__name__}")
-            if not name or any(character in name for character in " =,") or "name" in vars(params):
+            if inspect.isabstract(params):
+                raise TypeError(f"{kind} '{name}': {params.__name__} has no build method")
+            if not name or any(character in name for character in " =,"):
                 raise ValueError(f"{kind} '{name}': not a usable name")
+            for taken in RESERVED & params.model_fields.keys():
+                raise ValueError(f"{kind} '{name}': no parameter can be named '{taken}'")
             pending.append(Registration(kind, name, params, source, builtin))
 
         return register
@@ -194,8 +202,11 @@ def _builtin_modules() -> list[str]:
 
 
 def _file_source(file: Path) -> Source:
-    digest = hashlib.sha256(file.read_bytes()).hexdigest()
-    return Source(file.stem, str(file), f"sha256:{digest}")
+    try:
+        identity = f"sha256:{hashlib.sha256(file.read_bytes()).hexdigest()}"
+    except OSError:
+        identity = ""  # its import says why
+    return Source(file.stem, str(file), identity)
 
 
 def _import_file(file: Path) -> ModuleType:

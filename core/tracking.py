@@ -136,7 +136,9 @@ class RunRecord:
     def url(self) -> str:
         """The run's page in the MLflow UI."""
         server = shown(self._uri) if self._uri.startswith("http") else LOCAL_UI
-        return f"{server.rstrip('/')}/#/experiments/{self.experiment_id}/runs/{self.run_id}"
+        page = f"{server.rstrip('/')}/#/experiments/{self.experiment_id}/runs/{self.run_id}"
+        # Without it the UI opens on its side for language models, where metrics do not show.
+        return f"{page}?workflowType=machine_learning"
 
     def log_parameters(self, parameters: Mapping[str, Any]) -> None:
         """Record a nested configuration as "optimizer.lr"; lists, true and null as JSON.

@@ -177,7 +177,7 @@ def fit(
     # ---- where to begin
     at = Position()
     scaler = torch.amp.GradScaler(device.type, enabled=precision == "float16")
-    state_of = {
+    state_of: dict[str, Any] = {
         "network": network,
         "optimizer": optimizer,
         "scheduler": scheduler,
@@ -230,7 +230,7 @@ def fit(
                 logits = network(inputs)
                 loss = loss_function(logits, targets)
             optimizer.zero_grad(set_to_none=True)
-            scaler.scale(loss).backward()
+            scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
             if settings.clip_norm is not None:
                 scaler.unscale_(optimizer)
                 nn.utils.clip_grad_norm_(network.parameters(), settings.clip_norm)

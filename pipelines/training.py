@@ -79,7 +79,7 @@ def check_config(config: RunConfig) -> dict[str, Any]:
     return shared_worker().call("check", config=_plain(config), cache=str(cache_folder()))
 
 
-@task(task_run_name="prepare_data · {config.dataset.name}", cache_policy=NO_CACHE)
+@task(task_run_name="prepare_data: {config.dataset.name}", cache_policy=NO_CACHE)
 def prepare_data(config: RunConfig, run_id: str) -> str:
     """Download or read, verify and store the data set; gives the folder of its arrays."""
     with _stage("prepare", run_id, config.dataset.name):
@@ -96,7 +96,7 @@ def prepare_data(config: RunConfig, run_id: str) -> str:
     return str(data.folder)
 
 
-@task(task_run_name="train_model · {config.model.name} · {config.optimizer.name}",
+@task(task_run_name="train_model: {config.model.name}, {config.optimizer.name}",
       cache_policy=NO_CACHE)  # fmt: skip
 def train_model(config: RunConfig, data: str, run_id: str) -> Trained:
     """Train; gives the best weights, or the last where there was no validation."""
@@ -132,7 +132,7 @@ def train_model(config: RunConfig, data: str, run_id: str) -> Trained:
     return Trained(done["weights"], {**placement, **fit, "parameters": done["parameters"]})
 
 
-@task(task_run_name="evaluate_model · {config.model.name}", cache_policy=NO_CACHE)
+@task(task_run_name="evaluate_model: {config.model.name}", cache_policy=NO_CACHE)
 def evaluate_model(config: RunConfig, data: str, trained: Trained, run_id: str) -> str:
     """Predict the test split; gives the file of the predictions."""
     record = _record(run_id)
@@ -151,7 +151,7 @@ def evaluate_model(config: RunConfig, data: str, trained: Trained, run_id: str) 
     return target
 
 
-@task(task_run_name="report_per_class · {config.dataset.name}", cache_policy=NO_CACHE)
+@task(task_run_name="report_per_class: {config.dataset.name}", cache_policy=NO_CACHE)
 def report_per_class(
     config: RunConfig, data: str, trained: Trained, predictions: str, run_id: str
 ) -> Outcome:
