@@ -22,7 +22,6 @@ import fcntl
 import gc
 import http.client
 import importlib.metadata
-import importlib.util
 import json
 import os
 import shlex
@@ -34,95 +33,18 @@ import subprocess
 import sys
 import threading
 import time
-import tomllib
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from email.message import Message
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 from urllib.parse import urlsplit
 
 from core.errors import RunError, UserError
+from pipelines.prefect_settings import configured_api_url, setting
 
 MARK = "X-Torchyard"  # a response header: this server serves one PREFECT_HOME and will go away
-
-# ------------------------------------------------------------------ what Prefect's settings name
-
-
-def configured_api_url() -> str | None:
-    """The Prefect server that the user's settings name, or None.
-
-    Gives Prefect's own answer without importing it (3 seconds) as long as nobody else has.
-    """
-    if "prefect.context" in sys.modules:  # then also knows settings that were made in this process
-        from prefect.settings import get_current_settings
-
-        return get_current_settings().api.url or None
-    return _setting("PREFECT_API_URL", "api", "url") or None
-
-
-def _setting(variable: str, *keys: str) -> str | None:
-    """One Prefect setting, from the places Prefect 3.8 reads and in its order.
-
-    The environment, .env, prefect.toml and pyproject.toml of the working folder, the profile.
-    """
-    for variables in (os.environ, _dotenv()):
-        for name, value in variables.items():
-            if name.upper() == variable and value is not None:
-                return value
-    for table in (_toml("prefect.toml"), _dig(_toml("pyproject.toml"), "tool", "prefect") or {}):
-        if (value := _dig(table, *keys)) is not None:
-            return str(value)
-    value = _profile().get(variable)
-    return None if value is None else str(value)
-
-
-def _profile() -> Mapping[str, Any]:
-    """The settings of the active profile; the default one of a fresh install names no server."""
-    in_tests = ("TEST_MODE", "UNIT_TEST_MODE", "TESTING_UNIT_TEST_MODE", "TESTING_TEST_MODE")
-    if any(os.environ.get(f"PREFECT_{name}") for name in in_tests):
-        return {}
-    path = (
-        os.environ.get("PREFECT_PROFILES_PATH")
-        or _dotenv().get("PREFECT_PROFILES_PATH")
-        or _dig(_toml("prefect.toml"), "profiles_path")
-        or _dig(_toml("pyproject.toml"), "tool", "prefect", "profiles_path")
-    )
-    if not path and (home := os.environ.get("PREFECT_HOME")):
-        path = Path(home, "profiles.toml")
-    elif not path and not (path := Path.home() / ".prefect" / "profiles.toml").exists():
-        # Prefect then reads the profiles it ships, so PREFECT_PROFILE=local names a server.
-        package = importlib.util.find_spec("prefect")
-        path = Path(str(package and package.origin)).parent / "settings" / "profiles.toml"
-    profiles = _toml(path)
-    active = os.environ.get("PREFECT_PROFILE") or profiles.get("active")
-    return _dig(profiles, "profiles", str(active)) or {}
-
-
-def _dotenv() -> Mapping[str, str | None]:
-    if not Path(".env").is_file():
-        return {}
-    from dotenv import dotenv_values
-
-    return dotenv_values(".env", encoding="utf8")
-
-
-def _toml(path: str | Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(Path(path).read_text("utf-8"))
-    except (FileNotFoundError, NotADirectoryError):
-        return {}
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: Prefect's settings cannot be read: {error}") from error
-
-
-def _dig(table: Any, *keys: str) -> Any:
-    for key in keys:
-        table = table.get(key) if isinstance(table, Mapping) else None
-    return table
-
 
 # ----------------------------------------------------------------------------- the Prefect server
 
@@ -160,7 +82,7 @@ class PrefectServer:
         """
         if api_url := configured_api_url():
             return cls(api_url)
-        home = Path(_setting("PREFECT_HOME", "home") or "~/.prefect").expanduser()
+        home = Path(setting("PREFECT_HOME", "home") or "~/.prefect").expanduser()
         folder = home.absolute() / "torchyard"
         try:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -170,7 +92,7 @@ class PrefectServer:
 
     @classmethod
     def _share_or_start(cls, folder: Path) -> PrefectServer:
-        port = int(_setting("PREFECT_SERVER_API_PORT", "server", "api", "port") or 4200)
+        port = int(setting("PREFECT_SERVER_API_PORT", "server", "api", "port") or 4200)
         log = folder / "server.log"
         with contextlib.ExitStack() as closing:
             starting = _open(folder / "start.lock")

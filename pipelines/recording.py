@@ -1,0 +1,148 @@
+"""What a run leaves behind in MLflow and Prefect: metrics, pictures, tables, the report."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import yaml
+from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
+from prefect.client.orchestration import get_client
+from prefect.runtime import flow_run
+from prefect.utilities.urls import url_for
+
+from core import report
+from core.config import Recipe, RunConfig
+from core.dataset import PreparedDataset
+from core.evaluation import Evaluation, Predictions
+from core.tracking import RunRecord, class_metric_keys
+
+
+def start_record(recipe: Recipe) -> RunRecord:
+    """Begin the MLflow run, named alike in MLflow and Prefect, each with a link to the other."""
+    config = recipe.config
+    tags = {kind: found.name for kind, found in recipe.plugins.items()}
+    tags |= {f"plugin.{kind}": found.source.identity for kind, found in recipe.plugins.items()}
+    settings = config.model_dump(mode="json")
+    if flow_run.id is not None:
+        tags |= {"prefect.flow_run_id": flow_run.id, "prefect.flow_run_url": _flow_run_url()}
+    record = RunRecord.start(
+        name_stem="·".join((config.model.name, config.optimizer.name, config.dataset.name)),
+        parameters=settings,
+        tags=tags,
+    )
+    try:
+        record.log_text(
+            yaml.safe_dump(settings, sort_keys=False, allow_unicode=True), "config.yaml"
+        )
+        if flow_run.id is not None:
+            with get_client(sync_client=True) as client:
+                client.update_flow_run(flow_run.id, name=record.name)
+    except BaseException as error:
+        record.finish("FAILED", str(error))
+        raise
+    return record
+
+
+def epoch_metrics(values: Mapping[str, Any]) -> dict[str, float]:
+    """The metrics of an `EpochDone` event."""
+    metrics = {
+        "train/loss": values["loss"],
+        "train/accuracy": values["accuracy"],
+        "train/learning_rate": values["learning_rate"],
+        "train/images_per_second": values["images_per_second"],
+        "train/epoch_seconds": values["seconds"],
+    }
+    if values["validation_loss"] is not None:
+        metrics["val/loss"] = values["validation_loss"]
+        metrics["val/accuracy"] = values["validation_accuracy"]
+    return metrics
+
+
+def record_training(record: RunRecord, trained: Mapping[str, Any], folder: str) -> None:
+    """Where training was placed, what it cost, and what came out."""
+    fit = trained["fit"]
+    record.set_tags(
+        trained["placement"]
+        | {
+            "weights_digest": trained["weights_digest"],
+            "parameters": trained["parameters"],
+            "checkpoints": folder,
+            "stopped_early": str(fit["stopped_early"]).lower(),
+        }
+    )
+    metrics = {
+        "train/mean_images_per_second": fit["images_per_second"],
+        "train/best_epoch": fit["best_epoch"],
+        "train/steps": fit["steps"],
+    }
+    metrics |= {f"system/{key}": value for key, value in trained["peaks"].items()}
+    record.log_metrics(metrics, step=fit["epochs"])
+
+
+def overall_metrics(result: Evaluation) -> dict[str, float]:
+    """Accuracy and loss on the test split."""
+    return {"test/accuracy": result.accuracy, "test/loss": result.cross_entropy}
+
+
+def class_metrics(result: Evaluation, classes: Sequence[str]) -> dict[str, float]:
+    """Recall, precision and F1 of each class, where they are defined."""
+    metrics = {}
+    for column, name in (("accuracy", "recall"), ("precision", "precision"), ("f1", "f1")):
+        keys = class_metric_keys(classes, f"test/{name}/")
+        for key, value in zip(keys, result.per_class[column], strict=True):
+            if not math.isnan(value):
+                metrics[key] = float(value)
+    return metrics
+
+
+def record_report(
+    record: RunRecord,
+    config: RunConfig,
+    prepared: PreparedDataset,
+    predictions: Predictions,
+    result: Evaluation,
+    facts: Mapping[str, Any],
+) -> list[dict[str, Any]]:
+    """Write tables, pictures and the report; gives the rows of the per-class table.
+
+    Args:
+        facts: of the training: its placement, how `fit` ended, the number of parameters.
+    """
+    record.log_text(result.per_class_csv(), "per_class.csv")
+    record.log_text(result.per_class_json(), "per_class.json")
+    matrix = report.confusion_matrix_figure(result, prepared.classes)
+    record.log_figure(matrix, "confusion_matrix.png")
+    images = report.test_images_figure(prepared.test.samples, predictions, prepared.classes)
+    if images is not None:
+        record.log_figure(images, "test_images.png")
+    text = report.markdown_report(
+        result,
+        prepared.classes,
+        facts={
+            "model": config.model.name,
+            "data set": prepared.name,
+            "test images": result.images,
+            "parameters": facts["parameters"],
+            "epochs": facts["epochs"],
+            "training": f"{facts['seconds']:.1f} s, {facts['images_per_second']:,.0f} images/s",
+            "device": f"{facts['device']} ({facts['device_name']}), {facts['precision']}",
+            "data digest": prepared.digest,
+        },
+        command="torchyard run config.yaml  # the file is beside this report",
+        links={"Prefect flow run": _flow_run_url()} if flow_run.id else None,
+    )
+    record.log_text(text, "report.md")
+    record.describe(text)
+
+    table = result.per_class.astype(object).where(result.per_class.notna(), None)
+    rows = [{str(key): row[key] for key in row} for row in table.to_dict("records")]
+    create_table_artifact(key="per-class", table=rows, description=record.name)
+    create_markdown_artifact(key="report", markdown=text, description=record.name)
+    create_link_artifact(key="mlflow-run", link=record.url, link_text=record.name)
+    return rows
+
+
+def _flow_run_url() -> str:
+    return url_for("flow-run", obj_id=flow_run.id) or ""

@@ -1,0 +1,395 @@
+"""The configuration: what it accepts, and that every mistake is named, all at once."""
+
+import json
+import string
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from core import device
+from core.config import preset_names, read_config, resolve
+from core.errors import UserError
+from core.host import host
+
+PRESETS = Path(__file__).parents[2] / "pipelines" / "presets"
+
+SMALL = """\
+dataset: {name: cifar10, normalize: [0.5, 0.25]}
+model: {name: mlp, hidden: [8], dropout: 0.1}
+optimizer: {name: sgd, lr: 0.05, momentum: 0.9}
+train: {epochs: 2}
+"""
+
+
+@pytest.fixture
+def small(tmp_path):
+    file = tmp_path / "small.yaml"
+    file.write_text(SMALL)
+    return str(file)
+
+
+def read(source, *overrides):
+    return resolve(read_config(source, overrides, PRESETS), host())
+
+
+def problems(source, *overrides):
+    with pytest.raises(UserError) as caught:
+        read(source, *overrides)
+    assert str(caught.value) == "\n".join(caught.value.problems)
+    return caught.value.problems
+
+
+def only_problem(source, *overrides):
+    [problem] = problems(source, *overrides)
+    return problem
+
+
+# ---- presets and files
+
+
+def test_presets_resolve_and_only_they_are_listed():
+    assert preset_names(PRESETS) == sorted(file.stem for file in PRESETS.glob("*.yaml"))
+    assert {"digits", "cifar10"} <= set(preset_names(PRESETS))
+    for name in preset_names(PRESETS):
+        assert read(name).config.dataset.name == name
+
+
+def test_cifar10_is_the_tutorial_setting_for_setting():
+    recipe = read("cifar10")
+    config = recipe.config
+    assert (config.model.name, config.loss.name) == ("lenet", "cross_entropy")
+    assert (config.optimizer.name, recipe.optimizer.lr, recipe.optimizer.momentum) == (
+        "sgd",
+        0.001,
+        0.9,
+    )
+    assert (config.train.epochs, config.train.batch_size) == (2, 4)
+    assert config.scheduler.name == "constant"
+    assert config.dataset.normalize == (0.5, 0.5)
+
+
+def test_a_file_is_read_and_every_default_filled_in(small):
+    config = read(small).config.model_dump(mode="json")
+    assert config["model"] == {
+        "name": "mlp",
+        "hidden": [8],
+        "activation": "relu",
+        "dropout": 0.1,
+    }
+    assert config["optimizer"] == {
+        "name": "sgd",
+        "lr": 0.05,
+        "momentum": 0.9,
+        "dampening": 0.0,
+        "weight_decay": 0.0,
+        "nesterov": False,
+    }
+    assert config["loss"]["name"] == "cross_entropy"
+    assert config["scheduler"] == {"name": "constant", "warmup_steps": 0}
+    assert (config["device"], config["precision"]) == ("auto", "float32")
+
+
+def test_a_preset_wins_over_a_file_of_its_name_unless_the_path_is_written(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("digits.yaml").write_text(SMALL)
+    assert read("digits").config.dataset.name == "digits"
+    assert read("digits.yaml").config.dataset.name == "cifar10"
+
+
+def test_a_name_alone_stands_for_a_section(tmp_path):
+    file = tmp_path / "short.yaml"
+    file.write_text("dataset: digits\nmodel: linear\noptimizer: adam\n")
+    recipe = read(str(file), "model.bias=false", "optimizer.lr=0.5")
+    assert (recipe.config.model.name, recipe.model.bias) == ("linear", False)
+    assert (recipe.config.optimizer.name, recipe.optimizer.lr) == ("adam", 0.5)
+
+
+# ---- overrides
+
+
+@pytest.mark.parametrize(
+    ("override", "value"),
+    [
+        ("train.epochs=7", lambda r: r.config.train.epochs == 7),
+        ("train.validation=1e-1", lambda r: r.config.train.validation == 0.1),
+        ("train.clip_norm=2", lambda r: r.config.train.clip_norm == 2.0),
+        ("device=cpu", lambda r: r.config.device == "cpu"),
+        ("precision=bfloat16", lambda r: r.config.precision == "bfloat16"),
+        ("optimizer.lr=3e-4", lambda r: r.optimizer.lr == 3e-4),
+        ("optimizer.nesterov=true", lambda r: r.optimizer.nesterov is True),
+        ("optimizer.nesterov=no", lambda r: r.optimizer.nesterov is False),
+        ("model.hidden=[64, 32]", lambda r: r.model.hidden == (64, 32)),
+        ("model.hidden=[]", lambda r: r.model.hidden == ()),
+        ("model.activation=tanh", lambda r: r.model.activation == "tanh"),
+        ("loss.weight=[1, 2.5]", lambda r: r.loss.weight == (1.0, 2.5)),
+        ("loss.weight=none", lambda r: r.loss.weight is None),
+        ("dataset.normalize=statistics", lambda r: r.config.dataset.normalize == "statistics"),
+        ("dataset.normalize=[0.1, 2]", lambda r: r.config.dataset.normalize == (0.1, 2.0)),
+    ],
+)
+def test_an_override_gets_the_type_its_parameter_has(small, override, value):
+    assert value(read(small, override))
+
+
+def test_none_takes_a_setting_back(small):
+    for word in ("none", "None", "null"):
+        taken = read(small, "train.max_steps=5", f"train.max_steps={word}")
+        assert taken.config.train.max_steps is None
+
+
+def test_the_last_of_two_overrides_counts(small):
+    assert read(small, "train.epochs=3", "train.epochs=4").config.train.epochs == 4
+    assert read(small, "model=lenet", "model=linear").config.model.name == "linear"
+
+
+def test_a_value_may_hold_an_equals_sign_and_text_yaml_would_change(tmp_path, small):
+    for odd in ("a=b", "no", "1e3", "0x10"):
+        (tmp_path / odd).mkdir()
+        recipe = read(small, f"dataset.path={tmp_path / odd}")
+        assert recipe.dataset.path == tmp_path / odd
+
+
+def test_order_on_the_line_does_not_matter(small):
+    words = ["optimizer=adam", "optimizer.lr=0.1", "model=linear", "model.bias=false"]
+    assert read(small, *words).config == read(small, *reversed(words)).config
+
+
+def test_another_plugin_drops_the_replaced_ones_parameters_only(small):
+    recipe = read(small, "model=linear", "optimizer=adam", "dataset=mnist")
+    assert recipe.optimizer.lr == 1e-3  # adam's own, not the file's 0.05
+    assert recipe.config.dataset.name == "mnist"
+    assert recipe.config.dataset.normalize == (0.5, 0.25)  # the host's, so it stays
+    assert recipe.config.train.epochs == 2
+
+
+def test_the_same_plugin_by_name_keeps_its_parameters(small):
+    assert read(small, "optimizer=sgd").optimizer.momentum == 0.9
+    assert read(small, "optimizer.name=sgd").optimizer.lr == 0.05
+
+
+# ---- every kind of problem
+
+
+def test_unknown_preset_and_file_name_the_nearest(tmp_path, small):
+    assert only_problem("digit") == (
+        "no preset named 'digit'. Did you mean 'digits'?  (accepts: cifar10, digits)"
+    )
+    wrong = str(tmp_path / "smal.yaml")
+    assert only_problem(wrong) == f"{wrong}: no such file. Did you mean '{small}'?"
+
+
+@pytest.mark.parametrize(
+    ("override", "problem"),
+    [
+        ("trian.epochs=1", "trian: unknown setting. Did you mean 'train'?"),
+        ("train.epoch=1", "train.epoch: unknown setting. Did you mean 'epochs'?"),
+        ("model=resnet81", "model: no model named 'resnet81'. Did you mean 'resnet18'?"),
+        ("loss=hinge", "loss: no loss named 'hinge'.  (there are: cross_entropy, mse, nll)"),
+        ("optimizer.lrr=1", "optimizer.lrr: unknown parameter of 'sgd'. Did you mean 'lr'?"),
+        ("train.epochs=two", "train.epochs: must be a valid integer"),
+        ("train.epochs=0", "train.epochs: must be greater than 0, not '0'"),
+        ("train.validation=1", "train.validation: must be less than 1, not '1'"),
+        ("optimizer.lr=-1", "optimizer.lr: must be greater than 0, not '-1'"),
+        ("optimizer.lr=nan", "optimizer.lr: must be greater than 0, not 'nan'"),
+        ("optimizer.momentum=1", "optimizer.momentum: must be less than 1, not '1'"),
+        ("model.hidden=[8, 0]", "model.hidden.1: must be greater than 0, not 0"),
+        ("model.hidden=8", "model.hidden: must be a valid tuple, not '8'"),
+        ("model.activation=rleu", "model.activation: must be 'relu', 'gelu' or 'tanh'"),
+        ("train.patience=3", "train: patience needs a validation split"),
+        ("precision=int8", "precision: must be 'float32', 'bfloat16' or 'float16', not 'int8'"),
+        ("device=gpu", "device: "),
+        ("dataset.normalize=[0.5, 0]", "dataset.normalize: must be 'statistics', or [mean, std]"),
+        ("dataset.normalize=half", "dataset.normalize: must be 'statistics', or [mean, std]"),
+        ("dataset=none", "dataset.name: must be a valid string, not None"),
+        ("train=3", "train: must be a valid dictionary"),
+        ("epochs", "'epochs' is not of the form key=value, e.g. train.epochs=3"),
+        ("=3", "'=3' is not of the form key=value"),
+        ("train..epochs=3", "'train..epochs=3' is not of the form key=value"),
+        ("train.epochs.x=3", "train.epochs.x: 'epochs' is a single value, not a section"),
+    ],
+)
+def test_a_problem_is_said_in_one_line(small, override, problem):
+    said = only_problem(small, override)
+    assert said.startswith(problem)
+    assert "\n" not in said
+
+
+def test_an_unknown_parameter_lists_those_there_are(small):
+    assert only_problem(small, "model.width=9").endswith("(accepts: hidden, activation, dropout)")
+    assert only_problem(small, "model=lenet", "model.width=9").endswith("(accepts: none)")
+
+
+def test_a_missing_parameter_is_named(small):
+    assert only_problem(small, "dataset=image_folder") == "dataset.path: is missing"
+
+
+@pytest.mark.skipif(device.unavailable("cuda") is None, reason="there is a CUDA GPU")
+@pytest.mark.parametrize("wanted", ["cuda", "cuda:1"])
+def test_cuda_where_there_is_none(small, wanted):
+    assert only_problem(small, f"device={wanted}") == (
+        f"device: {wanted}: this machine has no CUDA GPU (device=cpu and device=auto run here)"
+    )
+
+
+def test_all_problems_come_at_once(small):
+    said = problems(
+        small,
+        "trian.epochs=1",
+        "train.epochs=0",
+        "train.bach_size=3",
+        "model=resnet81",
+        "loss=cross_entropi",
+        "optimizer.lrr=1",
+        "optimizer.momentum=2",
+        "scheduler=cosine",
+        "scheduler.eta_min=-1",
+        "precision=half",
+    )
+    beginnings = [problem.partition(": ")[0] for problem in said]
+    assert sorted(beginnings) == [
+        "loss",
+        "model",
+        "optimizer.lrr",
+        "optimizer.momentum",
+        "precision",
+        "scheduler.eta_min",
+        "train.bach_size",
+        "train.epochs",
+        "trian",
+    ]
+
+
+def test_all_malformed_overrides_and_the_missing_preset_come_at_once():
+    said = problems("digit", "epochs", "a b=1", "train.epochs=2")
+    assert [line.partition(" ")[0] for line in said] == ["no", "'epochs'", "'a"]
+
+
+def test_malformed_yaml_says_where(tmp_path):
+    file = tmp_path / "broken.yaml"
+    file.write_text("dataset: digits\ntrain: {epochs: 3\nmodel: lenet\n")
+    said = only_problem(str(file))
+    assert said.startswith(f"{file}: cannot be read:")
+    assert "line 3" in said
+
+
+@pytest.mark.parametrize("text", ["", "[1, 2]", "lenet", "3"])
+def test_a_file_of_something_else_is_refused(tmp_path, text):
+    file = tmp_path / "odd.yaml"
+    file.write_text(text)
+    assert "must hold settings" in only_problem(str(file))
+
+
+def test_a_file_that_is_no_text_is_refused(tmp_path):
+    file = tmp_path / "odd.yaml"
+    file.write_bytes(b"\xff\xfe\x00\x80")
+    assert "cannot be read" in only_problem(str(file))
+
+
+def test_a_file_without_a_data_set_says_so(tmp_path):
+    file = tmp_path / "none.yaml"
+    file.write_text("model: lenet\n")
+    assert only_problem(str(file)) == "dataset: is missing"
+
+
+def test_keys_that_are_no_text_are_problems_too(tmp_path):
+    file = tmp_path / "odd.yaml"
+    file.write_text("dataset: digits\ntrain: {1: 2}\n")
+    assert only_problem(str(file)).startswith("train.1: ")
+
+
+# ---- properties
+
+words = st.text(string.ascii_letters + string.digits + "._=[]{}:,- '\"\n\0é", max_size=20)
+names = st.sampled_from(
+    "dataset model loss optimizer scheduler train device precision train.epochs train.seed "
+    "model.hidden optimizer.lr optimizer.betas dataset.normalize loss.weight train.patience "
+    "model.name.x optimizer.lr.x train.x".split()
+)
+values = st.one_of(
+    words,
+    st.sampled_from(["", "none", "[1, 2]", "{a: 1}", "{1: 2}", "[[1]]", "{name: lenet}", "1e400"]),
+    st.integers().map(str),
+    st.floats().map(str),
+)
+
+
+@given(st.lists(st.one_of(words, st.tuples(names, values).map("=".join)), max_size=5))
+def test_no_override_raises_anything_but_a_user_error(overrides):
+    try:
+        recipe = read("digits", *overrides)
+    except UserError as error:
+        assert error.problems
+        assert all(error.problems)
+    else:
+        assert resolve(recipe.config.model_dump(mode="json"), host()).config == recipe.config
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        pytest.param("[2001-99-99]", id="no such day"),
+        pytest.param("[!!int x]", id="no such number"),
+        pytest.param("[" * 3000, id="too deep"),
+        pytest.param("[" + "9" * 5000 + "]", id="too many digits"),
+    ],
+)
+def test_a_list_that_yaml_cannot_read_is_a_user_error(value):
+    assert problems("digits", "model=mlp", f"model.hidden={value}")
+
+
+shares = st.floats(0, 0.9)
+rates = st.floats(1e-9, 1e3)
+counts = st.integers(1, 10**6)
+OPTIMIZERS = st.one_of(
+    st.fixed_dictionaries({"name": st.just("sgd"), "lr": rates, "momentum": shares}),
+    st.fixed_dictionaries({"name": st.just("adamw"), "betas": st.tuples(shares, shares)}),
+    st.fixed_dictionaries({"name": st.just("rmsprop"), "centered": st.booleans()}),
+)
+MODELS = st.one_of(
+    st.just({"name": "lenet"}),
+    st.just({"name": "resnet18"}),
+    st.fixed_dictionaries({"name": st.just("mlp"), "hidden": st.lists(counts, max_size=4)}),
+)
+SCHEDULERS = st.one_of(
+    st.fixed_dictionaries({"name": st.just("cosine"), "warmup_steps": st.integers(0, 99)}),
+    st.fixed_dictionaries({"name": st.just("step"), "step_size": st.none() | counts}),
+    st.fixed_dictionaries({"name": st.just("one_cycle"), "max_lr": st.none() | rates}),
+)
+DATASETS = st.fixed_dictionaries(
+    {
+        "name": st.sampled_from(["digits", "cifar10", "mnist"]),
+        "normalize": st.just("statistics") | st.tuples(st.floats(-9, 9), rates),
+    }
+)
+TRAIN = st.fixed_dictionaries(
+    {"epochs": counts, "validation": shares, "clip_norm": st.none() | rates},
+    optional={"max_steps": counts, "seed": counts, "threads": counts},
+)
+CONFIGS = st.fixed_dictionaries(
+    {"dataset": DATASETS},
+    optional={
+        "model": MODELS,
+        "optimizer": OPTIMIZERS,
+        "scheduler": SCHEDULERS,
+        "train": TRAIN,
+        "precision": st.sampled_from(["float32", "bfloat16"]),
+    },
+)
+
+
+@given(CONFIGS)
+def test_a_resolved_configuration_survives_being_written_down(raw):
+    recipe = resolve(raw, host())
+    for again in (
+        json.loads(json.dumps(recipe.config.model_dump(mode="json"))),
+        json.loads(recipe.config.model_dump_json()),
+        yaml.safe_load(yaml.safe_dump(recipe.config.model_dump(mode="json"))),
+        recipe.config.model_dump(),
+    ):
+        repeated = resolve(again, host())
+        assert repeated.config == recipe.config
+        assert repeated.optimizer == recipe.optimizer
+        assert repeated.model == recipe.model
