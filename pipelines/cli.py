@@ -71,9 +71,14 @@ def run(source: Source = None, overrides: Overrides = None) -> None:
     with PrefectServer.connect() as server, shown.bars():
         from pipelines.training import check_config, train_pipeline
 
-        check_config(recipe.config)
-        with use(server.wait()):
-            outcome = train_pipeline(recipe.config)
+        try:
+            check_config(recipe.config)
+            with use(server.wait()):
+                outcome = train_pipeline(recipe.config)
+        except KeyboardInterrupt:
+            # Not left to Typer, which would end without a word.
+            stderr.print("Interrupted: if the run had begun, it is recorded as KILLED.")
+            raise typer.Exit(130) from None
     stdout.print(_per_class_table(outcome.per_class))
     stdout.print(f"[bold]{outcome.accuracy:.1%}[/] of {outcome.images:,} test samples right")
     stdout.print(f"MLflow run:  [bold]{escape(outcome.name)}[/]  {outcome.run_id}")
@@ -153,9 +158,6 @@ def main() -> None:
             stderr.print(escape(error.details), style="dim", soft_wrap=True)
         stderr.print(f"[red]failed:[/] {escape(str(error))}", soft_wrap=True)
         sys.exit(1)
-    except KeyboardInterrupt:
-        stderr.print("Interrupted: the run is recorded as KILLED.")
-        sys.exit(130)
 
 
 def _recipe(source: str | None, overrides: list[str] | None) -> Recipe:

@@ -94,8 +94,11 @@ class OneCycle(SchedulerParams):
         """Make a OneCycleLR."""
         from torch.optim import lr_scheduler
 
-        has_momentum = bool({"momentum", "betas"} & optimizer.defaults.keys())
+        has_momentum = "betas" in optimizer.defaults or optimizer.defaults.get("momentum", 0) > 0
         settings = self.model_dump()
+        # torch divides by the length of rise and fall; neither may come out as 0 steps.
+        if self.pct_start * total_steps in (1, total_steps):
+            settings["pct_start"] *= 1 - 1e-6
         settings["max_lr"] = self.max_lr or [group["lr"] for group in optimizer.param_groups]
         settings["cycle_momentum"] = self.cycle_momentum and has_momentum
         return lr_scheduler.OneCycleLR(optimizer, total_steps=total_steps, **settings)

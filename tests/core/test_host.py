@@ -246,12 +246,6 @@ def test_a_broken_plugin_is_set_aside_and_the_others_work(folder, case):
     assert broken.reason.startswith(reason)
     assert "tiny" not in names(host(), "model")
     assert {"works", "lenet"} <= set(names(host(), "model"))
-    assert not any(module.endswith(f"_{case}") for module in sys.modules) or case not in (
-        "raises",
-        "exits",
-        "syntax",
-        "imports",
-    )
 
 
 def test_what_cannot_be_read_is_set_aside(folder):
@@ -304,9 +298,6 @@ def test_a_built_in_keeps_its_name_and_the_other_is_qualified():
 
 def test_two_strangers_of_one_name_are_both_qualified():
     own = Host()
-    for name in ("one", "two"):
-        own.load(source(name), lambda: registering("loss", "focal", "other_" + name))
-    own = Host()
     own.load(source("one"), lambda: registering("loss", "focal", "hinge"))
     own.load(source("two"), lambda: registering("loss", "focal"))
     assert names(own, "loss") == ["one/focal", "two/focal", "hinge"]
@@ -314,9 +305,7 @@ def test_two_strangers_of_one_name_are_both_qualified():
         assert f"{own.find('loss', qualified).source.name}/focal" == qualified
     with pytest.raises(LookupError) as caught:
         own.find("loss", "focal")
-    assert str(caught.value) == (
-        "several plugins are named 'focal': choose one/focal or two/focal"
-    )
+    assert str(caught.value) == ("several plugins are named 'focal': choose one/focal or two/focal")
 
 
 def test_a_qualified_name_always_finds():

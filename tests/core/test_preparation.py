@@ -13,6 +13,7 @@ import tempfile
 import textwrap
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -570,8 +571,9 @@ def test_a_decoding_process_that_dies_is_a_failed_run(
 
     def kill_one(*_: Any) -> None:
         for child in psutil.Process().children():
-            if "core.decoding" in str(child.cmdline()):
-                child.kill()
+            with suppress(psutil.Error):  # one that is dead already has no command line
+                if "core.decoding" in str(child.cmdline()):
+                    child.kill()
 
     with pytest.raises(RunError, match="decoding process ended with status -9"):
         prepare("given", dataset(lambda _: content)(), tmp_path, kill_one)
@@ -612,8 +614,10 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 def test_a_disk_too_small_is_told_before_anything_is_written(small_disk: Path) -> None:
     many, few = images(1000, 3, 32, 32), images(2, 3, 32, 32)
     content = raw(ArraySplit(many, np.zeros(1000, int)), ArraySplit(few, TWO))
+    begun: list[Any] = []
     with pytest.raises(RunError) as caught:
-        prepared(content, small_disk)
+        prepare("given", dataset(lambda _: content)(), small_disk, lambda *told: begun.append(told))
+    assert not begun
     message = str(caught.value)
     assert str(small_disk) in message
     assert "3.09 MB" in message

@@ -1,0 +1,61 @@
+"""One Prefect server and one working folder, shared by the tests that run the pipeline."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+
+@dataclass(frozen=True)
+class Yard:
+    """A working folder with a running Prefect server.
+
+    Attributes:
+        folder: where `mlruns/` is.
+        api_url: the server's.
+        environment: for subprocesses.
+    """
+
+    folder: Path
+    api_url: str
+    environment: dict[str, str]
+
+    def command(self, *arguments: str) -> list[str]:
+        return [sys.executable, "-m", "pipelines.cli", *arguments]
+
+    def torchyard(self, *arguments: str, **options) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            self.command(*arguments),
+            cwd=options.pop("cwd", self.folder),
+            env=self.environment | options.pop("env", {}),
+            capture_output=True,
+            text=True,
+            timeout=200,
+            **options,
+        )
+
+
+@pytest.fixture(scope="session")
+def yard(tmp_path_factory) -> Iterator[Yard]:
+    from pipelines.services import PrefectServer, use
+
+    folder = tmp_path_factory.mktemp("yard")
+    settings = {
+        "PREFECT_HOME": str(folder / "prefect"),
+        "TORCHYARD_CACHE": str(folder / "cache"),
+        "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
+    }
+    before, here = dict(os.environ), Path.cwd()
+    os.environ.update(settings)
+    for name in ("MLFLOW_TRACKING_URI", "PREFECT_API_URL", "TORCHYARD_PLUGINS"):
+        os.environ.pop(name, None)
+    os.chdir(folder)
+    with PrefectServer.connect() as server, use(server.wait()):
+        yield Yard(folder, server.api_url, dict(os.environ))
+    os.chdir(here)
+    os.environ.clear()
+    os.environ.update(before)

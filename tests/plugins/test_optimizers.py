@@ -1,0 +1,209 @@
+"""Every optimizer against its formula, step by step, in plain tensor arithmetic."""
+
+import pytest
+import torch
+from pydantic import ValidationError
+
+from core import checkpoint
+from core.host import host
+
+CPU = torch.device("cpu")
+STEPS = 3
+
+# A quadratic bowl, 0.5 Σ a (w - c)², whose gradient can be written down: a (w - c).
+CURVATURE = torch.tensor([1.0, 10.0, 0.1, 3.0], dtype=torch.float64)
+CENTRE = torch.tensor([0.5, -1.0, 2.0, 0.0], dtype=torch.float64)
+START = torch.tensor([1.0, 1.0, -1.0, 0.3], dtype=torch.float64)
+
+
+def gradient(weight):
+    return CURVATURE * (weight - CENTRE)
+
+
+def params(name, **settings):
+    return host().find("optimizer", name).params.model_validate(settings)
+
+
+def descend(weight, optimizer, steps):
+    for _ in range(steps):
+        optimizer.zero_grad()
+        (0.5 * CURVATURE * (weight - CENTRE) ** 2).sum().backward()
+        optimizer.step()
+    return weight.detach().clone()
+
+
+def taken(name, steps, **settings):
+    weight = torch.nn.Parameter(START.clone())
+    return descend(weight, params(name, **settings).build([weight]), steps)
+
+
+def gradient_descent(lr=0.01):
+    weight = START.clone()
+    while True:
+        weight = weight - lr * gradient(weight)
+        yield weight
+
+
+def sgd(lr=1e-3, momentum=0.0, dampening=0.0, weight_decay=0.0, nesterov=False):
+    weight, velocity = START.clone(), None
+    while True:
+        slope = gradient(weight) + weight_decay * weight
+        if velocity is None:
+            velocity = slope  # the first is not dampened
+        else:
+            velocity = momentum * velocity + (1 - dampening) * slope
+        weight = weight - lr * (slope + momentum * velocity if nesterov else velocity)
+        yield weight
+
+
+def adam(lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0, amsgrad=False, decoupled=False):
+    weight = START.clone()
+    mean = square = largest = torch.zeros_like(START)
+    step = 0
+    while True:
+        step += 1
+        slope = gradient(weight)
+        if decoupled:
+            weight = weight - lr * weight_decay * weight
+        else:
+            slope = slope + weight_decay * weight
+        mean = betas[0] * mean + (1 - betas[0]) * slope
+        square = betas[1] * square + (1 - betas[1]) * slope**2
+        largest = torch.maximum(largest, square)
+        scale = ((largest if amsgrad else square) / (1 - betas[1] ** step)).sqrt() + eps
+        weight = weight - lr * mean / (1 - betas[0] ** step) / scale
+        yield weight
+
+
+def adamw(weight_decay=0.01, **settings):
+    return adam(weight_decay=weight_decay, decoupled=True, **settings)
+
+
+def rmsprop(lr=0.01, alpha=0.99, eps=1e-8, weight_decay=0.0, momentum=0.0, centered=False):
+    weight = START.clone()
+    square = mean = velocity = torch.zeros_like(START)
+    while True:
+        slope = gradient(weight) + weight_decay * weight
+        square = alpha * square + (1 - alpha) * slope**2
+        mean = alpha * mean + (1 - alpha) * slope
+        scale = (square - mean**2 if centered else square).sqrt() + eps
+        velocity = momentum * velocity + slope / scale
+        weight = weight - lr * velocity
+        yield weight
+
+
+REFERENCES = {
+    "gradient_descent": gradient_descent,
+    "sgd": sgd,
+    "adam": adam,
+    "adamw": adamw,
+    "rmsprop": rmsprop,
+}
+CASES = [
+    ("gradient_descent", {}),
+    ("gradient_descent", {"lr": 0.1}),
+    ("sgd", {}),
+    ("sgd", {"lr": 0.05, "momentum": 0.9}),
+    ("sgd", {"lr": 0.05, "momentum": 0.9, "dampening": 0.5}),
+    ("sgd", {"lr": 0.05, "momentum": 0.9, "nesterov": True}),
+    ("sgd", {"lr": 0.05, "weight_decay": 0.1}),
+    ("sgd", {"lr": 0.05, "momentum": 0.8, "nesterov": True, "weight_decay": 0.1}),
+    ("adam", {}),
+    ("adam", {"lr": 0.1, "betas": (0.5, 0.7), "eps": 1e-3}),
+    ("adam", {"lr": 0.1, "weight_decay": 0.1}),
+    ("adam", {"lr": 0.1, "amsgrad": True, "betas": (0.5, 0.1)}),
+    ("adamw", {}),
+    ("adamw", {"lr": 0.1, "weight_decay": 0.5}),
+    ("rmsprop", {}),
+    ("rmsprop", {"lr": 0.05, "alpha": 0.5, "eps": 1e-3, "weight_decay": 0.1}),
+    ("rmsprop", {"lr": 0.05, "momentum": 0.9}),
+    ("rmsprop", {"lr": 0.05, "centered": True}),
+]
+
+
+def test_every_optimizer_has_a_reference():
+    assert [name for name, _ in host().registrations("optimizer")] == sorted(REFERENCES)
+
+
+@pytest.mark.parametrize(("name", "settings"), CASES)
+def test_steps_are_those_of_the_formula(name, settings):
+    expected = REFERENCES[name](**settings)
+    for steps in range(1, STEPS + 1):
+        reference = next(expected)
+        torch.testing.assert_close(taken(name, steps, **settings), reference, rtol=1e-9, atol=1e-12)
+        assert not torch.equal(reference, START)
+
+
+@pytest.mark.parametrize("name", REFERENCES)
+def test_a_parameter_without_a_gradient_stays(name):
+    frozen, weight = torch.nn.Parameter(torch.ones(2)), torch.nn.Parameter(torch.ones(2))
+    optimizer = params(name).build([frozen, weight])
+    weight.sum().backward()
+    optimizer.step()
+    assert frozen.tolist() == [1, 1]
+    assert all(value < 1 for value in weight.tolist())
+
+
+@pytest.mark.parametrize("name", REFERENCES)
+def test_parameters_may_come_from_a_generator_and_the_rate_be_changed(name):
+    network = torch.nn.Linear(3, 2)
+    before = network.weight.detach().clone()
+    optimizer = params(name, lr=1).build(parameter for parameter in network.parameters())
+    for group in optimizer.param_groups:
+        assert group["lr"] == 1
+        group["lr"] = 0.0  # as a schedule does
+    network(torch.ones(1, 3)).sum().backward()
+    optimizer.step()
+    assert torch.equal(network.weight, before)
+
+
+@pytest.mark.parametrize(("name", "settings"), CASES)
+def test_the_state_goes_through_a_checkpoint_and_training_continues(name, settings, tmp_path):
+    weight = torch.nn.Parameter(START.clone())
+    optimizer = params(name, **settings).build([weight])
+    descend(weight, optimizer, 2)
+    state = {"weight": weight.detach(), "optimizer": optimizer.state_dict()}
+    checkpoint.save(state, tmp_path / "state.pt")
+
+    loaded = checkpoint.load(tmp_path / "state.pt", CPU)
+    weight = torch.nn.Parameter(loaded["weight"])
+    optimizer = params(name, **settings).build([weight])
+    optimizer.load_state_dict(loaded["optimizer"])
+    assert torch.equal(descend(weight, optimizer, 2), taken(name, 4, **settings))
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        *((name, {"lr": wrong}) for name in REFERENCES for wrong in (0, -1, float("nan"), "x")),
+        ("gradient_descent", {"momentum": 0.9}),
+        ("sgd", {"momentum": 1}),
+        ("sgd", {"momentum": -0.1}),
+        ("sgd", {"dampening": 1}),
+        ("sgd", {"weight_decay": -1}),
+        ("sgd", {"nesterov": True}),
+        ("sgd", {"nesterov": True, "momentum": 0.9, "dampening": 0.1}),
+        ("adam", {"betas": (0.9, 1)}),
+        ("adam", {"betas": (-0.1, 0.9)}),
+        ("adam", {"betas": (0.9,)}),
+        ("adam", {"eps": 0}),
+        ("adamw", {"betas": (1, 0.9)}),
+        ("adamw", {"weight_decay": -0.1}),
+        ("rmsprop", {"alpha": 1}),
+        ("rmsprop", {"momentum": 1}),
+        ("rmsprop", {"eps": 0}),
+    ],
+)
+def test_what_is_out_of_range_is_refused(name, settings):
+    with pytest.raises(ValidationError):
+        params(name, **settings)
+
+
+@pytest.mark.parametrize("name", ["sgd", "adam", "adamw", "rmsprop"])
+def test_names_and_defaults_are_torchs_own(name):
+    import inspect
+
+    theirs = {"sgd": "SGD", "adam": "Adam", "adamw": "AdamW", "rmsprop": "RMSprop"}[name]
+    defaults = inspect.signature(getattr(torch.optim, theirs)).parameters
+    for parameter, value in params(name).model_dump().items():
+        assert value == defaults[parameter].default, parameter
