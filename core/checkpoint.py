@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import random
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +31,14 @@ def save(state: dict[str, Any], path: Path) -> None:
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)
-    # torch reports a short write as RuntimeError.
     except (OSError, RuntimeError) as error:
+        reason = str(error)
         with contextlib.suppress(OSError):
+            # torch hides what the disk said behind an error of its own.
+            if shutil.disk_usage(path.parent).free < 2**16:
+                reason = "no space left on the disk"
             partial.unlink()
-        raise RunError(f"The checkpoint {path} cannot be written: {error}") from error
+        raise RunError(f"The checkpoint {path} cannot be written: {reason}") from error
 
 
 def load(path: Path, device: torch.device) -> dict[str, Any]:

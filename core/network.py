@@ -134,7 +134,9 @@ def _on_meta(
     """
 
     def forget(module: nn.Module, name: str, parameter: nn.Parameter) -> nn.Parameter | None:
-        if parameter.is_meta or isinstance(parameter, nn.UninitializedParameter):
+        if isinstance(parameter, nn.UninitializedParameter):
+            raise NotImplementedError("a lazy parameter cannot go to the meta device")
+        if parameter.is_meta:
             return None
         return nn.Parameter(parameter.to("meta"), requires_grad=parameter.requires_grad)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import logging
 from collections.abc import Callable
@@ -81,7 +82,13 @@ class ImageFolder(DatasetParams):
         """Path, size and time of the archive, or of every file."""
         if not self.path.is_dir():
             return state_of([self.path])
-        return state_of(Path(entry.path) for entry in walk(self.path) if entry.is_file())
+        state = hashlib.sha256(str(self.path.resolve()).encode())
+        for name, entry in walk(self.path):
+            if entry.is_file():
+                status = entry.stat()
+                line = f"\0{name}\0{status.st_size}\0{status.st_mtime_ns}"
+                state.update(line.encode("utf-8", "surrogateescape"))
+        return state.hexdigest()
 
     def _raw(self, source: ImageSource) -> RawData:
         import numpy as np
@@ -120,8 +127,8 @@ class ImageFolder(DatasetParams):
 
     def _first_image(self) -> bytes:
         if self.path.is_dir():
-            for entry in walk(self.path):
-                if entry.is_file() and _is_image(entry.path[len(str(self.path)) + 1 :]):
+            for name, entry in walk(self.path):
+                if entry.is_file() and _is_image(name):
                     return Path(entry.path).read_bytes()
         else:
             for name, read in stream_members(self.path):
@@ -214,6 +221,7 @@ def _is_image(name: str) -> bool:
 
 
 def _is_hidden(name: str) -> bool:
+    """Whether a part of the name begins with a dot ("..", too) or is macOS's own folder."""
     return "/." in f"/{name}" or "/__MACOSX/" in f"/{name}/"
 
 

@@ -74,18 +74,27 @@ def open_source(path: Path, scratch_folder: Path) -> ImageSource:
     return _tar_source(path, path)
 
 
-def walk(folder: Path, inside: str = "") -> Iterator[os.DirEntry[str]]:
-    """All files and folders under a folder, in the order of their names.
+def walk(folder: Path) -> Iterator[tuple[str, os.DirEntry[str]]]:
+    """(path inside, entry) of all files and folders, in the order of their names.
 
-    Links are followed, as the user made them, but not into a folder that contains them.
+    Links are followed, as the user made them, but not into a folder that contains them. No
+    objects of pathlib, which would take most of the time of walking 60,000 files.
     """
-    above = {Path(folder / inside).resolve(), *Path(folder / inside).resolve().parents}
-    for entry in sorted(os.scandir(folder / inside), key=lambda entry: entry.name):
+    yield from _walk(str(folder), "")
+
+
+def _walk(folder: str, inside: str) -> Iterator[tuple[str, os.DirEntry[str]]]:
+    with os.scandir(folder) as entries:
+        found = sorted(entries, key=lambda entry: entry.name)
+    for entry in found:
+        name = inside + entry.name
         if not entry.is_dir():
-            yield entry
-        elif not entry.is_symlink() or Path(entry.path).resolve() not in above:
-            yield entry
-            yield from walk(Path(entry.path))
+            yield name, entry
+        elif not entry.is_symlink() or not Path(folder).resolve().is_relative_to(
+            Path(entry.path).resolve()
+        ):
+            yield name, entry
+            yield from _walk(entry.path, name + "/")
 
 
 @dataclass(frozen=True)
@@ -101,8 +110,7 @@ class FolderReader:
 
 def _folder_source(path: Path) -> ImageSource:
     source = ImageSource({}, set(), FolderReader(path))
-    for entry in walk(path):
-        name = Path(entry.path).relative_to(path).as_posix()
+    for name, entry in walk(path):
         if entry.is_dir():
             source.folders.add(name)
         else:
@@ -288,9 +296,8 @@ def _zip_source(path: Path) -> ImageSource:
 
 
 def _cleaned(name: str) -> str:
-    """A member's name without "./" and trailing slashes; "" where it points outside."""
-    parts = [part for part in name.split("/") if part not in ("", ".")]
-    return "" if ".." in parts else "/".join(parts)
+    """A member's name without "./" and extra slashes; it is a name only, never a place."""
+    return "/".join(part for part in name.split("/") if part not in ("", "."))
 
 
 def stream_members(path: Path) -> Iterator[tuple[str, Callable[[], bytes]]]:

@@ -328,7 +328,7 @@ def test_kinds_have_names_of_their_own():
 
 
 def test_the_nearest_name_is_suggested_else_those_there_are():
-    with pytest.raises(LookupError, match="no optimizer named 'adm'. Did you mean 'adam'"):
+    with pytest.raises(LookupError, match=r"no optimizer named 'adm'\. Did you mean 'adam'\?"):
         host().find("optimizer", "adm")
     with pytest.raises(LookupError, match=r"\(there are: constant, cosine, one_cycle, step\)"):
         host().find("scheduler", "zzz")

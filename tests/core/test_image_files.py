@@ -33,7 +33,7 @@ def photo(height: int, width: int) -> Image.Image:
 
 def test_image_modes() -> None:
     grey = images(1, 6, 6)[0]
-    deep = Image.fromarray(grey.astype(np.uint16) * 257)
+    deep = Image.fromarray(grey.astype(np.uint16) * 256 + images(1, 6, 6)[0])
     np.testing.assert_array_equal(decode_image(encoded(deep), (1, 6, 6))[0], grey)
     np.testing.assert_array_equal(decode_image(encoded(deep), (3, 6, 6))[2], grey)
     palette = photo(6, 6).quantize(4)

@@ -1,5 +1,7 @@
 """Normalization as a layer, models tried out, weights digested, networks exported."""
 
+import itertools
+import resource
 from pathlib import Path
 
 import pytest
@@ -123,24 +125,40 @@ def test_trainable_parameters_are_counted():
     assert try_out(given(make), SampleSpec((3, 8, 8), 4), "own").parameters == 4 * 192
 
 
-def test_nothing_is_allocated_for_a_model_too_large_for_memory():
+def test_no_memory_is_taken_for_the_weights():
     def make(shape, classes):
-        return nn.Sequential(nn.Flatten(), nn.Linear(192, 2**33), nn.Linear(2**33, classes))
+        return nn.Sequential(nn.Flatten(), nn.Linear(192, 2**21), nn.Linear(2**21, classes))
 
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     tried = try_out(given(make), SampleSpec((3, 8, 8), 4), "own")
-    assert tried.parameters == 192 * 2**33 + 2**33 + 4 * 2**33 + 4
+    assert tried.parameters == 192 * 2**21 + 2**21 + 4 * 2**21 + 4
+    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    assert grown * 1024 < tried.parameters  # they would take four bytes each
+
+
+def test_arithmetic_is_counted_for_one_sample():
+    tried = try_out(given(flat_linear), SampleSpec((3, 8, 8), 4), "own")
+    assert tried.flops == 2 * 192 * 4
 
 
 def test_a_model_may_compute_with_small_tensors_while_it_is_built():
     def make(shape, classes):
         widths = [int(width) for width in torch.linspace(8, 16, 3).tolist()]
-        layers = nn.Sequential(nn.Flatten(), nn.LazyLinear(widths[0]))
-        for before, after in zip(widths, widths[1:], strict=False):
+        layers = nn.Sequential(nn.Flatten(), nn.Linear(192, widths[0]))
+        for before, after in itertools.pairwise(widths):
             layers.append(nn.Linear(before, after))
         return layers.append(nn.Linear(widths[-1], classes))
 
     expected = 192 * 8 + 8 + 8 * 12 + 12 + 12 * 16 + 16 + 16 * 4 + 4
     assert try_out(given(make), SampleSpec((3, 8, 8), 4), "own").parameters == expected
+
+
+def test_a_model_may_find_its_widths_when_it_is_run():
+    def make(shape, classes):
+        return nn.Sequential(nn.Flatten(), nn.LazyLinear(5), nn.Linear(5, classes))
+
+    tried = try_out(given(make), SampleSpec((3, 8, 8), 4), "own")
+    assert tried.parameters == 192 * 5 + 5 + 5 * 4 + 4
 
 
 def test_a_model_that_needs_its_weights_values_is_tried_on_the_cpu():
@@ -203,7 +221,7 @@ def test_whatever_building_raises_is_one_clear_line(error, said):
 def test_a_model_that_fails_on_the_samples_is_refused():
     problem = refusal(lambda shape, classes: nn.Conv2d(1, classes, 3))
     assert problem.startswith("model: 'own' cannot take samples of 3x8x8: ")
-    assert "3 channels" in problem
+    assert "channel" in problem
 
 
 # ---- digests

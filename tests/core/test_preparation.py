@@ -437,6 +437,7 @@ def test_a_decompression_bomb_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_pa
     files = image_files(tmp_path / "images", 2)  # 108 pixels: a warning of Pillow's
     files[1].write_bytes(encoded(photo(30, 30)))  # its error
     found = problems(raw(image_split(files), image_split(files)), tmp_path)
+    assert len(found) == 4
     assert all("too large" in problem for problem in found)
 
 

@@ -182,8 +182,7 @@ def test_a_run_has_a_telling_name_a_source_and_a_page(record: RunRecord) -> None
     assert run.data.tags["mlflow.source.type"] == "LOCAL"
     assert run.data.tags["mlflow.user"]
     page = (
-        f"/#/experiments/{record.experiment_id}/runs/{record.run_id}"
-        "?workflowType=machine_learning"
+        f"/#/experiments/{record.experiment_id}/runs/{record.run_id}?workflowType=machine_learning"
     )
     assert record.url == f"http://127.0.0.1:5000{page}"
 

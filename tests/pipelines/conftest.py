@@ -47,7 +47,7 @@ def yard(tmp_path_factory) -> Iterator[Yard]:
     settings = {
         "PREFECT_HOME": str(folder / "prefect"),
         "TORCHYARD_CACHE": str(folder / "cache"),
-        "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
+        "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
     }
     before, here = dict(os.environ), Path.cwd()
     os.environ.update(settings)

@@ -214,7 +214,7 @@ def test_ctrl_c_leaves_a_killed_run_and_no_process(yard, client, finished):
     (newest,) = client.search_runs(["1"], max_results=1)
     assert newest.info.status == "KILLED"
     assert newest.data.metrics["train/loss"] > 0
-    gone, alive = psutil.wait_procs(workers, timeout=10)
+    _gone, alive = psutil.wait_procs(workers, timeout=10)
     assert not alive
     checkpoint = Path(newest.data.tags.get("checkpoints") or
                       yard.folder / "mlruns" / "runs" / newest.info.run_id) / "last.pt"  # fmt: skip
@@ -247,7 +247,7 @@ def test_two_runs_at_once_have_their_own_records(yard, client, finished):
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-        )  # fmt: skip
+        )
         for seed in (1, 2)
     ]
     outputs = [each.communicate(timeout=120)[0] for each in both]

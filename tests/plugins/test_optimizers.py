@@ -48,10 +48,8 @@ def sgd(lr=1e-3, momentum=0.0, dampening=0.0, weight_decay=0.0, nesterov=False):
     weight, velocity = START.clone(), None
     while True:
         slope = gradient(weight) + weight_decay * weight
-        if velocity is None:
-            velocity = slope  # the first is not dampened
-        else:
-            velocity = momentum * velocity + (1 - dampening) * slope
+        dampened = (1 - dampening) * slope
+        velocity = slope if velocity is None else momentum * velocity + dampened
         weight = weight - lr * (slope + momentum * velocity if nesterov else velocity)
         yield weight
 

@@ -1,0 +1,266 @@
+"""What goes wrong in a run: what the user reads, what MLflow keeps, what is left on disk."""
+
+import os
+import signal
+import subprocess
+import tarfile
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+from PIL import Image
+
+from core.config import RunConfig
+from core.errors import RunError, UserError
+
+PLUGIN = '''
+"""Plugins that misbehave, and one data set of vectors."""
+from core import ArraySplit, DatasetParams, ModelParams, RawData, hookimpl
+
+
+class Vectors(DatasetParams):
+    """Five-dimensional vectors of three classes."""
+
+    def build(self, downloads):
+        import numpy as np
+
+        rng = np.random.default_rng(0)
+        labels = rng.integers(0, 3, 120)
+        samples = (rng.normal(size=(120, 5)) + 4 * labels[:, None]).astype(np.float32)
+        split = ArraySplit(samples[:90], labels[:90])
+        return RawData(["low", "middle", "high"], split, ArraySplit(samples[90:], labels[90:]))
+
+
+class Raises(ModelParams):
+    """Raises in the middle of training."""
+
+    def build(self, input_shape, num_classes):
+        from torch import nn
+
+        class Network(nn.Sequential):
+            calls = 0
+
+            def forward(self, samples):
+                self.calls += 1
+                if self.training and samples.device.type != "meta" and self.calls > 20:
+                    raise RuntimeError("boom in the plugin")
+                return super().forward(samples)
+
+        return Network(nn.Flatten(), nn.Linear(1024, num_classes))
+
+
+class Untraceable(ModelParams):
+    """Looks at its data's values, which torch.export cannot follow."""
+
+    def build(self, input_shape, num_classes):
+        from torch import nn
+
+        class Network(nn.Sequential):
+            def forward(self, samples):
+                if samples.device.type != "meta" and samples.sum().item() > 1e9:
+                    samples = samples / 2
+                return super().forward(samples)
+
+        return Network(nn.Flatten(), nn.Linear(1024, num_classes))
+
+
+@hookimpl
+def register_datasets(register):
+    register("vectors", Vectors)
+
+
+@hookimpl
+def register_models(register):
+    register("raises", Raises)
+    register("untraceable", Untraceable)
+'''
+
+
+@pytest.fixture(scope="module", autouse=True)
+def plugins(yard):
+    from core.host import host
+    from core.worker import shared_worker
+
+    folder = yard.folder / "plugins"
+    folder.mkdir()
+    (folder / "misbehaving.py").write_text(PLUGIN)
+    os.environ["TORCHYARD_PLUGINS"] = str(folder)
+    host.cache_clear()
+    yield
+    shared_worker().close()
+    del os.environ["TORCHYARD_PLUGINS"]
+    host.cache_clear()
+
+
+def train(dataset="digits", model="linear", **settings):
+    from pipelines.training import train_pipeline
+
+    config = {
+        "dataset": dataset if isinstance(dataset, dict) else {"name": dataset},
+        "model": {"name": model},
+        "optimizer": {"name": "adam", "lr": 0.01},
+        "train": {"epochs": 1, "log_every": 5, **settings},
+    }
+    return train_pipeline(RunConfig(**config))
+
+
+def newest():
+    from mlflow import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{Path('mlruns/mlflow.db').absolute()}")
+    experiment = client.get_experiment_by_name("torchyard")
+    (run,) = client.search_runs([experiment.experiment_id], max_results=1)
+    return client, run
+
+
+def test_vectors_run_from_data_to_model():
+    outcome = train("vectors", epochs=30)
+    assert outcome.accuracy > 0.9
+    client, run = newest()
+    assert run.info.status == "FINISHED"
+    names = {artifact.path for artifact in client.list_artifacts(run.info.run_id)}
+    assert "per_class.csv" in names
+    assert "test_images.png" not in names
+    assert len(run.outputs.model_outputs) == 1
+
+
+def test_a_plugin_that_raises_fails_the_run_with_its_traceback():
+    with pytest.raises(
+        RunError, match="'train' failed: RuntimeError: boom in the plugin"
+    ) as caught:
+        train(model="raises")
+    assert "misbehaving.py" in caught.value.details
+    _, run = newest()
+    assert run.info.status == "FAILED"
+    assert "boom in the plugin" in run.data.tags["torchyard.reason"]
+    assert run.data.tags["plugin.model"].startswith("sha256:")
+
+
+def test_a_model_that_cannot_be_exported_keeps_everything_else():
+    outcome = train(model="untraceable")
+    client, run = newest()
+    assert run.info.status == "FINISHED"
+    assert "cannot be exported" in run.data.tags["model_not_logged"]
+    assert run.data.metrics["test/accuracy"] == outcome.accuracy
+    assert "report.md" in {artifact.path for artifact in client.list_artifacts(run.info.run_id)}
+
+
+def test_a_trainer_that_dies_fails_the_run_and_the_next_one_has_a_new_trainer():
+    from core.worker import shared_worker
+
+    shared_worker()
+    mine = psutil.Process()
+
+    def kill():
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:
+            time.sleep(0.05)
+            for checkpoint in Path("mlruns/runs").glob("*/last.pt"):
+                if checkpoint.stat().st_mtime > started:
+                    for child in mine.children():
+                        if "core.worker" in child.cmdline():
+                            child.send_signal(signal.SIGKILL)
+                    return
+
+    started = time.time()
+    killer = threading.Thread(target=kill)
+    killer.start()
+    with pytest.raises(RunError, match="'train' died \\(SIGKILL"):
+        train(epochs=100_000)
+    killer.join()
+    _, run = newest()
+    assert run.info.status == "FAILED"
+    assert train().accuracy > 0.2
+
+
+def images(folder: Path, names=("ant", "bee"), count=12, test=()):
+    rng = np.random.default_rng(0)
+    for part, classes in (("train", names), ("test", test)):
+        for shade, name in enumerate(names):
+            if name in classes:
+                target = folder / part / name
+                target.mkdir(parents=True)
+                for index in range(count):
+                    pixels = rng.integers(0, 60, (20, 20, 3), dtype=np.uint8) + 90 * (shade % 3)
+                    Image.fromarray(pixels.astype(np.uint8)).save(target / f"{index:02}.png")
+
+
+def test_a_class_without_test_images_says_so_and_divides_nothing(tmp_path):
+    names = ("ant", 'say "bee", 蜂', "<b>cat|dog")
+    images(tmp_path, names, test=names[:2])
+    (tmp_path / "test" / names[2]).mkdir()
+    with pytest.raises(UserError, match="<b>cat"):
+        train({"name": "image_folder", "path": str(tmp_path)})
+    (tmp_path / "test" / names[2]).rmdir()
+    outcome = train({"name": "image_folder", "path": str(tmp_path)}, batch_size=4)
+    empty = [row for row in outcome.per_class if row["images"] == 0]
+    assert [row["class"] for row in empty] == ["<b>cat|dog"]
+    assert empty[0]["accuracy"] is None
+    client, run = newest()
+    recalls = [key for key in run.data.metrics if key.startswith("test/recall/")]
+    assert len(recalls) == 2
+    report = Path(client.download_artifacts(run.info.run_id, "report.md")).read_text()
+    assert "Without a test image" in report
+
+
+@pytest.mark.parametrize("keep", [0.3, 0.9])
+def test_a_truncated_archive_is_one_message_and_leaves_nothing(tmp_path, keep):
+    images(tmp_path / "data", test=("ant", "bee"))
+    with tarfile.open(tmp_path / "data.tar.gz", "w:gz") as archive:
+        archive.add(tmp_path / "data", ".")
+    content = (tmp_path / "data.tar.gz").read_bytes()
+    (tmp_path / "data.tar.gz").write_bytes(content[: int(len(content) * keep)])
+    cache = Path(os.environ["TORCHYARD_CACHE"])
+    before = sorted(cache.glob("prepared/*"))
+    with pytest.raises(UserError, match=r"data\.tar\.gz is damaged or cut short"):
+        train({"name": "image_folder", "path": str(tmp_path / "data.tar.gz")})
+    assert sorted(cache.glob("prepared/*")) == before
+    _, run = newest()
+    assert run.info.status == "FAILED"
+
+
+def test_no_connection_names_what_failed_and_the_three_ways_on():
+    with pytest.raises(UserError) as caught:
+        train({"name": "cifar10", "mirror": "http://127.0.0.1:9/"}, model="lenet")
+    message = str(caught.value)
+    assert "127.0.0.1:9" in message
+    for way in ("dataset.mirror=", "dataset.path=", "digits"):
+        assert way in message
+
+
+def test_a_wrong_configuration_records_nothing():
+    _, before = newest()
+    with pytest.raises(UserError, match="'alexnet' cannot take samples of 1x32x32"):
+        train(model="alexnet")
+    _, after = newest()
+    assert after.info.run_id == before.info.run_id
+
+
+def test_mlruns_that_cannot_be_written_is_said_before_any_work(yard, tmp_path):
+    (tmp_path / "mlruns").write_text("a file")
+    done = yard.torchyard("run", "digits", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "mlruns" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["mlruns"]
+
+
+def test_a_full_disk_is_one_message_and_the_record_stays_whole(yard, tmp_path):
+    small = tmp_path / "small"
+    small.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=6m", "tmpfs", str(small)], capture_output=True
+    )
+    if mounted.returncode:
+        pytest.skip("a full disk is a small tmpfs, and mounting one needs root")
+    try:
+        done = yard.torchyard("run", "digits", "model=mlp", "model.hidden=[1024]", cwd=small)
+        assert done.returncode == 1
+        assert "Traceback" not in done.stderr
+        assert "last.pt cannot be written: no space left on the disk" in done.stderr
+        assert not list(small.glob("mlruns/runs/*/*.pt"))
+    finally:
+        subprocess.run(["umount", "-l", str(small)], check=True)
