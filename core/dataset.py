@@ -160,10 +160,13 @@ class PreparedDataset:
         """Read the manifest; every array must have the size it had when written.
 
         Raises:
-            RunError: an array is missing or cut short.
+            RunError: the manifest or an array is missing or damaged.
         """
-        manifest = json.loads((folder / MANIFEST).read_text())
-        sizes = manifest.pop("sizes")
+        try:
+            manifest = json.loads((folder / MANIFEST).read_text("utf-8"))
+            sizes = manifest.pop("sizes")
+        except (OSError, ValueError, KeyError) as error:
+            raise RunError(f"{folder} holds no prepared data: {error}") from error
         damaged = [
             name
             for name, size in sizes.items()

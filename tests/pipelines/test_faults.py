@@ -191,10 +191,6 @@ def images(folder: Path, names=("ant", "bee"), count=12, test=()):
 def test_a_class_without_test_images_says_so_and_divides_nothing(tmp_path):
     names = ("ant", 'say "bee", 蜂', "<b>cat|dog")
     images(tmp_path, names, test=names[:2])
-    (tmp_path / "test" / names[2]).mkdir()
-    with pytest.raises(UserError, match="<b>cat"):
-        train({"name": "image_folder", "path": str(tmp_path)})
-    (tmp_path / "test" / names[2]).rmdir()
     outcome = train({"name": "image_folder", "path": str(tmp_path)}, batch_size=4)
     empty = [row for row in outcome.per_class if row["images"] == 0]
     assert [row["class"] for row in empty] == ["<b>cat|dog"]
