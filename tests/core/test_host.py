@@ -248,6 +248,14 @@ def test_a_broken_plugin_is_set_aside_and_the_others_work(folder, case):
     assert {"works", "lenet"} <= set(names(host(), "model"))
 
 
+def test_a_file_that_fails_leaves_no_half_made_module(folder):
+    write(folder, "half_made.py", "x = 1\nraise ValueError")
+    write(folder, "made.py", TINY)
+    assert [broken.reason for broken in host().broken] == ["ValueError: "]
+    assert any(name.endswith("_made") for name in sys.modules)  # pydantic looks there
+    assert not any(name.endswith("_half_made") for name in sys.modules)
+
+
 def test_what_cannot_be_read_is_set_aside(folder):
     (folder / "directory.py").mkdir()
     (folder / "dangling.py").symlink_to(folder / "nowhere")
