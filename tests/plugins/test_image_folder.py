@@ -171,18 +171,6 @@ def test_long_names_links_and_names_that_lead_outside(tmp_path: Path) -> None:
     assert not list(tmp_path.rglob("outside*"))
 
 
-def test_the_own_reading_of_tar_headers_is_tarfiles(tmp_path: Path) -> None:
-    folder = tree(tmp_path / "i", *FLAT, "empty/", f"{'d' * 90}/{'f' * 60}.png")
-    archive = tmp_path / "a.tar"
-    with tarfile.open(archive, "w", format=tarfile.USTAR_FORMAT) as packed:
-        packed.add(folder, "top")
-    source = open_source(archive, tmp_path)
-    with tarfile.open(archive) as packed:
-        expected = {m.name: packed.extractfile(m).read() for m in packed if m.isfile()}  # type: ignore[union-attr]
-        assert source.folders == {m.name for m in packed.getmembers() if m.isdir()}
-    assert {name: source.read(place) for name, place in source.files.items()} == expected
-
-
 def test_a_link_to_a_folder_above_ends(tmp_path: Path) -> None:
     folder = tree(tmp_path / "i", *FLAT)
     (folder / "cat" / "again").symlink_to(folder)
@@ -347,13 +335,3 @@ def test_sizes_that_differ_are_refused_with_advice(tmp_path: Path) -> None:
         "set dataset.image_size to scale all images to one size",
     ]
     assert prepared(path, tmp_path / "cache", image_size=6).shape == (3, 6, 6)
-
-
-def test_members_that_cannot_be_read_are_named(tmp_path: Path) -> None:
-    path = tmp_path / "a.zip"
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_LZMA) as packed:
-        for name in FLAT:
-            packed.writestr(name, png())
-    found = problems(path)
-    assert len(found) == len(FLAT)
-    assert found[0] == f"{path}: cat/0.png is packed with method 14"
