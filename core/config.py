@@ -1,7 +1,7 @@
 """The configuration of a run: presets, files, overrides, and every problem at once.
 
-A configuration is read (`read_config`) as a plain mapping, then resolved (`resolve`)
-against the plugins: every name found, every parameter typed, every default filled in.
+A configuration is read as a plain mapping, then resolved (`resolve`) against the plugins:
+every name found, every parameter typed, every default filled in.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
-    NonNegativeInt,
     PositiveFloat,
     PositiveInt,
     ValidationError,
@@ -43,7 +42,7 @@ from core.parameters import (
 class Choice(BaseModel):
     """A plugin chosen by name; the other keys are the plugin's own parameters."""
 
-    model_config = ConfigDict(extra="allow", frozen=True)
+    model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False)
 
     name: str
 
@@ -70,11 +69,11 @@ class DatasetChoice(Choice):
 class TrainConfig(BaseModel):
     """How to train, whatever is trained."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     epochs: PositiveInt = Field(5, description="passes over the training split")
     batch_size: PositiveInt = Field(32, description="samples a step")
-    seed: NonNegativeInt = Field(0, description="of initial weights, order and dropout")
+    seed: int = Field(0, ge=0, lt=2**32, description="of initial weights, order and dropout")
     max_steps: PositiveInt | None = Field(None, description="stop after so many batches")
     validation: float = Field(
         0.0, ge=0, lt=1, description="share of the training split held out for validation"
@@ -84,7 +83,9 @@ class TrainConfig(BaseModel):
     )
     clip_norm: PositiveFloat | None = Field(None, description="clip the gradient's norm to this")
     log_every: PositiveInt = Field(100, description="batches between two running losses")
-    threads: PositiveInt | None = Field(None, description="CPU threads; none: torch decides")
+    threads: PositiveInt | None = Field(
+        None, description="CPU threads; none: one for little work a batch, else all"
+    )
 
     @model_validator(mode="after")
     def _patience_needs_validation(self) -> TrainConfig:
@@ -125,21 +126,16 @@ class Recipe:
     scheduler: SchedulerParams
 
 
-def read_config(source: str, overrides: Sequence[str], presets: Path) -> dict[str, Any]:
-    """Read a preset or a YAML file and apply `key=value` overrides to it.
+def read_recipe(source: str, overrides: Sequence[str], presets: Path, host: Host) -> Recipe:
+    """Read a preset or a YAML file, apply `key=value` overrides to it, and resolve it.
 
     An override of a plugin's name drops the parameters of the plugin it replaces; the
     host's own settings of that section (`dataset.normalize`) stay.
 
     Raises:
-        UserError: no such preset or file, malformed YAML, or an override that is none.
+        UserError: with everything that is wrong with file, overrides and settings.
     """
     problems: list[str] = []
-    raw: dict[str, Any] = {}
-    try:
-        raw = _read_yaml(_find_source(source, presets))
-    except UserError as error:
-        problems += error.problems
     assignments = []
     for override in overrides:
         key, separator, value = override.partition("=")
@@ -150,15 +146,23 @@ def read_config(source: str, overrides: Sequence[str], presets: Path) -> dict[st
         if path[0] in KINDS and len(path) == 1:
             path.append("name")
         assignments.append((path, _parse_value(value)))
+    try:
+        raw = _read_yaml(_find_source(source, presets))
+    except UserError as error:
+        raise UserError(error.problems + problems) from None
     # Names first, whatever their place on the line: they decide what the others mean.
     for path, value in sorted(assignments, key=lambda item: item[0][1:] != ["name"]):
         try:
             _assign(raw, path, value)
         except UserError as error:
             problems += error.problems
+    try:
+        recipe = resolve(raw, host)
+    except UserError as error:
+        problems += error.problems
     if problems:
         raise UserError(problems)
-    return raw
+    return recipe
 
 
 def preset_names(presets: Path) -> list[str]:
@@ -184,7 +188,7 @@ def _find_source(source: str, presets: Path) -> Path:
 def _read_yaml(file: Path) -> dict[str, Any]:
     try:
         loaded = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError, OSError) as error:
         raise UserError(f"{file}: cannot be read: {' '.join(str(error).split())}") from None
     if not isinstance(loaded, dict):
         raise UserError(f"{file}: must hold settings such as 'model: {{name: lenet}}'")
@@ -196,10 +200,11 @@ def _parse_value(text: str) -> Any:
     # path named 'no' or '1e3' is not taken for something else as YAML would.
     if text.lower() in ("none", "null"):
         return None
-    if text[:1] in "[{":
+    if text.startswith(("[", "{")):
         try:
             return yaml.safe_load(text)
-        except yaml.YAMLError:
+        # yaml raises ValueError for a day or a number there is not.
+        except (yaml.YAMLError, ValueError, RecursionError):
             return text
     return text
 
@@ -232,7 +237,13 @@ def resolve(raw: Mapping[str, Any], host: Host) -> Recipe:
         UserError: with all that is wrong, one line each, and the nearest right names.
     """
     problems: list[str] = []
-    raw = {key: _section(value) if key in KINDS else value for key, value in raw.items()}
+    raw = dict(raw)
+    for kind in KINDS:
+        default = RunConfig.model_fields[kind].default
+        base = default.model_dump() if isinstance(default, Choice) else {}
+        given = _section(raw.get(kind, base))
+        if given and isinstance(given, Mapping):
+            raw[kind] = {**base, **given}
     config = None
     try:
         config = RunConfig.model_validate(raw)
@@ -241,8 +252,7 @@ def resolve(raw: Mapping[str, Any], host: Host) -> Recipe:
     found: dict[str, Registration] = {}
     params: dict[str, PluginParams] = {}
     for kind in KINDS:
-        default = RunConfig.model_fields[kind].default
-        given = raw.get(kind, default.model_dump() if isinstance(default, Choice) else None)
+        given = raw.get(kind)
         if not isinstance(given, Mapping) or not isinstance(given.get("name"), str):
             continue  # said above
         try:
@@ -256,6 +266,9 @@ def resolve(raw: Mapping[str, Any], host: Host) -> Recipe:
             params[kind] = found[kind].params.model_validate(own)
         except ValidationError as error:
             problems += _explain(error, found[kind].params, kind, f" of '{given['name']}'")
+        except Exception as error:  # a plugin's own validator may raise anything
+            name, origin = given["name"], found[kind].source.origin
+            problems.append(f"{kind}: '{name}' ({origin}): {type(error).__name__}: {error}")
     wanted = raw.get("device")
     if isinstance(wanted, str) and (reason := devices.unavailable(wanted)):
         problems.append(f"device: {wanted}: {reason}")
@@ -269,29 +282,42 @@ def resolve(raw: Mapping[str, Any], host: Host) -> Recipe:
     return Recipe(complete, found, **params)  # type: ignore[arg-type]
 
 
+_WORDING = {
+    "tuple_type": "must be a list, e.g. [1,2]",
+    "model_type": "must be a section of settings, e.g. {epochs: 3}",
+}
+
+
 def _explain(
     error: ValidationError, model: type[BaseModel], prefix: str = "", owner: str = ""
 ) -> Iterable[str]:
     """Say each problem of a validation in a user's words."""
+    reasons: dict[str, list[str]] = {}
+    inputs: dict[str, str] = {}
     for problem in error.errors():
         location = [prefix] if prefix else []
-        location += [str(part) for part in problem["loc"]]
-        where = ".".join(location)
+        # Of a union pydantic tells what every member says, under a name of the member's.
+        location += [
+            str(part)
+            for at, part in enumerate(problem["loc"])
+            if isinstance(part, int) or part in _fields_at(model, problem["loc"][:at]) or not at
+        ]
         if problem["type"] == "extra_forbidden":
+            location = [*filter(None, [prefix]), *map(str, problem["loc"])]
             accepted = list(_fields_at(model, problem["loc"][:-1]))
-            name = str(problem["loc"][-1])
             noun = "parameter" if prefix else "setting"
-            yield f"{where}: unknown {noun}{owner}.{_suggest(name, accepted)}"
+            reason = f"unknown {noun}{owner}.{_suggest(str(problem['loc'][-1]), accepted)}"
         elif problem["type"] == "missing":
-            yield f"{where}: is missing"
+            reason = "is missing"
         else:
-            message = problem["msg"].removeprefix("Value error, ")
-            message = message.replace("Input should be", "must be")
-            given = problem["input"]
-            shown = "" if isinstance(given, (dict, BaseModel)) else f", not {given!r}"
-            if problem["type"] == "value_error":
-                shown = ""
-            yield f"{where}: {message}{shown}" if where else message
+            reason = problem["msg"].removeprefix("Value error, ")
+            reason = _WORDING.get(problem["type"], reason.replace("Input should be", "must be"))
+            if problem["type"] != "value_error" and not isinstance(problem["input"], dict):
+                inputs[".".join(location)] = f", not {problem['input']!r}"
+        reasons.setdefault(".".join(location), []).append(reason)
+    for where, found in reasons.items():
+        message = " or ".join(dict.fromkeys(found)) + inputs.get(where, "")
+        yield f"{where}: {message}" if where else message
 
 
 def _fields_at(model: type[BaseModel], location: tuple[int | str, ...]) -> Iterable[str]:

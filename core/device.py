@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     import torch
 
 
+_CUDA_ERROR_NO_DEVICE = 100
+
+
 def unavailable(device: str) -> str | None:
     """Say why a device is certainly missing on this machine, without importing torch.
 
@@ -30,22 +33,22 @@ def unavailable(device: str) -> str | None:
     count = _cuda_devices()
     if count == 0:
         return "this machine has no CUDA GPU (device=cpu and device=auto run here)"
-    wanted = int(device.partition(":")[2] or 0)
-    if count is not None and wanted >= count:
+    wanted = device.partition(":")[2] or "0"
+    if count is not None and wanted.isdecimal() and int(wanted) >= count:
         return f"this machine has {count} CUDA GPU(s), numbered from 0"
     return None
 
 
 def _cuda_devices() -> int | None:
     """Ask the CUDA driver how many GPUs there are; None where it gives no answer."""
-    library = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
     try:
-        driver = ctypes.CDLL(library)
+        driver = ctypes.CDLL("libcuda.so.1")
     except OSError:
         return 0
     count = ctypes.c_int()
-    if driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count)):
-        return 0
+    status = driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count))
+    if status:
+        return 0 if status == _CUDA_ERROR_NO_DEVICE else None
     return count.value
 
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -121,11 +121,14 @@ def predict(
 
     count = len(samples)
     if count == 0:
-        raise RunError("There is no test image to evaluate.")
+        raise RunError("There is no sample to evaluate.")
     device = torch.device(device)
     if batch_size is None:
         budget = CPU_BATCH_BYTES if device.type == "cpu" else BATCH_BYTES
         batch_size = max(1, budget // (4 * math.prod(samples.shape[1:])))
+    # By default cuDNN rounds convolutions to TF32; what is served on a CPU is not rounded.
+    cudnn: Any = torch.backends.cudnn
+    rounding, cudnn.conv.fp32_precision = cudnn.conv.fp32_precision, "ieee"
     modes = [(module, module.training) for module in network.modules()]
     network.eval()
     logits = np.empty((0, 0), dtype=np.float32)
@@ -144,13 +147,14 @@ def predict(
                     logits = np.empty((count, output.shape[1]), dtype=np.float32)
                 logits[start : start + len(output)] = output.float().cpu().numpy()
     finally:
+        cudnn.conv.fp32_precision = rounding
         for module, training in modes:
             module.training = training
 
     broken = np.flatnonzero(~np.isfinite(logits).all(axis=1))
     if len(broken):
         raise RunError(
-            f"The network's output is NaN or infinite for {len(broken):,} of {count:,} test "
+            f"The network's output is NaN or infinite for {len(broken):,} of {count:,} "
             f"samples, first for number {broken[0]:,}: its weights are no longer usable."
         )
     targets = labels.cpu().numpy() if isinstance(labels, torch.Tensor) else np.asarray(labels)

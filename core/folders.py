@@ -8,6 +8,7 @@ from pathlib import Path
 from platformdirs import user_cache_path
 
 from core.errors import UserError
+from core.store import database_of, tracking_uri
 
 CACHE = "TORCHYARD_CACHE"
 
@@ -19,12 +20,14 @@ def cache_folder() -> Path:
 
 
 def run_folder(run_id: str) -> Path:
-    """Checkpoints and predictions of a run, in `mlruns/runs` beside the tracking store.
+    """Checkpoints and predictions of a run: beside a local tracking store, else in ./mlruns.
 
     Raises:
         UserError: the folder cannot be made.
     """
-    folder = Path("mlruns", "runs", run_id).absolute()
+    database = database_of(tracking_uri())
+    beside = database.parent if database else Path("mlruns").absolute()
+    folder = beside / "runs" / run_id
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

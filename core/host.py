@@ -109,9 +109,8 @@ class Host:
                 registration
             )
 
-    @staticmethod
     def _collector(
-        kind: str, source: Source, builtin: bool, pending: list[Registration]
+        self, kind: str, source: Source, builtin: bool, pending: list[Registration]
     ) -> hookspecs.Register:
         def register(name: str, params: type) -> None:
             base = KINDS[kind]
@@ -123,6 +122,11 @@ class Host:
                 raise ValueError(f"{kind} '{name}': not a usable name")
             for taken in RESERVED & params.model_fields.keys():
                 raise ValueError(f"{kind} '{name}': no parameter can be named '{taken}'")
+            for other in [*pending, *self._registrations[kind].get(name, [])]:
+                if (other.kind, other.name, other.source.name) == (kind, name, source.name):
+                    raise ValueError(
+                        f"{kind} '{name}': is there already from {other.source.origin}"
+                    )
             pending.append(Registration(kind, name, params, source, builtin))
 
         return register

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import math
 import os
@@ -160,15 +159,22 @@ def weights_digest(network: nn.Module) -> str:
     return digest.hexdigest()
 
 
+class NotExportableError(RunError):
+    """A network whose computation torch.export cannot write down."""
+
+
 def export(network: nn.Module, data: PreparedDataset, path: Path) -> None:
     """Write the network as a pt2 archive that takes any number of raw samples.
 
     https://docs.pytorch.org/docs/stable/export.html
 
+    Args:
+        network: on the CPU.
+
     Raises:
-        RunError: torch.export cannot trace the model.
+        NotExportableError: torch.export cannot trace the model.
     """
-    network = copy.deepcopy(network).cpu().eval()
+    network.eval()
     dtype = torch.uint8 if data.dtype == "uint8" else torch.float32
     # Two rows: torch.export takes a dimension of 1 for a constant.
     example = torch.zeros(2, *data.shape, dtype=dtype)
@@ -177,7 +183,7 @@ def export(network: nn.Module, data: PreparedDataset, path: Path) -> None:
             network, (example,), dynamic_shapes=({0: torch.export.Dim("batch")},)
         )
     except Exception as error:
-        raise RunError(
+        raise NotExportableError(
             f"The model cannot be exported by torch.export: {str(error).partition(chr(10))[0]}",
             details=str(error),
         ) from error

@@ -26,7 +26,9 @@ Loss = Callable[["torch.Tensor", "torch.Tensor"], "torch.Tensor"]
 class PluginParams(BaseModel):
     """What all five kinds share: immutable, typed, and no unknown parameter."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=()
+    )
 
     kind: ClassVar[str]
 

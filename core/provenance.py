@@ -48,8 +48,3 @@ def git_tags() -> dict[str, str]:
         "mlflow.source.git.branch": heads["branch.head"],
         "mlflow.source.git.dirty": str(dirty).lower(),
     }
-
-
-def git_commit() -> str | None:
-    """The commit checked out in the current folder; None outside a repository."""
-    return git_tags().get("mlflow.source.git.commit")

@@ -74,8 +74,6 @@ class SampleFile:
 
 def fsync(path: Path) -> None:
     """Wait until a file, or a folder's list of names, is on the disk itself."""
-    if path.is_dir() and os.name != "posix":
-        return  # only POSIX opens folders
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

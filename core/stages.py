@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -62,29 +63,35 @@ def check(config: Mapping[str, Any], cache: str, emit: Emit) -> dict[str, Any]:
         except UserError as error:
             problems += error.problems
         if spec.num_classes is not None:
-            problems += _try_parts(recipe, spec)
+            # Without the data, or max_steps, a long run stands for the length.
+            samples = found.counts["train"] if found else 10**9
+            problems += _try_parts(recipe, spec, training.total_steps(samples, recipe.config.train))
     if problems:
         raise UserError(problems)
     return summary
 
 
-def _try_parts(recipe: Recipe, spec: SampleSpec) -> list[str]:
+def _try_parts(recipe: Recipe, spec: SampleSpec, steps: int) -> list[str]:
     """Build loss, optimizer and schedule once, on a parameter of no consequence."""
-    problems = []
-    try:
+    problems: list[str] = []
+
+    @contextlib.contextmanager
+    def trying(kind: str) -> Iterator[None]:
+        try:
+            yield
+        except ValueError as error:
+            problems.append(f"{kind}: {error}")
+        except Exception as error:  # a plugin may raise anything
+            problems.append(f"{kind}: {type(error).__name__}: {error}")
+
+    optimizer = None
+    with trying("loss"):
         recipe.loss.build(spec.num_classes or 2)
-    except ValueError as error:
-        problems.append(f"loss: {error}")
-    try:
+    with trying("optimizer"):
         optimizer = recipe.optimizer.build([nn.Parameter(torch.zeros(1))])
-    except ValueError as error:
-        return [*problems, f"optimizer: {error}"]
-    steps = recipe.config.train.max_steps
-    try:
-        # Without max_steps the length is known only with the data; a long one stands for it.
-        recipe.scheduler.build(optimizer, steps or 10**9)
-    except ValueError as error:
-        problems.append(f"scheduler: {error}")
+    if optimizer is not None:
+        with trying("scheduler"):
+            recipe.scheduler.build(optimizer, steps)
     return problems
 
 
@@ -120,6 +127,8 @@ def train(config: Mapping[str, Any], data: str, folder: str, emit: Emit) -> dict
     little = trial.flops * settings.batch_size < WORTH_THREADS
     torch.set_num_threads(settings.threads or (1 if little else THREADS))
     checkpoint.seed_everything(settings.seed)
+    if place.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(place)
 
     net = _network(recipe, prepared).to(place)
     whole = prepared.train
@@ -128,13 +137,12 @@ def train(config: Mapping[str, Any], data: str, folder: str, emit: Emit) -> dict
         rest, part = stratified_split(whole.labels, settings.validation, settings.seed)
         held_out = Split(whole.samples[part], whole.labels[part])
         whole = Split(whole.samples, whole.labels, rest)
-    try:
-        loss = recipe.loss.build(len(prepared.classes))
-        optimizer = recipe.optimizer.build([p for p in net.parameters() if p.requires_grad])
-        steps = training.total_steps(len(whole), settings)
-        scheduler = recipe.scheduler.build(optimizer, steps)
-    except ValueError as error:
-        raise UserError(str(error)) from error
+    steps = training.total_steps(len(whole), settings)
+    if problems := _try_parts(recipe, prepared.spec, steps):
+        raise UserError(problems)
+    loss = recipe.loss.build(len(prepared.classes))
+    optimizer = recipe.optimizer.build([p for p in net.parameters() if p.requires_grad])
+    scheduler = recipe.scheduler.build(optimizer, steps)
     if isinstance(loss, nn.Module):
         loss = loss.to(place)
     data_device = place if device.fits(whole.samples.nbytes, place) else torch.device("cpu")
@@ -186,12 +194,19 @@ def evaluate(
 def export(
     config: Mapping[str, Any], data: str, weights: str, target: str, emit: Emit
 ) -> dict[str, Any]:
-    """Write the trained network as a pt2 archive to the file `target`."""
+    """Write the trained network as a pt2 archive to the file `target`.
+
+    Returns:
+        refused: why torch.export cannot write this model, or None.
+    """
     recipe = resolve(config, host())
     prepared = PreparedDataset.open(Path(data))
     net = _restored(recipe, prepared, Path(weights), torch.device("cpu"))
-    network.export(net, prepared, Path(target))
-    return {}
+    try:
+        network.export(net, prepared, Path(target))
+    except network.NotExportableError as error:
+        return {"refused": str(error)}
+    return {"refused": None}
 
 
 def _network(recipe: Recipe, prepared: PreparedDataset) -> network.Network:
@@ -203,5 +218,5 @@ def _restored(
     recipe: Recipe, prepared: PreparedDataset, weights: Path, place: torch.device
 ) -> network.Network:
     net = _network(recipe, prepared)
-    net.load_state_dict(checkpoint.load(weights, torch.device("cpu"))["network"])
+    net.load_state_dict(checkpoint.load(weights)["network"])
     return net.to(place)

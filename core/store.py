@@ -68,7 +68,7 @@ def check_writable(uri: str) -> None:
         UserError: the store is of a kind MLflow no longer has, or its folder cannot be
             created or written.
     """
-    if ":" not in uri or uri.startswith("file:"):
+    if uri.startswith("file:") or (":" not in uri and uri not in ("databricks", "uc")):
         raise UserError(
             f"MLFLOW_TRACKING_URI: MLflow no longer keeps runs in plain files ('{uri}'); give "
             "sqlite:////FOLDER/mlflow.db or a server's address, or leave it unset."

@@ -22,7 +22,6 @@ from core.entries import (
     MAX_PARAMETER,
     MAX_TAG,
     batches,
-    class_metric_keys,
     dataset_inputs,
     dataset_links,
     flattened,
@@ -32,7 +31,7 @@ from core.entries import (
 )
 from core.errors import RunError, UserError
 from core.logged_model import write_model
-from core.provenance import git_commit, git_tags, source_tags
+from core.provenance import git_tags, source_tags
 from core.store import (
     LOCAL_UI,
     check_writable,
@@ -49,8 +48,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from mlflow import MlflowClient
     from mlflow.entities import Metric
-
-__all__ = ["RunRecord", "check_writable", "class_metric_keys", "git_commit", "tracking_uri"]
 
 logger = logging.getLogger(__name__)
 
@@ -114,7 +111,10 @@ class RunRecord:
             record.set_tags(tags)
             record.log_parameters(parameters)
         except BaseException as error:  # an interrupt too: none is left RUNNING
-            record.finish("FAILED", f"{type(error).__name__}: {error}")
+            status: Literal["FAILED", "KILLED"] = "FAILED"
+            if not isinstance(error, Exception):
+                status = "KILLED"
+            record.finish(status, f"{type(error).__name__}: {error}")
             raise
         return record
 
@@ -131,6 +131,26 @@ class RunRecord:
             client = open_store(uri)
             info = client.get_run(run_id).info
         return cls(client, run_id, info.run_name, info.experiment_id)
+
+    @classmethod
+    def continued(cls, tag: str, value: str) -> RunRecord | None:
+        """Take up the run with that tag again, where the experiment has one.
+
+        Raises:
+            RunError: the store is out of reach.
+        """
+        uri = tracking_uri()
+        load_mlflow()
+        with store_errors(uri), one_at_a_time(uri):
+            client = open_store(uri)
+            experiment = chosen_experiment(client, uri)
+            chosen = f"tags.`{tag}` = '{value}'"
+            found = client.search_runs([experiment.experiment_id], chosen, max_results=1)
+            if not found:
+                return None
+            info = found[0].info
+            client.update_run(info.run_id, status="RUNNING")
+        return cls(client, info.run_id, info.run_name, info.experiment_id)
 
     @property
     def url(self) -> str:
@@ -204,11 +224,6 @@ class RunRecord:
         """Keep a text as the file `artifact_path` of the run."""
         with store_errors(self._uri):
             self._client.log_text(self.run_id, text, artifact_path)
-
-    def log_file(self, path: Path, folder: str | None = None) -> None:
-        """Keep a copy of a file in a folder of the run."""
-        with store_errors(self._uri):
-            self._client.log_artifact(self.run_id, str(path), folder)
 
     def log_figure(self, figure: Figure, artifact_path: str) -> None:
         """Keep a figure as a picture; the ending of `artifact_path` says of which kind."""

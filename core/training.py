@@ -184,18 +184,21 @@ def fit(
         "scaler": scaler,
     }
 
-    def save(name: str) -> None:
+    def check_weights() -> None:
         if not all(weight.isfinite().all() for weight in network.parameters()):
             raise RunError(f"The weights became NaN or infinite by step {at.step}.{_kept(folder)}")
+
+    def save(name: str) -> None:
+        check_weights()
         state: dict[str, Any] = {key: thing.state_dict() for key, thing in state_of.items()}
-        state |= {"position": asdict(at), "random": checkpoint.random_state()}
+        state |= {"position": asdict(at), "random": checkpoint.random_state(device)}
         checkpoint.save(state, folder / name)
 
     if (folder / checkpoint.LAST).exists():
-        state = checkpoint.load(folder / checkpoint.LAST, device)
+        state = checkpoint.load(folder / checkpoint.LAST)
         for key, thing in state_of.items():
             thing.load_state_dict(state[key])
-        checkpoint.restore_random_state(state["random"])
+        checkpoint.restore_random_state(state["random"], device)
         at = Position(**state["position"])
 
     def out_of_patience() -> bool:
@@ -230,6 +233,7 @@ def fit(
                 logits = network(inputs)
                 loss = loss_function(logits, targets)
             optimizer.zero_grad(set_to_none=True)
+            learning_rate = optimizer.param_groups[0]["lr"]
             scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
             if settings.clip_norm is not None:
                 scaler.unscale_(optimizer)
@@ -253,7 +257,7 @@ def fit(
 
             # -- log point: the only place where the CPU waits for the device
             if at.step % settings.log_every == 0 or at.batch == epoch_end:
-                values = losses[:pending].double().cpu()
+                values = losses[:pending].cpu().double()
                 if not values.isfinite().all():
                     first = int((~values.isfinite()).nonzero()[0])
                     raise RunError(
@@ -272,6 +276,7 @@ def fit(
                     saved = time.monotonic()
 
         # ---- the epoch's end: validate, keep the best, report
+        check_weights()
         validation_loss = validation_accuracy = None
         if validation is not None:
             validation_loss, validation_accuracy = _validate(network, validation, device)
@@ -283,7 +288,7 @@ def fit(
             accuracy=at.correct / at.seen,
             validation_loss=validation_loss,
             validation_accuracy=validation_accuracy,
-            learning_rate=optimizer.param_groups[0]["lr"],
+            learning_rate=learning_rate,
             images_per_second=at.seen / at.seconds,
             seconds=at.seconds,
         )
@@ -303,7 +308,7 @@ def fit(
 
     # ---- the best weights are the result
     if validation is not None and at.best_epoch != at.epoch:
-        network.load_state_dict(checkpoint.load(folder / checkpoint.BEST, device)["network"])
+        network.load_state_dict(checkpoint.load(folder / checkpoint.BEST)["network"])
     return FitResult(
         epochs=at.epoch,
         steps=at.step,

@@ -8,8 +8,10 @@ of one stage, not the end of the flow. Parent and worker exchange JSON lines: a 
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
+import logging
 import os
 import queue
 import signal
@@ -39,7 +41,9 @@ class Worker:
         reader, writer = os.pipe()
         # A session of its own: Ctrl-C in the terminal reaches the parent, which decides.
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "core.worker", str(writer)],
+            # -P: nothing in the working folder may stand in for a module of the worker.
+            [sys.executable, "-P", "-m", "core.worker", str(writer)],
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -52,6 +56,7 @@ class Worker:
         self._messages: TextIO = os.fdopen(reader, encoding="utf-8")
         self._tail: deque[str] = deque(maxlen=TAIL_LINES)
         self.on_output = on_output
+        self._calling = threading.Lock()
         self._printer = threading.Thread(target=self._forward_output, daemon=True)
         self._printer.start()
 
@@ -77,6 +82,10 @@ class Worker:
             UserError, RunError: as the stage raised them.
             RunError: anything else it raised, or the process died.
         """
+        with self._calling:
+            return self._call(stage, on_event, arguments)
+
+    def _call(self, stage: str, on_event: OnEvent, arguments: dict[str, Any]) -> dict[str, Any]:
         answered = False
         try:
             self._send({"stage": stage, "arguments": arguments})
@@ -101,13 +110,16 @@ class Worker:
             self._process.kill()
         self._process.wait()
         self._messages.close()
+        if self._process.stdin is not None:
+            with contextlib.suppress(OSError):
+                self._process.stdin.close()
 
     def _send(self, request: dict[str, Any]) -> None:
         assert self._process.stdin is not None
         try:
             self._process.stdin.write(json.dumps(request) + "\n")
             self._process.stdin.flush()
-        except BrokenPipeError:
+        except (BrokenPipeError, ValueError):  # ValueError: it was closed before
             raise self._death(request["stage"]) from None
 
     def _death(self, stage: str) -> RunError:
@@ -151,6 +163,9 @@ def _error(message: dict[str, Any]) -> Exception:
 
 def serve(messages: IO[str]) -> None:
     """Run the stages asked for on standard input, until it closes."""
+    logging.basicConfig(format="%(message)s")
+    for name in ("core", "plugins"):
+        logging.getLogger(name).setLevel(logging.INFO)
     requests: queue.SimpleQueue[str] = queue.SimpleQueue()
     threading.Thread(target=_receive, args=(requests,), daemon=True).start()
 

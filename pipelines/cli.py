@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from core.config import Recipe, preset_names, read_config, resolve
+from core.config import Recipe, preset_names, read_recipe
 from core.errors import RunError, UserError
 from core.host import HOOKS, Registration, host
 from core.store import check_writable, tracking_uri
@@ -69,13 +69,15 @@ def run(source: Source = None, overrides: Overrides = None) -> None:
     os.environ.setdefault("DO_NOT_TRACK", "1")
     shared_worker()
     with PrefectServer.connect() as server, shown.bars():
+        from prefect.exceptions import TerminationSignal
+
         from pipelines.training import check_config, train_pipeline
 
         try:
             check_config(recipe.config)
             with use(server.wait()):
                 outcome = train_pipeline(recipe.config)
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, TerminationSignal):
             # Not left to Typer, which would end without a word.
             stderr.print("Interrupted: if the run had begun, it is recorded as KILLED.")
             raise typer.Exit(130) from None
@@ -164,7 +166,7 @@ def _recipe(source: str | None, overrides: list[str] | None) -> Recipe:
     """Read and resolve what the arguments say; a first argument with '=' is an override."""
     arguments = [*([source] if source else []), *(overrides or [])]
     start = "digits" if not arguments or "=" in arguments[0] else arguments.pop(0)
-    return resolve(read_config(start, arguments, PRESETS), host())
+    return read_recipe(start, arguments, PRESETS, host())
 
 
 def _plugin_row(name: str, registration: Registration) -> dict[str, str]:

@@ -4,28 +4,37 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
 from prefect.client.orchestration import get_client
+from prefect.exceptions import CancelledRun, TerminationSignal
 from prefect.runtime import flow_run
 from prefect.utilities.urls import url_for
 
 from core import report
 from core.config import Recipe, RunConfig
 from core.dataset import PreparedDataset
+from core.entries import class_metric_keys
 from core.evaluation import Evaluation, Predictions
-from core.tracking import RunRecord, class_metric_keys
+from core.tracking import RunRecord
 
 
 def start_record(recipe: Recipe) -> RunRecord:
-    """Begin the MLflow run, named alike in MLflow and Prefect, each with a link to the other."""
+    """Begin the MLflow run, named alike in MLflow and Prefect, each with a link to the other.
+
+    A flow run that Prefect tries again continues the MLflow run it had.
+    """
     config = recipe.config
     tags = {kind: found.name for kind, found in recipe.plugins.items()}
     tags |= {f"plugin.{kind}": found.source.identity for kind, found in recipe.plugins.items()}
     settings = config.model_dump(mode="json")
     if flow_run.id is not None:
+        if flow_run.run_count > 1 and (
+            begun := RunRecord.continued("prefect.flow_run_id", flow_run.id)
+        ):
+            return begun
         tags |= {"prefect.flow_run_id": flow_run.id, "prefect.flow_run_url": _flow_run_url()}
     record = RunRecord.start(
         name_stem="·".join((config.model.name, config.optimizer.name, config.dataset.name)),
@@ -39,10 +48,17 @@ def start_record(recipe: Recipe) -> RunRecord:
         if flow_run.id is not None:
             with get_client(sync_client=True) as client:
                 client.update_flow_run(flow_run.id, name=record.name)
+        create_link_artifact(key="mlflow-run", link=record.url, link_text=record.name)
     except BaseException as error:
-        record.finish("FAILED", str(error))
+        record.finish(ended_as(error), str(error))
         raise
     return record
+
+
+def ended_as(error: BaseException) -> Literal["KILLED", "FAILED"]:
+    """How a run that an exception ended is recorded: Ctrl-C and a cancellation killed it."""
+    killed = isinstance(error, CancelledRun | TerminationSignal) or not isinstance(error, Exception)
+    return "KILLED" if killed else "FAILED"
 
 
 def epoch_metrics(values: Mapping[str, Any]) -> dict[str, float]:
@@ -140,7 +156,6 @@ def record_report(
     rows = [{str(key): row[key] for key in row} for row in table.to_dict("records")]
     create_table_artifact(key="per-class", table=rows, description=record.name)
     create_markdown_artifact(key="report", markdown=text, description=record.name)
-    create_link_artifact(key="mlflow-run", link=record.url, link_text=record.name)
     return rows
 
 

@@ -42,6 +42,7 @@ from types import TracebackType
 from urllib.parse import urlsplit
 
 from core.errors import RunError, UserError
+from core.store import shown
 from pipelines.prefect_settings import configured_api_url, setting
 
 MARK = "X-Torchyard"  # a response header: this server serves one PREFECT_HOME and will go away
@@ -334,7 +335,7 @@ def mlflow_ui_command(tracking_uri: str) -> str:
     One worker answers in a quarter of the time the default four take to come up, and is enough.
     """
     if tracking_uri.startswith(("http://", "https://")):
-        return tracking_uri
+        return shown(tracking_uri)
     if not tracking_uri.startswith("sqlite:///"):
         return f'{_mlflow()} ui --backend-store-uri "$MLFLOW_TRACKING_URI" --workers 1'
     database = _shown(Path(tracking_uri.removeprefix("sqlite:///")))

@@ -6,7 +6,6 @@ Between tasks go handles: folders, files, ids. The torch work is done by a worke
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import tempfile
 import time
@@ -17,23 +16,17 @@ from typing import Any
 
 from prefect import flow, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
-from prefect.exceptions import CancelledRun, TerminationSignal
 
 from core.config import RunConfig, resolve
 from core.dataset import PreparedDataset
-from core.errors import RunError
 from core.evaluation import Predictions, evaluate
 from core.folders import cache_folder, run_folder
 from core.host import host
+from core.store import check_writable, tracking_uri
 from core.tracking import RunRecord
 from core.worker import shared_worker
 from pipelines import recording
 from pipelines.display import current_display, epoch_line
-
-_INTERRUPTIONS = (
-    *(KeyboardInterrupt, SystemExit, asyncio.CancelledError),
-    *(CancelledRun, TerminationSignal),
-)
 
 
 @dataclass(frozen=True)
@@ -78,6 +71,7 @@ def train_pipeline(config: RunConfig) -> Outcome:
     """
     recipe = resolve(config.model_dump(), host())
     config = recipe.config
+    check_writable(tracking_uri())
     check_config(config)
     record = recording.start_record(recipe)
     _records[record.run_id] = record
@@ -88,8 +82,7 @@ def train_pipeline(config: RunConfig) -> Outcome:
         outcome = report_per_class(config, data, trained, predictions, record.run_id)
         record.finish("FINISHED")
     except BaseException as error:
-        killed = isinstance(error, _INTERRUPTIONS)
-        record.finish("KILLED" if killed else "FAILED", str(error).strip() or type(error).__name__)
+        record.finish(recording.ended_as(error), str(error).strip() or type(error).__name__)
         raise
     finally:
         del _records[record.run_id]
@@ -152,7 +145,7 @@ def evaluate_model(config: RunConfig, data: str, trained: Trained, run_id: str) 
         _call("evaluate", run_id, target=str(target), **handles)
         prepared = PreparedDataset.open(Path(data))
         result = evaluate(Predictions.load(target), prepared.classes)
-        record, epoch = _record(run_id), trained.facts["epochs"]
+        record, epoch = _record(run_id), trained.facts["best_epoch"]
         record.log_metrics(recording.class_metrics(result, prepared.classes), step=epoch)
         _say(
             "evaluate",
@@ -160,12 +153,11 @@ def evaluate_model(config: RunConfig, data: str, trained: Trained, run_id: str) 
             f"cross-entropy {result.cross_entropy:.4f}",
         )
         exported, metrics = Path(scratch) / "model.pt2", recording.overall_metrics(result)
-        try:
-            _call("export", run_id, target=str(exported), **handles)
-        except RunError as error:
+        refused = _call("export", run_id, target=str(exported), **handles)["refused"]
+        if refused:
             # Whoever trained for hours wants the rest all the same.
-            _say("evaluate", f"no model is logged. {error}")
-            record.set_tags({"model_not_logged": str(error)})
+            _say("evaluate", f"no model is logged. {refused}")
+            record.set_tags({"model_not_logged": refused})
             record.log_metrics(metrics, step=epoch)
         else:
             version = trained.facts["torch_version"]
@@ -212,8 +204,12 @@ def _call(stage: str, run_id: str, **arguments: Any) -> dict[str, Any]:
             record.log_metrics(recording.epoch_metrics(values), step=values["epoch"])
             logger.info(epoch_line(values))
 
+    def told(line: str) -> None:
+        shown.output(line)
+        logger.info(line)
+
     worker = shared_worker()
-    worker.on_output = shown.output
+    worker.on_output = told
     return worker.call(stage, follow, **arguments)
 
 

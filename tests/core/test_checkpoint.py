@@ -20,7 +20,7 @@ CPU = torch.device("cpu")
 def test_round_trip(tmp_path):
     state = {"weights": {"a": torch.randn(3, 4)}, "step": 7, "name": "x", "list": [1, 2.5, None]}
     checkpoint.save(state, tmp_path / "c.pt")
-    loaded = checkpoint.load(tmp_path / "c.pt", CPU)
+    loaded = checkpoint.load(tmp_path / "c.pt")
     assert torch.equal(loaded["weights"]["a"], state["weights"]["a"])
     assert (loaded["step"], loaded["name"], loaded["list"]) == (7, "x", [1, 2.5, None])
     assert [path.name for path in tmp_path.iterdir()] == ["c.pt"]
@@ -30,7 +30,7 @@ def test_every_generator_continues_where_it_was(tmp_path):
     checkpoint.seed_everything(3)
     np.random.normal()  # leaves a cached second value behind
     random.gauss(0, 1)
-    checkpoint.save({"random": checkpoint.random_state()}, tmp_path / "c.pt")
+    checkpoint.save({"random": checkpoint.random_state(CPU)}, tmp_path / "c.pt")
 
     def draw():
         return [torch.rand(1).item(), np.random.normal(), np.random.rand(), random.gauss(0, 1),
@@ -38,7 +38,7 @@ def test_every_generator_continues_where_it_was(tmp_path):
 
     expected = draw()
     checkpoint.seed_everything(99)
-    checkpoint.restore_random_state(checkpoint.load(tmp_path / "c.pt", CPU)["random"])
+    checkpoint.restore_random_state(checkpoint.load(tmp_path / "c.pt")["random"], CPU)
     assert draw() == expected
 
 
@@ -53,7 +53,7 @@ def test_a_malicious_file_is_refused(tmp_path, monkeypatch):
     torch.save({"network": Evil()}, tmp_path / "zip.pt")
     for name in ("plain.pt", "zip.pt"):
         with pytest.raises(RunError, match="cannot be read"):
-            checkpoint.load(tmp_path / name, CPU)
+            checkpoint.load(tmp_path / name)
     assert not (tmp_path / "evil-was-here").exists()
 
 
@@ -64,7 +64,7 @@ def test_a_truncated_file_is_refused(tmp_path, keep):
     size = int(len(content) * keep) if keep < 1 else keep
     (tmp_path / "c.pt").write_bytes(content[:size])
     with pytest.raises(RunError, match=r"c\.pt cannot be read"):
-        checkpoint.load(tmp_path / "c.pt", CPU)
+        checkpoint.load(tmp_path / "c.pt")
 
 
 def test_a_folder_that_takes_no_file_is_one_clear_error(tmp_path):
@@ -94,6 +94,6 @@ def test_killed_while_writing_the_file_is_the_old_or_the_new_one(tmp_path):
         writer.kill()
         written = max([written, *map(int, writer.stdout.read().split())])
         writer.wait()
-        state = checkpoint.load(path, CPU)
+        state = checkpoint.load(path)
         assert state["step"] in (written, written + 1)
         assert (state["weights"] == state["step"]).all()

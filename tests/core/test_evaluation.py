@@ -350,7 +350,7 @@ def test_an_output_that_is_not_finite_stops_the_run(network, images, value) -> N
 def test_no_samples_and_outputs_of_a_wrong_shape_are_errors(network, images) -> None:
     from torch import nn
 
-    with pytest.raises(RunError, match="no test"):
+    with pytest.raises(RunError, match="no sample"):
         predict(network, images[:0], np.zeros(0), device="cpu")
     with pytest.raises(RunError, match="not N x K"):
         predict(nn.Identity(), images, np.zeros(21), device="cpu")

@@ -20,8 +20,11 @@ from hypothesis import strategies as st
 
 from core import entries, store, tracking
 from core.dataset import MANIFEST, PreparedDataset
+from core.entries import class_metric_keys
 from core.errors import RunError, UserError
-from core.tracking import RunRecord, check_writable, class_metric_keys, git_commit, tracking_uri
+from core.provenance import git_tags
+from core.store import check_writable, tracking_uri
+from core.tracking import RunRecord
 
 CLASSES = ("cat", "狗", 'a"/b', "A__b")
 SHAPE = (3, 8, 8)
@@ -269,16 +272,11 @@ def test_a_long_description_ends_with_whole_lines(record: RunRecord) -> None:
     assert note.endswith("| row |\n\n… (24000 characters in all)")
 
 
-def test_files_and_figures_are_kept(record: RunRecord, tmp_path: Path) -> None:
+def test_figures_are_kept(record: RunRecord) -> None:
     from matplotlib.figure import Figure
 
-    (tmp_path / "table.csv").write_text("class\n")
-    record.log_file(tmp_path / "table.csv", "evaluation")
     record.log_figure(Figure(), "figures/confusion.png")
     client = record._client
-    assert [file.path for file in client.list_artifacts(record.run_id, "evaluation")] == [
-        "evaluation/table.csv"
-    ]
     assert [file.path for file in client.list_artifacts(record.run_id, "figures")] == [
         "figures/confusion.png"
     ]
@@ -621,13 +619,13 @@ def test_the_commit_is_known_in_a_repository_only(tmp_path: Path) -> None:
         command = ["git", *identity, *arguments]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
-    assert git_commit() is None
+    assert git_tags().get("mlflow.source.git.commit") is None
     git("init", "--initial-branch", "trunk")
-    assert git_commit() is None
+    assert git_tags().get("mlflow.source.git.commit") is None
     (tmp_path / "a.txt").write_text("a")
     git("add", ".")
     git("commit", "--message", "one")
-    assert git_commit() == git("rev-parse", "HEAD")
+    assert git_tags().get("mlflow.source.git.commit") == git("rev-parse", "HEAD")
     assert tracking.git_tags()["mlflow.source.git.branch"] == "trunk"
     assert tracking.git_tags()["mlflow.source.git.dirty"] == "false"
     (tmp_path / "a.txt").write_text("b")
@@ -636,7 +634,7 @@ def test_the_commit_is_known_in_a_repository_only(tmp_path: Path) -> None:
 
 def test_no_git_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
-    assert git_commit() is None
+    assert git_tags().get("mlflow.source.git.commit") is None
 
 
 # --- Other processes -----------------------------------------------------------------------

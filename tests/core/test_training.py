@@ -151,7 +151,7 @@ def test_continued_within_an_epoch_it_ends_with_the_same_weights(tmp_path, monke
 
     with pytest.raises(StopHere):
         run_fit(tmp_path / "cut", make_network(dropout=0.3), emit=stop)
-    position = checkpoint.load(tmp_path / "cut" / checkpoint.LAST, CPU)["position"]
+    position = checkpoint.load(tmp_path / "cut" / checkpoint.LAST)["position"]
     assert (position["epoch"], position["batch"], position["step"]) == (1, 4, 16)
     continued, events = make_network(dropout=0.3), []
     run_fit(tmp_path / "cut", continued, emit=events.append)
@@ -238,7 +238,7 @@ def test_a_loss_that_becomes_nan_names_epoch_and_step_and_keeps_the_last_good_on
 
     with pytest.raises(RunError, match=r"nan in epoch 2 at step 19.*last\.pt"):
         run_fit(tmp_path / "run", make_network(), loss=loss)
-    state = checkpoint.load(tmp_path / "run" / checkpoint.LAST, CPU)
+    state = checkpoint.load(tmp_path / "run" / checkpoint.LAST)
     assert state["position"]["epoch"] == 1
     assert all(value.isfinite().all() for value in state["network"].values())
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from core.config import read_config, resolve
+from core.config import read_recipe
 from core.errors import RunError, UserError
 from core.host import host
 from core.worker import Worker, shared_worker
@@ -20,7 +20,7 @@ PRESETS = Path(__file__).parents[2] / "pipelines" / "presets"
 
 
 def config(*overrides):
-    return resolve(read_config("digits", overrides, PRESETS), host()).config.model_dump(mode="json")
+    return read_recipe("digits", overrides, PRESETS, host()).config.model_dump(mode="json")
 
 
 @pytest.fixture(scope="module")
@@ -139,6 +139,17 @@ def test_a_worker_ends_with_its_parent():
     while child.is_running() and child.status() != psutil.STATUS_ZOMBIE:
         assert time.monotonic() < deadline, "the worker outlived its parent"
         time.sleep(0.1)
+
+
+def test_the_working_folder_stands_in_for_no_module(tmp_path, monkeypatch, cache):
+    for name in ("core", "plugins"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").touch()
+    (tmp_path / "queue.py").write_text("raise ImportError('the wrong queue')")
+    monkeypatch.chdir(tmp_path)
+    worker = Worker()
+    assert worker.call("check", config=config(), cache=cache)["device"]
+    worker.close()
 
 
 def test_what_a_plugin_prints_is_passed_on(tmp_path, monkeypatch, cache):

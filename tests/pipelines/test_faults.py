@@ -52,6 +52,31 @@ class Raises(ModelParams):
         return Network(nn.Flatten(), nn.Linear(1024, num_classes))
 
 
+class RaisesOnce(ModelParams):
+    """Raises in its third epoch, the first time."""
+
+    marker: str
+
+    def build(self, input_shape, num_classes):
+        from pathlib import Path
+
+        from torch import nn
+
+        marker = Path(self.marker)
+
+        class Network(nn.Sequential):
+            calls = 0
+
+            def forward(self, samples):
+                self.calls += self.training and samples.device.type != "meta"
+                if self.calls > 100 and not marker.exists():
+                    marker.touch()
+                    raise RuntimeError("boom, once")
+                return super().forward(samples)
+
+        return Network(nn.Flatten(), nn.Linear(1024, num_classes))
+
+
 class Untraceable(ModelParams):
     """Looks at its data's values, which torch.export cannot follow."""
 
@@ -75,6 +100,7 @@ def register_datasets(register):
 @hookimpl
 def register_models(register):
     register("raises", Raises)
+    register("raises_once", RaisesOnce)
     register("untraceable", Untraceable)
 '''
 
@@ -95,16 +121,16 @@ def plugins(yard):
     host.cache_clear()
 
 
-def train(dataset="digits", model="linear", **settings):
+def train(dataset="digits", model="linear", retries=0, **settings):
     from pipelines.training import train_pipeline
 
     config = {
         "dataset": dataset if isinstance(dataset, dict) else {"name": dataset},
-        "model": {"name": model},
+        "model": model if isinstance(model, dict) else {"name": model},
         "optimizer": {"name": "adam", "lr": 0.01},
         "train": {"epochs": 1, "log_every": 5, **settings},
     }
-    return train_pipeline(RunConfig(**config))
+    return train_pipeline.with_options(retries=retries)(RunConfig(**config))
 
 
 def newest():
@@ -137,6 +163,19 @@ def test_a_plugin_that_raises_fails_the_run_with_its_traceback():
     assert run.info.status == "FAILED"
     assert "boom in the plugin" in run.data.tags["torchyard.reason"]
     assert run.data.tags["plugin.model"].startswith("sha256:")
+
+
+def test_a_flow_tried_again_continues_its_run_from_the_checkpoint(tmp_path):
+    outcome = train(
+        model={"name": "raises_once", "marker": str(tmp_path / "marker")}, retries=1, epochs=4
+    )
+    client, run = newest()
+    assert (run.info.run_id, run.info.status) == (outcome.run_id, "FINISHED")
+    flow_id = run.data.tags["prefect.flow_run_id"]
+    chosen = f"tags.`prefect.flow_run_id` = '{flow_id}'"
+    assert len(client.search_runs([run.info.experiment_id], chosen)) == 1
+    losses = client.get_metric_history(run.info.run_id, "train/loss")
+    assert [metric.step for metric in losses] == [1, 2, 3, 4]
 
 
 def test_a_model_that_cannot_be_exported_keeps_everything_else():

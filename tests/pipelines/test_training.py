@@ -125,11 +125,11 @@ def test_tables_pictures_and_report_are_artifacts(run, client):
 
 
 def test_the_recorded_configuration_is_the_same_run_again(run, client, yard):
-    from core.config import read_config, resolve
+    from core.config import read_recipe
     from core.host import host
 
     path = client.download_artifacts(run.info.run_id, "config.yaml")
-    recipe = resolve(read_config(path, [], Path()), host())
+    recipe = read_recipe(path, [], Path(), host())
     assert recipe.config.model_dump(mode="json")["train"]["validation"] == 0.1
     assert recipe.config.optimizer.lr == 0.005
 

@@ -7,7 +7,6 @@ from pydantic import ValidationError
 from core import checkpoint
 from core.host import host
 
-CPU = torch.device("cpu")
 STEPS = 3
 
 # A quadratic bowl, 0.5 Σ a (w - c)², whose gradient can be written down: a (w - c).
@@ -163,7 +162,7 @@ def test_the_state_goes_through_a_checkpoint_and_training_continues(name, settin
     state = {"weight": weight.detach(), "optimizer": optimizer.state_dict()}
     checkpoint.save(state, tmp_path / "state.pt")
 
-    loaded = checkpoint.load(tmp_path / "state.pt", CPU)
+    loaded = checkpoint.load(tmp_path / "state.pt")
     weight = torch.nn.Parameter(loaded["weight"])
     optimizer = params(name, **settings).build([weight])
     optimizer.load_state_dict(loaded["optimizer"])

@@ -12,7 +12,6 @@ from pydantic import ValidationError
 from core import checkpoint
 from core.host import host
 
-CPU = torch.device("cpu")
 LR = 0.5
 SCHEDULERS = ("constant", "cosine", "one_cycle", "step")
 WARMING = ("constant", "cosine", "step")
@@ -190,7 +189,7 @@ def test_a_schedule_continues_from_a_checkpoint(name, split, tmp_path):
     checkpoint.save(state, tmp_path / "state.pt")
     whole = rates(optimizer, scheduler, total - split)
 
-    loaded = checkpoint.load(tmp_path / "state.pt", CPU)
+    loaded = checkpoint.load(tmp_path / "state.pt")
     optimizer = optimizer_of(momentum=0.9)
     scheduler = params(name, **chosen).build(optimizer, total)
     optimizer.load_state_dict(loaded["optimizer"])
