@@ -316,6 +316,14 @@ def test_two_strangers_of_one_name_are_both_qualified():
     assert str(caught.value) == ("several plugins are named 'focal': choose one/focal or two/focal")
 
 
+def test_one_name_twice_from_sources_of_one_name_is_set_aside():
+    own = Host()
+    own.load(source("one"), lambda: registering("model", "tiny"))
+    own.load(source("one"), lambda: registering("model", "tiny", "other"))
+    assert names(own, "model") == ["tiny"]
+    assert "model 'tiny' is taken by" in own.broken[0].reason
+
+
 def test_a_qualified_name_always_finds():
     own = Host()
     own.load(source("one"), lambda: registering("model", "tiny"))
