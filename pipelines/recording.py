@@ -152,7 +152,8 @@ def record_report(
     record.log_text(text, "report.md")
     record.describe(text)
 
-    table = result.per_class.astype(object).where(result.per_class.notna(), None)
+    shares = result.per_class.round(4)  # Prefect shows every digit there is
+    table = shares.astype(object).where(shares.notna(), None)
     rows = [{str(key): row[key] for key in row} for row in table.to_dict("records")]
     create_table_artifact(key="per-class", table=rows, description=record.name)
     create_markdown_artifact(key="report", markdown=text, description=record.name)
