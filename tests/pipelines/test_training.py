@@ -199,6 +199,9 @@ def test_ctrl_c_leaves_a_killed_run_and_no_process(yard, client, finished):
         yard.command("run", "digits", "train.epochs=100000"),
         cwd=yard.folder, env=yard.environment, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        # As on a terminal: what a shell starts in the background ignores Ctrl-C, and so would
+        # every process that these tests start.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
     for line in running.stdout:
         if "epoch 3" in line:
@@ -207,7 +210,10 @@ def test_ctrl_c_leaves_a_killed_run_and_no_process(yard, client, finished):
                if "core.worker" in child.cmdline()]  # fmt: skip
     assert len(workers) == 1
     os.kill(running.pid, signal.SIGINT)
-    _, errors = running.communicate(timeout=60)
+    try:
+        _, errors = running.communicate(timeout=60)
+    finally:
+        running.kill()
     assert running.returncode == 130
     assert "Traceback" not in errors
     assert "KILLED" in errors
