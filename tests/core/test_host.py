@@ -321,7 +321,7 @@ def test_one_name_twice_from_sources_of_one_name_is_set_aside():
     own.load(source("one"), lambda: registering("model", "tiny"))
     own.load(source("one"), lambda: registering("model", "tiny", "other"))
     assert names(own, "model") == ["tiny"]
-    assert "model 'tiny' is taken by" in own.broken[0].reason
+    assert len(own.broken) == 1
 
 
 def test_a_qualified_name_always_finds():

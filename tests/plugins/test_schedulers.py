@@ -16,7 +16,11 @@ LR = 0.5
 SCHEDULERS = ("constant", "cosine", "one_cycle", "step")
 WARMING = ("constant", "cosine", "step")
 
-pytestmark = pytest.mark.filterwarnings("error")
+# Not of what the garbage collector finds of earlier tests.
+pytestmark = [
+    pytest.mark.filterwarnings("error"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
 
 
 def params(name, **chosen):
