@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 import random
 import shutil
 from pathlib import Path
@@ -13,6 +11,7 @@ import numpy as np
 import torch
 
 from core.errors import RunError
+from core.whole_file import whole_file
 
 LAST = "last.pt"
 BEST = "best.pt"
@@ -24,21 +23,17 @@ def save(state: dict[str, Any], path: Path) -> None:
     Raises:
         RunError: the disk does not take it.
     """
-    partial = path.with_name(f".{os.getpid()}.{path.name}")
     try:
-        with partial.open("wb") as file:
-            torch.save(state, file)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
+        with whole_file(path) as file:
+            try:
+                torch.save(state, file)
+            except RuntimeError as error:
+                # torch hides what the disk said behind an error of its own.
+                if shutil.disk_usage(path.parent).free < 2**16:
+                    raise OSError("no space left on the disk") from error
+                raise
     except (OSError, RuntimeError) as error:
-        reason = str(error)
-        with contextlib.suppress(OSError):
-            # torch hides what the disk said behind an error of its own.
-            if shutil.disk_usage(path.parent).free < 2**16:
-                reason = "no space left on the disk"
-            partial.unlink()
-        raise RunError(f"The checkpoint {path} cannot be written: {reason}") from error
+        raise RunError(f"The checkpoint {path} cannot be written: {error}") from error
 
 
 def load(path: Path) -> dict[str, Any]:

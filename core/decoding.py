@@ -13,7 +13,6 @@ import os
 import pickle
 import signal
 import subprocess
-import sys
 import time
 import warnings
 from collections import deque
@@ -26,6 +25,7 @@ from typing import Any
 
 import numpy as np
 
+from core.child import start_child
 from core.errors import RunError
 from core.image_files import decode_image
 
@@ -155,19 +155,15 @@ class DecodingProcesses:
         return count, problems
 
     def _start(self) -> None:
-        # PYTHONPATH: what the parent can import, a `read` from a plugin may need. The numeric
-        # libraries get one thread each: there is a process a core already.
-        environment = os.environ | {
-            "PYTHONPATH": os.pathsep.join(path or str(Path.cwd()) for path in sys.path),
-            "OMP_NUM_THREADS": "1",
-            "OPENBLAS_NUM_THREADS": "1",
-        }
+        # There is a process a core already.
+        one_thread = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
         for _ in range(self._cores):
-            process = subprocess.Popen(
-                [sys.executable, "-P", "-c", "from core.decoding import serve; serve()"],
+            process = start_child(
+                "-c",
+                "from core.decoding import serve; serve()",
+                environment=one_thread,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
-                env=environment,
             )
             self._processes.append(process)
             self._idle.put(process)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from core.errors import RunError
+from core.whole_file import whole_file
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -70,17 +70,11 @@ class Predictions:
 
     def save(self, path: Path) -> None:
         """Write an .npz, whole or not at all; RunError if the disk does not take it."""
-        partial = path.with_name(f".{path.name}.{os.getpid()}")
         try:
-            with partial.open("wb") as file:
+            with whole_file(path) as file:
                 np.savez(file, allow_pickle=False, logits=self.logits, targets=self.targets)
-                file.flush()
-                os.fsync(file.fileno())
-            partial.replace(path)
         except OSError as error:
             raise RunError(f"The predictions cannot be written to {path}: {error}") from error
-        finally:
-            partial.unlink(missing_ok=True)
 
     @classmethod
     def load(cls, path: Path) -> Predictions:

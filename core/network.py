@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from core.dataset import PreparedDataset, SampleSpec
 from core.errors import RunError, UserError
 from core.parameters import ModelParams
+from core.whole_file import whole_file
 
 
 class Normalize(nn.Module):
@@ -174,7 +175,7 @@ def export(network: nn.Module, data: PreparedDataset, path: Path) -> None:
     Raises:
         NotExportableError: torch.export cannot trace the model.
     """
-    network.eval()
+    network = copy.deepcopy(network).eval()
     dtype = torch.uint8 if data.dtype == "uint8" else torch.float32
     # Two rows: torch.export takes a dimension of 1 for a constant.
     example = torch.zeros(2, *data.shape, dtype=dtype)
@@ -187,6 +188,5 @@ def export(network: nn.Module, data: PreparedDataset, path: Path) -> None:
             f"The model cannot be exported by torch.export: {str(error).partition(chr(10))[0]}",
             details=str(error),
         ) from error
-    partial = path.with_name(f".{os.getpid()}.{path.name}")
-    torch.export.save(program, partial)
-    partial.replace(path)
+    with whole_file(path) as file:
+        torch.export.save(program, file)

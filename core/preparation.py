@@ -39,6 +39,7 @@ from core.parameters import DatasetParams
 from core.sample_file import SampleFile, fsync
 from core.splits import PARTS, RawSplits
 from core.statistics import ImageStatistics, VectorStatistics
+from core.whole_file import whole_file
 
 logger = logging.getLogger(__name__)
 
@@ -97,10 +98,8 @@ def prepare(
                 )
             digest = _finish(folder, name, raw.source, splits, files)
             _publish(folder, prepared / digest[:16])
-            _replace_text(
-                _record(prepared, key),
-                json.dumps({"digest": digest, "source": raw.source}),
-            )
+            with whole_file(_record(prepared, key)) as record:
+                record.write(json.dumps({"digest": digest, "source": raw.source}).encode())
         found = _look_up(name, prepared, key)
     except OSError as error:
         raise _explained(error, name, cache, needed) from error
@@ -226,7 +225,8 @@ def _finish(
         "source": source,
         "sizes": {path.name: path.stat().st_size for path in arrays},
     }
-    _replace_text(folder / MANIFEST, json.dumps(manifest, indent=1))
+    with whole_file(folder / MANIFEST) as file:
+        file.write(json.dumps(manifest, indent=1).encode())
     fsync(folder)
     return digest.hexdigest()
 
@@ -240,14 +240,6 @@ def _publish(folder: Path, target: Path) -> None:
             shutil.rmtree(target, ignore_errors=True)  # absent or damaged
             folder.rename(target)
             fsync(target.parent)
-
-
-def _replace_text(path: Path, text: str) -> None:
-    """Write a small file so that it is there whole or not at all."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text)
-    fsync(temporary)
-    temporary.replace(path)
 
 
 def _explained(error: OSError, name: str, cache: Path, needed: int) -> Exception:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import gc
 import json
 import logging
 import os
@@ -23,6 +24,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import IO, Any, TextIO
 
+from core.child import start_child
 from core.errors import RunError, UserError
 
 OnEvent = Callable[[str, dict[str, Any]], None]
@@ -40,10 +42,10 @@ class Worker:
     def __init__(self, on_output: Callable[[str], None] = lambda line: None) -> None:
         reader, writer = os.pipe()
         # A session of its own: Ctrl-C in the terminal reaches the parent, which decides.
-        self._process = subprocess.Popen(
-            # -P: nothing in the working folder may stand in for a module of the worker.
-            [sys.executable, "-P", "-m", "core.worker", str(writer)],
-            env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        self._process = start_child(
+            "-m",
+            "core.worker",
+            str(writer),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -169,8 +171,15 @@ def serve(messages: IO[str]) -> None:
     requests: queue.SimpleQueue[str] = queue.SimpleQueue()
     threading.Thread(target=_receive, args=(requests,), daemon=True).start()
 
-    # The import of torch, seconds long, begins before the first request is here.
+    # The import of torch, seconds long, begins before the first request is here, and that of
+    # its compiler, which every optimizer asks for. The garbage collector would walk the
+    # half-built modules again and again: 0.4 s.
+    gc.disable()
+
     from core import stages
+
+    gc.freeze()
+    gc.enable()
 
     def send(**message: Any) -> None:
         messages.write(json.dumps(message) + "\n")
@@ -179,6 +188,7 @@ def serve(messages: IO[str]) -> None:
     def emit(event: Any) -> None:
         send(event=type(event).__name__, values=dataclasses.asdict(event))
 
+    idle = [stages.load_export]  # done while the parent is busy, after its first request
     while True:
         request = json.loads(requests.get())
         name = request["stage"]
@@ -192,6 +202,8 @@ def serve(messages: IO[str]) -> None:
             reason = str(error).partition("\n")[0] or "no message"
             message = f"'{name}' failed: {type(error).__name__}: {reason}"
             send(error="run", message=message, details=traceback.format_exc())
+        if idle and requests.empty():
+            idle.pop()()
 
 
 def _receive(requests: queue.SimpleQueue[str]) -> None:

@@ -18,7 +18,17 @@ from core.config import Recipe, RunConfig
 from core.dataset import PreparedDataset
 from core.entries import class_metric_keys
 from core.evaluation import Evaluation, Predictions
+from core.store import database_of, load_mlflow, tracking_uri
 from core.tracking import RunRecord
+
+
+def load_libraries() -> None:
+    """Import what a record is made with: seconds of work that can overlap the worker's."""
+    import pandas  # noqa: F401
+
+    load_mlflow()
+    if database_of(tracking_uri()):
+        import mlflow.store.tracking.sqlalchemy_store  # noqa: F401
 
 
 def start_record(recipe: Recipe) -> RunRecord:

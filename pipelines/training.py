@@ -7,7 +7,11 @@ Between tasks go handles: folders, files, ids. The torch work is done by a worke
 from __future__ import annotations
 
 import contextlib
+import functools
+import importlib
+import json
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -95,7 +99,7 @@ def check_config(config: RunConfig) -> dict[str, Any]:
     Raises:
         UserError: with every problem found.
     """
-    return shared_worker().call("check", config=_plain(config), cache=str(cache_folder()))
+    return _checked(config.model_dump_json(), str(cache_folder()))
 
 
 @task(task_run_name="prepare_data: {config.dataset.name}", cache_policy=NO_CACHE)
@@ -123,6 +127,8 @@ def train_model(config: RunConfig, data: str, run_id: str) -> Trained:
     """Train; gives the best weights, or the last where there was no validation."""
     with _stage("train", run_id, config.model.name):
         folder = str(run_folder(run_id))
+        # A second of work for the report's pictures, which this process has time for now.
+        threading.Thread(target=importlib.import_module, args=["matplotlib.figure"]).start()
         done = _call("train", run_id, config=_plain(config), data=data, folder=folder)
         recording.record_training(_record(run_id), done, folder)
         fit, placement = done["fit"], done["placement"]
@@ -178,6 +184,12 @@ def report_per_class(
         rows = recording.record_report(record, config, prepared, predicted, result, trained.facts)
         _say("report", "per-class table, pictures and report are in MLflow")
     return Outcome(run_id, record.name, record.url, result.accuracy, result.images, rows)
+
+
+# The command line asks before there is a flow, and the flow asks again.
+@functools.cache
+def _checked(config: str, cache: str) -> dict[str, Any]:
+    return shared_worker().call("check", config=json.loads(config), cache=cache)
 
 
 _records: dict[str, RunRecord] = {}

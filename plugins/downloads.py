@@ -54,13 +54,14 @@ def fetch(file: Path, addresses: Sequence[str], checksum: str) -> Path:
                     f"{address} is not the file that was expected: its checksum is {found}, "
                     f"not {checksum}. It was not kept."
                 )
+            except urllib.error.HTTPError as error:
+                with error:  # it holds the connection
+                    unreachable.append(f"{address}: {error}")
             except (OSError, http.client.HTTPException) as error:
                 if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
                     raise
-                # A URLError's own text wraps its reason; an HTTPError's has the status.
-                told = isinstance(error, urllib.error.HTTPError)
-                reason = error if told else getattr(error, "reason", error)
-                unreachable.append(f"{address}: {reason}")
+                # A URLError's own text wraps its reason.
+                unreachable.append(f"{address}: {getattr(error, 'reason', error)}")
             finally:
                 part.unlink(missing_ok=True)
     raise UserError(

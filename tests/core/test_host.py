@@ -318,10 +318,14 @@ def test_two_strangers_of_one_name_are_both_qualified():
 
 def test_one_name_twice_from_sources_of_one_name_is_set_aside():
     own = Host()
-    own.load(source("one"), lambda: registering("model", "tiny"))
-    own.load(source("one"), lambda: registering("model", "tiny", "other"))
+    first, second = Source("one", "/here/one.py", ""), Source("one", "/there/one.py", "")
+    own.load(first, lambda: registering("model", "tiny"))
+    own.load(second, lambda: registering("model", "tiny", "other"))
     assert names(own, "model") == ["tiny"]
-    assert len(own.broken) == 1
+    assert own.find("model", "tiny").source == first
+    assert [(aside.source, aside.reason) for aside in own.broken] == [
+        (second, "ValueError: model 'tiny': is there already from /here/one.py")
+    ]
 
 
 def test_a_qualified_name_always_finds():

@@ -271,6 +271,7 @@ def test_an_exported_network_gives_the_same_for_any_batch(tmp_path, name, settin
     before = weights_digest(net)
     export(net, data, tmp_path / "model.pt2")
     assert [file.name for file in tmp_path.iterdir()] == ["model.pt2"]
+    assert net.training  # what is given stays as it is
     assert weights_digest(net) == before
     loaded = torch.export.load(tmp_path / "model.pt2").module()
     net.eval()
