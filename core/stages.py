@@ -137,7 +137,7 @@ def train(config: Mapping[str, Any], data: str, folder: str, emit: Emit) -> dict
 
     net = _network(recipe, prepared).to(place)
     grouped = any(getattr(layer, "groups", 1) > 1 for layer in net.modules())
-    torch.backends.mkldnn.enabled = work >= WORTH_ONEDNN or grouped
+    torch.backends.mkldnn.enabled = work >= WORTH_ONEDNN or grouped  # type: ignore[assignment]
     whole = prepared.train
     held_out = None
     if settings.validation:
@@ -192,7 +192,7 @@ def evaluate(
     prepared = PreparedDataset.open(Path(data))
     place = device.choose(recipe.config.device)
     torch.set_num_threads(recipe.config.train.threads or THREADS)
-    torch.backends.mkldnn.enabled = True
+    torch.backends.mkldnn.enabled = True  # type: ignore[assignment]
     net = _restored(recipe, prepared, Path(weights), place)
     test = prepared.test
     evaluation.predict(net, test.samples, test.labels, device=place).save(Path(target))

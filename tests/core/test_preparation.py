@@ -186,9 +186,7 @@ def test_a_second_run_builds_nothing(tmp_path: Path) -> None:
     params = dataset(lambda _: raw())
     assert find_prepared("given", params(), tmp_path) is None
     first = prepare("given", params(), tmp_path, quiet)
-    began = time.perf_counter()
     assert prepare("given", params(), tmp_path, quiet) == first
-    assert time.perf_counter() - began < 0.3
     assert params.builds == [tmp_path / "downloads"]
     assert find_prepared("given", params(), tmp_path) == first
     assert find_prepared("given", params(tag=1), tmp_path) is None

@@ -16,11 +16,7 @@ LR = 0.5
 SCHEDULERS = ("constant", "cosine", "one_cycle", "step")
 WARMING = ("constant", "cosine", "step")
 
-# Not of what the garbage collector finds of earlier tests.
-pytestmark = [
-    pytest.mark.filterwarnings("error"),
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-]
+pytestmark = pytest.mark.filterwarnings("error")
 
 
 def params(name, **chosen):
