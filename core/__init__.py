@@ -15,6 +15,8 @@ from core.dataset import (
 from core.errors import UserError
 from core.hookspecs import Register, hookimpl
 from core.parameters import (
+    Augmentation,
+    AugmentationParams,
     DatasetParams,
     LossParams,
     ModelParams,
@@ -24,6 +26,8 @@ from core.parameters import (
 
 __all__ = [
     "ArraySplit",
+    "Augmentation",
+    "AugmentationParams",
     "DatasetParams",
     "EncodedSplit",
     "LossParams",

@@ -30,6 +30,7 @@ from core.errors import UserError
 from core.host import Host, Registration
 from core.parameters import (
     KINDS,
+    AugmentationParams,
     DatasetParams,
     LossParams,
     ModelParams,
@@ -66,6 +67,19 @@ class DatasetChoice(Choice):
             ) from None
 
 
+class ModelChoice(Choice):
+    """The model, and which of its parameters are left as they are."""
+
+    freeze: tuple[str, ...] = Field(
+        (), description="patterns of parameter names that are not trained, e.g. [conv*]"
+    )
+
+    @field_validator("freeze", mode="before")
+    @classmethod
+    def _one_is_enough(cls, value: object) -> object:
+        return (value,) if isinstance(value, str) else value
+
+
 class TrainConfig(BaseModel):
     """How to train, whatever is trained."""
 
@@ -83,6 +97,9 @@ class TrainConfig(BaseModel):
     )
     clip_norm: PositiveFloat | None = Field(None, description="clip the gradient's norm to this")
     log_every: PositiveInt = Field(100, description="batches between two running losses")
+    log_gradients: bool = Field(
+        False, description="also the norm of each layer's gradient, at the same batches"
+    )
     threads: PositiveInt | None = Field(
         None, description="CPU threads; none: one for little work a batch, else all"
     )
@@ -100,7 +117,10 @@ class RunConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     dataset: DatasetChoice
-    model: Choice = Choice(name="lenet")
+    augmentations: tuple[Choice, ...] = Field(
+        (), description="random changes of the training samples, in this order"
+    )
+    model: ModelChoice = ModelChoice(name="lenet")
     loss: Choice = Choice(name="cross_entropy")
     optimizer: Choice = Choice(name="sgd")
     scheduler: Choice = Choice(name="constant")
@@ -113,6 +133,10 @@ class RunConfig(BaseModel):
     )
 
 
+# The kinds a run has one of.
+SINGLE = tuple(kind for kind in KINDS if kind in RunConfig.model_fields)
+
+
 @dataclass(frozen=True)
 class Recipe:
     """A configuration with its plugins found and typed; nothing is built yet."""
@@ -120,6 +144,7 @@ class Recipe:
     config: RunConfig
     plugins: Mapping[str, Registration]
     dataset: DatasetParams
+    augmentations: tuple[AugmentationParams, ...]
     model: ModelParams
     loss: LossParams
     optimizer: OptimizerParams
@@ -143,7 +168,7 @@ def read_recipe(source: str, overrides: Sequence[str], presets: Path, host: Host
             problems.append(f"'{override}' is not of the form key=value, e.g. train.epochs=3")
             continue
         path = key.split(".")
-        if path[0] in KINDS and len(path) == 1:
+        if path[0] in SINGLE and len(path) == 1:
             path.append("name")
         assignments.append((path, _parse_value(value)))
     try:
@@ -211,10 +236,10 @@ def _parse_value(text: str) -> Any:
 
 def _assign(raw: dict[str, Any], path: list[str], value: Any) -> None:
     *parents, last = path
-    if parents and parents[0] in KINDS and last == "name" and len(path) == 2:
+    if parents and parents[0] in SINGLE and last == "name" and len(path) == 2:
         section = _section(raw.get(parents[0], {}))
         if isinstance(section, dict) and section.get("name") != value:
-            shared = RunConfig.model_fields[parents[0]].annotation.model_fields  # type: ignore[union-attr]
+            shared = _shared(parents[0])
             raw[parents[0]] = {key: section[key] for key in section if key in shared}
     for parent in parents:
         inner = _section(raw.setdefault(parent, {}))
@@ -238,48 +263,65 @@ def resolve(raw: Mapping[str, Any], host: Host) -> Recipe:
     """
     problems: list[str] = []
     raw = dict(raw)
-    for kind in KINDS:
+    for kind in SINGLE:
         default = RunConfig.model_fields[kind].default
         base = default.model_dump() if isinstance(default, Choice) else {}
         given = _section(raw.get(kind, base))
         if given and isinstance(given, Mapping):
             raw[kind] = {**base, **given}
+    augmentations = raw.get("augmentations") or []
+    if not isinstance(augmentations, list | tuple):
+        augmentations = [augmentations]
+    raw["augmentations"] = augmentations = [_section(choice) for choice in augmentations]
     config = None
     try:
         config = RunConfig.model_validate(raw)
     except ValidationError as error:
         problems += _explain(error, RunConfig)
+    chosen = {kind: (kind, raw.get(kind)) for kind in SINGLE}
+    chosen |= {
+        f"augmentations.{at}": ("augmentation", choice) for at, choice in enumerate(augmentations)
+    }
     found: dict[str, Registration] = {}
     params: dict[str, PluginParams] = {}
-    for kind in KINDS:
-        given = raw.get(kind)
+    for where, (kind, given) in chosen.items():
         if not isinstance(given, Mapping) or not isinstance(given.get("name"), str):
             continue  # said above
         try:
-            found[kind] = host.find(kind, given["name"])
+            found[where] = host.find(kind, given["name"])
         except LookupError as error:
-            problems.append(f"{kind}: {error}")
+            problems.append(f"{where}: {error}")
             continue
-        shared = RunConfig.model_fields[kind].annotation.model_fields  # type: ignore[union-attr]
-        own = {key: value for key, value in given.items() if key not in shared}
+        own = {key: value for key, value in given.items() if key not in _shared(kind)}
         try:
-            params[kind] = found[kind].params.model_validate(own)
+            params[where] = found[where].params.model_validate(own)
         except ValidationError as error:
-            problems += _explain(error, found[kind].params, kind, f" of '{given['name']}'")
+            problems += _explain(error, found[where].params, where, f" of '{given['name']}'")
         except Exception as error:  # a plugin's own validator may raise anything
-            name, origin = given["name"], found[kind].source.origin
-            problems.append(f"{kind}: '{name}' ({origin}): {type(error).__name__}: {error}")
+            name, origin = given["name"], found[where].source.origin
+            problems.append(f"{where}: '{name}' ({origin}): {type(error).__name__}: {error}")
     wanted = raw.get("device")
     if isinstance(wanted, str) and (reason := devices.unavailable(wanted)):
         problems.append(f"device: {wanted}: {reason}")
     if problems or config is None:
         raise UserError(problems)
-    filled = {
-        kind: getattr(config, kind).model_dump() | params[kind].model_dump(mode="json")
-        for kind in KINDS
+    single = {kind: params.pop(kind) for kind in SINGLE}
+    filled: dict[str, Any] = {
+        kind: getattr(config, kind).model_dump() | typed.model_dump(mode="json")
+        for kind, typed in single.items()
     }
+    filled["augmentations"] = [
+        choice.model_dump() | typed.model_dump(mode="json")
+        for choice, typed in zip(config.augmentations, params.values(), strict=True)
+    ]
     complete = RunConfig.model_validate(config.model_dump(mode="json") | filled)
-    return Recipe(complete, found, **params)  # type: ignore[arg-type]
+    return Recipe(complete, found, augmentations=tuple(params.values()), **single)  # type: ignore[arg-type]
+
+
+def _shared(kind: str) -> Iterable[str]:
+    """The settings the host itself keeps beside a plugin's parameters."""
+    field = RunConfig.model_fields.get(kind)
+    return getattr(field.annotation, "model_fields", ()) if field else Choice.model_fields
 
 
 _WORDING = {

@@ -22,6 +22,11 @@ def register_datasets(register: Register) -> None:
 
 
 @hookspec
+def register_augmentations(register: Register) -> None:
+    """Augmentations: an `AugmentationParams` whose callable changes a batch of samples."""
+
+
+@hookspec
 def register_models(register: Register) -> None:
     """Models: a `ModelParams` whose network maps float32 N x input_shape to N x classes."""
 

@@ -27,6 +27,7 @@ PLUGIN_FOLDERS = "TORCHYARD_PLUGINS"
 
 HOOKS = {
     "dataset": "register_datasets",
+    "augmentation": "register_augmentations",
     "model": "register_models",
     "loss": "register_losses",
     "optimizer": "register_optimizers",
@@ -34,7 +35,7 @@ HOOKS = {
 }
 
 # What the host itself keeps beside a plugin's parameters (see `core.config`).
-RESERVED = {"name", "normalize"}
+RESERVED = {"name", "normalize", "freeze"}
 
 
 @dataclass(frozen=True)

@@ -21,10 +21,11 @@ if TYPE_CHECKING:
     from core.dataset import RawData, SampleSpec
 
 Loss = Callable[["torch.Tensor", "torch.Tensor"], "torch.Tensor"]
+Augmentation = Callable[["torch.Tensor", "torch.Tensor", int], "torch.Tensor"]
 
 
 class PluginParams(BaseModel):
-    """What all five kinds share: immutable, typed, and no unknown parameter."""
+    """What all kinds share: immutable, typed, and no unknown parameter."""
 
     model_config = ConfigDict(
         frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=()
@@ -119,13 +120,42 @@ class SchedulerParams(PluginParams):
         """
 
 
+class AugmentationParams(PluginParams):
+    """A random change of the training samples, new in every epoch."""
+
+    kind = "augmentation"
+
+    @abstractmethod
+    def build(self, input_shape: tuple[int, ...]) -> Augmentation:
+        """Make a callable (samples, indices, epoch) -> samples, for one batch at a time.
+
+        samples: N x C x H x W as stored (uint8), or float32 N x D, on the training device;
+        what is returned has the same shape and type, and the input is left as it is.
+        indices: int64 N, each sample's place in its split. epoch: counted from 1.
+        Randomness comes from torch's generator of the samples' device, which the host seeds
+        and keeps in checkpoints; every sample draws its own.
+
+        Raises:
+            ValueError: it cannot take such samples; the message says why.
+        """
+
+
 KINDS: dict[str, type[PluginParams]] = {
     base.kind: base
-    for base in (DatasetParams, ModelParams, LossParams, OptimizerParams, SchedulerParams)
+    for base in (
+        DatasetParams,
+        AugmentationParams,
+        ModelParams,
+        LossParams,
+        OptimizerParams,
+        SchedulerParams,
+    )
 }
 
 __all__ = [
     "KINDS",
+    "Augmentation",
+    "AugmentationParams",
     "DatasetParams",
     "Loss",
     "LossParams",

@@ -1,4 +1,4 @@
-"""The per-class report for people: the confusion matrix, a grid of test images, Markdown."""
+"""The per-class report for people: the confusion matrix, grids of images, Markdown."""
 
 from __future__ import annotations
 
@@ -16,13 +16,14 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     from matplotlib.figure import Figure
 
-    from core.dataset import Samples
+    from core.dataset import Labels, Samples
     from core.evaluation import Evaluation, Predictions
 
 INK, MUTED, LINE, EMPTY = "#1f2328", "#59636e", "#d0d7de", "#e4e4e4"
 # Okabe and Ito's vermilion, which every kind of sight tells from grey; darker for text.
 WRONG, WRONG_INK = "#d55e00", "#a33f00"
 DPI = 150
+CROSS = "✗"
 
 # matplotlib's own font has no Chinese, Japanese or Korean; any of these helps where installed.
 FALLBACK_FONTS = (
@@ -108,13 +109,118 @@ def test_images_figure(
     Returns:
         None where there is nothing to look at: vectors, or neither 1 nor 3 channels.
     """
+    if not _drawable(samples):
+        return None
+    chosen, names = _choose(predictions.targets, count), _grid_labels(classes)
+    trues, guesses = predictions.targets[chosen], predictions.predicted[chosen]
+    captions = [
+        (f"✓ {names[true]}\n" if true == guess else _taken_for(names, true, guess)) + share
+        for true, guess, share in zip(trues, guesses, _shares(predictions, chosen), strict=True)
+    ]
+    wrong = int((trues != guesses).sum())
+    return _grid(
+        samples,
+        chosen,
+        captions,
+        f"{len(chosen):,} of {len(samples):,} test images",
+        f"✓ right: {len(chosen) - wrong}    ✗ wrong: {wrong}, true → predicted    %: confidence",
+    )
+
+
+def confident_mistakes_figure(
+    samples: Samples,
+    predictions: Predictions,
+    classes: Sequence[str],
+    count: int = 16,  # noqa: PT028
+) -> Figure | None:
+    """Draw the test images that the network was surest of and wrong about, the surest first.
+
+    They show what it mixes up, and often a wrong label. The percentage is the probability
+    of the wrong class.
+
+    Args:
+        samples: uint8 N x C x H x W; only those shown are read.
+        predictions: of these N samples.
+        classes: the names, in the order of the class indices.
+        count: how many images at most.
+
+    Returns:
+        None where no prediction is wrong, or the samples are no images to look at.
+    """
+    mistakes = np.flatnonzero(predictions.predicted != predictions.targets)
+    if not _drawable(samples) or not len(mistakes):
+        return None
+    surest = np.argsort(-predictions.confidence[mistakes], kind="stable")[:count]
+    chosen, names = mistakes[surest], _grid_labels(classes)
+    trues, guesses = predictions.targets[chosen], predictions.predicted[chosen]
+    captions = [
+        _taken_for(names, true, guess) + share
+        for true, guess, share in zip(trues, guesses, _shares(predictions, chosen), strict=True)
+    ]
+    title = f"{len(chosen):,} of {len(mistakes):,} mistakes"
+    note = "the surest first    ✗ true → predicted    %: probability of the predicted class"
+    return _grid(samples, chosen, captions, title, note)
+
+
+def labelled_images_figure(
+    samples: Samples,
+    labels: Labels,
+    classes: Sequence[str],
+    title: str,
+    count: int = 36,  # noqa: PT028
+) -> Figure | None:
+    """Draw a grid of images with the names of their classes, of a split or of a batch.
+
+    Every class has its turn, or as many classes as there is room for; which of its images
+    are shown is random but the same each time.
+
+    Args:
+        samples: uint8 N x C x H x W; only those shown are read.
+        labels: N class indices.
+        classes: the names, in the order of the class indices.
+        title: what the images are.
+        count: how many images at most.
+
+    Returns:
+        None where there is nothing to look at: no sample, vectors, or neither 1 nor 3
+        channels.
+    """
+    if not _drawable(samples) or not len(samples):
+        return None
+    chosen, names = _choose(labels, count), _grid_labels(classes)
+    captions = [f"{names[label]}\n" for label in labels[chosen]]
+    shown = len(np.unique(labels[chosen]))
+    note = f"{len(chosen):,} of {len(samples):,} images, of {shown:,} of {len(classes):,} classes"
+    return _grid(samples, chosen, captions, title, note)
+
+
+def _drawable(samples: Samples) -> bool:
+    return samples.ndim == 4 and samples.shape[1] in (1, 3) and samples.dtype == np.uint8
+
+
+def _grid_labels(classes: Sequence[str]) -> list[str]:
+    return _labels(classes, limit=15)
+
+
+def _taken_for(names: Sequence[str], true: int, guess: int) -> str:
+    return f"{CROSS} {names[true]} →\n{names[guess]}  "
+
+
+def _shares(predictions: Predictions, chosen: npt.NDArray[np.int64]) -> list[str]:
+    return [f"{100 * share:.0f} %" for share in predictions.confidence[chosen]]
+
+
+def _grid(
+    samples: Samples,
+    chosen: npt.NDArray[np.int64],
+    captions: Sequence[str],
+    title: str,
+    note: str,
+) -> Figure:
+    """Draw the chosen images; one whose caption begins with a cross has a frame."""
     from matplotlib.colors import to_rgb
     from matplotlib.figure import Figure
 
-    if samples.ndim != 4 or samples.shape[1] not in (1, 3) or samples.dtype != np.uint8:
-        return None
-    chosen, labels = _choose(predictions.targets, count), _labels(classes, limit=15)
-    trues, guesses = predictions.targets[chosen], predictions.predicted[chosen]
     columns = min(max(len(chosen), 3), 6)
     # Pixels. Images that are no squares keep their form, within reason.
     box_x = 168
@@ -126,25 +232,20 @@ def test_images_figure(
     figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI, facecolor="white")
     axes = figure.add_axes((0, 0, 1, 1))
     axes.axis("off")
-    shown = zip(chosen, trues, guesses, predictions.confidence[chosen], strict=True)
-    for place, (index, true, guess, confidence) in enumerate(shown):
+    for place, (index, text) in enumerate(zip(chosen, captions, strict=True)):
         left, top = margin + place % columns * step_x, header + place // columns * step_y
         tile = _fit(samples[index], box_y, box_x)
         y, x = top + (box_y - tile.shape[0]) // 2, left + (box_x - tile.shape[1]) // 2
-        text, style, frame, colour = f"✓ {labels[true]}\n", _style(), 1, LINE
-        if true != guess:
-            text, style = f"✗ {labels[true]} →\n{labels[guess]}  ", _style(WRONG_INK)
-            frame, colour = 6, WRONG
+        style, frame, colour = _style(), 1, LINE
+        if text.startswith(CROSS):
+            style, frame, colour = _style(WRONG_INK), 6, WRONG
         edge = np.s_[y - frame : y + len(tile) + frame, x - frame : x + tile.shape[1] + frame]
         canvas[edge] = np.multiply(255, to_rgb(colour))
         canvas[y : y + len(tile), x : x + tile.shape[1]] = tile
-        text += f"{100 * confidence:.0f} %"
         axes.text(left, top + box_y + 12, text, va="top", fontsize=7, **style)
     # All images are one picture: an axes for each takes many times as long.
     axes.imshow(canvas, interpolation="nearest", aspect="auto")
-    wrong = int((trues != guesses).sum())
-    note = f"✓ right: {len(chosen) - wrong}    ✗ wrong: {wrong}, true → predicted    %: confidence"
-    _title(figure, f"{len(chosen):,} of {len(samples):,} test images", note)
+    _title(figure, title, note)
     return figure
 
 
