@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pydantic import Field, NonNegativeFloat
+from pydantic import Field, NonNegativeFloat, PositiveFloat
 
 from core import LossParams, Register, hookimpl
 
@@ -12,13 +12,15 @@ if TYPE_CHECKING:
     import torch
 
 
-def _weight_tensor(weight: tuple[float, ...] | None, num_classes: int) -> torch.Tensor | None:
+def _weight_tensor(
+    weight: tuple[float, ...] | None, num_classes: int, name: str = "weight"
+) -> torch.Tensor | None:
     import torch
 
     if weight is None:
         return None
     if len(weight) != num_classes:
-        raise ValueError(f"weight has {len(weight)} values, the data has {num_classes} classes")
+        raise ValueError(f"{name} has {len(weight)} values, the data has {num_classes} classes")
     return torch.tensor(weight, dtype=torch.float32)
 
 
@@ -72,8 +74,94 @@ class MeanSquaredError(LossParams):
         return _OneHotMSE()
 
 
+class SmoothL1(LossParams):
+    """Smooth L1 of the logits against one-hot targets (torch.nn.SmoothL1Loss).
+
+    Half the squared error over beta where the error is below beta, beyond it the absolute
+    error less beta / 2: an outlier pulls no harder than any other (Girshick,
+    arXiv:1504.08083). beta=0 is the absolute error.
+    """
+
+    beta: NonNegativeFloat = Field(1.0, description="error at which the square ends")
+
+    def build(self, num_classes: int) -> torch.nn.Module:
+        """Make a torch.nn.SmoothL1Loss that takes class indices."""
+        import torch
+
+        class _OneHotSmoothL1(torch.nn.SmoothL1Loss):
+            def forward(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+                one_hot = torch.nn.functional.one_hot(targets, num_classes)
+                return super().forward(logits, one_hot.to(logits.dtype))
+
+        return _OneHotSmoothL1(beta=self.beta)
+
+
+class BinaryCrossEntropy(LossParams):
+    """Binary cross-entropy of each logit's sigmoid (torch.nn.BCEWithLogitsLoss).
+
+    Against one-hot targets, the mean over samples and classes: each class is a yes-or-no
+    question of its own.
+    """
+
+    pos_weight: tuple[PositiveFloat, ...] | None = Field(
+        None, description="one weight a class, of the samples that are of it"
+    )
+
+    def build(self, num_classes: int) -> torch.nn.Module:
+        """Make a torch.nn.BCEWithLogitsLoss that takes class indices."""
+        import torch
+
+        class _OneHotBCE(torch.nn.BCEWithLogitsLoss):
+            def forward(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+                one_hot = torch.nn.functional.one_hot(targets, num_classes)
+                return super().forward(logits, one_hot.to(logits.dtype))
+
+        return _OneHotBCE(pos_weight=_weight_tensor(self.pos_weight, num_classes, "pos_weight"))
+
+
+class Focal(LossParams):
+    """Focal loss, -(1 - p)^gamma log p with p the softmax at the target (arXiv:1708.02002).
+
+    Lin et al.'s loss for many classes: what the network is sure of counts little. gamma=0
+    is the cross-entropy. Each sample is scaled by its class's alpha and the mean is over
+    the samples, where cross_entropy divides by the sum of the weights.
+    """
+
+    gamma: NonNegativeFloat = Field(2.0, description="how little a sure sample counts")
+    alpha: tuple[NonNegativeFloat, ...] | None = Field(None, description="one weight a class")
+
+    def build(self, num_classes: int) -> torch.nn.Module:
+        """Make the loss; its class is made here because its base is torch's."""
+        import torch
+
+        gamma = self.gamma
+
+        class _Focal(torch.nn.Module):
+            alpha: torch.Tensor | None
+
+            def forward(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+                log_p = logits.log_softmax(dim=1)
+                target = targets[:, None]
+                loss = -log_p.gather(1, target).squeeze(1)
+                if gamma:
+                    # log(1 - p) from the other classes: 1 - p rounds to 0 where p is near 1,
+                    # and the slope of 0^gamma is infinite or, times 0, NaN.
+                    log_rest = log_p.scatter(1, target, -torch.inf).logsumexp(dim=1)
+                    loss = (gamma * log_rest).exp() * loss
+                if self.alpha is not None:
+                    loss = self.alpha[targets] * loss
+                return loss.mean()
+
+        loss = _Focal()
+        loss.register_buffer("alpha", _weight_tensor(self.alpha, num_classes, "alpha"))
+        return loss
+
+
 @hookimpl
 def register_losses(register: Register) -> None:
     register("cross_entropy", CrossEntropy)
     register("nll", NegativeLogLikelihood)
     register("mse", MeanSquaredError)
+    register("smooth_l1", SmoothL1)
+    register("bce_with_logits", BinaryCrossEntropy)
+    register("focal", Focal)

@@ -116,6 +116,24 @@ class RMSprop(OptimizerParams):
         return torch.optim.RMSprop(parameters, **self.model_dump())
 
 
+class Adagrad(OptimizerParams):
+    """Adagrad (torch.optim.Adagrad; Duchi, Hazan and Singer, JMLR 12, 2011)."""
+
+    lr: PositiveFloat = Field(0.01, description="learning rate")
+    lr_decay: NonNegativeFloat = Field(0.0, description="step t takes lr / (1 + (t - 1) lr_decay)")
+    weight_decay: NonNegativeFloat = 0.0
+    initial_accumulator_value: NonNegativeFloat = Field(
+        0.0, description="where the sums of squares begin"
+    )
+    eps: PositiveFloat = 1e-10
+
+    def build(self, parameters: Iterable[torch.nn.Parameter]) -> torch.optim.Optimizer:
+        """Make a torch.optim.Adagrad."""
+        import torch
+
+        return torch.optim.Adagrad(parameters, **self.model_dump())
+
+
 @hookimpl
 def register_optimizers(register: Register) -> None:
     register("gradient_descent", GradientDescent)
@@ -123,3 +141,4 @@ def register_optimizers(register: Register) -> None:
     register("adam", Adam)
     register("adamw", AdamW)
     register("rmsprop", RMSprop)
+    register("adagrad", Adagrad)

@@ -11,12 +11,18 @@ from core.config import read_recipe
 from core.host import host
 
 PRESETS = Path(__file__).parents[2] / "pipelines" / "presets"
-LOSSES = ("cross_entropy", "mse", "nll")
+LOSSES = ("bce_with_logits", "cross_entropy", "focal", "mse", "nll", "smooth_l1")
 CLASSES = 4
 GENERATOR = torch.Generator().manual_seed(3)
 LOGITS = 3 * torch.randn(6, CLASSES, generator=GENERATOR)
 TARGETS = torch.tensor([0, 3, 1, 1, 2, 0])
 WEIGHT = (1.0, 0.5, 0.0, 4.0)
+WEIGHTED = (
+    ("cross_entropy", "weight"),
+    ("nll", "weight"),
+    ("bce_with_logits", "pos_weight"),
+    ("focal", "alpha"),
+)
 
 
 def params(name, **settings):
@@ -42,6 +48,24 @@ def cross_entropy(smoothing=0.0, weight=(1.0,) * CLASSES):
             share = smoothing / CLASSES + (1 - smoothing) * (index == target)
             loss -= weight[index] * share * log_p
     return loss / sum(weight[target] for target in TARGETS.tolist())
+
+
+def against_one_hot(error):
+    """The mean over samples and classes of error(logit, its one-hot target, its class)."""
+    return sum(
+        error(logit, float(index == target), index)
+        for row, target in zip(LOGITS.tolist(), TARGETS.tolist(), strict=True)
+        for index, logit in enumerate(row)
+    ) / (len(TARGETS) * CLASSES)
+
+
+def focal(gamma=2.0, alpha=(1.0,) * CLASSES):
+    """The mean over the samples of alpha (1 - p)^gamma (-log p)."""
+    loss = 0.0
+    for row, target in zip(LOGITS.tolist(), TARGETS.tolist(), strict=True):
+        log_p = log_probabilities(row)[target]
+        loss -= alpha[target] * (1 - math.exp(log_p)) ** gamma * log_p
+    return loss / len(TARGETS)
 
 
 def test_every_loss_is_tested_here():
@@ -78,6 +102,77 @@ def test_mse_knows_classes_that_no_target_is_of():
     assert value("mse", torch.zeros(2, 9), torch.tensor([0, 1])) == pytest.approx(2 / 18)
 
 
+@pytest.mark.parametrize("beta", [None, 0.0, 0.5, 3.0])
+def test_smooth_l1_is_against_one_hot_targets(beta):
+    bound = 1.0 if beta is None else beta
+
+    def error(logit, one_hot, _):
+        away = abs(logit - one_hot)
+        return away**2 / (2 * bound) if away < bound else away - bound / 2
+
+    settings = {} if beta is None else {"beta": beta}
+    assert value("smooth_l1", **settings) == pytest.approx(against_one_hot(error), rel=1e-5)
+    assert value("smooth_l1", torch.eye(CLASSES)[TARGETS], **settings) == 0
+
+
+@pytest.mark.parametrize("pos_weight", [None, (1.0, 0.5, 2.0, 4.0)])
+def test_bce_asks_of_each_class_whether_it_is_the_target(pos_weight):
+    def error(logit, one_hot, index):
+        p = 1 / (1 + math.exp(-logit))
+        weight = pos_weight[index] if pos_weight else 1.0
+        return -weight * one_hot * math.log(p) - (1 - one_hot) * math.log(1 - p)
+
+    given = value("bce_with_logits", pos_weight=pos_weight)
+    assert given == pytest.approx(against_one_hot(error), rel=1e-5)
+
+
+@pytest.mark.parametrize("name", ["bce_with_logits", "smooth_l1"])
+def test_one_hot_knows_classes_that_no_target_is_of(name):
+    targets = torch.tensor([0, 1])
+    expected = {"bce_with_logits": math.log(2), "smooth_l1": 0.5 * 2 / 18}
+    assert value(name, torch.zeros(2, 9), targets) == pytest.approx(expected[name])
+
+
+@pytest.mark.parametrize("gamma", [None, 0.0, 0.5, 1.0, 5.0])
+@pytest.mark.parametrize("alpha", [None, WEIGHT])
+def test_focal_is_its_formula(gamma, alpha):
+    settings = {} if gamma is None else {"gamma": gamma}
+    expected = focal(alpha=alpha or (1.0,) * CLASSES, **settings)
+    assert value("focal", alpha=alpha, **settings) == pytest.approx(expected, rel=1e-5)
+
+
+def test_focal_without_focus_is_cross_entropy():
+    assert value("focal", gamma=0) == pytest.approx(value("cross_entropy"), rel=1e-6)
+
+
+@pytest.mark.parametrize("gamma", [0.3, 2.0])
+def test_focal_of_a_sure_network_has_a_gradient(gamma):
+    # 1 - p rounds to 0 in the first row and p to 0 in the second.
+    logits = torch.tensor([[60.0, 0.0, 0.0], [300.0, 0.0, 0.0]], requires_grad=True)
+    params("focal", gamma=gamma).build(3)(logits, torch.tensor([0, 1])).backward()
+    assert logits.grad.isfinite().all()
+    # What is sure and right counts nothing; what is sure and wrong counts as in cross-entropy.
+    expected = torch.tensor([[0.0, 0.0, 0.0], [0.5, -0.5, 0.0]])
+    torch.testing.assert_close(logits.grad, expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("bce_with_logits", {}),
+        ("bce_with_logits", {"pos_weight": (1.0, 0.5, 2.0, 4.0)}),
+        ("smooth_l1", {}),
+        ("smooth_l1", {"beta": 0.1}),
+        ("focal", {}),
+        ("focal", {"gamma": 0.5, "alpha": WEIGHT}),
+    ],
+)
+def test_gradients_are_those_of_the_loss(name, settings):
+    loss_function = params(name, **settings).build(CLASSES).double()
+    logits = LOGITS.double().requires_grad_()
+    assert torch.autograd.gradcheck(lambda given: loss_function(given, TARGETS), logits)
+
+
 @pytest.mark.parametrize("name", LOSSES)
 def test_gradients_flow_and_lower_the_loss(name):
     logits = LOGITS.clone().requires_grad_()
@@ -94,18 +189,18 @@ def test_huge_and_half_precision_logits_are_taken(name):
     assert math.isfinite(value(name, LOGITS.bfloat16()))
 
 
-@pytest.mark.parametrize("name", ["cross_entropy", "nll"])
-def test_the_class_weights_move_with_the_module(name):
-    loss = params(name, weight=WEIGHT).build(CLASSES)
-    assert loss.to("meta").weight.is_meta
-    assert "weight" in dict(loss.named_buffers())
+@pytest.mark.parametrize(("name", "weight"), WEIGHTED)
+def test_the_class_weights_move_with_the_module(name, weight):
+    loss = params(name, **{weight: (1.0, 0.5, 2.0, 4.0)}).build(CLASSES)
+    assert getattr(loss.to("meta"), weight).is_meta
+    assert weight in dict(loss.named_buffers())
 
 
-@pytest.mark.parametrize("name", ["cross_entropy", "nll"])
+@pytest.mark.parametrize(("name", "weight"), WEIGHTED)
 @pytest.mark.parametrize("count", [0, 3, 5])
-def test_class_weights_of_another_number_are_refused(name, count):
-    with pytest.raises(ValueError, match=f"weight has {count} values, the data has 4 classes"):
-        params(name, weight=(1.0,) * count).build(CLASSES)
+def test_class_weights_of_another_number_are_refused(name, weight, count):
+    with pytest.raises(ValueError, match=f"^{weight} has {count} values, the data has 4 classes"):
+        params(name, **{weight: (1.0,) * count}).build(CLASSES)
 
 
 @pytest.mark.parametrize(
@@ -118,6 +213,12 @@ def test_class_weights_of_another_number_are_refused(name, count):
         ("nll", {"weight": (float("nan"), 1)}),
         ("nll", {"label_smoothing": 0.1}),
         ("mse", {"weight": (1, 1)}),
+        ("smooth_l1", {"beta": -1}),
+        ("bce_with_logits", {"pos_weight": (1, 0)}),
+        ("bce_with_logits", {"weight": (1, 1)}),
+        ("focal", {"gamma": -0.1}),
+        ("focal", {"alpha": (1, -1)}),
+        ("focal", {"alpha": 0.25}),
     ],
 )
 def test_what_is_out_of_range_is_refused(name, settings):

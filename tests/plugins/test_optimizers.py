@@ -89,12 +89,25 @@ def rmsprop(lr=0.01, alpha=0.99, eps=1e-8, weight_decay=0.0, momentum=0.0, cente
         yield weight
 
 
+def adagrad(lr=0.01, lr_decay=0.0, weight_decay=0.0, initial_accumulator_value=0.0, eps=1e-10):
+    weight = START.clone()
+    total = torch.full_like(START, initial_accumulator_value)
+    step = 0
+    while True:
+        slope = gradient(weight) + weight_decay * weight
+        total = total + slope**2
+        weight = weight - lr / (1 + step * lr_decay) * slope / (total.sqrt() + eps)
+        step += 1
+        yield weight
+
+
 REFERENCES = {
     "gradient_descent": gradient_descent,
     "sgd": sgd,
     "adam": adam,
     "adamw": adamw,
     "rmsprop": rmsprop,
+    "adagrad": adagrad,
 }
 CASES = [
     ("gradient_descent", {}),
@@ -115,6 +128,9 @@ CASES = [
     ("rmsprop", {"lr": 0.05, "alpha": 0.5, "eps": 1e-3, "weight_decay": 0.1}),
     ("rmsprop", {"lr": 0.05, "momentum": 0.9}),
     ("rmsprop", {"lr": 0.05, "centered": True}),
+    ("adagrad", {}),
+    ("adagrad", {"lr": 0.5, "lr_decay": 0.2, "eps": 1e-3}),
+    ("adagrad", {"lr": 0.5, "weight_decay": 0.1, "initial_accumulator_value": 2.0}),
 ]
 
 
@@ -189,6 +205,9 @@ def test_the_state_goes_through_a_checkpoint_and_training_continues(name, settin
         ("rmsprop", {"alpha": 1}),
         ("rmsprop", {"momentum": 1}),
         ("rmsprop", {"eps": 0}),
+        ("adagrad", {"lr_decay": -0.1}),
+        ("adagrad", {"initial_accumulator_value": -1}),
+        ("adagrad", {"eps": 0}),
     ],
 )
 def test_what_is_out_of_range_is_refused(name, settings):
@@ -196,11 +215,17 @@ def test_what_is_out_of_range_is_refused(name, settings):
         params(name, **settings)
 
 
-@pytest.mark.parametrize("name", ["sgd", "adam", "adamw", "rmsprop"])
+@pytest.mark.parametrize("name", ["sgd", "adam", "adamw", "rmsprop", "adagrad"])
 def test_names_and_defaults_are_torchs_own(name):
     import inspect
 
-    theirs = {"sgd": "SGD", "adam": "Adam", "adamw": "AdamW", "rmsprop": "RMSprop"}[name]
-    defaults = inspect.signature(getattr(torch.optim, theirs)).parameters
+    theirs = {
+        "sgd": "SGD",
+        "adam": "Adam",
+        "adamw": "AdamW",
+        "rmsprop": "RMSprop",
+        "adagrad": "Adagrad",
+    }
+    defaults = inspect.signature(getattr(torch.optim, theirs[name])).parameters
     for parameter, value in params(name).model_dump().items():
         assert value == defaults[parameter].default, parameter
