@@ -23,7 +23,6 @@ INK, MUTED, LINE, EMPTY = "#1f2328", "#59636e", "#d0d7de", "#e4e4e4"
 # Okabe and Ito's vermilion, which every kind of sight tells from grey; darker for text.
 WRONG, WRONG_INK = "#d55e00", "#a33f00"
 DPI = 150
-CROSS = "✗"
 
 # matplotlib's own font has no Chinese, Japanese or Korean; any of these helps where installed.
 FALLBACK_FONTS = (
@@ -117,21 +116,17 @@ def test_images_figure(
         (f"✓ {names[true]}\n" if true == guess else _taken_for(names, true, guess)) + share
         for true, guess, share in zip(trues, guesses, _shares(predictions, chosen), strict=True)
     ]
-    wrong = int((trues != guesses).sum())
-    return _grid(
-        samples,
-        chosen,
-        captions,
-        f"{len(chosen):,} of {len(samples):,} test images",
-        f"✓ right: {len(chosen) - wrong}    ✗ wrong: {wrong}, true → predicted    %: confidence",
-    )
+    wrong = trues != guesses
+    title, count = f"{len(chosen):,} of {len(samples):,} test images", int(wrong.sum())
+    note = f"✓ right: {len(chosen) - count}    ✗ wrong: {count}, true → predicted    %: confidence"
+    return _grid(samples, chosen, captions, wrong, title, note)
 
 
 def confident_mistakes_figure(
     samples: Samples,
     predictions: Predictions,
     classes: Sequence[str],
-    count: int = 16,  # noqa: PT028
+    count: int = 16,
 ) -> Figure | None:
     """Draw the test images that the network was surest of and wrong about, the surest first.
 
@@ -159,7 +154,7 @@ def confident_mistakes_figure(
     ]
     title = f"{len(chosen):,} of {len(mistakes):,} mistakes"
     note = "the surest first    ✗ true → predicted    %: probability of the predicted class"
-    return _grid(samples, chosen, captions, title, note)
+    return _grid(samples, chosen, captions, [True] * len(chosen), title, note)
 
 
 def labelled_images_figure(
@@ -167,7 +162,7 @@ def labelled_images_figure(
     labels: Labels,
     classes: Sequence[str],
     title: str,
-    count: int = 36,  # noqa: PT028
+    count: int = 36,
 ) -> Figure | None:
     """Draw a grid of images with the names of their classes, of a split or of a batch.
 
@@ -191,7 +186,7 @@ def labelled_images_figure(
     captions = [f"{names[label]}\n" for label in labels[chosen]]
     shown = len(np.unique(labels[chosen]))
     note = f"{len(chosen):,} of {len(samples):,} images, of {shown:,} of {len(classes):,} classes"
-    return _grid(samples, chosen, captions, title, note)
+    return _grid(samples, chosen, captions, [False] * len(chosen), title, note)
 
 
 def _drawable(samples: Samples) -> bool:
@@ -203,7 +198,7 @@ def _grid_labels(classes: Sequence[str]) -> list[str]:
 
 
 def _taken_for(names: Sequence[str], true: int, guess: int) -> str:
-    return f"{CROSS} {names[true]} →\n{names[guess]}  "
+    return f"✗ {names[true]} →\n{names[guess]}  "
 
 
 def _shares(predictions: Predictions, chosen: npt.NDArray[np.int64]) -> list[str]:
@@ -214,10 +209,11 @@ def _grid(
     samples: Samples,
     chosen: npt.NDArray[np.int64],
     captions: Sequence[str],
+    wrong: Sequence[bool] | npt.NDArray[np.bool_],
     title: str,
     note: str,
 ) -> Figure:
-    """Draw the chosen images; one whose caption begins with a cross has a frame."""
+    """Draw the chosen images with a caption each, and a frame around the wrong ones."""
     from matplotlib.colors import to_rgb
     from matplotlib.figure import Figure
 
@@ -232,12 +228,12 @@ def _grid(
     figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI, facecolor="white")
     axes = figure.add_axes((0, 0, 1, 1))
     axes.axis("off")
-    for place, (index, text) in enumerate(zip(chosen, captions, strict=True)):
+    for place, (index, text, framed) in enumerate(zip(chosen, captions, wrong, strict=True)):
         left, top = margin + place % columns * step_x, header + place // columns * step_y
         tile = _fit(samples[index], box_y, box_x)
         y, x = top + (box_y - tile.shape[0]) // 2, left + (box_x - tile.shape[1]) // 2
         style, frame, colour = _style(), 1, LINE
-        if text.startswith(CROSS):
+        if framed:
             style, frame, colour = _style(WRONG_INK), 6, WRONG
         edge = np.s_[y - frame : y + len(tile) + frame, x - frame : x + tile.shape[1] + frame]
         canvas[edge] = np.multiply(255, to_rgb(colour))

@@ -143,6 +143,11 @@ def record_report(
     images = report.test_images_figure(prepared.test.samples, predictions, prepared.classes)
     if images is not None:
         record.log_figure(images, "test_images.png")
+    mistakes = report.confident_mistakes_figure(
+        prepared.test.samples, predictions, prepared.classes
+    )
+    if mistakes is not None:
+        record.log_figure(mistakes, "confident_mistakes.png")
     text = report.markdown_report(
         result,
         prepared.classes,

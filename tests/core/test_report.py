@@ -205,6 +205,86 @@ def test_only_the_images_shown_are_read() -> None:
     assert Counted.reads < 30
 
 
+# The mistakes, and images with their labels
+
+
+def sure(logit: list[float], predicted, targets, width: int) -> Predictions:
+    logits = np.asarray(logit, np.float32)[:, None] * np.eye(width, dtype=np.float32)[predicted]
+    return Predictions(logits, np.asarray(targets, np.int64))
+
+
+def test_mistakes_alone_are_drawn_the_surest_first() -> None:
+    made = sure([9, 1, 3, 8, 2], [0, 1, 1, 0, 0], [0, 0, 0, 1, 1], 2)
+    names = ["cat", "dog"]
+    figure = report.confident_mistakes_figure(noise(5, 3, 8, 8), made, names)
+    assert captions(figure) == [
+        "✗ dog →\ncat  100 %",
+        "✗ cat →\ndog  95 %",
+        "✗ dog →\ncat  88 %",
+        "✗ cat →\ndog  73 %",
+    ]
+    assert "4 of 4 mistakes" in texts(figure)
+    assert WRONG in {colour for _, colour in drawn(figure).getcolors(1 << 20)}
+    two = report.confident_mistakes_figure(noise(5, 3, 8, 8), made, names, count=2)
+    assert captions(two) == captions(figure)[:2]
+    assert "2 of 4 mistakes" in texts(two)
+
+
+def test_at_most_sixteen_mistakes_each_with_its_own_image() -> None:
+    # Image i is plain grey of value 10 i; its class is i, and the surer the greater i.
+    count = 20
+    samples = np.broadcast_to(10 * np.arange(count)[:, None, None, None], (count, 1, 6, 6))
+    made = sure(list(range(1, count + 1)), np.roll(np.arange(count), 1), np.arange(count), count)
+    figure = report.confident_mistakes_figure(
+        samples.astype(np.uint8), made, [f"n{i}" for i in range(count)]
+    )
+    pixels = np.asarray(drawn(figure))
+    marked = [text for text in figure.findobj(Text) if text.get_text().startswith("✗ n")]
+    numbers = [int(text.get_text()[3:].split()[0]) for text in marked]
+    assert numbers == list(range(count - 1, 3, -1))
+    for number, text in zip(numbers, marked, strict=True):
+        x, y = (int(value) for value in text.get_position())
+        assert pixels[y - 90, x + 80].tolist() == [10 * number] * 3
+
+
+def test_without_a_mistake_or_without_images_there_is_no_figure_of_mistakes() -> None:
+    right, wrong = guesses([0, 1], [0, 1], 2), guesses([1, 0], [0, 1], 2)
+    names = ["a", "b"]
+    assert report.confident_mistakes_figure(noise(2, 1, 4, 4), right, names) is None
+    assert report.confident_mistakes_figure(np.zeros((2, 5), np.float32), wrong, names) is None
+    assert report.confident_mistakes_figure(noise(2, 1, 4, 4), wrong, names) is not None
+
+
+def test_labelled_images_have_their_names_and_no_frame() -> None:
+    # Image i is plain grey of value 20 i and its class is i.
+    labels = np.arange(10)
+    samples = np.broadcast_to((20 * labels)[:, None, None, None], (10, 3, 6, 6)).astype(np.uint8)
+    names = ["✗ a cross", *(f"n{i}" for i in range(1, 10))]
+    figure = report.labelled_images_figure(samples, labels, names, "one batch")
+    picture = drawn(figure)
+    assert WRONG not in {colour for _, colour in picture.getcolors(1 << 20)}
+    assert captions(figure) == [f"{name}\n" for name in names]
+    assert {"one batch", "10 of 10 images, of 10 of 10 classes"} <= set(texts(figure))
+    pixels = np.asarray(picture)
+    for text in figure.findobj(Text):
+        if text.get_text() in captions(figure)[1:]:
+            x, y = (int(value) for value in text.get_position())
+            assert pixels[y - 90, x + 80].tolist() == [20 * int(text.get_text()[1])] * 3
+
+
+def test_labelled_images_of_a_sorted_split_are_of_many_classes() -> None:
+    labels, names = np.repeat(np.arange(100), 5), [f"name{i}" for i in range(100)]
+    figure = report.labelled_images_figure(noise(500, 1, 4, 4), labels, names, "sorted")
+    assert len(set(captions(figure))) == len(captions(figure)) == 36
+    assert "36 of 500 images, of 36 of 100 classes" in texts(figure)
+
+
+def test_labelled_vectors_and_no_samples_have_no_figure() -> None:
+    for samples in (np.zeros((2, 5), np.float32), noise(2, 2, 4, 4), noise(0, 1, 4, 4)):
+        labels = np.zeros(len(samples), np.int64)
+        assert report.labelled_images_figure(samples, labels, ["a"], "none") is None
+
+
 # Names that bite
 
 
@@ -214,6 +294,8 @@ def test_odd_names_are_drawn_as_they_are_and_without_a_warning() -> None:
     figures = [
         report.confusion_matrix_figure(evaluate(made, ODD), ODD),
         report.test_images_figure(noise(width, 3, 8, 8), made, ODD),
+        report.confident_mistakes_figure(noise(width, 3, 8, 8), made, ODD),
+        report.labelled_images_figure(noise(width, 3, 8, 8), made.targets, ODD, "$a_b$ of"),
     ]
     for figure in figures:
         drawn(figure)

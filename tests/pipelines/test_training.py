@@ -116,7 +116,7 @@ def test_tables_pictures_and_report_are_artifacts(run, client):
     table = list(csv.DictReader(io.StringIO(artifact(client, run, "per_class.csv").decode())))
     assert [row["class"] for row in table] == [str(digit) for digit in range(10)]
     assert json.loads(artifact(client, run, "per_class.json"))[3]["class"] == "3"
-    for picture in ("confusion_matrix.png", "test_images.png"):
+    for picture in ("confusion_matrix.png", "test_images.png", "confident_mistakes.png"):
         assert artifact(client, run, picture).startswith(b"\x89PNG")
     report = artifact(client, run, "report.md").decode()
     assert report.startswith("# lenet on digits: ")
