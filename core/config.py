@@ -26,7 +26,7 @@ from pydantic import (
 )
 
 from core import device as devices
-from core.errors import UserError
+from core.errors import UserError, suggestion
 from core.host import Host, Registration
 from core.parameters import (
     KINDS,
@@ -100,9 +100,23 @@ class TrainConfig(BaseModel):
     log_gradients: bool = Field(
         False, description="also the norm of each layer's gradient, at the same batches"
     )
+    parallel: Literal["none", "data_parallel", "ddp"] = Field(
+        "none", description="several GPUs of one process, or several processes, share each batch"
+    )
+    processes: PositiveInt | None = Field(None, description="of ddp; none: 2")
     threads: PositiveInt | None = Field(
         None, description="CPU threads; none: one for little work a batch, else all"
     )
+
+    @model_validator(mode="after")
+    def _processes_need_ddp(self) -> TrainConfig:
+        if self.processes is not None and self.parallel != "ddp":
+            raise ValueError("processes are those of ddp: set train.parallel=ddp")
+        if self.parallel == "ddp" and self.batch_size < (self.processes or 2):
+            raise ValueError(
+                f"{self.processes or 2} processes cannot share a batch of {self.batch_size}"
+            )
+        return self
 
     @model_validator(mode="after")
     def _patience_needs_validation(self) -> TrainConfig:
@@ -207,7 +221,7 @@ def _find_source(source: str, presets: Path) -> Path:
         nearest = difflib.get_close_matches(str(file), siblings, n=1)
         hint = f" Did you mean '{nearest[0]}'?" if nearest else ""
         raise UserError(f"{source}: no such file.{hint}")
-    raise UserError(f"no preset named '{source}'.{_suggest(source, names)}")
+    raise UserError(f"no preset named '{source}'.{suggestion(source, names)}")
 
 
 def _read_yaml(file: Path) -> dict[str, Any]:
@@ -348,7 +362,7 @@ def _explain(
             location = [*filter(None, [prefix]), *map(str, problem["loc"])]
             accepted = list(_fields_at(model, problem["loc"][:-1]))
             noun = "parameter" if prefix else "setting"
-            reason = f"unknown {noun}{owner}.{_suggest(str(problem['loc'][-1]), accepted)}"
+            reason = f"unknown {noun}{owner}.{suggestion(str(problem['loc'][-1]), accepted)}"
         elif problem["type"] == "missing":
             reason = "is missing"
         else:
@@ -369,10 +383,3 @@ def _fields_at(model: type[BaseModel], location: tuple[int | str, ...]) -> Itera
             return ()
         model = inner
     return model.model_fields
-
-
-def _suggest(name: str, accepted: Sequence[str]) -> str:
-    """The nearest accepted name, and all of them."""
-    nearest = difflib.get_close_matches(name, accepted, n=1)
-    hint = f" Did you mean '{nearest[0]}'?" if nearest else ""
-    return f"{hint}  (accepts: {', '.join(accepted) or 'none'})"

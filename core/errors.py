@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import difflib
+from collections.abc import Iterable, Sequence
 
 
 class UserError(Exception):
@@ -25,3 +26,10 @@ class RunError(Exception):
     def __init__(self, message: str, details: str = "") -> None:
         self.details = details
         super().__init__(message)
+
+
+def suggestion(name: str, accepted: Sequence[str]) -> str:
+    """The end of a message about a name there is not: the nearest, and all there are."""
+    nearest = difflib.get_close_matches(name, accepted, n=1)
+    hint = f" Did you mean '{nearest[0]}'?" if nearest else ""
+    return f"{hint}  (accepts: {', '.join(accepted) or 'none'})"

@@ -5,8 +5,9 @@ from __future__ import annotations
 import copy
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 import torch
@@ -15,7 +16,7 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 from torch.utils.flop_counter import FlopCounterMode
 
 from core.dataset import PreparedDataset, SampleSpec
-from core.errors import RunError, UserError
+from core.errors import RunError, UserError, suggestion
 from core.parameters import ModelParams
 from core.whole_file import whole_file
 
@@ -88,11 +89,48 @@ class Trial:
     flops: int
 
 
-def try_out(model: ModelParams, spec: SampleSpec, name: str) -> Trial:
+def freeze(model: nn.Module, patterns: Sequence[str]) -> None:
+    """Exclude parameters from training, by their names ("conv1.weight") or their layers'.
+
+    Patterns as in file names: "conv*" takes every layer that begins so. Buffers, such as batch
+    norm's running statistics, go on changing.
+
+    Raises:
+        UserError: a pattern matches nothing, or nothing is left to train.
+    """
+    weights = dict(model.named_parameters())
+    problems = []
+    for pattern in patterns:
+        chosen = [n for n in weights if fnmatchcase(n, pattern) or fnmatchcase(n, f"{pattern}.*")]
+        for name in chosen:
+            weights[name].requires_grad_(False)
+        if not chosen:
+            layers = list(dict.fromkeys(name.rpartition(".")[0] for name in weights))
+            problems.append(
+                f"model.freeze: no parameter matches '{pattern}'.{suggestion(pattern, layers)}"
+            )
+    if patterns and not any(weight.requires_grad for weight in weights.values()):
+        problems.append("model.freeze: nothing is left to train")
+    if problems:
+        raise UserError(problems)
+
+
+def try_out(
+    model: ModelParams,
+    spec: SampleSpec,
+    name: str,
+    on_built: Callable[[nn.Module], None] = lambda network: None,
+) -> Trial:
     """Build a model without memory and send a batch of two through it.
 
     Costs no arithmetic: torch's meta device computes shapes alone. A model that needs
     the values of its weights to be built or run is tried on the CPU instead.
+
+    Args:
+        model: what builds it.
+        spec: the samples to try it on; of an unknown number of classes there are two.
+        name: what messages call the model.
+        on_built: given the network before the batch; again, where it is tried on the CPU.
 
     Raises:
         UserError: the model cannot take such samples, or gives no N x classes logits.
@@ -102,13 +140,16 @@ def try_out(model: ModelParams, spec: SampleSpec, name: str) -> Trial:
     counter = FlopCounterMode(display=False)
     try:
         try:
-            network, logits = _on_meta(model, spec.shape, classes, counter)
+            network, logits = _on_meta(model, spec.shape, classes, counter, on_built)
         except RuntimeError as error:
             if "meta" not in str(error):
                 raise
             network = model.build(spec.shape, classes)
+            on_built(network)
             with counter:
                 logits = network(torch.zeros(2, *spec.shape))
+    except UserError:
+        raise
     except Exception as error:
         reason = str(error).partition("\n")[0]
         if not reason or not isinstance(error, (ValueError, RuntimeError)):
@@ -125,7 +166,11 @@ def try_out(model: ModelParams, spec: SampleSpec, name: str) -> Trial:
 
 
 def _on_meta(
-    model: ModelParams, shape: tuple[int, ...], classes: int, counter: FlopCounterMode
+    model: ModelParams,
+    shape: tuple[int, ...],
+    classes: int,
+    counter: FlopCounterMode,
+    on_built: Callable[[nn.Module], None],
 ) -> tuple[nn.Module, torch.Tensor]:
     """Build a model whose parameters have no memory, and give it a batch of two.
 
@@ -145,6 +190,7 @@ def _on_meta(
         network = model.build(shape, classes).to("meta")
     finally:
         registration.remove()
+    on_built(network)
     with torch.device("meta"), counter:
         return network, network(torch.empty(2, *shape))
 

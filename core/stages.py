@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -17,8 +18,13 @@ from core.config import Recipe, resolve
 from core.dataset import PreparedDataset, SampleSpec, Split, stratified_split
 from core.errors import UserError
 from core.host import host
+from core.inspection import inspect_dataset, inspect_model  # noqa: F401 - stages, too
+from core.parameters import Augmentation
+from core.team import ALONE, DataParallelTeam, Team
+from core.whole_file import whole_file
 
 THREADS = torch.get_num_threads()
+SHOWN = 36  # samples in the picture of a training batch
 # A batch of less work (floating-point operations forward) is trained by one thread. LeNet at
 # batch 4 does 5 million: two threads gain nothing there, and a second busy process makes
 # them wait for each other at every operation (1,200 images/s became 300).
@@ -38,7 +44,14 @@ class Reading:
     total: int
 
 
-Event = Reading | training.Event
+@dataclass(frozen=True)
+class TrainingBatch:
+    """The file with the first samples and labels of the training, augmented."""
+
+    file: str
+
+
+Event = Reading | TrainingBatch | training.Event
 Emit = Callable[[Event], None]
 
 
@@ -63,8 +76,7 @@ def check(config: Mapping[str, Any], cache: str, emit: Emit) -> dict[str, Any]:
         problems += error.problems
     if spec is not None:
         try:
-            trial = network.try_out(recipe.model, spec, recipe.config.model.name)
-            summary["parameters"] = trial.parameters
+            summary["parameters"] = _trial(recipe, spec).parameters
         except UserError as error:
             problems += error.problems
         if spec.num_classes is not None:
@@ -74,6 +86,13 @@ def check(config: Mapping[str, Any], cache: str, emit: Emit) -> dict[str, Any]:
     if problems:
         raise UserError(problems)
     return summary
+
+
+def _trial(recipe: Recipe, spec: SampleSpec) -> network.Trial:
+    chosen = recipe.config.model
+    return network.try_out(
+        recipe.model, spec, chosen.name, lambda built: network.freeze(built, chosen.freeze)
+    )
 
 
 def _try_parts(recipe: Recipe, spec: SampleSpec, steps: int) -> list[str]:
@@ -90,6 +109,9 @@ def _try_parts(recipe: Recipe, spec: SampleSpec, steps: int) -> list[str]:
             problems.append(f"{kind}: {type(error).__name__}: {error}")
 
     optimizer = None
+    for at, augmentation in enumerate(recipe.augmentations):
+        with trying(f"augmentations.{at}"):
+            augmentation.build(spec.shape)
     with trying("loss"):
         recipe.loss.build(spec.num_classes or 2)
     with trying("optimizer"):
@@ -126,16 +148,35 @@ def train(config: Mapping[str, Any], data: str, folder: str, emit: Emit) -> dict
     """
     recipe = resolve(config, host())
     settings = recipe.config.train
-    prepared = PreparedDataset.open(Path(data))
     place = device.choose(recipe.config.device)
-    trial = network.try_out(recipe.model, prepared.spec, recipe.config.model.name)
+    handles = (config, data, folder)
+    if settings.parallel == "ddp":
+        from core.launch import train_together
+
+        return train_together(_train, handles, settings.processes or 2, place, emit)
+    team = DataParallelTeam() if settings.parallel == "data_parallel" else ALONE
+    return _train(handles, emit, team, place)
+
+
+def _train(
+    handles: tuple[Mapping[str, Any], str, str], emit: Emit, team: Team, place: torch.device
+) -> dict[str, Any]:
+    """Train as one of a team; what `train` returns."""
+    config, data, folder = handles
+    recipe = resolve(config, host())
+    settings = recipe.config.train
+    prepared = PreparedDataset.open(Path(data))
+    trial = _trial(recipe, prepared.spec)
     work = trial.flops * settings.batch_size
-    torch.set_num_threads(settings.threads or (1 if work < WORTH_THREADS else THREADS))
+    all_threads = max(1, THREADS // team.size)
+    torch.set_num_threads(settings.threads or (1 if work < WORTH_THREADS else all_threads))
     checkpoint.seed_everything(settings.seed)
     if place.type == "cuda":
         torch.cuda.reset_peak_memory_stats(place)
 
-    net = _network(recipe, prepared).to(place)
+    net = _network(recipe, prepared)
+    network.freeze(net.model, recipe.config.model.freeze)
+    net = net.to(place)
     grouped = any(getattr(layer, "groups", 1) > 1 for layer in net.modules())
     torch.backends.mkldnn.enabled = work >= WORTH_ONEDNN or grouped  # type: ignore[assignment]
     whole = prepared.train
@@ -147,12 +188,19 @@ def train(config: Mapping[str, Any], data: str, folder: str, emit: Emit) -> dict
     steps = training.total_steps(len(whole), settings)
     if problems := _try_parts(recipe, prepared.spec, steps):
         raise UserError(problems)
+    augmentations = [augment.build(prepared.shape) for augment in recipe.augmentations]
     loss = recipe.loss.build(len(prepared.classes))
     optimizer = recipe.optimizer.build([p for p in net.parameters() if p.requires_grad])
     scheduler = recipe.scheduler.build(optimizer, steps)
     if isinstance(loss, nn.Module):
         loss = loss.to(place)
     data_device = place if device.fits(whole.samples.nbytes, place) else torch.device("cpu")
+    if team.rank:  # all begin with the same weights, but each draws its own dropout
+        checkpoint.seed_everything((settings.seed + team.rank) % 2**32)
+    if team.leads and len(prepared.shape) == 3:
+        first = Path(folder) / "training_batch.npz"
+        _save_batch(whole, augmentations, settings.seed, place, first)
+        emit(TrainingBatch(str(first)))
     result = training.fit(
         net,
         loss,
@@ -166,6 +214,8 @@ def train(config: Mapping[str, Any], data: str, folder: str, emit: Emit) -> dict
         precision=recipe.config.precision,
         folder=Path(folder),
         emit=emit,
+        augmentations=augmentations,
+        team=team,
     )
     best = held_out is not None and result.best_epoch != result.epochs
     return {
@@ -179,9 +229,30 @@ def train(config: Mapping[str, Any], data: str, folder: str, emit: Emit) -> dict
             "normalization_device": str(net.normalize.factor.device),
             "data_device": str(data_device),
             "precision": recipe.config.precision,
+            "processes": str(team.size),
         },
         "peaks": device.peak_memory(place),
     }
+
+
+def _save_batch(
+    split: Split,
+    augmentations: Sequence[Augmentation],
+    seed: int,
+    place: torch.device,
+    target: Path,
+) -> None:
+    """Write the first samples of the first epoch as training will see them, for a picture."""
+    index = training.epoch_order(len(split), seed, 0)[:SHOWN]
+    if split.indices is not None:
+        index = torch.from_numpy(split.indices)[index]
+    samples = torch.from_numpy(split.samples)[index].to(place)
+    # Training is to draw what it would have drawn without this picture.
+    with torch.random.fork_rng([place] if place.type == "cuda" else []):
+        for augment in augmentations:
+            samples = augment(samples, index.to(place), 1)
+    with whole_file(target) as file:
+        np.savez(file, samples=samples.cpu().numpy(), labels=split.labels[index.numpy()])
 
 
 def evaluate(

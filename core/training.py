@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,8 @@ from core import checkpoint, evaluation
 from core.config import TrainConfig
 from core.dataset import Split
 from core.errors import RunError
-from core.parameters import Loss
+from core.parameters import Augmentation, Loss
+from core.team import ALONE, Team
 
 CHECKPOINT_SECONDS = 30.0  # at most so much work is lost by a crash
 PROGRESS_SECONDS = 0.25
@@ -61,7 +62,15 @@ class EpochDone:
     seconds: float
 
 
-Event = Progress | RunningLoss | EpochDone
+@dataclass(frozen=True)
+class GradientNorms:
+    """The Euclidean norm of the last batch's gradient, by layer."""
+
+    step: int
+    norms: dict[str, float]
+
+
+Event = Progress | RunningLoss | EpochDone | GradientNorms
 
 
 @dataclass
@@ -146,6 +155,8 @@ def fit(
     precision: str,
     folder: Path,
     emit: Callable[[Event], None],
+    augmentations: Sequence[Augmentation] = (),
+    team: Team = ALONE,
 ) -> FitResult:
     """Train the network in place, checkpointing into `folder`; continue if one is there.
 
@@ -162,6 +173,8 @@ def fit(
         precision: "float32", or the type of the forward pass under autocast.
         folder: for `last.pt` and `best.pt`.
         emit: told of progress, running losses and finished epochs.
+        augmentations: applied to every training batch, in this order.
+        team: the processes that train together; each calls `fit` with the same arguments.
 
     Raises:
         RunError: the loss became NaN or infinite (the last good checkpoint stays), or a
@@ -173,6 +186,7 @@ def fit(
     batch_size = settings.batch_size
     batches = steps_per_epoch(len(train), batch_size)
     last_step = total_steps(len(train), settings)
+    forward = team.wrapped(network)
 
     # ---- where to begin
     at = Position()
@@ -191,14 +205,18 @@ def fit(
     def save(name: str) -> None:
         check_weights()
         state: dict[str, Any] = {key: thing.state_dict() for key, thing in state_of.items()}
-        state |= {"position": asdict(at), "random": checkpoint.random_state(device)}
-        checkpoint.save(state, folder / name)
+        # Every process draws from its own generators.
+        random = team.gathered(checkpoint.random_state(device))
+        state |= {"position": asdict(at), "random": random}
+        if team.leads:
+            checkpoint.save(state, folder / name)
 
     if (folder / checkpoint.LAST).exists():
         state = checkpoint.load(folder / checkpoint.LAST)
         for key, thing in state_of.items():
             thing.load_state_dict(state[key])
-        checkpoint.restore_random_state(state["random"], device)
+        if team.rank < len(state["random"]):
+            checkpoint.restore_random_state(state["random"][team.rank], device)
         at = Position(**state["position"])
 
     def out_of_patience() -> bool:
@@ -210,7 +228,7 @@ def fit(
     )
     losses = torch.zeros(settings.log_every, device=device)
     sizes = torch.zeros(settings.log_every, dtype=torch.float64)
-    correct = torch.full((), at.correct, dtype=torch.int64, device=device)
+    correct = torch.zeros((), dtype=torch.int64, device=device)
     saved = time.monotonic()
 
     while at.epoch < settings.epochs and at.step < last_step and not out_of_patience():
@@ -226,12 +244,17 @@ def fit(
         reported_step = at.step
 
         while at.batch < epoch_end:
-            index = order[at.batch * batch_size : (at.batch + 1) * batch_size]
+            batch = order[at.batch * batch_size : (at.batch + 1) * batch_size]
+            index, weight = team.share(batch)
             inputs = samples.index_select(0, index).to(device, non_blocking=True)
             targets = labels.index_select(0, index).to(device, non_blocking=True)
+            for augment in augmentations:
+                inputs = augment(inputs, index.to(device), at.epoch + 1)
             with autocast:
-                logits = network(inputs)
+                logits = forward(inputs)
                 loss = loss_function(logits, targets)
+            if weight != 1:
+                loss = loss * weight
             optimizer.zero_grad(set_to_none=True)
             learning_rate = optimizer.param_groups[0]["lr"]
             scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
@@ -243,8 +266,9 @@ def fit(
             scheduler.step()
 
             losses[pending] = loss.detach()
-            sizes[pending] = len(index)
-            correct += (logits.detach().argmax(1) == targets).sum()
+            sizes[pending] = len(batch)
+            if weight:
+                correct += (logits.detach().argmax(1) == targets).sum()
             pending += 1
             at.batch += 1
             at.step += 1
@@ -257,7 +281,7 @@ def fit(
 
             # -- log point: the only place where the CPU waits for the device
             if at.step % settings.log_every == 0 or at.batch == epoch_end:
-                values = losses[:pending].cpu().double()
+                values = team.mean(losses[:pending]).cpu().double()
                 if not values.isfinite().all():
                     first = int((~values.isfinite()).nonzero()[0])
                     raise RunError(
@@ -267,11 +291,15 @@ def fit(
                     )
                 at.loss_sum += float(values @ sizes[:pending])
                 at.seen += int(sizes[:pending].sum())
-                at.correct = int(correct)
+                at.correct += int(team.total(correct))
+                correct.zero_()
                 at.seconds += time.perf_counter() - clock
                 clock, pending = time.perf_counter(), 0
                 emit(RunningLoss(at.step, values.mean().item()))
-                if time.monotonic() - saved > CHECKPOINT_SECONDS and at.batch < epoch_end:
+                if settings.log_gradients:
+                    emit(GradientNorms(at.step, gradient_norms(network)))
+                due = team.leaders(time.monotonic() - saved > CHECKPOINT_SECONDS)
+                if due and at.batch < epoch_end:
                     save(checkpoint.LAST)
                     saved = time.monotonic()
 
@@ -279,7 +307,8 @@ def fit(
         check_weights()
         validation_loss = validation_accuracy = None
         if validation is not None:
-            validation_loss, validation_accuracy = _validate(network, validation, device)
+            found = _validate(network, validation, device) if team.leads else (math.inf, 0.0)
+            validation_loss, validation_accuracy = team.leaders(found)
         at.epoch += 1
         done = EpochDone(
             epoch=at.epoch,
@@ -296,7 +325,6 @@ def fit(
         at.total_seconds += at.seconds
         at.batch = at.seen = at.correct = 0
         at.loss_sum = at.seconds = 0.0
-        correct.zero_()
         if validation_loss is None:
             at.best_epoch = at.epoch
         elif validation_loss < at.best_loss:
@@ -317,6 +345,16 @@ def fit(
         seconds=at.total_seconds,
         images_per_second=at.total_seen / at.total_seconds,
     )
+
+
+def gradient_norms(network: nn.Module) -> dict[str, float]:
+    """The Euclidean norm of the gradient of each layer's own parameters, by the layer's name."""
+    squares: dict[str, torch.Tensor] = {}
+    for name, weight in network.named_parameters():
+        if weight.grad is not None:
+            layer = name.rpartition(".")[0]
+            squares[layer] = squares.get(layer, 0.0) + weight.grad.float().square().sum()
+    return {layer: math.sqrt(float(square)) for layer, square in squares.items()}
 
 
 def _validate(network: nn.Module, split: Split, device: torch.device) -> tuple[float, float]:

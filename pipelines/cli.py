@@ -1,4 +1,4 @@
-"""The command line: `torchyard run`, `check` and `plugins`.
+"""The command line: `torchyard run` and `check`; others look: `inspection`, `plugin_listing`.
 
 Neither torch, MLflow nor Prefect is imported before a configuration is known to be right:
 `--help` and a misspelled setting answer at once.
@@ -10,21 +10,18 @@ import gc
 import json
 import os
 import sys
-from pathlib import Path
 from typing import Annotated, Any, Optional
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from core.config import Recipe, preset_names, read_recipe
+from core.config import preset_names
 from core.errors import RunError, UserError
-from core.host import HOOKS, Registration, host
 from core.store import check_writable, tracking_uri
-from pipelines.display import Display, display
-
-PRESETS = Path(__file__).parent / "presets"
+from pipelines import inspection, plugin_listing
+from pipelines.arguments import PRESETS, preset_recipe
+from pipelines.display import Display, display, stderr, stdout
 
 app = typer.Typer(
     help="Train PyTorch classifiers: prepare → train → evaluate → per-class report.",
@@ -33,8 +30,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-stdout = Console(highlight=False)
-stderr = Console(stderr=True, highlight=False)
 
 Source = Annotated[
     Optional[str],  # noqa: UP045 - typer reads the annotation
@@ -56,7 +51,7 @@ def run(source: Source = None, overrides: Overrides = None) -> None:
     Examples: [bold]torchyard run digits[/]   [bold]torchyard run cifar10 model=resnet18
     optimizer=adam optimizer.lr=3e-4 train.epochs=10[/]
     """
-    recipe = _recipe(source, overrides)
+    recipe = preset_recipe(source, overrides)
     check_writable(tracking_uri())
     shown = Display(stdout)
     display.set(shown)
@@ -102,7 +97,7 @@ def run(source: Source = None, overrides: Overrides = None) -> None:
 @app.command()
 def check(source: Source = None, overrides: Overrides = None) -> None:
     """Validate a configuration, plugins and device included; runs and records nothing."""
-    recipe = _recipe(source, overrides)
+    recipe = preset_recipe(source, overrides)
     check_writable(tracking_uri())
     from core.folders import cache_folder
     from core.worker import Worker
@@ -124,36 +119,8 @@ def check(source: Source = None, overrides: Overrides = None) -> None:
     stdout.print(f"[green]Right.[/] It would run on {found['device']}.")
 
 
-@app.command()
-def plugins(
-    kind: Annotated[
-        Optional[str], typer.Argument(help=f"one of: {', '.join(HOOKS)}")  # noqa: UP045
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="for machines")] = False,
-) -> None:
-    """List the plugins: kind, name, what it is, where it comes from."""
-    if kind is not None and kind not in HOOKS:
-        raise UserError(f"no kind named '{kind}'.  (accepts: {', '.join(HOOKS)})")
-    found = [
-        (name, registration)
-        for each in HOOKS
-        if kind is None or kind == each
-        for name, registration in host().registrations(each)
-    ]
-    if as_json:
-        rows = [_plugin_row(name, registration) for name, registration in found]
-        aside = [{"source": b.source.origin, "reason": b.reason} for b in host().broken]
-        print(json.dumps({"plugins": rows, "broken": aside}, indent=1, ensure_ascii=False))
-        return
-    table = Table(box=None, pad_edge=False)
-    for heading in ("kind", "name", "what it is", "from"):
-        table.add_column(heading, overflow="fold")
-    for name, registration in found:
-        row = _plugin_row(name, registration)
-        table.add_row(*(escape(row[key]) for key in ("kind", "name", "summary", "origin")))
-    stdout.print(table)
-    for broken in host().broken:
-        stderr.print(f"[yellow]set aside:[/] {escape(f'{broken.source.origin}: {broken.reason}')}")
+app.add_typer(inspection.commands)
+app.add_typer(plugin_listing.commands, name="plugins")
 
 
 def main() -> None:
@@ -169,22 +136,6 @@ def main() -> None:
             stderr.print(escape(error.details), style="dim", soft_wrap=True)
         stderr.print(f"[red]failed:[/] {escape(str(error))}", soft_wrap=True)
         sys.exit(1)
-
-
-def _recipe(source: str | None, overrides: list[str] | None) -> Recipe:
-    """Read and resolve what the arguments say; a first argument with '=' is an override."""
-    arguments = [*([source] if source else []), *(overrides or [])]
-    start = "digits" if not arguments or "=" in arguments[0] else arguments.pop(0)
-    return read_recipe(start, arguments, PRESETS, host())
-
-
-def _plugin_row(name: str, registration: Registration) -> dict[str, str]:
-    return {
-        "kind": registration.kind,
-        "name": name,
-        "summary": registration.summary,
-        "origin": registration.source.origin,
-    }
 
 
 def _config_table(config: dict[str, Any]) -> Table:

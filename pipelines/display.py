@@ -10,6 +10,9 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+stdout = Console(highlight=False)
+stderr = Console(stderr=True, highlight=False)
+
 
 class Display:
     """Follows one run; without a console it shows nothing (the default under Prefect)."""

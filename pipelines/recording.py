@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import yaml
 from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
 from prefect.client.orchestration import get_client
@@ -14,7 +16,7 @@ from prefect.runtime import flow_run
 from prefect.utilities.urls import url_for
 
 from core import report
-from core.config import Recipe, RunConfig
+from core.config import SINGLE, Recipe, RunConfig
 from core.dataset import PreparedDataset
 from core.entries import class_metric_keys
 from core.evaluation import Evaluation, Predictions
@@ -37,8 +39,9 @@ def start_record(recipe: Recipe) -> RunRecord:
     A flow run that Prefect tries again continues the MLflow run it had.
     """
     config = recipe.config
-    tags = {kind: found.name for kind, found in recipe.plugins.items()}
-    tags |= {f"plugin.{kind}": found.source.identity for kind, found in recipe.plugins.items()}
+    tags = {kind: recipe.plugins[kind].name for kind in SINGLE}
+    tags["augmentations"] = ", ".join(choice.name for choice in config.augmentations) or "none"
+    tags |= {f"plugin.{place}": found.source.identity for place, found in recipe.plugins.items()}
     settings = config.model_dump(mode="json")
     if flow_run.id is not None:
         if flow_run.run_count > 1 and (
@@ -84,6 +87,15 @@ def epoch_metrics(values: Mapping[str, Any]) -> dict[str, float]:
         metrics["val/loss"] = values["validation_loss"]
         metrics["val/accuracy"] = values["validation_accuracy"]
     return metrics
+
+
+def record_training_batch(record: RunRecord, batch: Path, classes: Sequence[str]) -> None:
+    """Draw what training sees first, augmentation included."""
+    with np.load(batch, allow_pickle=False) as arrays:
+        title = "Training images as the network sees them"
+        figure = report.labelled_images_figure(arrays["samples"], arrays["labels"], classes, title)
+    if figure is not None:
+        record.log_figure(figure, "training_batch.png")
 
 
 def record_training(record: RunRecord, trained: Mapping[str, Any], folder: str) -> None:

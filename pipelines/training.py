@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import importlib
 import json
 import tempfile
-import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -127,9 +125,9 @@ def train_model(config: RunConfig, data: str, run_id: str) -> Trained:
     """Train; gives the best weights, or the last where there was no validation."""
     with _stage("train", run_id, config.model.name):
         folder = str(run_folder(run_id))
-        # A second of work for the report's pictures, which this process has time for now.
-        threading.Thread(target=importlib.import_module, args=["matplotlib.figure"]).start()
-        done = _call("train", run_id, config=_plain(config), data=data, folder=folder)
+        classes = PreparedDataset.open(Path(data)).classes
+        handles = {"config": _plain(config), "data": data, "folder": folder}
+        done = _call("train", run_id, classes, **handles)
         recording.record_training(_record(run_id), done, folder)
         fit, placement = done["fit"], done["placement"]
         early = f"; stopped early, epoch {fit['best_epoch']} was best" * fit["stopped_early"]
@@ -204,7 +202,7 @@ def _plain(config: RunConfig) -> dict[str, Any]:
     return config.model_dump(mode="json")
 
 
-def _call(stage: str, run_id: str, **arguments: Any) -> dict[str, Any]:
+def _call(stage: str, run_id: str, classes: Sequence[str] = (), **arguments: Any) -> dict[str, Any]:
     """Run a stage in the worker, and tell display, MLflow and Prefect of its events."""
     record, shown, logger = _record(run_id), current_display(), get_run_logger()
 
@@ -212,6 +210,11 @@ def _call(stage: str, run_id: str, **arguments: Any) -> dict[str, Any]:
         shown.event(name, values)
         if name == "RunningLoss":
             record.log_metrics({"train/running_loss": values["loss"]}, step=values["step"])
+        elif name == "GradientNorms":
+            norms = {f"gradient_norm/{layer}": norm for layer, norm in values["norms"].items()}
+            record.log_metrics(norms, step=values["step"])
+        elif name == "TrainingBatch":
+            recording.record_training_batch(record, Path(values["file"]), classes)
         elif name == "EpochDone":
             record.log_metrics(recording.epoch_metrics(values), step=values["epoch"])
             logger.info(epoch_line(values))

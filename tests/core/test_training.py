@@ -15,6 +15,7 @@ from core import checkpoint, training
 from core.config import TrainConfig
 from core.dataset import Split, stratified_split
 from core.errors import RunError
+from core.network import freeze
 
 CPU = torch.device("cpu")
 
@@ -39,12 +40,13 @@ def make_network(dropout: float = 0.0) -> nn.Module:
 
 
 def run_fit(folder, network, *, train=None, validation=None, emit=None, lr=0.1, momentum=0.9,
-            precision="float32", loss=None, **settings):  # fmt: skip
+            precision="float32", loss=None, augmentations=(), **settings):  # fmt: skip
     if validation is not None:
         settings["validation"] = 0.1  # the share is for who splits; here it is split already
     settings = TrainConfig(**({"epochs": 3, "batch_size": 8, "seed": 5, "log_every": 4} | settings))
     train = train or make_split()
-    optimizer = torch.optim.SGD(network.parameters(), lr=lr, momentum=momentum)
+    trained = [weight for weight in network.parameters() if weight.requires_grad]
+    optimizer = torch.optim.SGD(trained, lr=lr, momentum=momentum)
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 100)
     folder.mkdir(exist_ok=True)
     return training.fit(
@@ -60,6 +62,7 @@ def run_fit(folder, network, *, train=None, validation=None, emit=None, lr=0.1, 
         precision=precision,
         folder=folder,
         emit=emit or (lambda event: None),
+        augmentations=augmentations,
     )
 
 
@@ -286,3 +289,89 @@ def test_batch_norm_survives_a_last_batch_of_one(tmp_path):
     )
     result = run_fit(tmp_path / "run", network, train=make_split(81), epochs=1)
     assert result.steps == 10
+
+
+def test_augmentations_change_every_batch_in_order_and_know_sample_and_epoch(tmp_path):
+    split, seen = make_split(20), []
+
+    def darken(samples, indices, epoch):
+        assert torch.equal(samples, torch.from_numpy(split.samples)[indices])
+        seen.append((epoch, indices.tolist()))
+        return samples // 2
+
+    def halved_again(samples, indices, epoch):
+        assert torch.equal(samples, torch.from_numpy(split.samples)[indices] // 2)
+        return samples // 2
+
+    inputs = []
+    network = make_network()
+    network.register_forward_pre_hook(lambda module, given: inputs.append(given[0]))
+    before = split.samples.copy()
+    run_fit(tmp_path / "run", network, train=split, epochs=2, augmentations=[darken, halved_again])
+    assert [epoch for epoch, _ in seen] == [1, 1, 1, 2, 2, 2]
+    for epoch in (1, 2):
+        indices = [place for of, places in seen if of == epoch for place in places]
+        assert sorted(indices) == list(range(20))
+    for (_, indices), given in zip(seen, inputs, strict=True):
+        assert torch.equal(given, torch.from_numpy(before)[indices] // 2 // 2)
+    assert np.array_equal(split.samples, before)
+
+
+def test_random_augmentations_go_on_where_a_checkpoint_was_taken(tmp_path):
+    def noisy(samples, indices, epoch):
+        return (samples * torch.rand(len(samples), 1, 1, 1)).to(torch.uint8)
+
+    def stop_after_first(event):
+        if isinstance(event, training.EpochDone):
+            raise KeyboardInterrupt
+
+    whole, halves = make_network(), make_network()
+    torch.manual_seed(3)
+    run_fit(tmp_path / "whole", whole, augmentations=[noisy])
+    torch.manual_seed(3)
+    with pytest.raises(KeyboardInterrupt):
+        run_fit(tmp_path / "halves", halves, augmentations=[noisy], emit=stop_after_first)
+    torch.manual_seed(99)
+    run_fit(tmp_path / "halves", halves, augmentations=[noisy])
+    assert same(weights(whole), weights(halves))
+
+
+def test_gradient_norms_are_told_by_layer_on_request(tmp_path):
+    def norms(**settings):
+        events = []
+        run_fit(tmp_path / str(len(settings)), make_network(), emit=events.append, **settings)
+        return [event for event in events if isinstance(event, training.GradientNorms)]
+
+    assert norms() == []
+    told = norms(log_gradients=True, epochs=1, max_steps=1, log_every=1, lr=1e-12)
+    split, network = make_split(), make_network()
+    index = training.epoch_order(90, 5, 0)[:8]
+    samples, labels = torch.from_numpy(split.samples)[index], torch.from_numpy(split.labels)[index]
+    nn.functional.cross_entropy(network(samples), labels).backward()
+    layer = network[3]
+    expected = torch.cat([layer.weight.grad.flatten(), layer.bias.grad]).norm().item()
+    assert [event.step for event in told] == [1]
+    assert told[0].norms == {"3": pytest.approx(expected, 1e-4)}
+
+
+def test_frozen_parameters_stay_and_the_others_learn(tmp_path):
+    network = nn.Sequential(make_network(), nn.Linear(3, 3))
+    freeze(network, ["0.3"])
+    before = weights(network)
+    run_fit(tmp_path / "run", network)
+    kept = [torch.equal(old, new) for old, new in zip(before, weights(network), strict=True)]
+    assert kept == [True, True, False, False]
+
+
+def test_samples_become_a_tensor_without_a_copy(tmp_path):
+    split, seen = make_split(), []
+
+    def brighten_what_comes(samples, indices, epoch):
+        seen.append(samples.clone())
+        split.samples[:] = 200  # after the first batch was taken, the array is changed
+        return samples
+
+    run_fit(tmp_path / "run", make_network(), train=split, epochs=1,
+            augmentations=[brighten_what_comes])  # fmt: skip
+    assert not (seen[0] == 200).all()
+    assert all((batch == 200).all() for batch in seen[1:])  # one memory: the tensor has it too
