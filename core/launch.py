@@ -6,10 +6,12 @@ import contextlib
 import json
 import logging
 import os
+import signal
 import sys
 import tempfile
 import threading
 import time
+import traceback
 from collections.abc import Callable
 from multiprocessing.connection import Client, Listener
 from pathlib import Path
@@ -17,7 +19,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, record
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from core.errors import RunError, UserError
@@ -90,7 +92,6 @@ def train_together(
     return leaders
 
 
-@record
 def _member(train: Any, argument: Any, device_type: str, folder: str) -> dict[str, Any]:
     """One process of the team."""
     threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
@@ -113,13 +114,12 @@ def _member(train: Any, argument: Any, device_type: str, folder: str) -> dict[st
             events.send(None)
             events.recv()  # all that was told has been heard
         return result
-    except (UserError, RunError) as error:
-        # The others would wait for this process: it ends all of them by failing.
-        with whole_file(Path(folder) / "error") as file:
-            arguments = (
-                [error.problems] if isinstance(error, UserError) else [str(error), error.details]
-            )
-            file.write(json.dumps([type(error).__name__, *arguments]).encode())
+    except Exception as error:
+        # The others would wait for this process: it ends all of them by failing, and they
+        # fail in their turn, of which nobody wants to hear.
+        if not (first := Path(folder) / "error").exists():
+            with whole_file(first) as file:
+                file.write(json.dumps(_told(error, rank)).encode())
         raise
     finally:
         dist.destroy_process_group()
@@ -139,11 +139,22 @@ def _forward(door: Listener, emit: Emit) -> None:
         leader.send("heard")
 
 
+def _told(error: Exception, rank: int) -> list[Any]:
+    if isinstance(error, UserError):
+        return ["user", error.problems]
+    if isinstance(error, RunError):
+        return ["run", str(error), error.details]
+    reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+    return ["run", f"Process {rank} of the training failed: {reason}", traceback.format_exc()]
+
+
 def _explained(error: ChildFailedError, folder: Path) -> Exception:
-    if (told := folder / "error").exists():
-        kind, *arguments = json.loads(told.read_bytes())
-        return UserError(*arguments) if kind == "UserError" else RunError(*arguments)
+    for rank, failure in error.failures.items():
+        if failure.exitcode < 0 and -failure.exitcode != signal.SIGTERM:  # the launcher's own
+            name = signal.Signals(-failure.exitcode).name
+            return RunError(f"Process {rank} of the training died ({name}).")
+    if (first := folder / "error").exists():
+        kind, *arguments = json.loads(first.read_bytes())
+        return UserError(*arguments) if kind == "user" else RunError(*arguments)
     rank, failure = error.get_first_failure()
-    text = str(failure.message)
-    reason = text.strip().splitlines()[-1] if text.strip() else "no message"
-    return RunError(f"Process {rank} of the training died: {reason}", text)
+    return RunError(f"Process {rank} of the training failed.", str(failure.message))

@@ -100,14 +100,10 @@ def check(source: Source = None, overrides: Overrides = None) -> None:
     recipe = preset_recipe(source, overrides)
     check_writable(tracking_uri())
     from core.folders import cache_folder
-    from core.worker import Worker
+    from core.worker import shared_worker
 
-    worker = Worker()
-    try:
-        config = recipe.config.model_dump(mode="json")
-        found = worker.call("check", config=config, cache=str(cache_folder()))
-    finally:
-        worker.close()
+    config = recipe.config.model_dump(mode="json")
+    found = shared_worker().call("check", config=config, cache=str(cache_folder()))
     stdout.print(_config_table(config))
     if found["parameters"] is None:
         stdout.print("The model is tried once the data are prepared: their shape is not known yet.")

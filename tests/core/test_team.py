@@ -2,7 +2,6 @@
 
 import multiprocessing
 import os
-import signal
 
 import psutil
 import pytest
@@ -110,9 +109,7 @@ def test_the_shares_are_the_batch_and_their_means_its_mean(batch, size):
 def test_two_processes_train_what_one_does(trained, tmp_path, capfd):
     # 100 samples in batches of 30: the last has 10; of the 90 left after the split, also 30.
     one, alone, told_alone = trained(tmp_path / "one", validation=0.1, seed=4)
-    two, team, told = trained(
-        tmp_path / "two", validation=0.1, seed=4, parallel="ddp", processes=2
-    )
+    two, team, told = trained(tmp_path / "two", validation=0.1, seed=4, parallel="ddp", processes=2)
     assert (one["placement"]["processes"], two["placement"]["processes"]) == ("1", "2")
     for name, weight in alone["network"].items():
         torch.testing.assert_close(team["network"][name], weight, rtol=1e-5, atol=1e-6)
@@ -129,7 +126,7 @@ def test_two_processes_train_what_one_does(trained, tmp_path, capfd):
 
 
 def test_data_parallel_shows_the_sizes_inside_and_outside(trained, tmp_path, capfd):
-    done, wrapped, _ = trained(tmp_path / "wrapped", parallel="data_parallel")
+    _, wrapped, _ = trained(tmp_path / "wrapped", parallel="data_parallel")
     _, plain, _ = trained(tmp_path / "plain")
     for name, weight in plain["network"].items():
         assert torch.equal(wrapped["network"][name], weight)
@@ -150,32 +147,26 @@ def failing(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("how", "reason"),
+    ("how", "message", "details"),
     [
-        ("raise", "ZeroDivisionError: boom in the loss"),
-        ("kill", f"Signal {int(signal.SIGKILL)} (SIGKILL)"),
+        ("raise", " failed: ZeroDivisionError: boom in the loss", 'ZeroDivisionError("boom'),
+        ("kill", " died (SIGKILL).", ""),
     ],
 )
 def test_a_process_that_dies_fails_the_run_and_leaves_no_other(
-    trained, failing, tmp_path, how, reason
+    trained, failing, tmp_path, how, message, details
 ):
+    loss = {"name": "failing", "how": how}
     with pytest.raises(RunError) as caught:
-        trained(
-            tmp_path / "run",
-            loss={"name": "failing", "how": how},
-            parallel="ddp",
-            processes=2,
-        )
-    assert str(caught.value).startswith("Process 1 of the training died: ")
-    assert reason in str(caught.value)
-    if how == "raise":
-        assert 'raise ZeroDivisionError("boom in the loss")' in caught.value.details
+        trained(tmp_path / "run", loss=loss, parallel="ddp", processes=2)
+    assert str(caught.value) == "Process 1 of the training" + message
+    assert details in caught.value.details
 
 
 def test_what_a_single_process_would_say_is_said_of_all(trained, tmp_path):
-    with pytest.raises(RunError, match="The loss became|The weights became") as caught:
+    with pytest.raises(RunError) as caught:
         trained(tmp_path / "run", lr=1e38, epochs=20, parallel="ddp", processes=2)
-    assert "train.clip_norm" in str(caught.value) or "weights" in str(caught.value)
+    assert str(caught.value).startswith(("The loss became", "The weights became"))
 
 
 def test_processes_belong_to_ddp_and_share_a_batch():

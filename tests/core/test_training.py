@@ -312,8 +312,8 @@ def test_augmentations_change_every_batch_in_order_and_know_sample_and_epoch(tmp
     for epoch in (1, 2):
         indices = [place for of, places in seen if of == epoch for place in places]
         assert sorted(indices) == list(range(20))
-    for (_, indices), given in zip(seen, inputs, strict=True):
-        assert torch.equal(given, torch.from_numpy(before)[indices] // 2 // 2)
+    for (_, indices), darkened in zip(seen, inputs, strict=True):
+        assert torch.equal(darkened, torch.from_numpy(before)[indices] // 2 // 2)
     assert np.array_equal(split.samples, before)
 
 

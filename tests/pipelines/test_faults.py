@@ -1,8 +1,10 @@
 """What goes wrong in a run: what the user reads, what MLflow keeps, what is left on disk."""
 
+import contextlib
 import os
 import signal
 import subprocess
+import sys
 import tarfile
 import threading
 import time
@@ -213,6 +215,50 @@ def test_a_trainer_that_dies_fails_the_run_and_the_next_one_has_a_new_trainer():
     _, run = newest()
     assert run.info.status == "FAILED"
     assert train().accuracy > 0.2
+
+
+def test_a_process_of_a_team_that_raises_fails_the_run_with_its_traceback():
+    with pytest.raises(RunError, match="of the training died: RuntimeError: boom in the plugin"):
+        train(model="raises", epochs=30, parallel="ddp", processes=2)
+    _, run = newest()
+    assert run.info.status == "FAILED"
+    assert not members()
+
+
+def test_no_process_of_a_team_outlives_its_trainer():
+    from core.worker import shared_worker
+
+    shared_worker()
+    worker = psutil.Process()
+
+    def kill():
+        while len(members()) < 2:
+            time.sleep(0.05)
+        time.sleep(3)  # in the middle of training
+        for child in worker.children():
+            if "core.worker" in child.cmdline():
+                child.send_signal(signal.SIGKILL)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    with pytest.raises(RunError, match="'train' died \\(SIGKILL"):
+        train(epochs=100_000, parallel="ddp", processes=2)
+    killer.join()
+    deadline = time.monotonic() + 20
+    while members() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not members()
+
+
+def members():
+    """The processes of teams: torch's launcher starts them with multiprocessing's spawn."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            line = process.cmdline()
+            if any("spawn_main" in word for word in line) and sys.executable in line:
+                found.append(process)
+    return found
 
 
 def images(folder: Path, names=("ant", "bee"), count=12, test=()):
