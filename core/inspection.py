@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, ValuesView
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -90,8 +90,13 @@ def inspect_model(
     """
     recipe = resolve(config, host())
     spec = _spec(recipe.config.dataset.name, recipe.dataset, Path(cache), shape, classes)
-    watched = _Watched()
-    trial = network.try_out(recipe.model, spec, recipe.config.model.name, watched.begin)
+    watched, chosen = _Watched(), recipe.config.model
+
+    def begin(net: nn.Module) -> None:
+        network.freeze(net, chosen.freeze)
+        watched.begin(net)
+
+    trial = network.try_out(recipe.model, spec, chosen.name, begin)
     net = watched.network
     return {
         "shape": list(spec.shape),
@@ -157,7 +162,7 @@ def _shape_of(output: Any) -> list[int] | None:
     if isinstance(output, torch.Tensor):
         return list(output.shape)
     inner = output.values() if isinstance(output, Mapping) else output
-    for part in inner if isinstance(inner, Iterable) else ():
+    for part in inner if isinstance(inner, list | tuple | ValuesView) else ():
         if (found := _shape_of(part)) is not None:
             return found
     return None

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Optional
 
@@ -94,7 +93,7 @@ def inspect_model(
             classes=classes,
         )
     table = Table(box=None, pad_edge=False)
-    for heading in ("layer", "kind", "output of 2", "parameters", "trained"):
+    for heading in ("layer", "kind", "output of a batch of 2", "parameters", "trained"):
         justify = "right" if heading == "parameters" else "left"
         table.add_column(heading, justify=justify, overflow="fold")  # type: ignore[arg-type]
     for layer in found["layers"]:
@@ -124,7 +123,10 @@ def predict(
     guesses = model.classify(model.read(images), top)
     if as_json:
         rows = [
-            {"image": str(path), "classes": [asdict(guess) for guess in best]}
+            {
+                "image": str(path),
+                "classes": [{"class": each.name, "probability": each.probability} for each in best],
+            }
             for path, best in zip(images, guesses, strict=True)
         ]
         print(json.dumps(rows, indent=1, ensure_ascii=False))

@@ -58,7 +58,7 @@ def refused(folder, *words, **environment):
 def test_help_names_the_commands_and_the_presets(tmp_path):
     done, _ = at_once(tmp_path, "--help")
     assert done.returncode == 0
-    for command in ("run", "check", "plugins"):
+    for command in ("run", "check", "plugins", "inspect", "inspect-model", "predict"):
         assert f" {command} " in done.stdout
     done, _ = at_once(tmp_path, "run", "--help")
     assert done.returncode == 0
@@ -113,6 +113,78 @@ def test_an_unknown_kind_is_answered_with_those_there_are(tmp_path):
     assert refused(tmp_path, "plugins", "modle") == [
         f"no kind named 'modle'.  (accepts: {', '.join(HOOKS)})"
     ]
+
+
+def test_one_plugin_is_shown_with_what_its_parameters_accept(tmp_path):
+    done, said = at_once(tmp_path, "plugins", "show", "dataset", "image_folder")
+    assert (done.returncode, said) == (0, [])
+    assert done.stdout.startswith("image_folder  dataset, from torchyard ")
+    assert "The class folders lie at the top" in done.stdout
+    rows = {line.partition(" ")[0]: " ".join(line.split()) for line in done.stdout.splitlines()}
+    assert rows["path"] == "path path required the folder or archive"
+    assert rows["test_fraction"].startswith("test_fraction float > 0 and < 1 0.2 share of each")
+    assert "integer > 0, or (integer > 0, integer > 0), or none none side, or" in rows["image_size"]
+    done, _ = at_once(tmp_path, "plugins", "show", "model", "resnet18")
+    assert "torchvision.models.resnet18" in done.stdout
+    assert "no parameters" in done.stdout
+
+
+def test_plugins_help_tells_of_listing_and_showing(tmp_path):
+    done, _ = at_once(tmp_path, "plugins", "--help")
+    assert "torchyard plugins model" in done.stdout
+    assert "torchyard plugins show model mlp" in done.stdout
+    assert "[bold]" not in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "problems"),
+    [
+        (
+            ["plugins", "show", "model", "resnet81"],
+            ["model: no model named 'resnet81'. Did you mean 'resnet18'?"],
+        ),
+        (
+            ["plugins", "show", "modle", "mlp"],
+            [f"no kind named 'modle'.  (accepts: {', '.join(HOOKS)})"],
+        ),
+        (
+            ["inspect", "digits", "imagesize=9", "seed=-1"],
+            [
+                "dataset.imagesize: unknown parameter of 'digits'. Did you mean 'image_size'?  "
+                "(accepts: image_size, test_fraction, seed)",
+                "dataset.seed: must be greater than or equal to 0, not '-1'",
+            ],
+        ),
+        (["inspect", "digit"], ["dataset: no dataset named 'digit'. Did you mean 'digits'?"]),
+        (["inspect", "digits", "seed"], ["'seed' is not of the form key=value"]),
+        (
+            ["inspect", "digits", "--picture", "a.txt"],
+            ["--picture: a.txt: its name must end with .png"],
+        ),
+        (
+            ["inspect", "digits", "--picture", "no/a.png"],
+            ["--picture: no/a.png: there is no such folder"],
+        ),
+        (
+            ["inspect-model", "lenett", "--dataset", "digit"],
+            [
+                "dataset: no dataset named 'digit'. Did you mean 'digits'?",
+                "model: no model named 'lenett'. Did you mean 'lenet'?",
+            ],
+        ),
+        (
+            ["inspect-model", "mlp", "--shape", "3,32"],
+            ["--shape: '3,32' is neither C,H,W (e.g. 3,32,32) nor one length"],
+        ),
+    ],
+)
+def test_what_only_looks_is_refused_at_once_too(tmp_path, words, problems):
+    assert sorted(refused(tmp_path, *words)) == sorted(problems)
+
+
+def test_predicting_without_any_run_leaves_no_store_behind(tmp_path):
+    [said] = refused(tmp_path, "predict", "abc", "image.png")
+    assert said == f"There is no run yet: {tmp_path}/mlruns/mlflow.db is not there."
 
 
 def test_an_unknown_command_is_no_traceback(tmp_path):
