@@ -85,16 +85,20 @@ def train_together(
             shutdown_timeout=5,
         )
         try:
-            results = elastic_launch(launch, _member)(train, argument, device.type, folder)
+            results = elastic_launch(launch, _member)(
+                train, argument, device.type, folder, os.getpid()
+            )
         except ChildFailedError as error:
             raise _explained(error, Path(folder)) from error
     leaders: dict[str, Any] = results[0]
     return leaders
 
 
-def _member(train: Any, argument: Any, device_type: str, folder: str) -> dict[str, Any]:
+def _member(
+    train: Any, argument: Any, device_type: str, folder: str, launcher: int
+) -> dict[str, Any]:
     """One process of the team."""
-    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+    threading.Thread(target=_end_with, args=(launcher,), daemon=True).start()
     rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     device = torch.device("cpu")
     if device_type == "cuda":
@@ -125,9 +129,9 @@ def _member(train: Any, argument: Any, device_type: str, folder: str) -> dict[st
         dist.destroy_process_group()
 
 
-def _end_with(parent: int) -> None:
+def _end_with(launcher: int) -> None:
     # Killed at once, the launcher cannot end its processes: none of them outlives it.
-    while os.getppid() == parent:
+    while os.getppid() == launcher:
         time.sleep(0.5)
     os._exit(1)
 

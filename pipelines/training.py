@@ -126,7 +126,7 @@ def train_model(config: RunConfig, data: str, run_id: str) -> Trained:
     with _stage("train", run_id, config.model.name):
         folder = str(run_folder(run_id))
         classes = PreparedDataset.open(Path(data)).classes
-        handles = {"config": _plain(config), "data": data, "folder": folder}
+        handles: dict[str, Any] = {"config": _plain(config), "data": data, "folder": folder}
         done = _call("train", run_id, classes, **handles)
         recording.record_training(_record(run_id), done, folder)
         fit, placement = done["fit"], done["placement"]
@@ -144,7 +144,11 @@ def train_model(config: RunConfig, data: str, run_id: str) -> Trained:
 def evaluate_model(config: RunConfig, data: str, trained: Trained, run_id: str) -> str:
     """Predict the test split and log the model with its results; gives the predictions' file."""
     target = run_folder(run_id) / "predictions.npz"
-    handles = {"config": _plain(config), "data": data, "weights": trained.weights}
+    handles: dict[str, Any] = {
+        "config": _plain(config),
+        "data": data,
+        "weights": trained.weights,
+    }
     with _stage("evaluate", run_id, config.dataset.name), tempfile.TemporaryDirectory() as scratch:
         _call("evaluate", run_id, target=str(target), **handles)
         prepared = PreparedDataset.open(Path(data))
