@@ -15,7 +15,7 @@ from core import Augmentation, AugmentationParams, Register, hookimpl
 if TYPE_CHECKING:
     import torch
 
-HASH_FACTOR, HASH_MASK = 0x45D9F3B, 0xFFFFFFFF
+HASH_FACTOR, HASH_MASK = 82_951_111, 0xFFFFFFFF  # 2^27 over the golden ratio; 32 bits
 
 
 def _image_shape(input_shape: tuple[int, ...]) -> tuple[int, int, int]:
@@ -115,8 +115,9 @@ class AlternatingFlip(AugmentationParams):
 def _hash(numbers: torch.Tensor) -> torch.Tensor:
     """Mix the lower 32 bits, so that each depends on all.
 
-    T. Mueller's, from https://stackoverflow.com/questions/664014. The factor has 27 bits:
-    no product leaves int64, and every device gives the same.
+    Multiplicative hashing (Knuth, The Art of Computer Programming, 6.4) between shifts that
+    bring the high bits down. The factor has 27 bits: no product leaves int64, and every
+    device gives the same.
     """
     for _ in range(2):
         numbers = (numbers ^ (numbers >> 16)) * HASH_FACTOR & HASH_MASK

@@ -1,5 +1,6 @@
 """One Prefect server and one working folder, shared by the tests that run the pipeline."""
 
+import gc
 import os
 import subprocess
 import sys
@@ -56,6 +57,7 @@ def yard(tmp_path_factory) -> Iterator[Yard]:
     os.chdir(folder)
     with PrefectServer.connect() as server, use(server.wait()):
         yield Yard(folder, server.api_url, dict(os.environ))
+    gc.unfreeze()  # what the commands froze in this process; torch's bindings count their leaks
     os.chdir(here)
     os.environ.clear()
     os.environ.update(before)
