@@ -8,6 +8,7 @@ https://docs.pytorch.org/docs/stable/generated/torch.nn.parallel.DistributedData
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import torch
@@ -81,14 +82,18 @@ class ProcessTeam(Team):
     def __init__(self) -> None:
         self.rank = dist.get_rank()
         self.size = dist.get_world_size()
+        self._batch = 0  # samples of the last batch
 
     def wrapped(self, network: nn.Module) -> nn.Module:
         """The network in DistributedDataParallel; the sizes of the first batch are printed."""
         _print_sizes(network, f"\tIn Model, process {self.rank}:")
+        if self.leads:
+            _print_sizes(network, "Outside:", lambda: self._batch)
         return nn.parallel.DistributedDataParallel(network)
 
     def share(self, index: torch.Tensor) -> tuple[torch.Tensor, float]:
         """Every size-th sample; one of weight 0 where there are fewer samples than processes."""
+        self._batch = len(index)
         own = index[self.rank :: self.size]
         if not len(own):
             return index[:1], 0.0
@@ -118,11 +123,13 @@ class ProcessTeam(Team):
         return box
 
 
-def _print_sizes(module: nn.Module, where: str) -> None:
-    """Print the sizes of one batch, as the tutorial does."""
+def _print_sizes(module: nn.Module, where: str, count: Callable[[], int] | None = None) -> None:
+    """Print the sizes of one batch, as the tutorial does; `count` if it is of so many samples."""
 
     def show(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
-        sizes = f"input size {list(inputs[0].shape)}, output size {list(output.shape)}"
+        rows = count() if count else len(output)
+        before, after = [rows, *inputs[0].shape[1:]], [rows, *output.shape[1:]]
+        sizes = f"input size {before}, output size {after}"
         # One write: the lines of several processes come out of one pipe.
         sys.stdout.write(f"{where} {sizes}\n")
         sys.stdout.flush()

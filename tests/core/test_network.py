@@ -12,7 +12,7 @@ from core import ModelParams, SampleSpec
 from core.dataset import PreparedDataset
 from core.errors import RunError, UserError
 from core.host import host
-from core.network import Network, Normalize, export, try_out, weights_digest
+from core.network import Network, Normalize, export, freeze, try_out, weights_digest
 
 GENERATOR = torch.Generator().manual_seed(0)
 
@@ -291,3 +291,35 @@ def test_a_model_that_cannot_be_traced_is_one_clear_error(tmp_path):
     with pytest.raises(RunError, match=r"^The model cannot be exported by torch.export: .+"):
         export(Network(Odd(), prepared(), "statistics"), prepared(), tmp_path / "model.pt2")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_frozen_parameters_are_named_by_layer_or_pattern():
+    def left(*patterns):
+        model = host().find("model", "lenet").params().build((1, 32, 32), 10)
+        freeze(model, patterns)
+        return [name for name, weight in model.named_parameters() if weight.requires_grad]
+
+    everything = left()
+    assert len(everything) == 10
+    assert left("conv1") == everything[2:]
+    assert left("conv*", "fc1.bias") == ["fc1.weight", *everything[6:]]
+    assert left("*.weight") == [name for name in everything if name.endswith("bias")]
+    with pytest.raises(UserError) as caught:
+        left("cnv1", "fc9.weight", "fc3")
+    first, second = caught.value.problems
+    assert first == (
+        "model.freeze: no parameter matches 'cnv1'. Did you mean 'conv1'?  "
+        "(accepts: conv1, conv2, fc1, fc2, fc3)"
+    )
+    assert second.startswith("model.freeze: no parameter matches 'fc9.weight'.")
+    with pytest.raises(UserError, match=r"model\.freeze: nothing is left to train"):
+        left("*")
+
+
+def test_a_model_is_refused_for_a_layer_there_is_not_before_it_is_trained():
+    spec = SampleSpec((1, 32, 32), 10)
+    lenet = host().find("model", "lenet").params()
+    trial = try_out(lenet, spec, "lenet", lambda built: freeze(built, ["fc*"]))
+    assert trial.parameters == 61_706 - 59_134
+    with pytest.raises(UserError, match=r"^model\.freeze: no parameter matches 'head'"):
+        try_out(lenet, spec, "lenet", lambda built: freeze(built, ["head"]))

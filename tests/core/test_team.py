@@ -106,7 +106,8 @@ def test_the_shares_are_the_batch_and_their_means_its_mean(batch, size):
     assert ALONE.share(index) == (index, 1.0)
 
 
-def test_two_processes_train_what_one_does(trained, tmp_path, capfd):
+def test_two_processes_train_what_one_does(trained, tmp_path, capfd, caplog, monkeypatch):
+    monkeypatch.setattr(os, "cpu_count", lambda: 1)
     # 100 samples in batches of 30: the last has 10; of the 90 left after the split, also 30.
     one, alone, told_alone = trained(tmp_path / "one", validation=0.1, seed=4)
     two, team, told = trained(tmp_path / "two", validation=0.1, seed=4, parallel="ddp", processes=2)
@@ -123,6 +124,8 @@ def test_two_processes_train_what_one_does(trained, tmp_path, capfd):
     for process in (0, 1):
         sizes = "input size [15, 5], output size [15, 2]"
         assert f"In Model, process {process}: {sizes}" in printed
+    assert "Outside: input size [30, 5], output size [30, 2]" in printed
+    assert "train.processes=2 on 1 cores: they wait for each other" in caplog.text
 
 
 def test_data_parallel_shows_the_sizes_inside_and_outside(trained, tmp_path, capfd):
