@@ -5,28 +5,20 @@ MLflow is asked first and the files are read before torch, seconds of import, is
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from core.errors import RunError, UserError
-from core.store import (
-    check_writable,
-    database_of,
-    load_mlflow,
-    open_store,
-    store_errors,
-    tracking_uri,
-)
+from core.runs import find_run
+from core.store import open_existing, store_errors, tracking_uri
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
     from mlflow import MlflowClient
 
-RECENT = 100  # runs among which a misspelled id is looked for
 BATCH_BYTES = 16 * 2**20  # of float32
 
 
@@ -54,23 +46,19 @@ class ServedModel:
 
     @classmethod
     def of_run(cls, run_id: str) -> ServedModel:
-        """Find the model of a run; it is not loaded yet.
+        """Find the model of a run (its id, its name, or "latest"); it is not loaded yet.
 
         Raises:
             UserError: there is no such run, it has no model, or one that takes no images.
             RunError: the store is out of reach.
         """
         uri = tracking_uri()
-        database = database_of(uri)
-        if database is not None and not database.exists():
-            raise UserError(f"There is no run yet: {database} is not there.")
-        check_writable(uri)
-        load_mlflow()
-        import mlflow
-
-        mlflow.set_tracking_uri(uri)
         with store_errors(uri):
-            address = f"models:/{_logged_model(open_store(uri), run_id)}"
+            client = open_existing(uri)
+            import mlflow
+
+            mlflow.set_tracking_uri(uri)
+            address = f"models:/{_logged_model(client, run_id)}"
             info = mlflow.models.get_model_info(address)
         named = (info.metadata or {}).get("classes")
         if "pytorch" not in info.flavors or info.signature is None or not named:
@@ -132,35 +120,11 @@ class ServedModel:
         ]
 
 
-def _logged_model(client: MlflowClient, run_id: str) -> str:
-    from mlflow.exceptions import MlflowException
-
-    try:
-        run = client.get_run(run_id)
-    except MlflowException as error:
-        if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
-            raise
-        raise UserError(f"no run with the id '{run_id}'.{_nearest(client, run_id)}") from error
+def _logged_model(client: MlflowClient, wanted: str) -> str:
+    run = find_run(client, wanted)
     models = run.outputs.model_outputs if run.outputs else []
     if not models:
         reason = run.data.tags.get("model_not_logged") or f"it is {run.info.status}"
-        raise UserError(f"run {run_id} ({run.info.run_name}) has no model: {reason}")
+        raise UserError(f"run {run.info.run_id} ({run.info.run_name}) has no model: {reason}")
     newest: Any = max(models, key=lambda output: output.step)
     return str(newest.model_id)
-
-
-def _nearest(client: MlflowClient, wanted: str) -> str:
-    """The recent run whose id or name is most like what was given, or the last one."""
-    experiments = [found.experiment_id for found in client.search_experiments()]
-    runs = client.search_runs(
-        experiments, max_results=RECENT, order_by=["attributes.start_time DESC"]
-    )
-    if not runs:
-        return ""
-    known = {run.info.run_name: run for run in reversed(runs)}
-    known |= {run.info.run_id: run for run in runs}
-    begun = [run_id for run_id in known if wanted and run_id.startswith(wanted)]
-    near = begun or difflib.get_close_matches(wanted, known, n=1)
-    run = known[near[0]] if near else runs[0]
-    found = f"{run.info.run_id} ({run.info.run_name})"
-    return f" Did you mean {found}?" if near else f" The last one is {found}."

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from core import checkpoint, device, evaluation, network, preparation, training
+from core import checkpoint, device, evaluation, journal, network, preparation, training
 from core.config import Recipe, resolve
 from core.dataset import PreparedDataset, SampleSpec, Split, stratified_split
 from core.errors import UserError
@@ -201,22 +202,23 @@ def _train(
         first = Path(folder) / "training_batch.npz"
         _save_batch(whole, augmentations, settings.seed, place, first)
         emit(TrainingBatch(str(first)))
-    result = training.fit(
-        net,
-        loss,
-        optimizer,
-        scheduler,
-        whole,
-        held_out,
-        settings,
-        device=place,
-        data_device=data_device,
-        precision=recipe.config.precision,
-        folder=Path(folder),
-        emit=emit,
-        augmentations=augmentations,
-        team=team,
-    )
+    with journal.kept(Path(folder), emit) if team.leads else nullcontext(emit) as tell:
+        result = training.fit(
+            net,
+            loss,
+            optimizer,
+            scheduler,
+            whole,
+            held_out,
+            settings,
+            device=place,
+            data_device=data_device,
+            precision=recipe.config.precision,
+            folder=Path(folder),
+            emit=tell,
+            augmentations=augmentations,
+            team=team,
+        )
     best = held_out is not None and result.best_epoch != result.epochs
     return {
         "weights": str(Path(folder) / (checkpoint.BEST if best else checkpoint.LAST)),

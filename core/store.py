@@ -110,6 +110,20 @@ def open_store(uri: str) -> MlflowClient:
     return MlflowClient(tracking_uri=uri)
 
 
+def open_existing(uri: str) -> MlflowClient:
+    """The client of a store that has runs; a database that is not there is not made.
+
+    Raises:
+        UserError: there is none, or it cannot be written.
+    """
+    database = database_of(uri)
+    if database is not None and not database.exists():
+        raise UserError(f"There is no run yet: {database} is not there.")
+    check_writable(uri)
+    load_mlflow()
+    return open_store(uri)
+
+
 def chosen_experiment(client: MlflowClient, uri: str) -> Experiment:
     """The experiment the environment names, as MLflow documents it; else torchyard's own.
 

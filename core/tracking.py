@@ -32,6 +32,7 @@ from core.entries import (
 from core.errors import RunError, UserError
 from core.logged_model import write_model
 from core.provenance import git_tags, source_tags
+from core.runs import PROCESS, REASON, end_orphans, owner_lives, owner_tags
 from core.store import (
     LOCAL_UI,
     check_writable,
@@ -74,6 +75,8 @@ class RunRecord:
         self._client = client
         self._uri: str = client.tracking_uri
         self._buffer: list[Metric] = []
+        self._recorded: set[tuple[str, int]] = set()  # (key, step): a repeated step adds nothing
+        self._digests: set[str] = set()  # of the data it began with
         self._sending = threading.Lock()
         self._last_flush = time.monotonic()
 
@@ -98,12 +101,13 @@ class RunRecord:
         with store_errors(uri), one_at_a_time(uri):
             client = open_store(uri)
             experiment = chosen_experiment(client, uri)
+            end_orphans(client, experiment.experiment_id)
             number = int(experiment.tags.get(RUN_COUNTER, "0")) + 1
             client.set_experiment_tag(experiment.experiment_id, RUN_COUNTER, str(number))
             name = f"{name_stem} #{number}"
             run = client.create_run(
                 experiment.experiment_id,
-                tags={**source_tags(), **git_tags()},
+                tags={**source_tags(), **git_tags(), **owner_tags()},
                 run_name=name,
             )
         record = cls(client, run.info.run_id, name, experiment.experiment_id)
@@ -133,7 +137,7 @@ class RunRecord:
         return cls(client, run_id, info.run_name, info.experiment_id)
 
     @classmethod
-    def continued(cls, tag: str, value: str) -> RunRecord | None:
+    def tagged(cls, tag: str, value: str) -> RunRecord | None:
         """Take up the run with that tag again, where the experiment has one.
 
         Raises:
@@ -146,11 +150,47 @@ class RunRecord:
             experiment = chosen_experiment(client, uri)
             chosen = f"tags.`{tag}` = '{value}'"
             found = client.search_runs([experiment.experiment_id], chosen, max_results=1)
-            if not found:
-                return None
-            info = found[0].info
-            client.update_run(info.run_id, status="RUNNING")
-        return cls(client, info.run_id, info.run_name, info.experiment_id)
+        return cls.taken_up(found[0].info.run_id) if found else None
+
+    @classmethod
+    def taken_up(cls, run_id: str) -> RunRecord:
+        """Go on with a run that ended early: a metric it has is not recorded again.
+
+        Raises:
+            UserError: it is finished, or its process lives.
+            RunError: the store is out of reach.
+        """
+        uri = tracking_uri()
+        load_mlflow()
+        with store_errors(uri), one_at_a_time(uri):
+            client = open_store(uri)
+            run = client.get_run(run_id)
+            named = f"run {run_id} ({run.info.run_name})"
+            own = owner_tags()
+            if run.info.status == "FINISHED":
+                raise UserError(f"{named} is finished: there is nothing left to do.")
+            lives = owner_lives(run.data.tags) and run.data.tags[PROCESS] != own[PROCESS]
+            if run.info.status == "RUNNING" and lives:
+                raise UserError(f"{named} is running, in process {run.data.tags[PROCESS]}.")
+            client.update_run(run_id, status="RUNNING")
+            record = cls(client, run_id, run.info.run_name, run.info.experiment_id)
+            for key in run.data.metrics:
+                history = client.get_metric_history(run_id, key)
+                record._recorded |= {(key, metric.step) for metric in history}
+            inputs = run.inputs.dataset_inputs if run.inputs else []
+            record._digests = {found.dataset.digest for found in inputs}
+        record.set_tags(own)
+        if REASON in run.data.tags:
+            with store_errors(uri):
+                client.delete_tag(run_id, REASON)
+        return record
+
+    @property
+    def has_model(self) -> bool:
+        """Whether a model was logged."""
+        with store_errors(self._uri):
+            run = self._client.get_run(self.run_id)
+        return bool(run.outputs and run.outputs.model_outputs)
 
     @property
     def url(self) -> str:
@@ -196,7 +236,10 @@ class RunRecord:
 
         Raises nothing over a store that is away: the metrics wait for the next `flush`.
         """
-        self._buffer.extend(metrics_now(values, step))
+        for metric in metrics_now(values, step):
+            if (metric.key, step) not in self._recorded:
+                self._recorded.add((metric.key, step))
+                self._buffer.append(metric)
         if time.monotonic() - self._last_flush >= FLUSH_SECONDS:
             try:
                 self.flush()
@@ -216,7 +259,17 @@ class RunRecord:
                 self._last_flush = time.monotonic()
 
     def log_dataset(self, prepared: PreparedDataset) -> None:
-        """Record both splits as the run's inputs, with digest, counts and statistics."""
+        """Record both splits as the run's inputs, with digest, counts and statistics.
+
+        Raises:
+            UserError: the run was taken up again, and began with other data.
+        """
+        digest = dataset_links(prepared, "train")["dataset_digest"]
+        if self._digests and digest not in self._digests:
+            raise UserError(
+                f"dataset {prepared.name}: it has changed since run {self.run_id} began: its "
+                f"digest is {digest} and was {' or '.join(sorted(self._digests))}."
+            )
         with store_errors(self._uri):
             self._client.log_inputs(self.run_id, datasets=dataset_inputs(prepared))
 
@@ -313,4 +366,4 @@ class RunRecord:
         with store_errors(self._uri):
             self._client.set_terminated(self.run_id, status)
         if reason:
-            self.set_tags({"torchyard.reason": reason})
+            self.set_tags({REASON: reason})

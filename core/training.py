@@ -330,9 +330,9 @@ def fit(
         elif validation_loss < at.best_loss:
             at.best_epoch, at.best_loss = at.epoch, validation_loss
             save(checkpoint.BEST)
+        emit(done)  # before the checkpoint: a run that goes on from there does not tell it again
         save(checkpoint.LAST)
         saved = time.monotonic()
-        emit(done)
 
     # ---- the best weights are the result
     if validation is not None and at.best_epoch != at.epoch:

@@ -16,9 +16,11 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from core.config import preset_names
+from core.config import Recipe, preset_names, resolve
 from core.errors import RunError, UserError
-from core.store import check_writable, tracking_uri
+from core.host import host
+from core.runs import find_run, recorded_config
+from core.store import check_writable, open_existing, store_errors, tracking_uri
 from pipelines import inspection, plugin_listing
 from pipelines.arguments import PRESETS, preset_recipe
 from pipelines.display import Display, display, stderr, stdout
@@ -53,6 +55,31 @@ def run(source: Source = None, overrides: Overrides = None) -> None:
     """
     recipe = preset_recipe(source, overrides)
     check_writable(tracking_uri())
+    _run(recipe)
+
+
+@app.command()
+def resume(
+    run: Annotated[
+        str, typer.Argument(metavar="RUN", help="an MLflow run's id or name, or latest")
+    ],
+) -> None:
+    """Go on with a run that was killed or failed, from its last checkpoint.
+
+    On a CPU it ends with the same weights, bit for bit, as one that was never interrupted.
+    """
+    from core.worker import shared_worker
+
+    uri = tracking_uri()
+    shared_worker()  # torch's import overlaps MLflow's
+    with store_errors(uri):
+        client = open_existing(uri)
+        found = find_run(client, run)
+        recipe = resolve(recorded_config(client, found), host())
+    _run(recipe, found.info.run_id)
+
+
+def _run(recipe: Recipe, run_id: str | None = None) -> None:
     shown = Display(stdout)
     display.set(shown)
 
@@ -80,7 +107,7 @@ def run(source: Source = None, overrides: Overrides = None) -> None:
         try:
             check_config(recipe.config)
             with use(server.wait()):
-                outcome = train_pipeline(recipe.config)
+                outcome = train_pipeline(recipe.config, run_id)
         except (KeyboardInterrupt, TerminationSignal):
             # Not left to Typer, which would end without a word.
             stderr.print("Interrupted: if the run had begun, it is recorded as KILLED.")

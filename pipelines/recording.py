@@ -15,7 +15,7 @@ from prefect.exceptions import CancelledRun, TerminationSignal
 from prefect.runtime import flow_run
 from prefect.utilities.urls import url_for
 
-from core import report
+from core import journal, report
 from core.config import SINGLE, Recipe, RunConfig
 from core.dataset import PreparedDataset
 from core.entries import class_metric_keys
@@ -33,28 +33,33 @@ def load_libraries() -> None:
         import mlflow.store.tracking.sqlalchemy_store  # noqa: F401
 
 
-def start_record(recipe: Recipe) -> RunRecord:
+def start_record(recipe: Recipe, run_id: str | None) -> RunRecord:
     """Begin the MLflow run, named alike in MLflow and Prefect, each with a link to the other.
 
     A flow run that Prefect tries again continues the MLflow run it had.
+
+    Args:
+        run_id: of the run to go on with, if it is not a new one.
     """
     config = recipe.config
     tags = {kind: recipe.plugins[kind].name for kind in SINGLE}
     tags["augmentations"] = ", ".join(choice.name for choice in config.augmentations) or "none"
     tags |= {f"plugin.{place}": found.source.identity for place, found in recipe.plugins.items()}
     settings = config.model_dump(mode="json")
+    begun = RunRecord.taken_up(run_id) if run_id is not None else None
     if flow_run.id is not None:
-        if flow_run.run_count > 1 and (
-            begun := RunRecord.continued("prefect.flow_run_id", flow_run.id)
-        ):
-            return begun
+        if begun is None and flow_run.run_count > 1:
+            begun = RunRecord.tagged("prefect.flow_run_id", flow_run.id)
         tags |= {"prefect.flow_run_id": flow_run.id, "prefect.flow_run_url": _flow_run_url()}
-    record = RunRecord.start(
+    record = begun or RunRecord.start(
         name_stem="·".join((config.model.name, config.optimizer.name, config.dataset.name)),
         parameters=settings,
         tags=tags,
     )
     try:
+        if begun:  # it may have ended before all of this was there
+            record.set_tags(tags)
+            record.log_parameters(settings)
         record.log_text(
             yaml.safe_dump(settings, sort_keys=False, allow_unicode=True), "config.yaml"
         )
@@ -72,6 +77,24 @@ def ended_as(error: BaseException) -> Literal["KILLED", "FAILED"]:
     """How a run that an exception ended is recorded: Ctrl-C and a cancellation killed it."""
     killed = isinstance(error, CancelledRun | TerminationSignal) or not isinstance(error, Exception)
     return "KILLED" if killed else "FAILED"
+
+
+def record_event(record: RunRecord, name: str, values: Mapping[str, Any]) -> None:
+    """Record the metrics of an event of the training; those of a step are recorded once."""
+    if name == "RunningLoss":
+        record.log_metrics({"train/running_loss": values["loss"]}, step=values["step"])
+    elif name == "GradientNorms":
+        norms = {layer.removeprefix("model."): norm for layer, norm in values["norms"].items()}
+        metrics = {f"gradient_norm/{layer}": norm for layer, norm in norms.items()}
+        record.log_metrics(metrics, step=values["step"])
+    elif name == "EpochDone":
+        record.log_metrics(epoch_metrics(values), step=values["epoch"])
+
+
+def record_journal(record: RunRecord, folder: Path) -> None:
+    """Record what an earlier process trained and could no longer tell."""
+    for name, values in journal.read(folder):
+        record_event(record, name, values)
 
 
 def epoch_metrics(values: Mapping[str, Any]) -> dict[str, float]:

@@ -64,8 +64,12 @@ class Outcome:
 
 
 @flow(name="train_pipeline")
-def train_pipeline(config: RunConfig) -> Outcome:
+def train_pipeline(config: RunConfig, run_id: str | None = None) -> Outcome:
     """Train a classifier: prepare → train → evaluate → per-class report, in one MLflow run.
+
+    Args:
+        config: what to train on what, how, and where.
+        run_id: of an MLflow run that ended early, to go on with from its last checkpoint.
 
     Raises:
         UserError: the configuration or the data are wrong.
@@ -75,7 +79,7 @@ def train_pipeline(config: RunConfig) -> Outcome:
     config = recipe.config
     check_writable(tracking_uri())
     check_config(config)
-    record = recording.start_record(recipe)
+    record = recording.start_record(recipe, run_id)
     _records[record.run_id] = record
     try:
         data = prepare_data(config, record.run_id)
@@ -127,6 +131,7 @@ def train_model(config: RunConfig, data: str, run_id: str) -> Trained:
         folder = str(run_folder(run_id))
         classes = PreparedDataset.open(Path(data)).classes
         handles: dict[str, Any] = {"config": _plain(config), "data": data, "folder": folder}
+        recording.record_journal(_record(run_id), Path(folder))
         done = _call("train", run_id, classes, **handles)
         recording.record_training(_record(run_id), done, folder)
         fit, placement = done["fit"], done["placement"]
@@ -161,6 +166,9 @@ def evaluate_model(config: RunConfig, data: str, trained: Trained, run_id: str) 
             f"cross-entropy {result.cross_entropy:.4f}",
         )
         exported, metrics = Path(scratch) / "model.pt2", recording.overall_metrics(result)
+        if record.has_model:  # from before the run was taken up again
+            record.log_metrics(metrics, step=epoch)
+            return str(target)
         refused = _call("export", run_id, target=str(exported), **handles)["refused"]
         if refused:
             # Whoever trained for hours wants the rest all the same.
@@ -212,15 +220,10 @@ def _call(stage: str, run_id: str, classes: Sequence[str] = (), **arguments: Any
 
     def follow(name: str, values: dict[str, Any]) -> None:
         shown.event(name, values)
-        if name == "RunningLoss":
-            record.log_metrics({"train/running_loss": values["loss"]}, step=values["step"])
-        elif name == "GradientNorms":
-            norms = {f"gradient_norm/{layer}": norm for layer, norm in values["norms"].items()}
-            record.log_metrics(norms, step=values["step"])
-        elif name == "TrainingBatch":
+        recording.record_event(record, name, values)
+        if name == "TrainingBatch":
             recording.record_training_batch(record, Path(values["file"]), classes)
         elif name == "EpochDone":
-            record.log_metrics(recording.epoch_metrics(values), step=values["epoch"])
             logger.info(epoch_line(values))
 
     def told(line: str) -> None:

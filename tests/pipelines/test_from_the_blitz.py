@@ -107,7 +107,7 @@ def test_gradient_norms_and_pictures_are_in_the_run(command):
     norms = {
         name for name in client.get_run(run_id).data.metrics if name.startswith("gradient_norm/")
     }
-    assert norms == {f"gradient_norm/model.{layer}" for layer in ("conv2", "fc1", "fc2", "fc3")}
+    assert norms == {f"gradient_norm/{layer}" for layer in ("conv2", "fc1", "fc2", "fc3")}
     pictures = {file.path for file in client.list_artifacts(run_id)}
     assert {"training_batch.png", "test_images.png", "confident_mistakes.png"} <= pictures
 
