@@ -1,6 +1,5 @@
 """docs/from-the-blitz.md: every command and every plugin on the page is run as it stands."""
 
-import os
 import re
 import shlex
 from pathlib import Path
@@ -46,20 +45,22 @@ def page(yard):
 
 
 @pytest.fixture
-def command(page, monkeypatch, capfd):
-    """Run a command line in this process, which spares seconds of imports; gives its output."""
-    from pipelines.cli import app
+def command(page, yard, monkeypatch):
+    """Run a command line of the page in this process; gives its output."""
+    plugins = []
 
     def run(line):
-        *settings, _, arguments = re.fullmatch(r"(?:(\w+)=(\S+) )?(torchyard) (.*)", line).groups()
-        if settings[0]:
-            monkeypatch.setenv(*settings)
+        folder, arguments = re.fullmatch(
+            r"(?:TORCHYARD_PLUGINS=(\S+) )?torchyard (.*)", line
+        ).groups()
+        if folder:
+            plugins.append(folder)
+            monkeypatch.setenv("TORCHYARD_PLUGINS", folder)
             _forget_plugins()
-        app(shlex.split(arguments), standalone_mode=False)
-        return capfd.readouterr().out
+        return yard.here(*shlex.split(arguments))
 
     yield run
-    if "TORCHYARD_PLUGINS" in os.environ:
+    if plugins:
         monkeypatch.undo()
         _forget_plugins()
 

@@ -15,7 +15,7 @@ from core.errors import UserError
 
 SETTINGS = (
     "digits",
-    "train.epochs=40",
+    "train.epochs=20",
     "train.batch_size=16",
     "train.log_every=7",
     "train.validation=0.1",
@@ -71,18 +71,15 @@ def killed_run(yard, after_epochs):
 
 @pytest.fixture(scope="module")
 def whole(yard, client):
-    done = yard.torchyard("run", *SETTINGS)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return client().get_run(re.search(r"\b[0-9a-f]{32}\b", done.stdout)[0])
+    return client().get_run(re.search(r"\b[0-9a-f]{32}\b", yard.here("run", *SETTINGS))[0])
 
 
 def test_killed_and_resumed_it_is_the_run_that_was_never_killed(yard, client, whole):
     run_id = killed_run(yard, after_epochs=5)
     assert client().get_run(run_id).info.status == "RUNNING"  # nobody could say otherwise
-    done = yard.torchyard("resume", run_id)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert run_id in done.stdout
-    assert "epoch 3:" not in done.stdout  # what was trained is not trained again
+    printed = yard.here("resume", run_id)
+    assert run_id in printed
+    assert "epoch 3:" not in printed  # what was trained is not trained again
     resumed = client().get_run(run_id)
     assert resumed.info.status == "FINISHED"
     assert resumed.data.tags["weights_digest"] == whole.data.tags["weights_digest"]
@@ -97,13 +94,11 @@ def test_killed_and_resumed_it_is_the_run_that_was_never_killed(yard, client, wh
 
 def test_a_dead_process_leaves_no_run_running_once_another_begins(yard, client, whole):
     run_id = killed_run(yard, after_epochs=1)
-    done = yard.torchyard("run", "digits", "train.epochs=1")
-    assert done.returncode == 0
+    yard.here("run", "digits", "train.epochs=1")
     run = client().get_run(run_id)
     assert run.info.status == "KILLED"
     assert run.data.tags["torchyard.reason"] == "its process ended without a word"
-    done = yard.torchyard("resume", run.info.run_name)
-    assert done.returncode == 0, done.stdout + done.stderr
+    yard.here("resume", run.info.run_name)
     run = client().get_run(run_id)
     assert (run.info.status, "torchyard.reason" in run.data.tags) == ("FINISHED", False)
     assert run.data.tags["weights_digest"] == whole.data.tags["weights_digest"]
@@ -112,18 +107,11 @@ def test_a_dead_process_leaves_no_run_running_once_another_begins(yard, client, 
 def test_what_cannot_be_resumed_is_refused(yard, client, whole):
     from core.tracking import RunRecord
 
-    done = yard.torchyard("resume", whole.info.run_id)
-    assert done.returncode == 2
-    assert (
-        done.stderr.split()
-        == (
-            f"error: run {whole.info.run_id} ({whole.info.run_name}) is finished: "
-            "there is nothing left to do."
-        ).split()
-    )
-    done = yard.torchyard("resume", whole.info.run_id[:-1] + "x")
-    assert done.returncode == 2
-    assert f"Did you mean {whole.info.run_id}" in done.stderr
+    named = rf"run {whole.info.run_id} \({whole.info.run_name}\)"
+    with pytest.raises(UserError, match=named + " is finished: there is nothing left to do"):
+        yard.here("resume", whole.info.run_id)
+    with pytest.raises(UserError, match=f"Did you mean {whole.info.run_id}"):
+        yard.here("resume", whole.info.run_id[:-1] + "x")
     # A run whose process lives is left alone.
     sleeper = subprocess.Popen(["sleep", "60"])
     try:
