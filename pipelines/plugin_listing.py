@@ -16,6 +16,7 @@ from core.accepts import accepted
 from core.errors import UserError
 from core.host import HOOKS, Registration, host
 from pipelines.display import stderr, stdout
+from pipelines.plugin_check import check_plugins
 
 
 class _ListUnlessNamed(TyperGroup):
@@ -37,6 +38,9 @@ def _plugins() -> None:
     [bold]torchyard plugins[/] lists all, [bold]torchyard plugins model[/] those of a kind,
     [bold]torchyard plugins show model mlp[/] tells of one.
     """
+
+
+commands.command("check")(check_plugins)
 
 
 @commands.command("list")

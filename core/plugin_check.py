@@ -1,0 +1,137 @@
+"""What is wrong with the plugins of this process, by file and line.
+
+The host sets a plugin aside at its first fault. Here each file is read, too, without running
+it: a misspelled hook and one that lacks its marker register nothing, and would go unnoticed.
+"""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import inspect
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from core.host import HOOKS, Host, Registration, Source
+from core.parameters import KINDS
+
+ALIKE = 0.9  # of a name that is meant to be a hook's
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing to put right; `str` gives it as compilers do, file:line: message."""
+
+    place: str
+    line: int | None
+    message: str
+
+    def __str__(self) -> str:
+        line = "" if self.line is None else f":{self.line}"
+        return f"{self.place}{line}: {self.message}"
+
+
+def problems(host: Host) -> list[Problem]:
+    """Everything wrong with a host's plugins, in the order in which they were loaded."""
+    found: list[Problem] = []
+    aside = {broken.source: broken for broken in host.broken}
+    registrations: dict[Source, list[Registration]] = {}
+    for kind in KINDS:
+        for _, registration in host.registrations(kind):
+            registrations.setdefault(registration.source, []).append(registration)
+
+    for source in dict.fromkeys([*host.sources, *aside]):
+        place = source.file or source.origin
+        read: list[tuple[int | None, str]] = []
+        if source.file.endswith(".py"):
+            read += _read(Path(source.file))
+        broken = aside.get(source)
+        for fault in broken.faults if broken else ():
+            # What pluggy says of a hook, the file told already, with the line.
+            if fault.line is not None or not read:
+                read.append((fault.line, f"set aside: {fault.reason}"))
+        if broken and not broken.faults:
+            read.append((None, f"set aside: {broken.reason}"))
+        read += [_undescribed(r) for r in registrations.get(source, []) if not _described(r.params)]
+        in_order = sorted(dict.fromkeys(read), key=lambda pair: pair[0] or 0)
+        found += [Problem(place, line, message) for line, message in in_order]
+    return found
+
+
+def _described(params: type) -> bool:
+    # Not inherited: the base's docstring tells nothing of this class.
+    return bool((vars(params).get("__doc__") or "").strip())
+
+
+def _undescribed(found: Registration) -> tuple[int | None, str]:
+    try:
+        line: int | None = inspect.getsourcelines(found.params)[1]
+    except (OSError, TypeError):  # made by a call of `type`
+        line = None
+    return line, _no_docstring(found.params.__name__)
+
+
+def _no_docstring(name: str) -> str:
+    return f"the class {name} has no docstring: `torchyard plugins` shows its first line"
+
+
+def _read(file: Path) -> Iterator[tuple[int, str]]:
+    """What is wrong with a file's hooks and with the classes they register by name."""
+    try:
+        module = ast.parse(file.read_bytes())
+    except (OSError, SyntaxError, ValueError):
+        return  # its import says so, and where
+    classes = {node.name: node for node in module.body if isinstance(node, ast.ClassDef)}
+    for node in module.body:
+        if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            continue
+        name, marked = _hook_name(node)
+        nearest = difflib.get_close_matches(name, HOOKS.values(), 1, 0.6 if marked else ALIKE)
+        if marked and name not in HOOKS.values():
+            hint = f" Did you mean '{nearest[0]}'?" if nearest else ""
+            known = ", ".join(HOOKS.values())
+            yield node.lineno, f"there is no hook named '{name}'.{hint}  (there are: {known})"
+        elif not marked and nearest:
+            meant = "" if name == nearest[0] else f", and '{nearest[0]}' may be meant"
+            yield node.lineno, f"'{name}' is named like a hook but lacks @hookimpl{meant}"
+        if marked or nearest:
+            yield from _signature(node)
+            for called in ast.walk(node):
+                known_class = classes.get(_registered(called))
+                if known_class and not ast.get_docstring(known_class):
+                    yield known_class.lineno, _no_docstring(known_class.name)
+
+
+def _hook_name(node: ast.FunctionDef | ast.AsyncFunctionDef) -> tuple[str, bool]:
+    """The hook that a function implements, and whether it is marked as one."""
+    for decorator in node.decorator_list:
+        marker = decorator.func if isinstance(decorator, ast.Call) else decorator
+        if getattr(marker, "id", getattr(marker, "attr", "")) != "hookimpl":
+            continue
+        for keyword in decorator.keywords if isinstance(decorator, ast.Call) else ():
+            if keyword.arg == "specname" and isinstance(keyword.value, ast.Constant):
+                return str(keyword.value.value), True
+        return node.name, True
+    return node.name, False
+
+
+def _signature(node: ast.FunctionDef | ast.AsyncFunctionDef) -> Iterator[tuple[int, str]]:
+    if isinstance(node, ast.AsyncFunctionDef):
+        yield node.lineno, f"'{node.name}' is async: a hook is a plain function"
+    all_of = node.args
+    names = [each.arg for each in (*all_of.posonlyargs, *all_of.args, *all_of.kwonlyargs)]
+    names += [f"*{each.arg}" for each in (all_of.vararg, all_of.kwarg) if each]
+    if names != ["register"] or all_of.kwonlyargs:
+        given = f"({', '.join(names)})" if names else "none"
+        yield node.lineno, f"'{node.name}' takes {given}: a hook takes one argument, 'register'"
+    elif all_of.defaults:
+        yield node.lineno, f"'{node.name}': 'register' has a default, and pluggy would not pass it"
+
+
+def _registered(node: ast.AST) -> str:
+    """The class that a call `register("name", Class)` names, else an empty text."""
+    is_call = isinstance(node, ast.Call) and getattr(node.func, "id", "") == "register"
+    if not (is_call and isinstance(node, ast.Call) and len(node.args) == 2):
+        return ""
+    return getattr(node.args[1], "id", "")
