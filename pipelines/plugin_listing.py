@@ -17,6 +17,7 @@ from core.errors import UserError
 from core.host import HOOKS, Registration, host
 from pipelines.display import stderr, stdout
 from pipelines.plugin_check import check_plugins
+from pipelines.plugin_writing import new_plugin
 
 
 class _ListUnlessNamed(TyperGroup):
@@ -41,6 +42,7 @@ def _plugins() -> None:
 
 
 commands.command("check")(check_plugins)
+commands.command("new")(new_plugin)
 
 
 @commands.command("list")

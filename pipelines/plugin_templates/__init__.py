@@ -1,0 +1,1 @@
+"""What `torchyard plugins new` writes: a plugin of each kind, with its name to be filled in."""
