@@ -400,3 +400,17 @@ def test_a_plugin_file_is_loaded_or_its_fault_told(tmp_path):
     file.write_text("")
     with pytest.raises(PluginFault, match="no model named 'mine'"):
         plugin_in_file(file, ModelParams, "mine")
+
+
+def test_a_data_set_of_image_files_passes(tmp_path):
+    from PIL import Image
+
+    for part in ("train", "test"):
+        for name in ("cat", "dog"):
+            folder = tmp_path / "photos" / part / name
+            folder.mkdir(parents=True)
+            for number in range(3):
+                pixels = np.random.default_rng(number).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(folder / f"{number}.png")
+    params = host().find("dataset", "image_folder").params(path=tmp_path / "photos")
+    assert_dataset_plugin(params, tmp_path / "cache")

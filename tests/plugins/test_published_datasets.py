@@ -20,6 +20,7 @@ import pytest
 from pydantic import ValidationError
 
 from core import PreparedDataset, UserError
+from core.plugin_tests import assert_dataset_plugin
 from core.preparation import prepare
 from plugins.cifar import CIFAR10, CIFAR100
 from plugins.mnist import MNIST, FashionMNIST, Mnist
@@ -158,6 +159,7 @@ def test_cifar10_is_downloaded_verified_and_read(server: Server, tmp_path: Path)
     assert server.handler.requests == ["/cifar-10-python.tar.gz"]
     kept = cache / "downloads/cifar10/cifar-10-python.tar.gz"
     assert hashlib.md5(kept.read_bytes()).hexdigest() == checksum
+    assert_dataset_plugin(params, tmp_path / "kit")
     # What was downloaded serves other parameters too, without a connection.
     server.stop()
     again = CIFAR10(mirror=server.address + "/", checksum=checksum)
@@ -313,6 +315,7 @@ def test_cifar100_has_the_fine_classes(tmp_path: Path) -> None:
     assert found.classes == tuple(names)
     assert found.train.labels.tolist() == labels
     assert found.spec == params.describe()
+    assert_dataset_plugin(params, tmp_path / "kit")
 
 
 def test_parameters_are_checked(tmp_path: Path) -> None:
@@ -369,6 +372,8 @@ def test_mnist_from_a_present_folder(tmp_path: Path) -> None:
     for name, array in arrays.items():
         (folder / name).write_bytes(idx(array))
     plain = prepared(MNIST(path=tmp_path), tmp_path / "cache")
+    for params in (MNIST(path=tmp_path), FashionMNIST(path=folder)):
+        assert_dataset_plugin(params, tmp_path / "kit")
     for name in arrays:
         (folder / f"{name}.gz").write_bytes(gzip.compress((folder / name).read_bytes()))
         (folder / name).unlink()
