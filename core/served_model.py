@@ -53,11 +53,11 @@ class ServedModel:
             RunError: the store is out of reach.
         """
         uri = tracking_uri()
-        with store_errors(uri):
-            client = open_existing(uri)
-            import mlflow
+        client = open_existing(uri)
+        import mlflow
 
-            mlflow.set_tracking_uri(uri)
+        mlflow.set_tracking_uri(uri)
+        with store_errors(uri):
             address = f"models:/{_logged_model(client, run_id)}"
             info = mlflow.models.get_model_info(address)
         named = (info.metadata or {}).get("classes")

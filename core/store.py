@@ -121,7 +121,8 @@ def open_existing(uri: str) -> MlflowClient:
         raise UserError(f"There is no run yet: {database} is not there.")
     check_writable(uri)
     load_mlflow()
-    return open_store(uri)
+    with store_errors(uri):
+        return open_store(uri)
 
 
 def chosen_experiment(client: MlflowClient, uri: str) -> Experiment:

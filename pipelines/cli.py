@@ -72,8 +72,8 @@ def resume(
 
     uri = tracking_uri()
     shared_worker()  # torch's import overlaps MLflow's
+    client = open_existing(uri)
     with store_errors(uri):
-        client = open_existing(uri)
         found = find_run(client, run)
         recipe = resolve(recorded_config(client, found), host())
     _run(recipe, found.info.run_id)

@@ -30,6 +30,22 @@ class Yard:
     def command(self, *arguments: str) -> list[str]:
         return [sys.executable, "-m", "pipelines.cli", *arguments]
 
+    @contextlib.contextmanager
+    def plugins(self, folder: Path | str) -> Iterator[None]:
+        """Make this process and a new worker see the plugins of a folder."""
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("TORCHYARD_PLUGINS", str(folder))
+            self._forget_plugins()
+            yield
+        self._forget_plugins()
+
+    def _forget_plugins(self) -> None:
+        from core.host import host
+        from core.worker import shared_worker
+
+        host.cache_clear()
+        shared_worker().close()
+
     def here(self, *arguments: str) -> str:
         """Run a command in this process, which spares seconds of imports; gives its output.
 

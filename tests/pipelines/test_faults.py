@@ -109,18 +109,11 @@ def register_models(register):
 
 @pytest.fixture(scope="module", autouse=True)
 def plugins(yard):
-    from core.host import host
-    from core.worker import shared_worker
-
     folder = yard.folder / "plugins"
     folder.mkdir()
     (folder / "misbehaving.py").write_text(PLUGIN)
-    os.environ["TORCHYARD_PLUGINS"] = str(folder)
-    host.cache_clear()
-    yield
-    shared_worker().close()
-    del os.environ["TORCHYARD_PLUGINS"]
-    host.cache_clear()
+    with yard.plugins(folder):
+        yield
 
 
 def train(dataset="digits", model="linear", retries=0, **settings):

@@ -1,5 +1,6 @@
 """docs/from-the-blitz.md: every command and every plugin on the page is run as it stands."""
 
+import contextlib
 import re
 import shlex
 from pathlib import Path
@@ -12,7 +13,6 @@ from core.config import RunConfig
 from core.dataset import PreparedDataset
 from core.errors import UserError
 from core.folders import cache_folder
-from core.host import host
 from core.worker import shared_worker
 
 ROOT = Path(__file__).parents[2]
@@ -45,30 +45,17 @@ def page(yard):
 
 
 @pytest.fixture
-def command(page, yard, monkeypatch):
+def command(page, yard):
     """Run a command line of the page in this process; gives its output."""
-    plugins = []
 
     def run(line):
         folder, arguments = re.fullmatch(
             r"(?:TORCHYARD_PLUGINS=(\S+) )?torchyard (.*)", line
         ).groups()
-        if folder:
-            plugins.append(folder)
-            monkeypatch.setenv("TORCHYARD_PLUGINS", folder)
-            _forget_plugins()
-        return yard.here(*shlex.split(arguments))
+        with yard.plugins(folder) if folder else contextlib.nullcontext():
+            return yard.here(*shlex.split(arguments))
 
-    yield run
-    if plugins:
-        monkeypatch.undo()
-        _forget_plugins()
-
-
-def _forget_plugins():
-    """What is loaded once in a process is to be loaded anew, here and in the worker."""
-    host.cache_clear()
-    shared_worker().close()
+    return run
 
 
 def last_run():

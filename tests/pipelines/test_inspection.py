@@ -1,7 +1,6 @@
 """The commands that look: at data sets, at models, and at what a run's model says of images."""
 
 import json
-import os
 import re
 from pathlib import Path
 
@@ -42,18 +41,11 @@ def register_datasets(register):
 
 @pytest.fixture(scope="module", autouse=True)
 def plugins(yard):
-    from core.host import host
-    from core.worker import shared_worker
-
     folder = yard.folder / "plugins_of_inspection"
     folder.mkdir()
     (folder / "inspected.py").write_text(PLUGIN)
-    os.environ["TORCHYARD_PLUGINS"] = str(folder)
-    host.cache_clear()
-    yield
-    shared_worker().close()
-    del os.environ["TORCHYARD_PLUGINS"]
-    host.cache_clear()
+    with yard.plugins(folder):
+        yield
 
 
 @pytest.fixture
@@ -227,7 +219,9 @@ def test_every_image_that_cannot_be_read_is_named(torchyard, run, digits, tmp_pa
 
 def test_a_run_that_is_not_there_is_answered_with_the_nearest(torchyard, run, digits):
     for wanted in (run[:8], f"{run[:-1]}x"):
-        with pytest.raises(UserError, match=rf"no run with the id '{wanted}'. Did you mean {run} "):
+        with pytest.raises(
+            UserError, match=rf"no run with the id or name '{wanted}'. Did you mean {run} "
+        ):
             torchyard("predict", wanted, str(digits[0][0]))
     with pytest.raises(UserError, match=r"The last one is [0-9a-f]{32} \(linear·adam·"):
         torchyard("predict", "?", str(digits[0][0]))

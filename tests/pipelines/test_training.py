@@ -142,7 +142,7 @@ from pathlib import Path
 mlflow.set_tracking_uri(sys.argv[1])
 model = mlflow.pyfunc.load_model(sys.argv[2])
 (folder,) = [p.parent for p in Path(sys.argv[3]).glob("prepared/*/manifest.json")
-             if json.loads(p.read_text())["name"] == "digits"]
+             if json.loads(p.read_text())["shape"] == [1, 32, 32]]
 test = PreparedDataset.open(folder).test.samples
 outputs = np.concatenate([model.predict(np.array(test[:1])), model.predict(np.array(test[1:8])),
                           model.predict(np.array(test[8:]))])
