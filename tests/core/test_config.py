@@ -76,6 +76,7 @@ def test_a_file_is_read_and_every_default_filled_in(small):
     config = read(small).config.model_dump(mode="json")
     assert config["model"] == {
         "name": "mlp",
+        "freeze": [],
         "hidden": [8],
         "activation": "relu",
         "dropout": 0.1,
@@ -91,6 +92,24 @@ def test_a_file_is_read_and_every_default_filled_in(small):
     assert config["loss"]["name"] == "cross_entropy"
     assert config["scheduler"] == {"name": "constant", "warmup_steps": 0}
     assert (config["device"], config["precision"]) == ("auto", "float32")
+
+
+def test_augmentations_are_a_list_of_names_or_of_settings(small):
+    assert read(small).config.augmentations == ()
+    recipe = read(small, "augmentations=[random_crop, {name: cutout, size: 6}]")
+    assert recipe.config.model_dump(mode="json")["augmentations"] == [
+        {"name": "random_crop", "padding": 4, "mode": "reflect"},
+        {"name": "cutout", "size": 6, "fill": 128},
+    ]
+    assert [type(each).__name__ for each in recipe.augmentations] == ["RandomCrop", "Cutout"]
+    assert read(small, "augmentations=cutout").config.augmentations[0].name == "cutout"
+    again = resolve(recipe.config.model_dump(mode="json"), host())
+    assert again.config == recipe.config
+    assert problems(small, "augmentations=[random_corp, {name: cutout, sise: 6}]") == [
+        "augmentations.0: no augmentation named 'random_corp'. Did you mean 'random_crop'?",
+        "augmentations.1.sise: unknown parameter of 'cutout'. Did you mean 'size'?  "
+        "(accepts: size, fill)",
+    ]
 
 
 def test_a_preset_wins_over_a_file_of_its_name_unless_the_path_is_written(tmp_path, monkeypatch):
@@ -197,7 +216,10 @@ def test_unknown_preset_and_file_name_the_nearest(tmp_path, small):
         ("trian.epochs=1", "trian: unknown setting. Did you mean 'train'?"),
         ("train.epoch=1", "train.epoch: unknown setting. Did you mean 'epochs'?"),
         ("model=resnet81", "model: no model named 'resnet81'. Did you mean 'resnet18'?"),
-        ("loss=hinge", "loss: no loss named 'hinge'.  (there are: cross_entropy, mse, nll)"),
+        (
+            "loss=hinge",
+            "loss: no loss named 'hinge'.  (there are: bce_with_logits, cross_entropy, focal, ",
+        ),
         ("optimizer.lrr=1", "optimizer.lrr: unknown parameter of 'sgd'. Did you mean 'lr'?"),
         ("train.epochs=two", "train.epochs: must be a valid integer"),
         ("train.epochs=0", "train.epochs: must be greater than 0, not '0'"),
