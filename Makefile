@@ -3,13 +3,16 @@ PYTHON ?= python3
 BIN := .venv/bin
 UV := UV_PYTHON_DOWNLOADS=never $(BIN)/uv
 
-.PHONY: run test check lock install
+.PHONY: run test faults check lock install
 
 run: install
 	$(BIN)/torchyard run digits
 
 test: install
 	$(BIN)/pytest
+
+faults: install
+	$(BIN)/pytest -m slow
 
 check: install
 	$(BIN)/ruff check .

@@ -51,8 +51,10 @@ BASES = {
 def built_ins():
     for kind in ASSERTIONS:
         for name, found in host().registrations(kind):
-            if not found.params.__module__.endswith("torchvision_models") or name in TORCHVISION:
+            if not found.params.__module__.endswith("torchvision_models"):
                 yield kind, name
+            elif name in TORCHVISION:
+                yield pytest.param(kind, name, marks=pytest.mark.slow)
 
 
 @pytest.mark.parametrize(("kind", "name"), list(built_ins()))

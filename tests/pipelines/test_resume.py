@@ -15,7 +15,7 @@ from core.errors import UserError
 
 SETTINGS = (
     "digits",
-    "train.epochs=20",
+    "train.epochs=12",
     "train.batch_size=16",
     "train.log_every=7",
     "train.validation=0.1",
@@ -92,6 +92,7 @@ def test_killed_and_resumed_it_is_the_run_that_was_never_killed(yard, client, wh
     assert resumed.data.params == whole.data.params
 
 
+@pytest.mark.slow
 def test_a_dead_process_leaves_no_run_running_once_another_begins(yard, client, whole):
     run_id = killed_run(yard, after_epochs=1)
     yard.here("run", "digits", "train.epochs=1")
