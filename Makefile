@@ -1,4 +1,4 @@
-# Everything goes into .venv; nothing outside this folder is touched.
+# Everything is installed into .venv; the installer keeps its downloads in the user's cache.
 PYTHON ?= python3
 BIN := .venv/bin
 UV := UV_PYTHON_DOWNLOADS=never $(BIN)/uv

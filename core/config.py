@@ -7,6 +7,7 @@ every name found, every parameter typed, every default filled in.
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -139,12 +140,17 @@ class RunConfig(BaseModel):
     optimizer: Choice = Choice(name="sgd")
     scheduler: Choice = Choice(name="constant")
     train: TrainConfig = TrainConfig()
-    device: str = Field(
-        "auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$", description="auto, cpu, cuda, cuda:N, mps"
-    )
+    device: str = Field("auto", description="auto, cpu, cuda, cuda:N, mps")
     precision: Literal["float32", "bfloat16", "float16"] = Field(
         "float32", description="of the forward pass in training; weights stay float32"
     )
+
+    @field_validator("device")
+    @classmethod
+    def _a_device(cls, value: str) -> str:
+        if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", value):
+            raise ValueError(f"must be auto, cpu, mps, cuda or cuda:N, not {value!r}")
+        return value
 
 
 # The kinds a run has one of.
@@ -366,7 +372,8 @@ def _explain(
         elif problem["type"] == "missing":
             reason = "is missing"
         else:
-            reason = problem["msg"].removeprefix("Value error, ")
+            # pydantic goes on: "…, unable to parse string as an integer".
+            reason = problem["msg"].removeprefix("Value error, ").partition(", unable to")[0]
             reason = _WORDING.get(problem["type"], reason.replace("Input should be", "must be"))
             if problem["type"] != "value_error" and not isinstance(problem["input"], dict):
                 inputs[".".join(location)] = f", not {problem['input']!r}"

@@ -110,8 +110,9 @@ def _try_parts(recipe: Recipe, spec: SampleSpec, steps: int) -> list[str]:
             problems.append(f"{kind}: {type(error).__name__}: {error}")
 
     optimizer = None
-    for at, augmentation in enumerate(recipe.augmentations):
-        with trying(f"augmentations.{at}"):
+    names = [choice.name for choice in recipe.config.augmentations]
+    for at, (name, augmentation) in enumerate(zip(names, recipe.augmentations, strict=True)):
+        with trying(f"augmentations.{at}: '{name}'"):
             augmentation.build(spec.shape)
     with trying("loss"):
         recipe.loss.build(spec.num_classes or 2)

@@ -90,28 +90,29 @@ def _run(recipe: Recipe, run_id: str | None = None) -> None:
 
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
     os.environ.setdefault("DO_NOT_TRACK", "1")
-    shared_worker()
-    with PrefectServer.connect() as server, shown.bars():
-        # The garbage collector would walk the half-built modules again and again, and all of
-        # them once more at the end: 1.5 s together.
-        gc.disable()
-        from prefect.exceptions import TerminationSignal
+    try:
+        shared_worker()
+        with PrefectServer.connect() as server, shown.bars():
+            # The garbage collector would walk the half-built modules again and again, and all of
+            # them once more at the end: 1.5 s together.
+            gc.disable()
+            from pipelines.recording import load_libraries
+            from pipelines.training import check_config, train_pipeline
 
-        from pipelines.recording import load_libraries
-        from pipelines.training import check_config, train_pipeline
+            load_libraries()
+            gc.freeze()
+            gc.enable()
 
-        load_libraries()
-        gc.freeze()
-        gc.enable()
-
-        try:
             check_config(recipe.config)
             with use(server.wait()):
                 outcome = train_pipeline(recipe.config, run_id)
-        except (KeyboardInterrupt, TerminationSignal):
-            # Not left to Typer, which would end without a word.
-            stderr.print("Interrupted: if the run had begun, it is recorded as KILLED.")
-            raise typer.Exit(130) from None
+    except BaseException as error:
+        if not _interrupted(error):
+            raise
+        # Not left to Typer, which would end without a word.
+        stderr.print("Interrupted.")
+        _print_notes(error)
+        raise typer.Exit(130) from None
     stdout.print(_per_class_table(outcome.per_class))
     stdout.print(f"[bold]{outcome.accuracy:.1%}[/] of {outcome.images:,} test samples right")
     stdout.print(f"MLflow run:  [bold]{escape(outcome.name)}[/]  {outcome.run_id}")
@@ -119,6 +120,21 @@ def _run(recipe: Recipe, run_id: str | None = None) -> None:
         f"Look at it:  [bold]{escape(mlflow_ui_command(tracking_uri()))}[/]", soft_wrap=True
     )
     stdout.print(f"       then  {outcome.url}", soft_wrap=True)
+
+
+def _interrupted(error: BaseException) -> bool:
+    """By Ctrl-C, or by a termination that Prefect has made an exception of."""
+    prefect = sys.modules.get("prefect.exceptions")
+    return isinstance(error, KeyboardInterrupt) or (
+        prefect is not None and isinstance(error, prefect.TerminationSignal)
+    )
+
+
+def _print_notes(error: BaseException) -> None:
+    """Say where a run that did not finish is recorded, if it had begun."""
+    for note in getattr(error, "__notes__", []):
+        stderr.print(escape(note), soft_wrap=True)
+        stderr.print("`torchyard resume latest` goes on with it.")
 
 
 @app.command()
@@ -153,11 +169,13 @@ def main() -> None:
     except UserError as error:
         for problem in error.problems:
             stderr.print(f"[red]error:[/] {escape(problem)}", soft_wrap=True)
+        _print_notes(error)
         sys.exit(2)
     except RunError as error:
         if error.details:
             stderr.print(escape(error.details), style="dim", soft_wrap=True)
         stderr.print(f"[red]failed:[/] {escape(str(error))}", soft_wrap=True)
+        _print_notes(error)
         sys.exit(1)
 
 

@@ -190,7 +190,7 @@ def record_report(
             "model": config.model.name,
             "data set": prepared.name,
             "test images": result.images,
-            "parameters": facts["parameters"],
+            "trained parameters": facts["parameters"],
             "epochs": facts["epochs"],
             "training": f"{facts['seconds']:.1f} s, {facts['images_per_second']:,.0f} images/s",
             "device": f"{facts['device']} ({facts['device_name']}), {facts['precision']}",

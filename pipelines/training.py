@@ -88,7 +88,11 @@ def train_pipeline(config: RunConfig, run_id: str | None = None) -> Outcome:
         outcome = report_per_class(config, data, trained, predictions, record.run_id)
         record.finish("FINISHED")
     except BaseException as error:
-        record.finish(recording.ended_as(error), str(error).strip() or type(error).__name__)
+        interrupted = isinstance(error, KeyboardInterrupt)
+        reason = "interrupted" if interrupted else str(error).strip() or type(error).__name__
+        status = recording.ended_as(error)
+        record.finish(status, reason)
+        error.add_note(f"Recorded as {status}: {record.name}  {record.run_id}")
         raise
     finally:
         del _records[record.run_id]
@@ -135,10 +139,11 @@ def train_model(config: RunConfig, data: str, run_id: str) -> Trained:
         done = _call("train", run_id, classes, **handles)
         recording.record_training(_record(run_id), done, folder)
         fit, placement = done["fit"], done["placement"]
+        trained = "parameters to train" if config.model.freeze else "parameters"
         early = f"; stopped early, epoch {fit['best_epoch']} was best" * fit["stopped_early"]
         _say(
             "train",
-            f"{config.model.name} with {done['parameters']:,} parameters, {fit['steps']:,} steps "
+            f"{config.model.name} with {done['parameters']:,} {trained}, {fit['steps']:,} steps "
             f"in {fit['seconds']:.1f} s on {placement['device']} ({placement['device_name']})"
             + early,
         )
