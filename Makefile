@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 UV := UV_PYTHON_DOWNLOADS=never $(BIN)/uv
 
-.PHONY: run test faults check lock install
+.PHONY: run test slow check lock install
 
 run: install
 	$(BIN)/torchyard run digits
@@ -11,7 +11,7 @@ run: install
 test: install
 	$(BIN)/pytest
 
-faults: install
+slow: install
 	$(BIN)/pytest -m slow
 
 check: install

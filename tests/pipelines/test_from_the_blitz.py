@@ -15,6 +15,8 @@ from core.errors import UserError
 from core.folders import cache_folder
 from core.worker import shared_worker
 
+pytestmark = pytest.mark.slow  # some twenty commands, a second to seven each
+
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "from-the-blitz.md").read_text("utf-8")
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)

@@ -243,6 +243,7 @@ def test_a_diverging_loss_fails_the_run_with_epoch_and_step(yard, client, finish
     assert flow["state"]["type"] == "FAILED"
 
 
+@pytest.mark.slow
 def test_two_runs_at_once_have_their_own_records(yard, client, finished):
     before = {run.info.run_id for run in client.search_runs(["1"])}
     both = [
