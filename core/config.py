@@ -113,11 +113,16 @@ class TrainConfig(BaseModel):
     def _processes_need_ddp(self) -> TrainConfig:
         if self.processes is not None and self.parallel != "ddp":
             raise ValueError("processes are those of ddp: set train.parallel=ddp")
-        if self.parallel == "ddp" and self.batch_size < (self.processes or 2):
+        if self.batch_size < self.team_size:
             raise ValueError(
-                f"{self.processes or 2} processes cannot share a batch of {self.batch_size}"
+                f"{self.team_size} processes cannot share a batch of {self.batch_size}"
             )
         return self
+
+    @property
+    def team_size(self) -> int:
+        """How many processes train together."""
+        return (self.processes or 2) if self.parallel == "ddp" else 1
 
     @model_validator(mode="after")
     def _patience_needs_validation(self) -> TrainConfig:

@@ -53,23 +53,27 @@ def problems(host: Host) -> list[Problem]:
                 read.append((fault.line, f"set aside: {fault.reason}"))
         if broken and not broken.faults:
             read.append((None, f"set aside: {broken.reason}"))
-        read += [_undescribed(r) for r in registrations.get(source, []) if not _described(r.params)]
+        read += [_undescribed(r) for r in registrations.get(source, []) if not described(r.params)]
         in_order = sorted(dict.fromkeys(read), key=lambda pair: pair[0] or 0)
         found += [Problem(place, line, message) for line, message in in_order]
     return found
 
 
-def _described(params: type) -> bool:
-    # Not inherited: the base's docstring tells nothing of this class.
+def described(params: type) -> bool:
+    """Whether a class has a docstring of its own: its base's tells nothing of it."""
     return bool((vars(params).get("__doc__") or "").strip())
 
 
-def _undescribed(found: Registration) -> tuple[int | None, str]:
+def class_line(params: type) -> int | None:
+    """Where a class begins; None if it was made by a call of `type`, or has no file."""
     try:
-        line: int | None = inspect.getsourcelines(found.params)[1]
-    except (OSError, TypeError):  # made by a call of `type`
-        line = None
-    return line, _no_docstring(found.params.__name__)
+        return inspect.getsourcelines(params)[1]
+    except (OSError, TypeError):
+        return None
+
+
+def _undescribed(found: Registration) -> tuple[int | None, str]:
+    return class_line(found.params), _no_docstring(found.params.__name__)
 
 
 def _no_docstring(name: str) -> str:

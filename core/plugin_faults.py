@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from core.host import RESERVED, Host, file_source, import_file
 from core.parameters import PluginParams
+from core.plugin_check import class_line, described
 
 if TYPE_CHECKING:
     import torch
@@ -60,14 +61,10 @@ class Checks:
             raise PluginFault(f"{given} is no instance of a {base.__name__}")
         own = type(params)
         self.name = own.__name__
-        try:
-            line = f", line {inspect.getsourcelines(own)[1]}"
-        except (OSError, TypeError):  # made by a call of `type`, or in an interactive session
-            line = ""
+        line = f", line {found}" if (found := class_line(own)) else ""
         file = inspect.getmodule(own)
         self._place = f"{getattr(file, '__file__', own.__module__)}{line}"
-        # Not inherited: the base's docstring tells nothing of this class.
-        self.that(vars(own).get("__doc__"), "docstring", "the class has none")
+        self.that(described(own), "docstring", "the class has none")
         for name, field in own.model_fields.items():
             explained = field.description or not field.is_required()
             self.that(explained, "parameters", f"'{name}' has neither default nor description")

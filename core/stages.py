@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -155,7 +154,7 @@ def train(config: Mapping[str, Any], data: str, folder: str, emit: Emit) -> dict
     if settings.parallel == "ddp":
         from core.launch import train_together
 
-        return train_together(_train, handles, settings.processes or 2, place, emit)
+        return train_together(_train, handles, settings.team_size, place, emit)
     team = DataParallelTeam() if settings.parallel == "data_parallel" else ALONE
     return _train(handles, emit, team, place)
 
@@ -203,7 +202,7 @@ def _train(
         first = Path(folder) / "training_batch.npz"
         _save_batch(whole, augmentations, settings.seed, place, first)
         emit(TrainingBatch(str(first)))
-    with journal.kept(Path(folder), emit) if team.leads else nullcontext(emit) as tell:
+    with journal.kept(Path(folder), emit) if team.leads else contextlib.nullcontext(emit) as tell:
         result = training.fit(
             net,
             loss,

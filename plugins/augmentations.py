@@ -25,6 +25,11 @@ def _image_shape(input_shape: tuple[int, ...]) -> tuple[int, int, int]:
     return channels, height, width
 
 
+def _check_side(name: str, value: int, shorter: int) -> None:
+    if value >= shorter:
+        raise ValueError(f"{name}={value} must be less than the shorter side, {shorter} pixels")
+
+
 class RandomCrop(AugmentationParams):
     """Shift each image by up to `padding` pixels each way: pad, then crop to the old size.
 
@@ -41,10 +46,7 @@ class RandomCrop(AugmentationParams):
 
         channels, height, width = _image_shape(input_shape)
         padding, mode = self.padding, self.mode
-        if padding >= min(height, width):
-            raise ValueError(
-                f"padding={padding} must be less than the shorter side, {min(height, width)} pixels"
-            )
+        _check_side("padding", padding, min(height, width))
 
         def crop(samples: torch.Tensor, indices: torch.Tensor, epoch: int) -> torch.Tensor:
             count, device = len(samples), samples.device
@@ -145,10 +147,7 @@ class Cutout(AugmentationParams):
 
         _, height, width = _image_shape(input_shape)
         size, fill = self.size, self.fill
-        if size >= min(height, width):
-            raise ValueError(
-                f"size={size} must be less than the shorter side, {min(height, width)} pixels"
-            )
+        _check_side("size", size, min(height, width))
 
         def cut(samples: torch.Tensor, indices: torch.Tensor, epoch: int) -> torch.Tensor:
             count, device = len(samples), samples.device

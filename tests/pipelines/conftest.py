@@ -39,6 +39,15 @@ class Yard:
             yield
         self._forget_plugins()
 
+    @contextlib.contextmanager
+    def plugin_file(self, name: str, text: str) -> Iterator[None]:
+        """Write a plugin into a folder of its own, and use that folder."""
+        folder = self.folder / f"plugins_{name}"
+        folder.mkdir()
+        (folder / f"{name}.py").write_text(text)
+        with self.plugins(folder):
+            yield
+
     def _forget_plugins(self) -> None:
         from core.host import host
         from core.worker import shared_worker

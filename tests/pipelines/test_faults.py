@@ -109,10 +109,7 @@ def register_models(register):
 
 @pytest.fixture(scope="module", autouse=True)
 def plugins(yard):
-    folder = yard.folder / "plugins"
-    folder.mkdir()
-    (folder / "misbehaving.py").write_text(PLUGIN)
-    with yard.plugins(folder):
+    with yard.plugin_file("misbehaving", PLUGIN):
         yield
 
 

@@ -41,10 +41,7 @@ def register_datasets(register):
 
 @pytest.fixture(scope="module", autouse=True)
 def plugins(yard):
-    folder = yard.folder / "plugins_of_inspection"
-    folder.mkdir()
-    (folder / "inspected.py").write_text(PLUGIN)
-    with yard.plugins(folder):
+    with yard.plugin_file("inspected", PLUGIN):
         yield
 
 
