@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -185,6 +186,16 @@ class PreparedDataset:
     def spec(self) -> SampleSpec:
         """The shape of one sample and the number of classes."""
         return SampleSpec(self.shape, len(self.classes))
+
+    @cached_property
+    def test_digest(self) -> str:
+        """sha256 of the test samples, their labels and the class names; reads them all."""
+        digest = sha256(json.dumps([self.classes, self.shape, self.dtype]).encode())
+        digest.update(self.test.labels.astype("<i8").data)
+        rows = max(1, (8 << 20) // max(1, self.test.samples[:1].nbytes))
+        for start in range(0, len(self.test), rows):
+            digest.update(self.test.samples[start : start + rows].data)
+        return digest.hexdigest()
 
     @cached_property
     def train(self) -> Split:

@@ -278,6 +278,11 @@ class RunRecord:
         with store_errors(self._uri):
             self._client.log_text(self.run_id, text, artifact_path)
 
+    def log_file(self, file: Path) -> None:
+        """Keep a file as an artifact, under its own name."""
+        with store_errors(self._uri):
+            self._client.log_artifact(self.run_id, str(file))
+
     def log_figure(self, figure: Figure, artifact_path: str) -> None:
         """Keep a figure as a picture; the ending of `artifact_path` says of which kind."""
         with store_errors(self._uri):

@@ -19,11 +19,13 @@ from typing import Any
 from prefect import flow, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 
+from core import prediction_table
 from core.config import RunConfig, resolve
 from core.dataset import PreparedDataset
 from core.evaluation import Predictions, evaluate
 from core.folders import cache_folder, run_folder
 from core.host import host
+from core.prediction_table import PredictionTable
 from core.store import check_writable, tracking_uri
 from core.tracking import RunRecord
 from core.worker import shared_worker
@@ -153,17 +155,20 @@ def train_model(config: RunConfig, data: str, run_id: str) -> Trained:
 @task(task_run_name="evaluate_model: {config.model.name}", cache_policy=NO_CACHE)
 def evaluate_model(config: RunConfig, data: str, trained: Trained, run_id: str) -> str:
     """Predict the test split and log the model with its results; gives the predictions' file."""
-    target = run_folder(run_id) / "predictions.npz"
+    target = run_folder(run_id) / prediction_table.FILE
     handles: dict[str, Any] = {
         "config": _plain(config),
         "data": data,
         "weights": trained.weights,
     }
     with _stage("evaluate", run_id, config.dataset.name), tempfile.TemporaryDirectory() as scratch:
-        _call("evaluate", run_id, target=str(target), **handles)
-        prepared = PreparedDataset.open(Path(data))
-        result = evaluate(Predictions.load(target), prepared.classes)
+        arrays = Path(scratch) / "predictions.npz"  # the worker does without pyarrow
+        _call("evaluate", run_id, target=str(arrays), **handles)
+        prepared, predictions = PreparedDataset.open(Path(data)), Predictions.load(arrays)
+        result = evaluate(predictions, prepared.classes)
         record, epoch = _record(run_id), trained.facts["best_epoch"]
+        PredictionTable.of(predictions, record.name, prepared).write(target)
+        record.log_file(target)
         record.log_metrics(recording.class_metrics(result, prepared.classes), step=epoch)
         _say(
             "evaluate",
@@ -194,7 +199,7 @@ def report_per_class(
     record = _record(run_id)
     with _stage("report", run_id, "per class"):
         prepared = PreparedDataset.open(Path(data))
-        predicted = Predictions.load(Path(predictions))
+        predicted = PredictionTable.read(Path(predictions)).predictions
         result = evaluate(predicted, prepared.classes)
         rows = recording.record_report(record, config, prepared, predicted, result, trained.facts)
         _say("report", "per-class table, pictures and report are in MLflow")

@@ -85,9 +85,10 @@ def run(yard):
 def digits(yard, run, tmp_path_factory):
     """Two test images as files, and the probabilities that the run's evaluation found."""
     from core.dataset import PreparedDataset
-    from core.evaluation import Predictions
+    from core.prediction_table import PredictionTable
 
-    predictions = Predictions.load(yard.folder / "mlruns" / "runs" / run / "predictions.npz")
+    file = yard.folder / "mlruns" / "runs" / run / "predictions.parquet"
+    predictions = PredictionTable.read(file).predictions
     found = [
         PreparedDataset.open(file.parent)
         for file in (yard.folder / "cache" / "prepared").glob("*/manifest.json")

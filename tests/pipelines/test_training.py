@@ -12,10 +12,12 @@ from pathlib import Path
 
 import httpx
 import numpy as np
+import pandas as pd
 import psutil
 import pytest
 
-from core.evaluation import Predictions
+from core.comparison import compare
+from core.prediction_table import PredictionTable
 
 
 @pytest.fixture(scope="module")
@@ -124,6 +126,15 @@ def test_tables_pictures_and_report_are_artifacts(run, client):
     assert run.data.tags["mlflow.note.content"] == report
 
 
+def test_what_was_predicted_of_each_sample_is_an_artifact(run, client):
+    path = Path(client.download_artifacts(run.info.run_id, "predictions.parquet"))
+    table = pd.read_parquet(path)
+    assert (table["true"] == table["predicted"]).mean() == run.data.metrics["test/accuracy"]
+    assert table.attrs["run"] == run.info.run_name
+    same = compare(PredictionTable.read(path), PredictionTable.read(path))
+    assert (same.overall.images, same.overall.difference) == (359, 0)
+
+
 def test_the_recorded_configuration_is_the_same_run_again(run, client, yard):
     from core.config import read_recipe
     from core.host import host
@@ -163,8 +174,8 @@ def test_the_model_takes_raw_pixels_and_predicts_what_was_evaluated(run, client,
     described = json.loads(done.stdout)
     assert described["classes"] == [str(digit) for digit in range(10)]
     assert "uint8" in described["signature"]
-    stored = yard.folder / "mlruns" / "runs" / run.info.run_id / "predictions.npz"
-    evaluated = Predictions.load(stored)
+    stored = yard.folder / "mlruns" / "runs" / run.info.run_id / "predictions.parquet"
+    evaluated = PredictionTable.read(stored).predictions
     outputs = np.load(tmp_path / "out.npy")
     assert np.array_equal(outputs.argmax(1), evaluated.predicted)
     assert np.allclose(outputs, evaluated.logits, atol=1e-4)
