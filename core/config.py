@@ -25,6 +25,7 @@ from pydantic import (
     field_validator,
     model_validator,
 )
+from pydantic.fields import FieldInfo
 
 from core import device as devices
 from core.errors import UserError, suggestion
@@ -264,7 +265,7 @@ def _assign(raw: dict[str, Any], path: list[str], value: Any) -> None:
     if parents and parents[0] in SINGLE and last == "name" and len(path) == 2:
         section = _section(raw.get(parents[0], {}))
         if isinstance(section, dict) and section.get("name") != value:
-            shared = _shared(parents[0])
+            shared = shared_settings(parents[0])
             raw[parents[0]] = {key: section[key] for key in section if key in shared}
     for parent in parents:
         inner = _section(raw.setdefault(parent, {}))
@@ -317,7 +318,7 @@ def resolve(raw: Mapping[str, Any], host: Host) -> Recipe:
         except LookupError as error:
             problems.append(f"{where}: {error}")
             continue
-        own = {key: value for key, value in given.items() if key not in _shared(kind)}
+        own = {key: value for key, value in given.items() if key not in shared_settings(kind)}
         try:
             params[where] = found[where].params.model_validate(own)
         except ValidationError as error:
@@ -343,10 +344,10 @@ def resolve(raw: Mapping[str, Any], host: Host) -> Recipe:
     return Recipe(complete, found, augmentations=tuple(params.values()), **single)  # type: ignore[arg-type]
 
 
-def _shared(kind: str) -> Iterable[str]:
-    """The settings the host itself keeps beside a plugin's parameters."""
+def shared_settings(kind: str) -> Mapping[str, FieldInfo]:
+    """The settings the host itself keeps beside the parameters of a kind's plugins."""
     field = RunConfig.model_fields.get(kind)
-    return getattr(field.annotation, "model_fields", ()) if field else Choice.model_fields
+    return getattr(field.annotation, "model_fields", {}) if field else Choice.model_fields
 
 
 _WORDING = {

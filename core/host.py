@@ -1,31 +1,38 @@
-"""The plugin host: finds plugins, sets broken ones aside, and looks them up by name."""
+"""The plugin host: finds plugins, sets broken ones aside, and looks them up by name.
+
+A plugin of a third party is imported when a name is asked for that it may register: its text
+says which (`core.plugin_reading`). So plugins that a run does not use cost it nothing.
+"""
 
 from __future__ import annotations
 
 import difflib
-import hashlib
-import importlib
-import importlib.metadata
-import importlib.util
 import inspect
 import os
-import pkgutil
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from types import ModuleType
 
 import pluggy
 
 from core import hookspecs
 from core.parameters import KINDS, PluginParams
+from core.plugin_reading import HOOK_NAMES, Announcement, announced, parse
+from core.plugin_sources import (
+    PLUGIN_FOLDERS,
+    Find,
+    Source,
+    builtin_sources,
+    folder_sources,
+    installed_sources,
+    plugin_folders,
+)
 
-ENTRY_POINT_GROUP = "torchyard"
-PLUGIN_FOLDERS = "TORCHYARD_PLUGINS"
-DEFAULT_FOLDER = "torchyard_plugins"
+PLUGINS_OFF = "TORCHYARD_PLUGINS_OFF"
 
 HOOKS = {
     "dataset": "register_datasets",
@@ -41,23 +48,6 @@ RESERVED = {"name", "normalize", "freeze"}
 
 
 @dataclass(frozen=True)
-class Source:
-    """Where a plugin comes from.
-
-    Attributes:
-        name: what qualifies its plugins' names: the distribution, or the file's stem.
-        origin: distribution and version, or the file.
-        identity: what the record keeps: distribution and version, or the file's sha256.
-        file: the plugin's own, where that is known.
-    """
-
-    name: str
-    origin: str
-    identity: str
-    file: str = ""
-
-
-@dataclass(frozen=True)
 class Registration:
     """One plugin under its name."""
 
@@ -68,9 +58,36 @@ class Registration:
     builtin: bool
 
     @property
+    def status(self) -> str:
+        """As the listing shows it."""
+        return "built in" if self.builtin else "loaded"
+
+    @property
+    def qualified(self) -> str:
+        """The name that tells it from those of other sources."""
+        return f"{self.source.name}/{self.name}"
+
+    @property
     def summary(self) -> str:
         """The first line of the plugin's docstring."""
         return (inspect.getdoc(self.params) or "").partition("\n")[0]
+
+
+@dataclass(frozen=True)
+class Unloaded:
+    """A plugin that was not imported: what its file says of it.
+
+    Attributes:
+        name: may end with "*", where only its import tells the names.
+        status: "not loaded", or "off".
+    """
+
+    kind: str
+    name: str
+    summary: str
+    source: Source
+    status: str
+    builtin = False
 
 
 @dataclass(frozen=True)
@@ -90,17 +107,64 @@ class BrokenPlugin:
     faults: tuple[Fault, ...] = ()
 
 
+@dataclass(frozen=True)
+class _Waiting:
+    """A plugin to import when one of its names is asked for."""
+
+    source: Source
+    find: Find
+    announced: tuple[Announcement, ...]
+
+    def announces(self, kind: str, name: str) -> bool:
+        return any((each.hook, each.name) == (HOOKS[kind], name) for each in self.announced)
+
+    def covers(self, kind: str, name: str) -> bool:
+        names = {name, name.removeprefix(f"{self.source.name}/")}
+        return any(
+            each.hook == HOOKS[kind] and each.covers(asked)
+            for each in self.announced
+            for asked in names
+        )
+
+
 class Host:
-    """All plugins of this process, by kind and name."""
+    """All plugins of this process, by kind and name.
+
+    Attributes:
+        sources: all that were imported, in that order.
+        broken: those of them that were set aside, and folders that are not there.
+    """
 
     def __init__(self) -> None:
         self._manager = pluggy.PluginManager("torchyard")
         self._manager.add_hookspecs(hookspecs)
         self._registrations: dict[str, dict[str, list[Registration]]] = {k: {} for k in KINDS}
+        self._waiting: list[_Waiting] = []
+        self._off: list[_Waiting] = []
         self.sources: list[Source] = []
         self.broken: list[BrokenPlugin] = []
 
-    def load(self, source: Source, find: Callable[[], object], *, builtin: bool = False) -> None:
+    def offer(self, source: Source, find: Find, *, off: bool = False) -> None:
+        """Take a plugin in without importing it; a name that it may register will do that."""
+        names = [Announcement(hook, "*") for hook in HOOK_NAMES]
+        if source.file.endswith(".py"):
+            module = parse(Path(source.file))
+            if module is None and not off:
+                self.load(source, find)  # which fails at once, and says why
+                return
+            names = announced(module) if module else []
+        (self._off if off else self._waiting).append(_Waiting(source, find, tuple(names)))
+
+    def load_all(self) -> None:
+        """Import every plugin there is, but for those that are off."""
+        self._load_waiting(list(self._waiting))
+
+    def _load_waiting(self, chosen: list[_Waiting]) -> None:
+        for waiting in chosen:
+            self._waiting.remove(waiting)
+            self.load(waiting.source, waiting.find)
+
+    def load(self, source: Source, find: Find, *, builtin: bool = False) -> None:
         """Import one plugin and run its hooks; whatever it raises sets it aside.
 
         A plugin that fails half-way leaves no name behind.
@@ -108,8 +172,11 @@ class Host:
         self.sources.append(source)
         pending: list[Registration] = []
         faults: list[Fault] = []
+        plugin = None
         try:
-            plugin = find()
+            # What a plugin prints must not get into what `--json` prints.
+            with redirect_stdout(sys.stderr):
+                plugin = find()
             self._manager.register(plugin, name=source.origin)
             for kind, hook in HOOKS.items():
                 for implementation in getattr(self._manager.hook, hook).get_hookimpls():
@@ -117,11 +184,13 @@ class Host:
                         register = self._collector(kind, source, builtin, pending, faults)
                         implementation.function(register)
             self._manager.check_pending()  # a hook of a name that is none
-        except (Exception, SystemExit) as error:
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # SystemExit, too, and whatever else it may raise
             faults.append(Fault(f"{type(error).__name__}: {error}", _line(error, source.file)))
         if faults:
-            if self._manager.has_plugin(source.origin):
-                self._manager.unregister(name=source.origin)
+            if plugin is not None and self._manager.is_registered(plugin):
+                self._manager.unregister(plugin)
             self.broken.append(BrokenPlugin(source, faults[0].reason, tuple(faults)))
             return
         for registration in pending:
@@ -139,7 +208,7 @@ class Host:
     ) -> hookspecs.Register:
         def register(name: str, params: type) -> None:
             try:
-                self._check(kind, name, params, source, pending)
+                self._check(kind, name, params, pending)
             except (TypeError, ValueError) as error:
                 # Kept, not raised: the hook goes on, and all its faults are known at once.
                 line = sys._getframe(1).f_lineno
@@ -149,51 +218,96 @@ class Host:
 
         return register
 
-    def _check(
-        self, kind: str, name: str, params: type, source: Source, pending: list[Registration]
-    ) -> None:
+    def _check(self, kind: str, name: str, params: type, pending: list[Registration]) -> None:
         base = KINDS[kind]
         if not (isinstance(params, type) and issubclass(params, base)):
             raise TypeError(f"{kind} '{name}': {params!r} is not a {base.__name__}")
         if inspect.isabstract(params):
             raise TypeError(f"{kind} '{name}': {params.__name__} has no build method")
-        if not name or any(character in name for character in " =,"):
+        if not isinstance(name, str) or not name or any(each in name for each in " =,*"):
             raise ValueError(f"{kind} '{name}': not a usable name")
         for taken in RESERVED & params.model_fields.keys():
             raise ValueError(f"{kind} '{name}': no parameter can be named '{taken}'")
-        for other in [*pending, *self._registrations[kind].get(name, [])]:
-            if (other.kind, other.name, other.source.name) == (kind, name, source.name):
-                raise ValueError(f"{kind} '{name}': is there already from {other.source.origin}")
+        if any((other.kind, other.name) == (kind, name) for other in pending):
+            raise ValueError(f"{kind} '{name}': is registered twice")
 
     def registrations(self, kind: str) -> Iterator[tuple[str, Registration]]:
-        """Every plugin of a kind under the name that finds it, in alphabetical order.
+        """Every imported plugin of a kind under the name that finds it, in alphabetical order.
 
         Where several sources use one name, each is listed as `source/name`; a built-in
         keeps the bare name.
         """
-        for name, candidates in sorted(self._registrations[kind].items()):
-            for found in candidates:
-                alone = len(candidates) == 1 or found.builtin
-                yield (name if alone else f"{found.source.name}/{name}"), found
+        for name, found in self.listed(kind):
+            if isinstance(found, Registration):
+                yield name, found
+
+    def listed(self, kind: str) -> Iterator[tuple[str, Registration | Unloaded]]:
+        """Every plugin of a kind as `registrations` has them, and those not imported."""
+        named: dict[str, list[Registration | Unloaded]] = {}
+        for name, registered in self._registrations[kind].items():
+            named.setdefault(name, []).extend(registered)
+        for status, those in (("not loaded", self._waiting), ("off", self._off)):
+            for waiting in those:
+                for told in waiting.announced:
+                    if told.hook == HOOKS[kind]:
+                        unloaded = Unloaded(kind, told.name, told.summary, waiting.source, status)
+                        named.setdefault(told.name, []).append(unloaded)
+        for name, candidates in sorted(named.items()):
+            rivals = [each for each in candidates if each.status != "off"] or candidates
+            for each in sorted(candidates, key=lambda each: (not each.builtin, each.source.name)):
+                alone = each.builtin or rivals == [each]
+                yield (name if alone else f"{each.source.name}/{name}"), each
 
     def find(self, kind: str, name: str) -> Registration:
-        """Look a plugin up by its bare or its qualified name.
+        """Look a plugin up by its bare or its qualified name, and import it if need be.
+
+        Before a name is refused, plugins are imported whose text does not show a single name.
 
         Raises:
             LookupError: nothing, or more than one thing, has that name; the message
                 names the nearest, or the candidates.
         """
-        known = dict(self.registrations(kind))
-        if name in known:
-            return known[name]
-        for candidates in self._registrations[kind].values():
-            for found in candidates:
-                if name == f"{found.source.name}/{found.name}":
-                    return found
-        rivals = [qualified for qualified in known if qualified.endswith(f"/{name}")]
-        if rivals:
+        candidates = self._registrations[kind].get(name, [])
+        builtin = next((found for found in candidates if found.builtin), None)
+        if builtin:
+            return builtin
+        asked = [waiting for waiting in self._waiting if waiting.covers(kind, name)]
+        self._load_waiting(asked)
+        found = self._lookup(kind, name)
+        if found is None:
+            self._load_waiting([waiting for waiting in self._waiting if not waiting.announced])
+            found = self._lookup(kind, name)
+        if found is None:
+            raise LookupError(self._refusal(kind, name, asked))
+        return found
+
+    def _lookup(self, kind: str, name: str) -> Registration | None:
+        found = self._registrations[kind].get(name, []) or [
+            registered
+            for same_name in self._registrations[kind].values()
+            for registered in same_name
+            if name == registered.qualified
+        ]
+        if len(found) < 2:
+            return found[0] if found else None
+        rivals = sorted(registered.qualified for registered in found)
+        if len(set(rivals)) == len(rivals):
             raise LookupError(f"several plugins are named '{name}': choose {' or '.join(rivals)}")
+        files = " and ".join(sorted(registered.source.origin for registered in found))
+        raise LookupError(f"several plugins are named '{rivals[0]}', of {files}: rename one")
+
+    def _refusal(self, kind: str, name: str, asked: list[_Waiting]) -> str:
+        listed = [known for known, found in self.listed(kind) if found.status != "off"]
+        known = [name for name in listed if not name.endswith("*")]
         message = f"no {kind} named '{name}'."
+        for off in self._off:
+            if off.covers(kind, name):
+                return f"{message}  {off.source.origin} is turned off ({PLUGINS_OFF})"
+        aside = {broken.source: broken for broken in self.broken}
+        for waiting in asked:
+            if waiting.source not in aside and waiting.announces(kind, name):
+                why = "`torchyard plugins check` says what is wrong with it"
+                return f"{message}  {waiting.source.origin} should register it: {why}"
         nearest = difflib.get_close_matches(name, known, n=1)
         if nearest:
             message += f" Did you mean '{nearest[0]}'?"
@@ -201,9 +315,11 @@ class Host:
             message += f"  (there are: {', '.join(known)})"
         else:
             message += f"  (`torchyard plugins {kind}` lists the {len(known)} there are)"
-        for broken in self.broken:
+        # Of many that are broken, those are meant that would have had the name.
+        meant = [aside[each.source] for each in asked if each.source in aside]
+        for broken in meant or self.broken:
             message += f"  Set aside: {broken.source.origin} ({broken.reason})"
-        raise LookupError(message)
+        return message
 
 
 @cache
@@ -213,51 +329,21 @@ def host() -> Host:
     Built-ins are loaded first, so that no other plugin's import can hinder them.
     """
     found = Host()
-    own = importlib.metadata.version("torchyard")
-    for name in _builtin_modules():
-        source = Source("torchyard", f"torchyard {own} ({name})", f"torchyard=={own}")
-        found.load(source, lambda name=name: importlib.import_module(name), builtin=True)  # type: ignore[misc]
-    for entry in importlib.metadata.entry_points(group=ENTRY_POINT_GROUP):
-        dist = entry.dist.name if entry.dist else entry.name
-        version = entry.dist.version if entry.dist else "?"
-        origin = f"{dist} {version} ({entry.value})"
-        source = Source(dist, origin, f"{dist}=={version}", _module_file(entry.module))
-        found.load(source, entry.load)
-    for path in _plugin_folders():
-        if not path.is_dir():
-            missing = Source(path.name, str(path), "")
-            found.broken.append(BrokenPlugin(missing, f"no such folder ({PLUGIN_FOLDERS})"))
-        for file in sorted(path.glob("[!_.]*.py")):
-            # The tests of a plugin lie beside it.
-            if not file.name.startswith("test_") and file.name != "conftest.py":
-                found.load(file_source(file), lambda file=file: import_file(file))  # type: ignore[misc]
+    for source, find in builtin_sources():
+        found.load(source, find, builtin=True)
+    off = {name.strip() for name in os.environ.get(PLUGINS_OFF, "").split(",") if name.strip()}
+    known = {"all"}
+    folders = plugin_folders()
+    for sources in (installed_sources(), *map(folder_sources, folders)):
+        for source, find in sources:
+            known.add(source.name)
+            found.offer(source, find, off=bool(off & {source.name, "all"}))
+    missing = [
+        (str(path), f"no such folder ({PLUGIN_FOLDERS})") for path in folders if not path.is_dir()
+    ]
+    missing += [(name, f"no such plugin ({PLUGINS_OFF})") for name in sorted(off - known)]
+    found.broken += [BrokenPlugin(Source(Path(what).name, what, ""), why) for what, why in missing]
     return found
-
-
-def _plugin_folders() -> list[Path]:
-    """Those that `TORCHYARD_PLUGINS` names, and `torchyard_plugins` in the working folder."""
-    named = filter(None, os.environ.get(PLUGIN_FOLDERS, "").split(os.pathsep))
-    folders = [Path(folder).expanduser() for folder in named]
-    default = Path.cwd() / DEFAULT_FOLDER
-    if default.is_dir() and default.resolve() not in [folder.resolve() for folder in folders]:
-        folders.append(default)
-    return folders
-
-
-def _builtin_modules() -> list[str]:
-    # Found by name, not imported: core knows no built-in plugin.
-    spec = importlib.util.find_spec("plugins")
-    folders = list(spec.submodule_search_locations or []) if spec else []
-    return [f"plugins.{module.name}" for module in pkgutil.iter_modules(folders)]
-
-
-def _module_file(name: str) -> str:
-    """The file of a module that is not imported yet; its packages are."""
-    try:
-        spec = importlib.util.find_spec(name)
-    except (Exception, SystemExit):  # its import will say why
-        spec = None
-    return (spec and spec.origin) or ""
 
 
 def _line(error: BaseException, file: str) -> int | None:
@@ -270,29 +356,3 @@ def _line(error: BaseException, file: str) -> int | None:
         if frame.filename == file
     ]
     return lines[-1] if lines else None
-
-
-def file_source(file: Path) -> Source:
-    """A plugin file as a source: named by its stem, recorded by its digest."""
-    try:
-        identity = f"sha256:{hashlib.sha256(file.read_bytes()).hexdigest()}"
-    except OSError:
-        identity = ""  # its import says why
-    return Source(file.stem, str(file), identity, str(file.absolute()))
-
-
-def import_file(file: Path) -> ModuleType:
-    """Import a plugin file under a name that hides no other module."""
-    name = f"torchyard_plugin_{hashlib.sha256(str(file.resolve()).encode()).hexdigest()[:8]}"
-    spec = importlib.util.spec_from_file_location(f"{name}_{file.stem}", file)
-    if spec is None or spec.loader is None:
-        raise ImportError(f"cannot be imported: {file}")
-    module = importlib.util.module_from_spec(spec)
-    # Registered before it runs: pydantic and dataclasses look a class's module up there.
-    sys.modules[spec.name] = module
-    try:
-        spec.loader.exec_module(module)
-    except BaseException:
-        del sys.modules[spec.name]
-        raise
-    return module

@@ -13,8 +13,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from core.host import HOOKS, Host, Registration, Source
+from core.host import HOOKS, Host, Registration
 from core.parameters import KINDS
+from core.plugin_reading import hook_functions, parse, register_calls, registered_class
+from core.plugin_sources import Source
 
 ALIKE = 0.9  # of a name that is meant to be a hook's
 
@@ -33,7 +35,8 @@ class Problem:
 
 
 def problems(host: Host) -> list[Problem]:
-    """Everything wrong with a host's plugins, in the order in which they were loaded."""
+    """Everything wrong with a host's plugins; all are imported, but for those that are off."""
+    host.load_all()
     found: list[Problem] = []
     aside = {broken.source: broken for broken in host.broken}
     registrations: dict[Source, list[Registration]] = {}
@@ -82,15 +85,17 @@ def _no_docstring(name: str) -> str:
 
 def _read(file: Path) -> Iterator[tuple[int, str]]:
     """What is wrong with a file's hooks and with the classes they register by name."""
-    try:
-        module = ast.parse(file.read_bytes())
-    except (OSError, SyntaxError, ValueError):
+    module = parse(file)
+    if module is None:
         return  # its import says so, and where
     classes = {node.name: node for node in module.body if isinstance(node, ast.ClassDef)}
-    for node in module.body:
-        if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            continue
-        name, marked = _hook_name(node)
+    for owner in classes.values():
+        for inner in hook_functions(owner):
+            if inner.marked:
+                where = f"in the class {owner.name}: hooks are functions at the top of a file"
+                yield inner.node.lineno, f"'{inner.node.name}' is {where}"
+    for function in hook_functions(module):
+        node, name, marked = function.node, function.hook, function.marked
         nearest = difflib.get_close_matches(name, HOOKS.values(), 1, 0.6 if marked else ALIKE)
         if marked and name not in HOOKS.values():
             hint = f" Did you mean '{nearest[0]}'?" if nearest else ""
@@ -101,28 +106,17 @@ def _read(file: Path) -> Iterator[tuple[int, str]]:
             yield node.lineno, f"'{name}' is named like a hook but lacks @hookimpl{meant}"
         if marked or nearest:
             yield from _signature(node)
-            for called in ast.walk(node):
-                known_class = classes.get(_registered(called))
+            for call in register_calls(node):
+                known_class = classes.get(registered_class(call))
                 if known_class and not ast.get_docstring(known_class):
                     yield known_class.lineno, _no_docstring(known_class.name)
-
-
-def _hook_name(node: ast.FunctionDef | ast.AsyncFunctionDef) -> tuple[str, bool]:
-    """The hook that a function implements, and whether it is marked as one."""
-    for decorator in node.decorator_list:
-        marker = decorator.func if isinstance(decorator, ast.Call) else decorator
-        if getattr(marker, "id", getattr(marker, "attr", "")) != "hookimpl":
-            continue
-        for keyword in decorator.keywords if isinstance(decorator, ast.Call) else ():
-            if keyword.arg == "specname" and isinstance(keyword.value, ast.Constant):
-                return str(keyword.value.value), True
-        return node.name, True
-    return node.name, False
 
 
 def _signature(node: ast.FunctionDef | ast.AsyncFunctionDef) -> Iterator[tuple[int, str]]:
     if isinstance(node, ast.AsyncFunctionDef):
         yield node.lineno, f"'{node.name}' is async: a hook is a plain function"
+    elif any(isinstance(inner, ast.Yield | ast.YieldFrom) for inner in ast.walk(node)):
+        yield node.lineno, f"'{node.name}' yields, so it never runs: a hook is a plain function"
     all_of = node.args
     names = [each.arg for each in (*all_of.posonlyargs, *all_of.args, *all_of.kwonlyargs)]
     names += [f"*{each.arg}" for each in (all_of.vararg, all_of.kwarg) if each]
@@ -131,11 +125,3 @@ def _signature(node: ast.FunctionDef | ast.AsyncFunctionDef) -> Iterator[tuple[i
         yield node.lineno, f"'{node.name}' takes {given}: a hook takes one argument, 'register'"
     elif all_of.defaults:
         yield node.lineno, f"'{node.name}': 'register' has a default, and pluggy would not pass it"
-
-
-def _registered(node: ast.AST) -> str:
-    """The class that a call `register("name", Class)` names, else an empty text."""
-    is_call = isinstance(node, ast.Call) and getattr(node.func, "id", "") == "register"
-    if not (is_call and isinstance(node, ast.Call) and len(node.args) == 2):
-        return ""
-    return getattr(node.args[1], "id", "")

@@ -9,9 +9,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from core.host import RESERVED, Host, file_source, import_file
+from core.host import RESERVED, Host
 from core.parameters import PluginParams
 from core.plugin_check import class_line, described
+from core.plugin_sources import file_source, import_file
 
 if TYPE_CHECKING:
     import torch

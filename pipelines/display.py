@@ -9,9 +9,17 @@ from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Table
 
 stdout = Console(highlight=False)
 stderr = Console(stderr=True, highlight=False)
+UNFOLDED = 10_000  # columns
+
+
+def print_table(table: Table) -> None:
+    """Print a table; its rows are folded on a terminal only, not in a pipe or a file."""
+    console = stdout if stdout.is_terminal else Console(highlight=False, width=UNFOLDED)
+    console.print(table)
 
 
 class Display:

@@ -8,14 +8,16 @@ from pathlib import Path
 from typing import Annotated, Any, Optional
 
 import typer
+from pydantic.fields import FieldInfo
 from rich.markup import escape
 from rich.table import Table
 from typer.core import TyperGroup
 
 from core.accepts import accepted
-from core.errors import UserError
-from core.host import HOOKS, Registration, host
-from pipelines.display import stderr, stdout
+from core.config import shared_settings
+from core.errors import UserError, suggestion
+from core.host import HOOKS, Registration, Unloaded, host
+from pipelines.display import print_table, stderr, stdout
 from pipelines.plugin_check import check_plugins
 from pipelines.plugin_writing import new_plugin
 
@@ -50,70 +52,99 @@ def list_plugins(
     kind: Annotated[
         Optional[str], typer.Argument(help=f"one of: {', '.join(HOOKS)}")  # noqa: UP045
     ] = None,
+    load: Annotated[
+        bool, typer.Option("--load", help="import all: every name of a family (timm/*) is listed")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="for machines")] = False,
 ) -> None:
-    """List the plugins: kind, name, what it is, where it comes from. `list` may be left out."""
-    found = [
-        (name, registration)
-        for each in ([_known(kind)] if kind is not None else HOOKS)
-        for name, registration in host().registrations(each)
-    ]
+    """List the plugins: kind, name, what it is, where it comes from. `list` may be left out.
+
+    Nothing that is not built in is imported: its file says what it registers.
+    """
+    kinds = [_known(kind)] if kind is not None else list(HOOKS)
+    if load:
+        host().load_all()
+    found = [each for kind in kinds for each in host().listed(kind)]
+    rows = [_plugin_row(name, plugin) for name, plugin in found]
     if as_json:
-        rows = [_plugin_row(name, registration) for name, registration in found]
         aside = [{"source": b.source.origin, "reason": b.reason} for b in host().broken]
-        print(json.dumps({"plugins": rows, "broken": aside}, indent=1, ensure_ascii=False))
+        _print_json({"plugins": rows, "broken": aside})
         return
-    table = Table(box=None, pad_edge=False)
-    for heading in ("kind", "name", "what it is", "from"):
-        table.add_column(heading, overflow="fold")
-    for name, registration in found:
-        row = _plugin_row(name, registration)
-        table.add_row(*(escape(row[key]) for key in ("kind", "name", "summary", "origin")))
-    stdout.print(table)
+    _print_rows(rows, {"summary": "what it is", "origin": "from"})
     for broken in host().broken:
-        stderr.print(f"[yellow]set aside:[/] {escape(f'{broken.source.origin}: {broken.reason}')}")
+        stderr.print(
+            f"[yellow]set aside:[/] {escape(f'{broken.source.origin}: {broken.reason}')}",
+            soft_wrap=True,
+        )
 
 
 @commands.command("show")
 def show_plugin(
     kind: Annotated[str, typer.Argument(metavar="KIND", help=f"one of: {', '.join(HOOKS)}")],
     name: Annotated[str, typer.Argument(metavar="NAME")],
+    as_json: Annotated[bool, typer.Option("--json", help="for machines")] = False,
 ) -> None:
     """Show one plugin: what it is, its parameters, and where it comes from."""
     try:
         found = host().find(_known(kind), name)
     except LookupError as error:
         raise UserError(f"{kind}: {error}") from None
-    stdout.print(f"[bold]{escape(name)}[/]  {kind}, from {escape(found.source.origin)}\n")
-    stdout.print(escape(inspect.getdoc(found.params) or "It has no description."), soft_wrap=True)
-    stdout.print()
-    fields = found.params.model_fields
-    if not fields:
-        stdout.print("It has no parameters.")
+    parameters = [_setting(key, field) for key, field in found.params.model_fields.items()]
+    shared = [
+        _setting(f"{kind}.{key}", field)
+        for key, field in shared_settings(kind).items()
+        if key != "name"
+    ]
+    description = inspect.getdoc(found.params) or "It has no description."
+    if as_json:
+        told = {"identity": found.source.identity, "description": description}
+        _print_json(
+            {**_plugin_row(name, found), **told, "parameters": parameters, "settings": shared}
+        )
         return
-    table = Table(box=None, pad_edge=False)
-    for heading in ("parameter", "accepts", "default", "meaning"):
-        table.add_column(heading, overflow="fold")
-    for key, field in fields.items():
-        default = "required"
-        if not field.is_required():
-            default = _value(field.get_default(call_default_factory=True, validated_data={}))
-        table.add_row(*map(escape, (key, accepted(field), default, field.description or "")))
-    stdout.print(table)
+    stdout.print(f"[bold]{escape(name)}[/]  {kind}, from {escape(found.source.origin)}\n")
+    stdout.print(escape(description), soft_wrap=True)
+    stdout.print()
+    if parameters:
+        _print_rows(parameters, {"name": "parameter"})
+    else:
+        stdout.print("It has no parameters.")
+    if shared:
+        stdout.print(f"\nSettings of every {kind}:\n")
+        _print_rows(shared, {"name": "setting"})
 
 
 def _known(kind: str) -> str:
     if kind not in HOOKS:
-        raise UserError(f"no kind named '{kind}'.  (accepts: {', '.join(HOOKS)})")
+        raise UserError(f"no kind named '{kind}'.{suggestion(kind, list(HOOKS))}")
     return kind
 
 
-def _plugin_row(name: str, registration: Registration) -> dict[str, str]:
+def _plugin_row(name: str, plugin: Registration | Unloaded) -> dict[str, str]:
+    family = "a family: its names are known once it is imported" if name.endswith("*") else ""
     return {
-        "kind": registration.kind,
+        "kind": plugin.kind,
         "name": name,
-        "summary": registration.summary,
-        "origin": registration.source.origin,
+        "summary": plugin.summary or family,
+        "origin": plugin.source.origin,
+        "status": plugin.status,
+    }
+
+
+def _setting(name: str, field: FieldInfo) -> dict[str, Any]:
+    default = "required"
+    if not field.is_required():
+        try:
+            value = field.get_default(call_default_factory=True, validated_data={})
+        except Exception as error:  # a plugin's own code
+            default = f"raises {type(error).__name__}: {error}"
+        else:
+            default = _value(value)
+    return {
+        "name": name,
+        "accepts": accepted(field),
+        "default": default,
+        "meaning": field.description or "",
     }
 
 
@@ -124,3 +155,16 @@ def _value(value: Any) -> str:
     if isinstance(value, str | Path):
         return str(value)
     return json.dumps(value, default=str)
+
+
+def _print_rows(rows: list[dict[str, Any]], headings: dict[str, str]) -> None:
+    table = Table(box=None, pad_edge=False)
+    for key in rows[0] if rows else ():
+        table.add_column(headings.get(key, key), overflow="fold")
+    for row in rows:
+        table.add_row(*map(escape, row.values()))
+    print_table(table)
+
+
+def _print_json(answer: dict[str, Any]) -> None:
+    print(json.dumps(answer, indent=1, ensure_ascii=False))

@@ -15,8 +15,9 @@ import typer
 from rich.markup import escape
 
 from core.errors import UserError, suggestion
-from core.host import DEFAULT_FOLDER, HOOKS, PLUGIN_FOLDERS, host
+from core.host import HOOKS, host
 from core.parameters import KINDS
+from core.plugin_sources import DEFAULT_FOLDER, PLUGIN_FOLDERS
 from pipelines.display import stdout
 
 TEMPLATES = Path(__file__).parent / "plugin_templates"
@@ -74,7 +75,7 @@ def write(kind: str, name: str, folder: Path) -> tuple[Path, Path]:
     if importlib.util.find_spec(name):
         # Its test, run from that folder, would import the plugin in the module's stead.
         raise UserError(f"'{name}' is the name of a Python module. Did you mean '{name}_{kind}'?")
-    if name in dict(host().registrations(kind)):
+    if name in dict(host().listed(kind)):
         raise UserError(f"there is a {kind} named '{name}' already: choose another name")
     plugin, test = folder / f"{name}.py", folder / f"test_{name}.py"
     there = [str(file) for file in (plugin, test) if os.path.lexists(file)]

@@ -13,7 +13,8 @@ from pydantic import field_validator
 from core import ModelParams, device, hookimpl
 from core.config import preset_names, read_recipe, resolve
 from core.errors import UserError
-from core.host import Host, Source, host
+from core.host import Host, host
+from core.plugin_sources import Source
 
 PRESETS = Path(__file__).parents[2] / "pipelines" / "presets"
 

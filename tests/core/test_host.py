@@ -7,11 +7,14 @@ import textwrap
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from core import ModelParams, OptimizerParams, hookimpl
 from core.config import resolve
-from core.host import HOOKS, Host, Source, host
+from core.host import HOOKS, Host, host
 from core.parameters import KINDS
+from core.plugin_sources import Source, file_source, import_file
 
 ROOT = Path(__file__).parents[2]
 
@@ -36,6 +39,19 @@ def register_models(register):
 '''
 
 
+@pytest.fixture(scope="module")
+def strangers(tmp_path_factory):
+    """Files that use one another's names, and one that cannot be imported."""
+    folder = tmp_path_factory.mktemp("strangers")
+    head, _, hook = TINY.partition("@hookimpl")
+    for name, registered in STRANGERS.items():
+        lines = [f'    register("{each}", Tiny)\n' for each in registered or ["x"]]
+        failing = "" if registered else "    1 / 0\n"
+        text = f"{head}@hookimpl{hook.partition('    register(')[0]}{''.join(lines)}{failing}"
+        (folder / f"{name}.py").write_text(text)
+    return folder
+
+
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     """A plugin folder; `host()` is read anew for the test and again after it."""
@@ -43,6 +59,12 @@ def folder(tmp_path, monkeypatch):
     host.cache_clear()
     yield tmp_path
     host.cache_clear()
+
+
+def loaded():
+    """The plugins of this process, all of them imported."""
+    host().load_all()
+    return host()
 
 
 def write(folder, name, text):
@@ -129,10 +151,11 @@ def test_a_file_is_recorded_by_its_digest(folder):
     import hashlib
 
     file = write(folder, "tiny.py", TINY)
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
     found = host().find("model", "tiny")
     assert found.source.name == "tiny"
     assert found.source.origin == str(file)
-    assert found.source.identity == f"sha256:{hashlib.sha256(file.read_bytes()).hexdigest()}"
+    assert found.source.identity == f"sha256:{digest} (tiny.py)"
     assert found.summary == "One hidden layer."
     assert not found.builtin
 
@@ -146,7 +169,7 @@ def test_a_file_of_a_module_that_is_loaded_already_does_not_hide_it(folder):
 def test_files_that_begin_with_an_underscore_or_a_dot_are_left_alone(folder):
     for name in ("_helper.py", ".hidden.py", "__init__.py", "notes.txt"):
         write(folder, name, "raise SystemExit('imported')")
-    assert host().broken == []
+    assert loaded().broken == []
 
 
 def test_several_folders_and_one_that_is_missing(tmp_path, folder, monkeypatch):
@@ -157,7 +180,7 @@ def test_several_folders_and_one_that_is_missing(tmp_path, folder, monkeypatch):
     missing = tmp_path / "missing"
     monkeypatch.setenv("TORCHYARD_PLUGINS", f"{first}:{missing}::{second}")
     host.cache_clear()
-    assert {"tiny", "small"} <= set(names(host(), "model"))
+    assert {"tiny", "small"} <= set(names(loaded(), "model"))
     [broken] = host().broken
     assert broken.source.origin == str(missing)
     assert broken.reason == "no such folder (TORCHYARD_PLUGINS)"
@@ -174,6 +197,7 @@ def installed(tmp_path, **modules):
     script = """
 import json
 from core.host import host
+host().load_all()
 found = {kind: [[name, r.source.origin] for name, r in host().registrations(kind)]
          for kind in ("model", "loss")}
 print(json.dumps([found, [[b.source.name, b.reason] for b in host().broken]]))
@@ -209,49 +233,11 @@ def test_installed_distributions_are_found_and_the_broken_ones_set_aside(tmp_pat
 
 # ---- what is broken is set aside
 
-HALF_WAY = TINY + "    raise KeyError('half-way')\n"
-BROKEN = {
-    "raises": ("1 / 0", "ZeroDivisionError: division by zero"),
-    "exits": ("raise SystemExit(3)", "SystemExit: 3"),
-    "syntax": ("def broken(:\n", "SyntaxError: "),
-    "imports": ("import no_such_module", "ModuleNotFoundError: No module named 'no_such_module'"),
-    "half_way": (HALF_WAY, "KeyError: 'half-way'"),
-    "no_class": (TINY.replace(", Tiny)", ", 3)"), "TypeError: model 'tiny': 3 is not a ModelPar"),
-    "instance": (TINY.replace(", Tiny)", ", Tiny())"), "TypeError: model 'tiny': "),
-    "other_kind": (TINY.replace("_models", "_losses"), "TypeError: loss 'tiny': "),
-    "no_build": (
-        TINY.replace("def build(", "def make("),
-        "TypeError: model 'tiny': Tiny has no build method",
-    ),
-    "no_name": (TINY.replace('"tiny"', '""'), "ValueError: model '': not a usable name"),
-    "odd_name": (TINY.replace('"tiny"', '"a b"'), "ValueError: model 'a b': not a usable name"),
-    "taken": (
-        TINY.replace("width: int = 8", 'width: int = 8; name: str = "x"'),
-        "ValueError: model 'tiny': no parameter can be named 'name'",
-    ),
-    "no_hook": (TINY.replace("_models", "_modles"), "PluginValidationError: "),
-    "no_argument": (TINY.replace("register_models(register)", "register_models()"), "TypeError: "),
-    "other_argument": (TINY.replace("(register)", "(add)"), "PluginValidationError: "),
-    "no_text": ("\0", "SyntaxError: "),
-}
-
-
-@pytest.mark.parametrize("case", BROKEN)
-def test_a_broken_plugin_is_set_aside_and_the_others_work(folder, case):
-    text, reason = BROKEN[case]
-    write(folder, f"{case}.py", text)
-    write(folder, "zzz.py", TINY.replace('"tiny"', '"works"'))
-    [broken] = host().broken
-    assert broken.source.name == case
-    assert broken.reason.startswith(reason)
-    assert "tiny" not in names(host(), "model")
-    assert {"works", "lenet"} <= set(names(host(), "model"))
-
 
 def test_a_file_that_fails_leaves_no_half_made_module(folder):
     write(folder, "half_made.py", "x = 1\nraise ValueError")
     write(folder, "made.py", TINY)
-    assert [broken.reason for broken in host().broken] == ["ValueError: "]
+    assert [broken.reason for broken in loaded().broken] == ["ValueError: "]
     assert any(name.endswith("_made") for name in sys.modules)  # pydantic looks there
     assert not any(name.endswith("_half_made") for name in sys.modules)
 
@@ -260,7 +246,7 @@ def test_what_cannot_be_read_is_set_aside(folder):
     (folder / "directory.py").mkdir()
     (folder / "dangling.py").symlink_to(folder / "nowhere")
     write(folder, "tiny.py", TINY)
-    assert {broken.source.name for broken in host().broken} == {"directory", "dangling"}
+    assert {broken.source.name for broken in loaded().broken} == {"directory", "dangling"}
     assert host().find("model", "tiny")
 
 
@@ -316,16 +302,19 @@ def test_two_strangers_of_one_name_are_both_qualified():
     assert str(caught.value) == ("several plugins are named 'focal': choose one/focal or two/focal")
 
 
-def test_one_name_twice_from_sources_of_one_name_is_set_aside():
+def test_sources_of_one_name_are_told_apart_by_their_files():
     own = Host()
     first, second = Source("one", "/here/one.py", ""), Source("one", "/there/one.py", "")
     own.load(first, lambda: registering("model", "tiny"))
     own.load(second, lambda: registering("model", "tiny", "other"))
-    assert names(own, "model") == ["tiny"]
-    assert own.find("model", "tiny").source == first
-    assert [(aside.source, aside.reason) for aside in own.broken] == [
-        (second, "ValueError: model 'tiny': is there already from /here/one.py")
-    ]
+    assert own.broken == []
+    assert own.find("model", "other").source == second
+    for name in ("tiny", "one/tiny"):
+        with pytest.raises(LookupError) as caught:
+            own.find("model", name)
+        assert str(caught.value) == (
+            "several plugins are named 'one/tiny', of /here/one.py and /there/one.py: rename one"
+        )
 
 
 def test_a_qualified_name_always_finds():
@@ -360,6 +349,101 @@ def test_names_are_listed_in_order():
     own = Host()
     own.load(source("one"), lambda: registering("model", "b", "c", "a"))
     assert names(own, "model") == ["a", "b", "c"]
+
+
+STRANGERS = {
+    "one": ("a", "b"),
+    "two": ("b", "c"),
+    "three": ("c", "lenet"),
+    "four": (),  # cannot be imported
+}
+
+
+def offered(folder, order):
+    own = Host()
+    own.load(source("torchyard"), lambda: registering("model", "lenet"), builtin=True)
+    for name in order:
+        file = folder / f"{name}.py"
+        own.offer(file_source(file), lambda file=file: import_file(file))
+    return own
+
+
+def answer(own, name):
+    try:
+        return own.find("model", name).source.name
+    except LookupError as error:
+        return str(error)
+
+
+@given(
+    order=st.permutations(list(STRANGERS)),
+    asked=st.permutations(["a", "b", "c", "lenet", "two/b", "three/lenet", "four/x", "x"]),
+)
+@settings(deadline=None, max_examples=40)
+def test_neither_the_order_of_discovery_nor_that_of_asking_matters(strangers, order, asked):
+    expected = offered(strangers, STRANGERS)
+    own = offered(strangers, order)
+    assert {name: answer(own, name) for name in asked} == {
+        name: answer(expected, name) for name in sorted(asked)
+    }
+    assert own.find("model", "lenet").builtin
+    own.load_all()
+    assert names(own, "model") == [
+        *("a", "one/b", "two/b", "three/c", "two/c", "lenet", "three/lenet")
+    ]
+
+
+@given(name=st.text(max_size=12), kind=st.sampled_from(list(KINDS)))
+def test_any_name_is_found_or_sets_its_plugin_aside(name, kind):
+    own = Host()
+    own.load(source("mine"), lambda: registering(kind, name))
+    usable = bool(name) and not set(name) & set(" =,*")
+    assert names(own, kind) == [name] * usable
+    assert [broken.reason for broken in own.broken] == [
+        f"ValueError: {kind} '{name}': not a usable name"
+    ] * (not usable)
+    if usable:
+        assert own.find(kind, name) is own.find(kind, f"mine/{name}")
+
+
+# ---- what is read without an import
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ('register("tiny", Tiny)', ["tiny"]),
+        ('register("tiny", Tiny); register("other", Tiny)', ["tiny", "other"]),
+        ('for name in "ab": register(f"family/{name}", Tiny)', ["family/*"]),
+        ('for name in "ab": register("family/" + name, Tiny)', ["family/*"]),
+        ('for name in "ab": register(name, Tiny)', ["*"]),
+        ('register(name="tiny", params=Tiny)', ["*"]),
+        ("list(map(register, ['tiny'], [Tiny]))", ["*"]),
+    ],
+)
+def test_names_are_read_as_far_as_they_are_written(folder, text, names):
+    write(folder, "mine.py", TINY.replace('register("tiny", Tiny)', text))
+    mine = [found for _, found in host().listed("model") if not found.builtin]
+    assert [found.name for found in mine] == sorted(names)
+    assert {found.status for found in mine} == {"not loaded"}
+    known = {name for name, found in loaded().listed("model") if not found.builtin}
+    assert known in ({"tiny"}, {"tiny", "other"}, {"family/a", "family/b"}, {"a", "b"})
+
+
+@pytest.mark.parametrize(
+    "text", ["from mine_inner import *", "from mine_inner import register_models"]
+)
+def test_a_hook_from_another_module_is_asked_for_every_name(folder, monkeypatch, text):
+    monkeypatch.syspath_prepend(folder / "inner")
+    (folder / "inner").mkdir()
+    write(folder / "inner", "mine_inner.py", TINY)
+    write(folder, "mine.py", text)
+    assert "*" in names_listed("model")
+    assert host().find("model", "tiny").source.name == "mine"
+
+
+def names_listed(kind):
+    return [name for name, _ in host().listed(kind)]
 
 
 # ---- what a plugin declares

@@ -100,18 +100,18 @@ def test_a_broken_plugin_is_shown_and_hinders_nothing(tmp_path):
     file = plugins / "mine.py"
     file.write_text("import no_such_module")
     reason = "ModuleNotFoundError: No module named 'no_such_module'"
-    done, said = at_once(folder, "plugins", "loss", TORCHYARD_PLUGINS=str(plugins))
+    done, said = at_once(folder, "plugins", "loss", "--load", TORCHYARD_PLUGINS=str(plugins))
     assert done.returncode == 0
     assert "cross_entropy" in done.stdout
     assert said == [f"set aside: {file}: {reason}"]
-    done, said = at_once(folder, "plugins", "--json", TORCHYARD_PLUGINS=str(plugins))
+    done, said = at_once(folder, "plugins", "--load", "--json", TORCHYARD_PLUGINS=str(plugins))
     assert (done.returncode, said) == (0, [])
     assert json.loads(done.stdout)["broken"] == [{"source": str(file), "reason": reason}]
 
 
 def test_an_unknown_kind_is_answered_with_those_there_are(tmp_path):
     assert refused(tmp_path, "plugins", "modle") == [
-        f"no kind named 'modle'.  (accepts: {', '.join(HOOKS)})"
+        f"no kind named 'modle'. Did you mean 'model'?  (accepts: {', '.join(HOOKS)})"
     ]
 
 
@@ -145,7 +145,7 @@ def test_plugins_help_tells_of_listing_and_showing(tmp_path):
         ),
         (
             ["plugins", "show", "modle", "mlp"],
-            [f"no kind named 'modle'.  (accepts: {', '.join(HOOKS)})"],
+            [f"no kind named 'modle'. Did you mean 'model'?  (accepts: {', '.join(HOOKS)})"],
         ),
         (
             ["inspect", "digits", "imagesize=9", "seed=-1"],

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from core.errors import UserError
-from core.host import HOOKS, Host, file_source, host, import_file
+from core.host import HOOKS, Host, host
 from core.plugin_check import problems
+from core.plugin_sources import file_source, import_file
 from pipelines.plugin_writing import new_plugin, write
 
 
