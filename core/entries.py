@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from core.dataset import PreparedDataset
 
 if TYPE_CHECKING:
-    from mlflow.entities import DatasetInput, Metric
+    from mlflow.entities import DatasetInput
 
 # MLflow's limits. It cuts longer values without a word, and refuses longer keys and batches.
 MAX_PARAMETER, MAX_TAG, MAX_KEY = 6000, 8000, 250
@@ -74,15 +74,18 @@ def batches(entries: list[Any], size: int) -> Iterator[list[Any]]:
     return (entries[start : start + size] for start in range(0, len(entries), size))
 
 
-def metrics_now(values: Mapping[str, float], step: int, **links: str) -> list[Metric]:
-    """Metrics of this moment; `links` ties them to a model and a data set."""
-    from mlflow.entities import Metric
-
+def metrics_now(values: Mapping[str, float], step: int) -> list[dict[str, Any]]:
+    """Metrics of this moment, as the arguments of mlflow.entities.Metric."""
     now = time.time_ns() // 1_000_000
     # MLflow stores an infinity as 1.8e308, which flattens every chart it is in; NaN is a gap.
     return [
-        Metric(safe_key(key), value if math.isfinite(value) else math.nan, now, step, **links)
-        for key, value in ((key, float(value)) for key, value in values.items())
+        {
+            "key": safe_key(key),
+            "value": float(value) if math.isfinite(value) else math.nan,
+            "timestamp": now,
+            "step": step,
+        }
+        for key, value in values.items()
     ]
 
 

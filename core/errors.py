@@ -28,6 +28,10 @@ class RunError(Exception):
         super().__init__(message)
 
 
+class StoreAwayError(RunError):
+    """The store of the runs does not answer, is locked or cannot be written for now."""
+
+
 def suggestion(name: str, accepted: Sequence[str]) -> str:
     """The end of a message about a name there is not: the nearest, and all there are."""
     nearest = difflib.get_close_matches(name, accepted, n=1)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import psutil
 import yaml
 
+from core.delivery import REASON, send_kept
 from core.errors import UserError
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
-HOST, PROCESS, REASON = "torchyard.host", "torchyard.process", "torchyard.reason"
+HOST, PROCESS = "torchyard.host", "torchyard.process"
 RECENT = 200  # runs among which a name is looked for
 LATEST = "latest"
 
@@ -41,11 +42,17 @@ def owner_lives(tags: Mapping[str, str]) -> bool | None:
 
 
 def end_orphans(client: MlflowClient, experiment_id: str) -> None:
-    """Set to KILLED every run that a dead process of this machine left RUNNING."""
+    """Set to KILLED every run that a dead process of this machine left RUNNING.
+
+    What was kept of it while the store was away is sent first; its true end may be in that.
+    """
     for run in client.search_runs([experiment_id], "attributes.status = 'RUNNING'"):
         if owner_lives(run.data.tags) is False:
-            client.set_terminated(run.info.run_id, "KILLED")
-            client.set_tag(run.info.run_id, REASON, "its process ended without a word")
+            run_id = run.info.run_id
+            if send_kept(client, run_id) and client.get_run(run_id).info.status != "RUNNING":
+                continue
+            client.set_terminated(run_id, "KILLED")
+            client.set_tag(run_id, REASON, "its process ended without a word")
 
 
 def find_run(client: MlflowClient, wanted: str) -> Run:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import http.client
 import logging
 import os
 import re
+import ssl
 import tempfile
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
@@ -13,7 +17,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from core.errors import RunError, UserError
+from core.errors import RunError, StoreAwayError, UserError
 from core.provenance import user_name
 
 if TYPE_CHECKING:
@@ -22,6 +26,7 @@ if TYPE_CHECKING:
 
 EXPERIMENT = "torchyard"
 LOCAL_UI = "http://127.0.0.1:5000"
+PROBE_SECONDS = 2.0
 START_SECONDS = 120.0  # how long a start waits for another that is creating the database
 
 # MLflow's documented switches, where the user has not set them.
@@ -38,11 +43,11 @@ _SETTINGS = {
 
 # What a store's error says, whose move it is, and what to tell them.
 _TROUBLES: tuple[tuple[str, type[UserError | RunError], str], ...] = (
-    ("database is locked", RunError, "is locked by another program"),
-    ("disk is full|No space left|quota exceeded", RunError, "has no space left on its disk"),
+    ("database is locked", StoreAwayError, "is locked by another program"),
+    ("disk is full|No space left|quota exceeded", StoreAwayError, "has no space left on its disk"),
     (
         "readonly database|Permission denied|Read-only|unable to open database",
-        RunError,
+        StoreAwayError,
         "cannot be written",
     ),
     (
@@ -51,7 +56,7 @@ _TROUBLES: tuple[tuple[str, type[UserError | RunError], str], ...] = (
         "was made by another version of MLflow; back it up, then 'mlflow db upgrade {uri}'",
     ),
     ("file is not a database|malformed", UserError, "is not a readable MLflow database"),
-    ("Max retries exceeded|Connection|[Tt]imed out", RunError, "does not answer"),
+    ("Max retries exceeded|Connection|[Tt]imed out", StoreAwayError, "does not answer"),
 )
 
 
@@ -200,7 +205,8 @@ def store_errors(uri: str) -> Iterator[None]:
 
     Raises:
         UserError: the store was made by another version, or is none.
-        RunError: it is locked, full, read-only or out of reach, or it refused.
+        StoreAwayError: it is locked, full, read-only or out of reach.
+        RunError: it refused.
     """
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError
@@ -216,7 +222,25 @@ def store_errors(uri: str) -> Iterator[None]:
                 kind, says = known, f"{meaning.format(uri=shown(uri))}."
                 break
         message = f"The MLflow store {shown(uri)} {says}"
-        raise (UserError(message) if kind is UserError else RunError(message, text)) from error
+        raise (kind(message, text) if issubclass(kind, RunError) else kind(message)) from error
+
+
+def answers(uri: str) -> bool:
+    """Whether a server answers there, be it with a refusal; of another store only a try can tell.
+
+    MLflow's own client waits and tries again for up to ten minutes before it gives up.
+    """
+    if not uri.startswith(("http://", "https://")):
+        return True
+    try:
+        urllib.request.urlopen(shown(uri), timeout=PROBE_SECONDS).close()
+    except urllib.error.HTTPError as refusal:
+        refusal.close()
+    except urllib.error.URLError as error:
+        return isinstance(error.reason, ssl.SSLError)  # its certificate is for MLflow to judge
+    except (OSError, http.client.HTTPException):
+        return False
+    return True
 
 
 def database_of(uri: str) -> Path | None:

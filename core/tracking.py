@@ -7,34 +7,33 @@ torch is never imported here, not even to log a model.
 from __future__ import annotations
 
 import logging
+import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from core.dataset import PreparedDataset
+from core.delivery import REASON, deliver, outbox_of, send_kept
 from core.entries import (
-    MAX_ENTRIES,
-    MAX_METRICS,
     MAX_PARAMETER,
     MAX_TAG,
-    batches,
-    dataset_inputs,
     dataset_links,
     flattened,
     metrics_now,
     safe_key,
     shortened,
 )
-from core.errors import RunError, UserError
-from core.logged_model import write_model
+from core.errors import RunError, StoreAwayError, UserError
+from core.outbox import Entry
 from core.provenance import git_tags, source_tags
-from core.runs import PROCESS, REASON, end_orphans, owner_lives, owner_tags
+from core.runs import PROCESS, end_orphans, owner_lives, owner_tags
 from core.store import (
     LOCAL_UI,
+    answers,
     check_writable,
     chosen_experiment,
     load_mlflow,
@@ -48,36 +47,41 @@ from core.store import (
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from mlflow import MlflowClient
-    from mlflow.entities import Metric
+    from mlflow.entities import Run
 
 logger = logging.getLogger(__name__)
 
 FLUSH_SECONDS = 5.0
+RETRY_SECONDS = 15.0  # between two tries to reach a store that is away
 RUN_COUNTER = "torchyard.runs"  # tag of the experiment: the number its last run was given
 
 
 class RunRecord:
     """The record of one run in MLflow, addressed by its id from any thread.
 
-    Whatever fails raises RunError with one message that names the store; only the buffer of
-    metrics waits out a store that is away for a while.
+    While the store is away nothing raises: what it should be told is kept on disk, in order,
+    and sent when it is back. Whatever it refuses raises RunError.
 
     Attributes:
         run_id: MLflow's id.
         name: what people call the run, "lenet·sgd·digits #12".
         experiment_id: the experiment it belongs to.
+        has_model: whether a model was logged.
     """
 
-    def __init__(self, client: MlflowClient, run_id: str, name: str, experiment_id: str) -> None:
-        self.run_id = run_id
-        self.name = name
-        self.experiment_id = experiment_id
+    def __init__(self, client: MlflowClient, run: Run) -> None:
+        self.run_id: str = run.info.run_id
+        self.name: str = run.info.run_name
+        self.experiment_id: str = run.info.experiment_id
+        self.has_model = bool(run.outputs and run.outputs.model_outputs)
         self._client = client
         self._uri: str = client.tracking_uri
-        self._buffer: list[Metric] = []
+        self._outbox = outbox_of(self.run_id)
+        self._next_try = 0.0
+        self._buffer: list[dict[str, Any]] = []
         self._recorded: set[tuple[str, int]] = set()  # (key, step): a repeated step adds nothing
         self._digests: set[str] = set()  # of the data it began with
-        self._sending = threading.Lock()
+        self._flushing, self._telling = threading.Lock(), threading.Lock()
         self._last_flush = time.monotonic()
 
     @classmethod
@@ -110,7 +114,7 @@ class RunRecord:
                 tags={**source_tags(), **git_tags(), **owner_tags()},
                 run_name=name,
             )
-        record = cls(client, run.info.run_id, name, experiment.experiment_id)
+        record = cls(client, run)
         try:
             record.set_tags(tags)
             record.log_parameters(parameters)
@@ -133,8 +137,7 @@ class RunRecord:
         load_mlflow()
         with store_errors(uri), one_at_a_time(uri):
             client = open_store(uri)
-            info = client.get_run(run_id).info
-        return cls(client, run_id, info.run_name, info.experiment_id)
+            return cls(client, client.get_run(run_id))
 
     @classmethod
     def tagged(cls, tag: str, value: str) -> RunRecord | None:
@@ -164,6 +167,7 @@ class RunRecord:
         load_mlflow()
         with store_errors(uri), one_at_a_time(uri):
             client = open_store(uri)
+            send_kept(client, run_id)
             run = client.get_run(run_id)
             named = f"run {run_id} ({run.info.run_name})"
             own = owner_tags()
@@ -173,7 +177,7 @@ class RunRecord:
             if run.info.status == "RUNNING" and lives:
                 raise UserError(f"{named} is running, in process {run.data.tags[PROCESS]}.")
             client.update_run(run_id, status="RUNNING")
-            record = cls(client, run_id, run.info.run_name, run.info.experiment_id)
+            record = cls(client, run)
             for key in run.data.metrics:
                 history = client.get_metric_history(run_id, key)
                 record._recorded |= {(key, metric.step) for metric in history}
@@ -186,11 +190,9 @@ class RunRecord:
         return record
 
     @property
-    def has_model(self) -> bool:
-        """Whether a model was logged."""
-        with store_errors(self._uri):
-            run = self._client.get_run(self.run_id)
-        return bool(run.outputs and run.outputs.model_outputs)
+    def unsent(self) -> int:
+        """How many entries are kept on disk, because the store is away."""
+        return len(self._outbox)
 
     @property
     def url(self) -> str:
@@ -206,57 +208,38 @@ class RunRecord:
         Raises:
             RunError: also where a parameter was recorded before with another value.
         """
-        from mlflow.entities import Param
-
-        entries = [
-            Param(safe_key(key), shortened(value, MAX_PARAMETER))
-            for key, value in flattened(parameters)
-        ]
-        with store_errors(self._uri):
-            for batch in batches(entries, MAX_ENTRIES):
-                self._client.log_batch(self.run_id, params=batch, synchronous=True)
+        flat = flattened(parameters)
+        self._tell(
+            "parameters", {safe_key(key): shortened(value, MAX_PARAMETER) for key, value in flat}
+        )
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
         """Set tags; one that is longer than MLflow takes ends with its length."""
-        from mlflow.entities import RunTag
-
-        entries = [
-            RunTag(safe_key(key), shortened(str(value), MAX_TAG)) for key, value in tags.items()
-        ]
-        with store_errors(self._uri):
-            for batch in batches(entries, MAX_ENTRIES):
-                self._client.log_batch(self.run_id, tags=batch, synchronous=True)
+        self._tell(
+            "tags", {safe_key(key): shortened(str(value), MAX_TAG) for key, value in tags.items()}
+        )
 
     def describe(self, markdown: str) -> None:
         """Show a text as the run's description."""
         self.set_tags({"mlflow.note.content": markdown})
 
     def log_metrics(self, values: Mapping[str, float], step: int) -> None:
-        """Add metrics to the buffer, and send it when it has waited for some seconds.
-
-        Raises nothing over a store that is away: the metrics wait for the next `flush`.
-        """
+        """Add metrics to the buffer, and send it when it has waited for some seconds."""
         for metric in metrics_now(values, step):
-            if (metric.key, step) not in self._recorded:
-                self._recorded.add((metric.key, step))
+            if (metric["key"], step) not in self._recorded:
+                self._recorded.add((metric["key"], step))
                 self._buffer.append(metric)
         if time.monotonic() - self._last_flush >= FLUSH_SECONDS:
-            try:
-                self.flush()
-            except RunError as error:
-                logger.warning("%s %d metrics wait.", error, len(self._buffer))
+            self.flush()
 
     def flush(self) -> None:
-        """Send the buffered metrics; what could not be sent stays in the buffer."""
-        # Only sending is locked: others append at the end meanwhile, and must not wait for
-        # a server that is slow to answer.
-        with self._sending, store_errors(self._uri):
-            try:
-                while batch := self._buffer[:MAX_METRICS]:
-                    self._client.log_batch(self.run_id, metrics=batch, synchronous=True)
-                    del self._buffer[: len(batch)]
-            finally:
-                self._last_flush = time.monotonic()
+        """Send the buffered metrics."""
+        # Others append at the end meanwhile, and must not wait for a server that is slow.
+        with self._flushing:
+            if batch := self._buffer[:]:
+                self._tell("metrics", {"metrics": batch})
+                del self._buffer[: len(batch)]
+            self._last_flush = time.monotonic()
 
     def log_dataset(self, prepared: PreparedDataset) -> None:
         """Record both splits as the run's inputs, with digest, counts and statistics.
@@ -270,13 +253,17 @@ class RunRecord:
                 f"dataset {prepared.name}: it has changed since run {self.run_id} began: its "
                 f"digest is {digest} and was {' or '.join(sorted(self._digests))}."
             )
-        with store_errors(self._uri):
-            self._client.log_inputs(self.run_id, datasets=dataset_inputs(prepared))
+        self._tell("dataset", {"folder": str(prepared.folder)})
+
+    def log_file(self, file: Path, artifact_path: str) -> None:
+        """Keep a copy of a file as `artifact_path` of the run."""
+        with self._as_artifact(artifact_path) as copy:
+            shutil.copyfile(file, copy)
 
     def log_text(self, text: str, artifact_path: str) -> None:
         """Keep a text as the file `artifact_path` of the run."""
-        with store_errors(self._uri):
-            self._client.log_text(self.run_id, text, artifact_path)
+        with self._as_artifact(artifact_path) as file:
+            file.write_text(text, "utf-8")
 
     def log_file(self, file: Path) -> None:
         """Keep a file as an artifact, under its own name."""
@@ -285,8 +272,16 @@ class RunRecord:
 
     def log_figure(self, figure: Figure, artifact_path: str) -> None:
         """Keep a figure as a picture; the ending of `artifact_path` says of which kind."""
-        with store_errors(self._uri):
-            self._client.log_figure(self.run_id, figure, artifact_path)
+        with self._as_artifact(artifact_path) as file:
+            figure.savefig(file)
+
+    @contextmanager
+    def _as_artifact(self, artifact_path: str) -> Iterator[Path]:
+        folder, _, name = artifact_path.rpartition("/")
+        with store_errors(self._uri), tempfile.TemporaryDirectory() as scratch:
+            file = Path(scratch) / name
+            yield file
+            self._tell("artifact", {"folder": folder or None}, file)
 
     def log_model(
         self,
@@ -296,8 +291,10 @@ class RunRecord:
         torch_version: str,
         metrics: Mapping[str, float] | None = None,
         step: int = 0,
-    ) -> str:
+    ) -> None:
         """Log an exported network as an MLflow model, tied to run, data set and metrics.
+
+        mlflow.pyfunc and mlflow.pytorch load it as "runs:/<run_id>/model".
 
         Args:
             exported: the file torch.export.save wrote, its tensors on the CPU.
@@ -306,69 +303,60 @@ class RunRecord:
             metrics: the model's results on the test split; they become the run's metrics too.
             step: the epoch the model is from.
 
-        Returns:
-            "models:/<id>", which mlflow.pyfunc and mlflow.pytorch load.
-
         Raises:
-            RunError: there is no such file, or the store did not take the model.
+            RunError: there is no such file, or the store refused the model.
         """
-        from mlflow.entities import LoggedModelOutput
-
         if not exported.is_file():
             raise RunError(f"The exported network {exported} is missing.")
-        client = self._client
-        with store_errors(self._uri):
-            model = client.create_logged_model(
-                self.experiment_id,
-                name="model",
-                source_run_id=self.run_id,
-                params=client.get_run(self.run_id).data.params,
-                model_type="classifier",
-            )
-            try:
-                with tempfile.TemporaryDirectory() as folder:
-                    write_model(
-                        Path(folder),
-                        exported,
-                        prepared,
-                        torch_version=torch_version,
-                        run_id=self.run_id,
-                        model_id=model.model_id,
-                        location=model.artifact_location,
-                    )
-                    client.log_model_artifacts(model.model_id, folder)
-                client.finalize_logged_model(model.model_id, "READY")
-            except BaseException:
-                with suppress(Exception):
-                    client.finalize_logged_model(model.model_id, "FAILED")
-                raise
-            client.log_outputs(self.run_id, [LoggedModelOutput(model.model_id, step)])
-        links = dataset_links(prepared, "test")
-        links |= {"model_id": model.model_id, "run_id": self.run_id}
-        self._buffer.extend(metrics_now(metrics or {}, step, **links))
-        self.flush()
-        return f"models:/{model.model_id}"
+        values = {
+            "data": str(prepared.folder),
+            "torch_version": torch_version,
+            "metrics": metrics_now(metrics or {}, step),
+            "step": step,
+        }
+        self._tell("model", values, exported)
+        self.has_model = True
 
     def finish(self, status: Literal["FINISHED", "FAILED", "KILLED"], reason: str = "") -> None:
         """Send what is buffered and end the run; the tag torchyard.reason says why.
 
         Raises:
-            RunError: a FINISHED run's last figures could not be recorded. For one that
-                FAILED or was KILLED the store's trouble goes to the log: it must not hide
-                what ended the run.
+            RunError: the store refused a FINISHED run's last figures. For one that FAILED or
+                was KILLED the refusal goes to the log: it must not hide what ended the run.
         """
+        now = time.time_ns() // 1_000_000
+        end = {"status": status, "reason": shortened(reason, MAX_TAG), "end_time": now}
+        self._next_try = 0.0
         if status == "FINISHED":
             self.flush()
-            self._terminate(status, reason)
+            self._tell("end", end)
             return
         try:
-            self._terminate(status, reason)  # first: a second Ctrl-C may come
+            self._tell("end", end)  # first: a second Ctrl-C may come
             self.flush()
         except (RunError, UserError) as error:
             logger.warning("The run's end (%s) is not wholly recorded. %s", status, error)
 
-    def _terminate(self, status: str, reason: str) -> None:
-        with store_errors(self._uri):
-            self._client.set_terminated(self.run_id, status)
-        if reason:
-            self.set_tags({REASON: reason})
+    def _tell(self, kind: str, values: Mapping[str, Any], attachment: Path | None = None) -> None:
+        """Tell MLflow, or keep it on disk where the store is away or older entries wait."""
+        entry = Entry(kind, values, attachment)
+        with self._telling:
+            if not self._try(lambda: deliver(self._client, self.run_id, entry)):
+                self._outbox.put(entry)
+
+    def _try(self, tell: Callable[[], object]) -> bool:
+        """Whether the store could be told, what was kept before that included."""
+        if self._outbox and time.monotonic() < self._next_try:
+            return False
+        try:
+            with store_errors(self._uri):
+                if not answers(self._uri):
+                    raise ConnectionError("Connection refused, or no answer")
+                send_kept(self._client, self.run_id)
+                tell()
+        except StoreAwayError as error:
+            if not self._outbox:
+                logger.warning("%s What it should be told waits on disk.", error)
+            self._next_try = time.monotonic() + RETRY_SECONDS
+            return False
+        return True

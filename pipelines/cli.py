@@ -17,6 +17,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from core.config import Recipe, preset_names, resolve
+from core.delivery import send_kept
 from core.errors import RunError, UserError
 from core.host import host
 from core.runs import find_run, recorded_config
@@ -75,8 +76,16 @@ def resume(
     client = open_existing(uri)
     with store_errors(uri):
         found = find_run(client, run)
+        run_id = found.info.run_id
+        if send_kept(client, run_id):
+            found = client.get_run(run_id)
+            if found.info.status == "FINISHED":
+                stdout.print(
+                    f"{found.info.run_name}: what had waited for MLflow is sent; it is whole."
+                )
+                return
         recipe = resolve(recorded_config(client, found), host())
-    _run(recipe, found.info.run_id)
+    _run(recipe, run_id)
 
 
 def _run(recipe: Recipe, run_id: str | None = None) -> None:

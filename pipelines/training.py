@@ -89,6 +89,12 @@ def train_pipeline(config: RunConfig, run_id: str | None = None) -> Outcome:
         predictions = evaluate_model(config, data, trained, record.run_id)
         outcome = report_per_class(config, data, trained, predictions, record.run_id)
         record.finish("FINISHED")
+        if record.unsent:
+            _say(
+                "record",
+                f"MLflow does not answer: {record.unsent} entries wait on disk for it; "
+                f"`torchyard resume {record.run_id}` sends them, and so does the next run.",
+            )
     except BaseException as error:
         interrupted = isinstance(error, KeyboardInterrupt)
         reason = "interrupted" if interrupted else str(error).strip() or type(error).__name__

@@ -18,10 +18,11 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from core import entries, store, tracking
+from core import delivery, entries, store, tracking
 from core.dataset import MANIFEST, PreparedDataset
 from core.entries import class_metric_keys
-from core.errors import RunError, UserError
+from core.errors import RunError, StoreAwayError, UserError
+from core.outbox import Entry, Outbox
 from core.provenance import git_tags
 from core.store import check_writable, tracking_uri
 from core.tracking import RunRecord
@@ -119,6 +120,12 @@ def stored(record: RunRecord):
     from mlflow import MlflowClient
 
     return MlflowClient(record._uri).get_run(record.run_id)
+
+
+def model_of(record: RunRecord) -> str:
+    """The id of the one model a run has."""
+    [output] = stored(record).outputs.model_outputs
+    return output.model_id
 
 
 # --- Where runs are kept -------------------------------------------------------------------
@@ -365,13 +372,14 @@ def test_the_model_loads_and_predicts_like_the_network(
 
     record.log_parameters({"optimizer": {"lr": 0.1}})
     record.log_dataset(prepared)
-    uri = record.log_model(
+    record.log_model(
         exported,
         prepared,
         torch_version=torch.__version__,
         metrics={"test/accuracy": 0.75},
         step=2,
     )
+    uri = f"models:/{model_of(record)}"
     monkeypatch.setenv("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
     monkeypatch.setattr(mlflow.tracking._tracking_service.utils, "_tracking_uri", record._uri)
     generic, native = mlflow.pyfunc.load_model(uri), mlflow.pytorch.load_model(uri)
@@ -407,9 +415,9 @@ def test_the_model_folder_is_what_mlflow_itself_writes(
     import yaml
     from mlflow.models import Model
 
-    uri = record.log_model(exported, prepared, torch_version=torch.__version__)
+    record.log_model(exported, prepared, torch_version=torch.__version__)
     client = record._client
-    ours = Path(client.get_logged_model(uri.removeprefix("models:/")).artifact_location[7:])
+    ours = Path(client.get_logged_model(model_of(record)).artifact_location[7:])
     ours = Path(urllib.request.url2pathname(str(ours)))
     theirs = tmp_path / "theirs"
     (tmp_path / "classes.json").write_text(json.dumps(CLASSES))
@@ -441,7 +449,7 @@ def test_the_model_folder_is_what_mlflow_itself_writes(
         )
 
 
-def test_a_model_that_cannot_be_written_is_marked_as_failed(
+def test_a_model_whose_upload_was_cut_short_is_logged_once(
     record: RunRecord, prepared: PreparedDataset, exported: Path, monkeypatch
 ) -> None:
     with pytest.raises(RunError, match="missing"):
@@ -450,47 +458,37 @@ def test_a_model_that_cannot_be_written_is_marked_as_failed(
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(tracking, "write_model", full)
-    with pytest.raises(RunError, match="no space left"):
-        record.log_model(exported, prepared, torch_version="2")
-    [model] = record._client.search_logged_models(
-        [record.experiment_id], f"source_run_id = '{record.run_id}'"
-    )
-    assert model.status == "FAILED"
+    def models() -> list[str]:
+        of_run = f"source_run_id = '{record.run_id}'"
+        return [
+            model.status
+            for model in record._client.search_logged_models([record.experiment_id], of_run)
+        ]
+
+    with monkeypatch.context() as trouble:
+        trouble.setattr(delivery, "write_model", full)
+        record.log_model(exported, prepared, torch_version="2", metrics={"test/accuracy": 0.5})
+    assert (models(), record.unsent) == (["FAILED"], 1)
+    record.finish("FINISHED")
+    assert (models(), record.unsent) == (["READY"], 0)
+    assert record._client.get_logged_model(model_of(record)).metrics[0].value == 0.5
+
+    # Told again, as by a process that died before it noted that it had told.
+    repeated = Entry("model", {"data": str(prepared.folder), "metrics": [], "step": 0}, exported)
+    delivery.deliver(record._client, record.run_id, repeated)
+    assert models() == ["READY"]
+    model_of(record)
 
 
 # --- Trouble -------------------------------------------------------------------------------
 
 
-def test_a_store_that_is_away_keeps_the_metrics_waiting(
-    yard: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    from mlflow.exceptions import MlflowException
-
-    record = start()
-
-    def away(*_: object, **__: object) -> None:
-        raise MlflowException("HTTPConnectionPool: Max retries exceeded with url /api")
-
-    monkeypatch.setattr(tracking, "FLUSH_SECONDS", 0.0)
-    with monkeypatch.context() as outage:
-        outage.setattr(record._client, "log_batch", away)
-        outage.setattr(record._client, "set_terminated", away)
-        record.log_metrics({"train/loss": 0.5}, 1)
-        assert "does not answer. 1 metrics wait." in caplog.text
-        with pytest.raises(RunError, match="does not answer"):
-            record.flush()
-        with pytest.raises(RunError, match="does not answer"):
-            record.finish("FINISHED")
-        record.finish("FAILED", "the reason")  # hides nothing
-    record.log_metrics({"train/loss": 0.4}, 2)
-    record.finish("FINISHED")
-    history = record._client.get_metric_history(record.run_id, "train/loss")
-    assert [(point.step, point.value) for point in history] == [(1, 0.5), (2, 0.4)]
-
-
 def test_a_locked_database_is_one_message(
-    record: RunRecord, database: str, monkeypatch, capfd: pytest.CaptureFixture[str]
+    record: RunRecord,
+    database: str,
+    monkeypatch,
+    capfd: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     import sqlite3
 
@@ -505,8 +503,10 @@ def test_a_locked_database_is_one_message(
     other = sqlite3.connect(database.removeprefix("sqlite:///"))
     other.execute("BEGIN EXCLUSIVE")
     try:
+        record.set_tags({"a": "b"})
+        record.set_tags({"a": "c"})
         with pytest.raises(RunError) as failure:
-            record.set_tags({"a": "b"})
+            RunRecord.open(record.run_id)
     finally:
         other.rollback()
         other.close()
@@ -514,6 +514,11 @@ def test_a_locked_database_is_one_message(
     assert str(failure.value).endswith("is locked by another program.")
     assert "database is locked" in failure.value.details
     assert capfd.readouterr() == ("", "")
+    [told] = caplog.messages  # once, not for every entry
+    assert told.endswith("is locked by another program. What it should be told waits on disk.")
+    assert record.unsent == 2
+    record.finish("FINISHED")
+    assert (stored(record).data.tags["a"], record.unsent) == ("c", 0)
 
 
 def test_a_file_that_is_no_database_is_named(tmp_path: Path) -> None:
@@ -679,13 +684,39 @@ def test_two_first_runs_at_once_succeed_quietly_and_without_torch(
     assert [err for _, err in outputs] == ["", ""]
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """MLflow's own server application over real HTTP, in a thread.
+class Server:
+    """MLflow's own server application over real HTTP, in a thread; it can go and come back.
 
     `mlflow server` as a program imports MLflow twice more: 15 seconds here.
     """
-    import uvicorn
+
+    def __init__(self) -> None:
+        self.port = 0
+        self.start()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        import uvicorn
+        from mlflow.server.fastapi_app import app
+
+        config = uvicorn.Config(app, port=self.port, log_level="critical", lifespan="off")
+        self._web = uvicorn.Server(config)
+        self._thread = threading.Thread(target=self._web.run)
+        self._thread.start()
+        while not self._web.started:
+            time.sleep(0.02)
+        self.port = self._web.servers[0].sockets[0].getsockname()[1]
+
+    def stop(self) -> None:
+        self._web.should_exit = True
+        self._thread.join()
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     from mlflow.server import constants
 
     folder = tmp_path_factory.mktemp("server")
@@ -694,31 +725,26 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         patch.setenv(constants.ARTIFACT_ROOT_ENV_VAR, "mlflow-artifacts:/")
         patch.setenv(constants.ARTIFACTS_DESTINATION_ENV_VAR, str(folder / "artifacts"))
         patch.setenv(constants.SERVE_ARTIFACTS_ENV_VAR, "true")
-        from mlflow.server.fastapi_app import app
+        server = Server()
+        yield server
+        server.stop()
 
-        config = uvicorn.Config(app, port=0, log_level="critical", lifespan="off")
-        web = uvicorn.Server(config)
-        thread = threading.Thread(target=web.run)
-        thread.start()
-        while not web.started:
-            time.sleep(0.02)
-        yield f"http://127.0.0.1:{web.servers[0].sockets[0].getsockname()[1]}"
-        web.should_exit = True
-        thread.join()
+
+@pytest.fixture
+def server(running: Server, monkeypatch: pytest.MonkeyPatch) -> Server:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", running.url)
+    return running
 
 
 def test_a_server_takes_the_whole_record(
-    server: str, prepared: PreparedDataset, exported: Path, monkeypatch, capfd
+    server: Server, prepared: PreparedDataset, exported: Path, capfd
 ) -> None:
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", server)
     record = start(optimizer={"lr": 0.1})
-    assert record.url.startswith(f"{server}/#/experiments/")
+    assert record.url.startswith(f"{server.url}/#/experiments/")
     record.log_dataset(prepared)
     record.log_metrics({"train/loss": 1.0, "bad": math.nan}, 0)
     record.log_text("# report", "report.md")
-    uri = record.log_model(
-        exported, prepared, torch_version="2.15.0", metrics={"test/accuracy": 0.5}
-    )
+    record.log_model(exported, prepared, torch_version="2.15.0", metrics={"test/accuracy": 0.5})
     record.finish("FINISHED")
     assert capfd.readouterr() == ("", "")
 
@@ -727,7 +753,7 @@ def test_a_server_takes_the_whole_record(
     assert run.data.metrics["test/accuracy"] == 0.5
     assert math.isnan(run.data.metrics["bad"])
     assert len(run.inputs.dataset_inputs) == 2
-    logged = record._client.get_logged_model(uri.removeprefix("models:/"))
+    logged = record._client.get_logged_model(model_of(record))
     assert logged.status == "READY"
     files = record._client.list_logged_model_artifacts(logged.model_id, "data")
     assert [file.path for file in files] == ["data/model.pt2"]
@@ -741,3 +767,156 @@ def test_a_server_that_is_not_there_is_one_message(
     with pytest.raises(RunError, match=r"^The MLflow store http://127.0.0.1:9 does not answer\.$"):
         start()
     assert capfd.readouterr() == ("", "")
+
+
+# --- A server that goes away ---------------------------------------------------------------
+
+
+def tell_everything(record: RunRecord, prepared: PreparedDataset, exported: Path) -> None:
+    from matplotlib.figure import Figure
+
+    record.log_parameters({"optimizer": {"lr": 0.1}})
+    record.set_tags({"device": "cpu"})
+    record.log_dataset(prepared)
+    record.log_metrics({"train/loss": 1.0, "bad": math.nan}, 1)
+    record.log_text("# 报告", "report.md")
+    record.log_figure(Figure(), "pictures/confusion.png")
+    record.log_model(exported, prepared, torch_version="2.15.0", metrics={"test/accuracy": 0.5})
+    record.log_metrics({"train/loss": 0.5}, 2)
+
+
+def all_there(record: RunRecord) -> None:
+    run, client = stored(record), record._client
+    assert run.info.status == "FINISHED"
+    assert run.info.end_time < time.time() * 1000
+    assert run.data.params == {"optimizer.lr": "0.1"}
+    assert run.data.tags["device"] == "cpu"
+    assert run.data.metrics["test/accuracy"] == 0.5
+    losses = client.get_metric_history(record.run_id, "train/loss")
+    assert [(point.step, point.value) for point in losses] == [(1, 1.0), (2, 0.5)]
+    assert len(run.inputs.dataset_inputs) == 2
+    assert sorted(file.path for file in client.list_artifacts(record.run_id)) == [
+        "pictures",
+        "report.md",
+    ]
+    assert Path(client.download_artifacts(record.run_id, "report.md")).read_text() == "# 报告"
+    logged = client.get_logged_model(model_of(record))
+    assert (logged.status, logged.metrics[0].value) == ("READY", 0.5)
+
+
+def test_what_a_server_misses_waits_on_disk_until_it_is_back(
+    server: Server, prepared: PreparedDataset, exported: Path, monkeypatch, caplog
+) -> None:
+    record = start()
+    server.stop()
+    try:
+        tell_everything(record, prepared, exported)
+        record.finish("FINISHED")
+        assert record.unsent == 8
+        assert [*caplog.messages] == [
+            f"The MLflow store {server.url} does not answer. What it should be told waits on disk."
+        ]
+    finally:
+        server.start()
+    assert stored(record).info.status == "RUNNING"
+    # Of a living process nothing is touched; once it is dead, the next run's start sends it.
+    start().finish("FINISHED")
+    assert stored(record).info.status == "RUNNING"
+    record._client.set_tag(record.run_id, "torchyard.process", "999999999 0.00")
+    start().finish("FINISHED")
+    all_there(record)
+    assert record.unsent == 0
+
+
+def test_a_server_that_comes_back_in_mid_run_is_told_all_in_order(
+    server: Server, prepared: PreparedDataset, exported: Path, monkeypatch
+) -> None:
+    record = start()
+    server.stop()
+    try:
+        tell_everything(record, prepared, exported)
+        record.set_tags({"device": "cuda"})
+    finally:
+        server.start()
+    record.set_tags({"device": "mps"})
+    assert record.unsent  # it is not asked for every entry
+    monkeypatch.setattr(record, "_next_try", 0.0)
+    record.set_tags({"device": "cpu"})
+    assert record.unsent == 0
+    record.finish("FINISHED")
+    all_there(record)
+
+
+def test_an_entry_that_was_sent_twice_is_recorded_once(
+    server: Server, prepared: PreparedDataset, exported: Path, tmp_path: Path
+) -> None:
+    import shutil
+
+    record = start()
+    server.stop()
+    try:
+        tell_everything(record, prepared, exported)
+        record.finish("FINISHED")
+    finally:
+        server.start()
+    outbox = delivery.outbox_of(record.run_id).folder
+    shutil.copytree(outbox, tmp_path / "again")
+    assert delivery.send_kept(record._client, record.run_id) == 8
+    (tmp_path / "again").rename(outbox.with_name("repeated"))
+    outbox.rmdir()
+    outbox.with_name("repeated").rename(outbox)
+    assert delivery.send_kept(record._client, record.run_id) == 8
+    all_there(record)
+
+
+def test_a_run_that_finished_without_its_server_is_finished_when_taken_up(
+    server: Server, prepared: PreparedDataset, exported: Path
+) -> None:
+    record = start()
+    server.stop()
+    try:
+        tell_everything(record, prepared, exported)
+        record.finish("FINISHED")
+    finally:
+        server.start()
+    with pytest.raises(UserError, match="is finished: there is nothing left to do"):
+        RunRecord.taken_up(record.run_id)
+    all_there(record)
+
+
+def test_what_a_server_refuses_is_not_kept(server: Server) -> None:
+    record = start(seed=0)
+    with pytest.raises(RunError, match="refused") as failure:
+        record.log_parameters({"seed": 1})
+    assert not isinstance(failure.value, StoreAwayError)
+    assert record.unsent == 0
+    record.finish("FAILED")
+
+
+@given(st.lists(st.text(), max_size=8), st.integers(0, 8))
+def test_an_outbox_keeps_order_and_goes_on_where_it_was_stopped(
+    tmp_path_factory: pytest.TempPathFactory, texts: list[str], stop: int
+) -> None:
+    folder = tmp_path_factory.mktemp("outbox")
+    outbox = Outbox(folder / "run")
+    for text in texts:
+        (folder / "a file").write_bytes(text.encode())
+        outbox.put(Entry("text", {"text": text}, folder / "a file"))
+    (folder / "a file").unlink(missing_ok=True)
+    told = []
+    for entry in outbox.waiting():
+        if len(told) == stop:
+            break  # the store went away, or the process died
+        told.append(entry.values["text"])
+        assert entry.attachment.read_bytes() == told[-1].encode()
+    assert len(Outbox(folder / "run")) == max(0, len(texts) - stop)
+    outbox.put(Entry("text", {"text": "last"}))
+    told += [entry.values["text"] for entry in outbox.waiting()]
+    assert told == [*texts, "last"]
+    assert len(outbox) == 0
+
+
+def test_an_outbox_that_cannot_be_written_says_so(tmp_path: Path) -> None:
+    (tmp_path / "run").write_text("in the way")
+    with pytest.raises(RunError, match=r"cannot be kept in .*run either"):
+        Outbox(tmp_path / "run").put(Entry("tags", {}))

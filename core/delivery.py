@@ -1,0 +1,145 @@
+"""What each kind of entry means to MLflow, and sending those that were kept.
+
+Every delivery may happen twice (the process died before it was noted) and changes nothing
+the second time: MLflow keeps one point of a metric for a step, a time and a value, tags and
+files are replaced, and a model is looked for before it is made.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from core.dataset import PreparedDataset
+from core.entries import MAX_ENTRIES, MAX_METRICS, batches, dataset_inputs, dataset_links
+from core.folders import run_folder
+from core.logged_model import write_model
+from core.outbox import Entry, Outbox
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+MODEL_TYPE = "classifier"
+REASON = "torchyard.reason"
+
+
+def deliver(client: MlflowClient, run_id: str, entry: Entry) -> None:
+    """Tell MLflow one thing about a run; raises what MLflow raises."""
+    _DELIVERIES[entry.kind](client, run_id, entry)
+
+
+def outbox_of(run_id: str) -> Outbox:
+    """Where the entries of a run wait."""
+    return Outbox(run_folder(run_id) / "outbox")
+
+
+def send_kept(client: MlflowClient, run_id: str) -> int:
+    """Tell MLflow what was kept of a run whose process is gone; gives the number of entries."""
+    outbox = outbox_of(run_id)
+    kept = len(outbox)
+    for entry in outbox.waiting():
+        deliver(client, run_id, entry)
+    return kept
+
+
+def _metrics(client: MlflowClient, run_id: str, entry: Entry) -> None:
+    from mlflow.entities import Metric
+
+    metrics = [Metric(**point) for point in entry.values["metrics"]]
+    for batch in batches(metrics, MAX_METRICS):
+        client.log_batch(run_id, metrics=batch, synchronous=True)
+
+
+def _parameters(client: MlflowClient, run_id: str, entry: Entry) -> None:
+    from mlflow.entities import Param
+
+    for batch in batches([Param(*item) for item in entry.values.items()], MAX_ENTRIES):
+        client.log_batch(run_id, params=batch, synchronous=True)
+
+
+def _tags(client: MlflowClient, run_id: str, entry: Entry) -> None:
+    from mlflow.entities import RunTag
+
+    for batch in batches([RunTag(*item) for item in entry.values.items()], MAX_ENTRIES):
+        client.log_batch(run_id, tags=batch, synchronous=True)
+
+
+def _artifact(client: MlflowClient, run_id: str, entry: Entry) -> None:
+    client.log_artifact(run_id, str(entry.attachment), entry.values["folder"])
+
+
+def _dataset(client: MlflowClient, run_id: str, entry: Entry) -> None:
+    prepared = PreparedDataset.open(Path(entry.values["folder"]))
+    client.log_inputs(run_id, datasets=dataset_inputs(prepared))
+
+
+def _model(client: MlflowClient, run_id: str, entry: Entry) -> None:
+    """Log the exported network as a model, tied to run, data set and metrics."""
+    from mlflow.entities import LoggedModelOutput, LoggedModelStatus
+
+    run = client.get_run(run_id)
+    prepared = PreparedDataset.open(Path(entry.values["data"]))
+    linked = [output.model_id for output in run.outputs.model_outputs] if run.outputs else []
+    ready = None
+    for found in client.search_logged_models(
+        [run.info.experiment_id], f"source_run_id = '{run_id}'"
+    ):
+        if found.status == LoggedModelStatus.READY:
+            ready = found.model_id
+        else:  # its upload was cut short
+            client.delete_logged_model(found.model_id)
+    model_id = ready or _upload(client, run, entry, prepared)
+    if model_id not in linked:
+        client.log_outputs(run_id, [LoggedModelOutput(model_id, entry.values["step"])])
+    links = dataset_links(prepared, "test") | {"model_id": model_id, "run_id": run_id}
+    points = [point | links for point in entry.values["metrics"]]
+    _metrics(client, run_id, Entry("metrics", {"metrics": points}))
+
+
+def _upload(client: MlflowClient, run: Any, entry: Entry, prepared: PreparedDataset) -> str:
+    assert entry.attachment is not None
+    model = client.create_logged_model(
+        run.info.experiment_id,
+        name="model",
+        source_run_id=run.info.run_id,
+        params=run.data.params,
+        model_type=MODEL_TYPE,
+    )
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            write_model(
+                Path(folder),
+                entry.attachment,
+                prepared,
+                torch_version=entry.values["torch_version"],
+                run_id=run.info.run_id,
+                model_id=model.model_id,
+                location=model.artifact_location,
+            )
+            client.log_model_artifacts(model.model_id, folder)
+        client.finalize_logged_model(model.model_id, "READY")
+    except BaseException:
+        with suppress(Exception):
+            client.finalize_logged_model(model.model_id, "FAILED")
+        raise
+    return str(model.model_id)
+
+
+def _end(client: MlflowClient, run_id: str, entry: Entry) -> None:
+    client.set_terminated(run_id, entry.values["status"], entry.values["end_time"])
+    if reason := entry.values["reason"]:
+        client.set_tag(run_id, REASON, reason)
+
+
+_DELIVERIES: dict[str, Callable[[MlflowClient, str, Entry], None]] = {
+    "metrics": _metrics,
+    "parameters": _parameters,
+    "tags": _tags,
+    "artifact": _artifact,
+    "dataset": _dataset,
+    "model": _model,
+    "end": _end,
+}
