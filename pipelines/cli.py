@@ -81,7 +81,7 @@ def resume(
             found = client.get_run(run_id)
             if found.info.status == "FINISHED":
                 stdout.print(
-                    f"{found.info.run_name}: what had waited for MLflow is sent; it is whole."
+                    f"{escape(found.info.run_name)}: it was finished, and MLflow now has all of it."
                 )
                 return
         recipe = resolve(recorded_config(client, found), host())
