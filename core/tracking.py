@@ -7,7 +7,6 @@ torch is never imported here, not even to log a model.
 from __future__ import annotations
 
 import logging
-import shutil
 import tempfile
 import threading
 import time
@@ -255,11 +254,6 @@ class RunRecord:
             )
         self._tell("dataset", {"folder": str(prepared.folder)})
 
-    def log_file(self, file: Path, artifact_path: str) -> None:
-        """Keep a copy of a file as `artifact_path` of the run."""
-        with self._as_artifact(artifact_path) as copy:
-            shutil.copyfile(file, copy)
-
     def log_text(self, text: str, artifact_path: str) -> None:
         """Keep a text as the file `artifact_path` of the run."""
         with self._as_artifact(artifact_path) as file:
@@ -267,8 +261,7 @@ class RunRecord:
 
     def log_file(self, file: Path) -> None:
         """Keep a file as an artifact, under its own name."""
-        with store_errors(self._uri):
-            self._client.log_artifact(self.run_id, str(file))
+        self._tell("artifact", {"folder": None}, file)
 
     def log_figure(self, figure: Figure, artifact_path: str) -> None:
         """Keep a figure as a picture; the ending of `artifact_path` says of which kind."""
