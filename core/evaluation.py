@@ -180,6 +180,11 @@ class Evaluation:
         """How many samples were evaluated."""
         return int(self.confusion.sum())
 
+    @property
+    def worst_class(self) -> str:
+        """The class of the least accuracy, of those that have test images; the first of equals."""
+        return str(self.per_class["class"].iloc[int(self.per_class["accuracy"].argmin())])
+
     def most_confused(self, count: int = 5) -> list[tuple[int, int, int]]:
         """(true class, predicted class, samples), the most frequent mistakes first."""
         mistakes = self.confusion.copy()

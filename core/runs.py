@@ -11,7 +11,7 @@ import psutil
 import yaml
 
 from core.delivery import REASON, send_kept
-from core.errors import UserError
+from core.errors import UserError, suggestion
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -19,9 +19,14 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
+    from core.prediction_table import PredictionTable
+
 HOST, PROCESS = "torchyard.host", "torchyard.process"
-RECENT = 200  # runs among which a name is looked for
-LATEST = "latest"
+RECENT = 200  # runs among which the nearest name is looked for
+LATEST, BEST, CHAMPION = "latest", "best", "champion"
+ACCEPTED = "an id, a name, latest, best, best:DATASET, champion, MODEL@ALIAS"
+NEWEST = "attributes.start_time DESC"
+ACCURACY = "test/accuracy"
 
 
 def owner_tags() -> dict[str, str]:
@@ -56,31 +61,121 @@ def end_orphans(client: MlflowClient, experiment_id: str) -> None:
 
 
 def find_run(client: MlflowClient, wanted: str) -> Run:
-    """The run a person means: by its id, by its name, or the `latest`.
+    """The run a person means.
+
+    Args:
+        client: of the store.
+        wanted: a run's id or its name (of runs of one name the newest), or `latest`; `best`,
+            the finished run with the greatest test accuracy, `best:DATASET` where there are
+            runs on several data sets; `NAME@ALIAS`, the run that a registered model is from,
+            `champion` alone where one model has that alias.
 
     Raises:
-        UserError: there is none; the message names the nearest.
+        UserError: there is none, or more than one is meant; the message names the nearest.
     """
     experiments = [found.experiment_id for found in client.search_experiments()]
-    runs = client.search_runs(
-        experiments, max_results=RECENT, order_by=["attributes.start_time DESC"]
-    )
-    if not runs:
+    if wanted == BEST or wanted.startswith(f"{BEST}:"):
+        return _best(client, experiments, wanted.partition(":")[2])
+    if wanted == CHAMPION:
+        return _aliased(client, _only_champion(client), CHAMPION)
+    name, at, alias = wanted.rpartition("@")
+    if at and not _named(client, experiments, wanted):
+        return _aliased(client, name, alias)
+    newest = _search(client, experiments, count=1)
+    if not newest:
         raise UserError(f"no run '{wanted}': there is no run yet.")
     if wanted == LATEST:
-        return runs[0]
-    known = {run.info.run_name: run for run in reversed(runs)}
-    known |= {run.info.run_id: run for run in runs}
-    if wanted in known:
-        return known[wanted]
-    if older := _by_id(client, wanted):
-        return older
+        return newest[0]
+    if found := _by_id(client, wanted) or _named(client, experiments, wanted):
+        return found
+    recent = _search(client, experiments, count=RECENT)
+    known = {run.info.run_name: run for run in reversed(recent)}
+    known |= {run.info.run_id: run for run in recent}
     begun = [name for name in known if wanted and name.startswith(wanted)]
     near = begun or difflib.get_close_matches(wanted, known, n=1)
-    run = known[near[0]] if near else runs[0]
-    found = f"{run.info.run_id} ({run.info.run_name})"
-    hint = f"Did you mean {found}?" if near else f"The last one is {found}."
-    raise UserError(f"no run with the id or name '{wanted}'. {hint}")
+    if near:
+        hint = f"Did you mean {_shown(known[near[0]])}?"
+    else:
+        hint = f"The last one is {_shown(newest[0])}."
+    raise UserError(f"no run with the id or name '{wanted}'. {hint}  (accepts: {ACCEPTED})")
+
+
+def _search(
+    client: MlflowClient,
+    experiments: list[str],
+    chosen: str = "",
+    order: str = NEWEST,
+    *,
+    count: int,
+) -> list[Run]:
+    return list(client.search_runs(experiments, chosen, max_results=count, order_by=[order]))
+
+
+def _shown(run: Run) -> str:
+    return f"{run.info.run_id} ({run.info.run_name})"
+
+
+def _named(client: MlflowClient, experiments: list[str], name: str) -> Run | None:
+    quote = '"' if "'" in name else "'"
+    if quote in name:  # MLflow's filters know no escape
+        return None
+    found = _search(client, experiments, f"attributes.run_name = {quote}{name}{quote}", count=1)
+    return found[0] if found else None
+
+
+def _best(client: MlflowClient, experiments: list[str], dataset: str) -> Run:
+    """The finished run of the greatest test accuracy; on which data set must be clear."""
+    order = f"metrics.`{ACCURACY}` DESC"
+    chosen = f"attributes.status = 'FINISHED' and metrics.`{ACCURACY}` >= 0"
+    found: dict[str, Run] = {}
+    while runs := _search(client, experiments, chosen, order, count=1):
+        name = runs[0].data.tags.get("dataset", "")
+        found[name] = runs[0]
+        chosen += f" and tags.dataset != '{name}'"
+    if not found:
+        raise UserError("best: no run has finished yet.")
+    if dataset:
+        if dataset not in found:
+            raise UserError(
+                f"best: no finished run on '{dataset}'.{suggestion(dataset, list(found))}"
+            )
+        return found[dataset]
+    if len(found) > 1:
+        names = " or ".join(f"{BEST}:{name}" for name in found)
+        raise UserError(f"best: there are runs on {len(found)} data sets: say {names}")
+    return next(iter(found.values()))
+
+
+def _only_champion(client: MlflowClient) -> str:
+    models = list(client.search_registered_models())
+    names: list[str] = [model.name for model in models if CHAMPION in model.aliases]
+    if not names:
+        raise UserError("champion: no registered model has the alias 'champion' yet.")
+    if len(names) > 1:
+        each = " or ".join(f"{name}@{CHAMPION}" for name in names)
+        raise UserError(f"champion: {len(names)} registered models have one: say {each}")
+    return names[0]
+
+
+def _aliased(client: MlflowClient, name: str, alias: str) -> Run:
+    """The run that a registered model's version is from."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        version = client.get_model_version_by_alias(name, alias)
+    except MlflowException as error:
+        models = {model.name: model.aliases for model in client.search_registered_models()}
+        if name in models:
+            has = suggestion(alias, list(models[name]))
+            raise UserError(
+                f"the registered model '{name}' has no alias '{alias}'.{has}"
+            ) from error
+        raise UserError(
+            f"'{name}@{alias}': no registered model '{name}'.{suggestion(name, list(models))}"
+        ) from error
+    if not version.run_id:
+        raise UserError(f"'{name}@{alias}' (version {version.version}) is not from a run.")
+    return client.get_run(version.run_id)
 
 
 def recorded_config(client: MlflowClient, run: Run) -> dict[str, Any]:
@@ -100,6 +195,26 @@ def recorded_config(client: MlflowClient, run: Run) -> dict[str, Any]:
         ) from error
     config: dict[str, Any] = yaml.safe_load(text)
     return config
+
+
+def recorded_predictions(client: MlflowClient, run: Run) -> PredictionTable:
+    """What a run predicted of its test samples.
+
+    Raises:
+        UserError: it has recorded none.
+        RunError: the file is damaged.
+    """
+    from mlflow.exceptions import MlflowException
+
+    from core.prediction_table import FILE, PredictionTable
+
+    try:
+        path = Path(client.download_artifacts(run.info.run_id, FILE))
+    except (MlflowException, OSError) as error:
+        raise UserError(
+            f"run {_shown(run)} has recorded no predictions: it is {run.info.status}."
+        ) from error
+    return PredictionTable.read(path)
 
 
 def _by_id(client: MlflowClient, run_id: str) -> Run | None:

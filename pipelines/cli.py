@@ -22,7 +22,7 @@ from core.errors import RunError, UserError
 from core.host import host
 from core.runs import find_run, recorded_config
 from core.store import check_writable, open_existing, store_errors, tracking_uri
-from pipelines import inspection, plugin_listing
+from pipelines import comparing, inspection, plugin_listing
 from pipelines.arguments import PRESETS, preset_recipe
 from pipelines.display import Display, display, stderr, stdout
 
@@ -62,7 +62,8 @@ def run(source: Source = None, overrides: Overrides = None) -> None:
 @app.command()
 def resume(
     run: Annotated[
-        str, typer.Argument(metavar="RUN", help="an MLflow run's id or name, or latest")
+        str,
+        typer.Argument(metavar="RUN", help="an MLflow run's id or name, latest, best, champion"),
     ],
 ) -> None:
     """Go on with a run that was killed or failed, from its last checkpoint.
@@ -168,6 +169,7 @@ def check(source: Source = None, overrides: Overrides = None) -> None:
 
 
 app.add_typer(inspection.commands)
+app.add_typer(comparing.commands)
 app.add_typer(plugin_listing.commands, name="plugins")
 
 

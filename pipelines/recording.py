@@ -60,6 +60,9 @@ def start_record(recipe: Recipe, run_id: str | None) -> RunRecord:
         if begun:  # it may have ended before all of this was there
             record.set_tags(tags)
             record.log_parameters(settings)
+        # As a metric it sorts: MLflow takes parameters for texts, where 1e-05 comes after 0.1.
+        if isinstance(rate := settings["optimizer"].get("lr"), int | float):
+            record.log_metrics({"train/base_learning_rate": rate}, step=0)
         record.log_text(
             yaml.safe_dump(settings, sort_keys=False, allow_unicode=True), "config.yaml"
         )
@@ -135,16 +138,22 @@ def record_training(record: RunRecord, trained: Mapping[str, Any], folder: str) 
     )
     metrics = {
         "train/mean_images_per_second": fit["images_per_second"],
+        "train/epochs": fit["epochs"],
         "train/best_epoch": fit["best_epoch"],
         "train/steps": fit["steps"],
+        "train/parameters": trained["parameters"],
     }
     metrics |= {f"system/{key}": value for key, value in trained["peaks"].items()}
     record.log_metrics(metrics, step=fit["epochs"])
 
 
 def overall_metrics(result: Evaluation) -> dict[str, float]:
-    """Accuracy and loss on the test split."""
-    return {"test/accuracy": result.accuracy, "test/loss": result.cross_entropy}
+    """Accuracy and loss on the test split, and the recall of the worst class."""
+    return {
+        "test/accuracy": result.accuracy,
+        "test/loss": result.cross_entropy,
+        "test/worst_recall": float(result.per_class["accuracy"].min()),
+    }
 
 
 def class_metrics(result: Evaluation, classes: Sequence[str]) -> dict[str, float]:

@@ -81,6 +81,7 @@ def train_pipeline(config: RunConfig, run_id: str | None = None) -> Outcome:
     config = recipe.config
     check_writable(tracking_uri())
     check_config(config)
+    began = time.perf_counter()
     record = recording.start_record(recipe, run_id)
     _records[record.run_id] = record
     try:
@@ -88,6 +89,7 @@ def train_pipeline(config: RunConfig, run_id: str | None = None) -> Outcome:
         trained = train_model(config, data, record.run_id)
         predictions = evaluate_model(config, data, trained, record.run_id)
         outcome = report_per_class(config, data, trained, predictions, record.run_id)
+        record.log_metrics({"time/total_seconds": time.perf_counter() - began}, step=0)
         record.finish("FINISHED")
         if record.unsent:
             _say(
@@ -176,6 +178,7 @@ def evaluate_model(config: RunConfig, data: str, trained: Trained, run_id: str) 
         PredictionTable.of(predictions, record.name, prepared).write(target)
         record.log_file(target)
         record.log_metrics(recording.class_metrics(result, prepared.classes), step=epoch)
+        record.set_tags({"worst_class": result.worst_class})
         _say(
             "evaluate",
             f"{result.accuracy:.1%} of {result.images:,} test samples right, "

@@ -1,0 +1,146 @@
+"""Plots for pages: drawn by matplotlib as SVG, in the colours of the page that they stand in."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from core.report import INK, LINE, MUTED, WRONG
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from core.confidence import Calibration
+
+# Okabe and Ito's colours, which every kind of sight tells apart: one a run.
+SERIES = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#f0e442", "#8c6bb1")
+# What stands for each colour in the page, whose style gives it a light and a dark value.
+_VARIABLES = {
+    INK: "--ink",
+    MUTED: "--muted",
+    LINE: "--line",
+    WRONG: "--wrong",
+    **{colour: f"--series-{number}" for number, colour in enumerate(SERIES)},
+}
+
+# Metric key -> its (step, value) pairs, as `core.runs.history` gives them.
+Curves = Mapping[str, Sequence[tuple[int, float]]]
+
+
+def svg(figure: Figure, name: str) -> str:
+    """A figure as an <svg> element that takes colours and font from the page.
+
+    Args:
+        figure: drawn with the colours of `SERIES` and of `core.report`.
+        name: unlike that of any other on the page, for the ids in it.
+    """
+    import matplotlib
+
+    file = io.StringIO()
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
+        figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
+    text = file.getvalue()
+    text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
+    text = re.sub(r'<g id="[^"]*"', "<g", text)  # these are the same in every figure
+    text = re.sub(r"font: ([\d.]+px)[^;\"]*", r"font-size: \1", text)
+    for colour, variable in _VARIABLES.items():
+        text = text.replace(colour, f"var({variable})")
+    return text
+
+
+def learning_curves(runs: Sequence[Curves]) -> list[Figure]:
+    """Loss and accuracy by epoch: training thin, validation thick, a colour a run.
+
+    Returns:
+        None of them where no run has trained an epoch.
+    """
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
+    figures = []
+    for name in ("loss", "accuracy") if any(run.get("train/loss") for run in runs) else ():
+        figure = Figure(figsize=(4.6, 2.9), layout="constrained")
+        axes = figure.subplots()
+        for colour, run in zip(_colours(len(runs)), runs, strict=True):
+            for part, width in (("train", 1.0), ("val", 2.2)):
+                points = np.array(run.get(f"{part}/{name}") or np.empty((0, 2)))
+                marker = "o" if len(points) == 1 else None
+                axes.plot(*points.T, color=colour, linewidth=width, marker=marker, markersize=3)
+        _plain(axes)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.set_xlabel("epoch", color=MUTED)
+        axes.set_title(name, loc="left", fontsize=10, color=INK)
+        if name == "accuracy":
+            axes.yaxis.set_major_formatter(_percent)
+        figures.append(figure)
+    return figures
+
+
+def reliability(found: Calibration) -> Figure:
+    """Accuracy against confidence, and how many samples there are of each confidence."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(4.2, 4.2), layout="constrained")
+    upper, lower = figure.subplots(2, 1, height_ratios=(3, 1), sharex=True)
+    width = found.edges[1] - found.edges[0]
+    middles = found.edges[:-1] + width / 2
+    style: dict[str, Any] = {"width": 0.92 * width, "color": SERIES[0], "linewidth": 0}
+    upper.bar(middles, np.nan_to_num(found.accuracy), **style)
+    upper.plot([0, 1], [0, 1], color=MUTED, linewidth=1, linestyle="--")
+    held = found.images > 0
+    upper.plot(found.confidence[held], found.accuracy[held], ".", color=WRONG, markersize=5)
+    upper.set(ylim=(0, 1), xlim=(0, 1))
+    upper.set_ylabel("accuracy", color=MUTED)
+    lower.bar(middles, found.images, **style)
+    lower.set_ylabel("samples", color=MUTED)
+    lower.set_xlabel("confidence", color=MUTED)
+    for axes in (upper, lower):
+        _plain(axes)
+    upper.yaxis.set_major_formatter(_percent)
+    lower.xaxis.set_major_formatter(_percent)
+    return figure
+
+
+def accuracy_against_cost(points: Sequence[tuple[float, float, float, float]]) -> Figure:
+    """Test accuracy, with its interval, against seconds of training; a colour a run.
+
+    Args:
+        points: (seconds, accuracy, low, high) of each run; NaN leaves it out.
+    """
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import LogFormatter
+
+    figure = Figure(figsize=(5.5, 3), layout="constrained")
+    axes = figure.subplots()
+    for colour, (seconds, accuracy, low, high) in zip(_colours(len(points)), points, strict=True):
+        reach = [[accuracy - low], [high - accuracy]]
+        axes.errorbar(seconds, accuracy, yerr=reach, fmt="o", color=colour, capsize=3)
+    _plain(axes)
+    axes.set_xscale("log")
+    for set_formatter in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
+        set_formatter(LogFormatter(minor_thresholds=(1.5, 0.5)))
+    axes.set_xlabel("training, seconds", color=MUTED)
+    axes.set_title("test accuracy", loc="left", fontsize=10, color=INK)
+    axes.yaxis.set_major_formatter(_percent)
+    return figure
+
+
+def _colours(count: int) -> list[str]:
+    return [SERIES[number % len(SERIES)] for number in range(count)]
+
+
+def _percent(value: float, _: float) -> str:
+    return f"{100 * value:g} %"
+
+
+def _plain(axes: Axes) -> None:
+    axes.grid(color=LINE, linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(LINE)
+    axes.tick_params(which="both", colors=MUTED, labelsize=8, length=3, color=LINE)
