@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import gc
 import json
+import logging
 import os
 import sys
-from typing import Annotated, Any, Optional
+from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 from rich.markup import escape
@@ -25,6 +26,9 @@ from core.store import check_writable, open_existing, store_errors, tracking_uri
 from pipelines import comparing, inspection, plugin_listing
 from pipelines.arguments import PRESETS, preset_recipe
 from pipelines.display import Display, display, stderr, stdout
+
+if TYPE_CHECKING:
+    from pipelines.training import Outcome
 
 app = typer.Typer(
     help="Train PyTorch classifiers: prepare → train → evaluate → per-class report.",
@@ -96,9 +100,12 @@ def _run(recipe: Recipe, run_id: str | None = None) -> None:
     # Seconds of imports overlap: torch in the worker, Prefect's server in its process,
     # Prefect and MLflow here.
     from core.worker import shared_worker
-    from pipelines.services import PrefectServer, mlflow_ui_command, use
+    from pipelines.services import PrefectServer, use
 
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
+    # A server that is lost is told in one line at the end, not for each event and line of log.
+    os.environ.setdefault("PREFECT_LOGGING_INTERNAL_LEVEL", "CRITICAL")
+    logging.raiseExceptions = False
     os.environ.setdefault("DO_NOT_TRACK", "1")
     try:
         shared_worker()
@@ -115,14 +122,31 @@ def _run(recipe: Recipe, run_id: str | None = None) -> None:
 
             check_config(recipe.config)
             with use(server.wait()):
-                outcome = train_pipeline(recipe.config, run_id)
+                train_pipeline(recipe.config, run_id)
     except BaseException as error:
+        if shown.outcome is not None and isinstance(error, Exception):
+            _print_outcome(shown.outcome)
+            reason = error if isinstance(error, RunError) else f"{type(error).__name__}: {error}."
+            stderr.print(
+                f"The run is finished, but Prefect was not told. {escape(str(reason))}",
+                soft_wrap=True,
+            )
+            # Prefect would go on for minutes to tell a server that is gone of each task.
+            for stream in (sys.stdout, sys.stderr):
+                stream.flush()
+            os._exit(0)
         if not _interrupted(error):
             raise
         # Not left to Typer, which would end without a word.
         stderr.print("Interrupted.")
         _print_notes(error)
         raise typer.Exit(130) from None
+    _print_outcome(shown.outcome)
+
+
+def _print_outcome(outcome: Outcome) -> None:
+    from pipelines.services import mlflow_ui_command
+
     stdout.print(_per_class_table(outcome.per_class))
     stdout.print(f"[bold]{outcome.accuracy:.1%}[/] of {outcome.images:,} test samples right")
     stdout.print(f"MLflow run:  [bold]{escape(outcome.name)}[/]  {outcome.run_id}")

@@ -30,6 +30,8 @@ class Display:
         self._bar: Progress | None = None
         self._task: TaskID | None = None
         self._loss = ""
+        self.outcome: Any = None
+        """What a run that is finished and recorded gave."""
 
     @contextlib.contextmanager
     def bars(self) -> Iterator[None]:

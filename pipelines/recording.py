@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import httpx
 import numpy as np
 import yaml
 from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
 from prefect.client.orchestration import get_client
-from prefect.exceptions import CancelledRun, TerminationSignal
+from prefect.exceptions import CancelledRun, ObjectNotFound, TerminationSignal
 from prefect.runtime import flow_run
 from prefect.utilities.urls import url_for
 
@@ -22,6 +24,8 @@ from core.entries import class_metric_keys
 from core.evaluation import Evaluation, Predictions
 from core.store import database_of, load_mlflow, tracking_uri
 from core.tracking import RunRecord
+
+logger = logging.getLogger(__name__)
 
 
 def load_libraries() -> None:
@@ -69,7 +73,9 @@ def start_record(recipe: Recipe, run_id: str | None) -> RunRecord:
         if flow_run.id is not None:
             with get_client(sync_client=True) as client:
                 client.update_flow_run(flow_run.id, name=record.name)
-        create_link_artifact(key="mlflow-run", link=record.url, link_text=record.name)
+        _tell_prefect(
+            lambda: create_link_artifact(key="mlflow-run", link=record.url, link_text=record.name)
+        )
     except BaseException as error:
         record.finish(ended_as(error), str(error))
         raise
@@ -214,9 +220,24 @@ def record_report(
     shares = result.per_class.round(4)  # Prefect shows every digit there is
     table = shares.astype(object).where(shares.notna(), None)
     rows = [{str(key): row[key] for key in row} for row in table.to_dict("records")]
-    create_table_artifact(key="per-class", table=rows, description=record.name)
-    create_markdown_artifact(key="report", markdown=text, description=record.name)
+
+    def show() -> None:
+        create_table_artifact(key="per-class", table=rows, description=record.name)
+        create_markdown_artifact(key="report", markdown=text, description=record.name)
+
+    _tell_prefect(show)
     return rows
+
+
+def _tell_prefect(tell: Callable[[], object]) -> None:
+    """Tell Prefect something that a run does not need: its absence must not end one.
+
+    Prefect itself tries for a minute before it raises.
+    """
+    try:
+        tell()
+    except (httpx.HTTPError, ObjectNotFound) as error:
+        logger.warning("Prefect has no artifact of this run: %s.", error)
 
 
 def _flow_run_url() -> str:

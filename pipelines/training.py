@@ -91,6 +91,7 @@ def train_pipeline(config: RunConfig, run_id: str | None = None) -> Outcome:
         outcome = report_per_class(config, data, trained, predictions, record.run_id)
         record.log_metrics({"time/total_seconds": time.perf_counter() - began}, step=0)
         record.finish("FINISHED")
+        current_display().outcome = outcome
         if record.unsent:
             _say(
                 "record",
