@@ -46,12 +46,12 @@ def owner_lives(tags: Mapping[str, str]) -> bool | None:
         return False
 
 
-def end_orphans(client: MlflowClient, experiment_id: str) -> None:
+def end_orphans(client: MlflowClient, *experiment_ids: str) -> None:
     """Set to KILLED every run that a dead process of this machine left RUNNING.
 
     What was kept of it while the store was away is sent first; its true end may be in that.
     """
-    for run in client.search_runs([experiment_id], "attributes.status = 'RUNNING'"):
+    for run in client.search_runs(list(experiment_ids), "attributes.status = 'RUNNING'"):
         if owner_lives(run.data.tags) is False:
             run_id = run.info.run_id
             if send_kept(client, run_id) and client.get_run(run_id).info.status != "RUNNING":

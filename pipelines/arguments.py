@@ -3,20 +3,40 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated, Optional
 
-from core.config import Recipe, read_recipe
+import typer
+
+from core.config import Recipe, preset_names, read_recipe
 from core.errors import UserError
 from core.host import HOOKS, host
 
 PRESETS = Path(__file__).parent / "presets"
 DEFAULT_PRESET = "digits"
 
+Source = Annotated[
+    Optional[str],  # noqa: UP045 - typer reads the annotation
+    typer.Argument(
+        metavar="[PRESET|FILE.yaml]",
+        help=f"{', '.join(preset_names(PRESETS))}, or a file. [default: digits]",
+    ),
+]
+Overrides = Annotated[
+    Optional[list[str]],  # noqa: UP045
+    typer.Argument(metavar="[KEY=VALUE]...", help="e.g. model=resnet18 optimizer.lr=0.01"),
+]
+
 
 def preset_recipe(source: str | None, overrides: list[str] | None) -> Recipe:
     """Read and resolve what the arguments say; a first argument with '=' is an override."""
     arguments = [*([source] if source else []), *(overrides or [])]
-    start = DEFAULT_PRESET if not arguments or "=" in arguments[0] else arguments.pop(0)
-    return read_recipe(start, arguments, PRESETS, host())
+    start = start_of(source)
+    return read_recipe(start, arguments[start == source :], PRESETS, host())
+
+
+def start_of(source: str | None) -> str:
+    """The preset or file that a first argument names; the default one where it is an override."""
+    return source if source and "=" not in source else DEFAULT_PRESET
 
 
 def plugin_recipe(kind: str, name: str, parameters: list[str] | None, *more: str) -> Recipe:

@@ -11,20 +11,20 @@ import json
 import logging
 import os
 import sys
-from typing import TYPE_CHECKING, Annotated, Any, Optional
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
 from rich.table import Table
 
-from core.config import Recipe, preset_names, resolve
+from core.config import Recipe, resolve
 from core.delivery import send_kept
 from core.errors import RunError, UserError
 from core.host import host
 from core.runs import find_run, recorded_config
 from core.store import check_writable, open_existing, store_errors, tracking_uri
-from pipelines import comparing, inspection, plugin_listing
-from pipelines.arguments import PRESETS, preset_recipe
+from pipelines import comparing, inspection, plugin_listing, scheduling
+from pipelines.arguments import Overrides, Source, preset_recipe
 from pipelines.display import Display, display, stderr, stdout
 
 if TYPE_CHECKING:
@@ -37,18 +37,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-
-Source = Annotated[
-    Optional[str],  # noqa: UP045 - typer reads the annotation
-    typer.Argument(
-        metavar="[PRESET|FILE.yaml]",
-        help=f"{', '.join(preset_names(PRESETS))}, or a file. [default: digits]",
-    ),
-]
-Overrides = Annotated[
-    Optional[list[str]],  # noqa: UP045
-    typer.Argument(metavar="[KEY=VALUE]...", help="e.g. model=resnet18 optimizer.lr=0.01"),
-]
 
 
 @app.command()
@@ -194,6 +182,7 @@ def check(source: Source = None, overrides: Overrides = None) -> None:
 
 app.add_typer(inspection.commands)
 app.add_typer(comparing.commands)
+app.add_typer(scheduling.commands)
 app.add_typer(plugin_listing.commands, name="plugins")
 
 

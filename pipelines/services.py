@@ -12,7 +12,10 @@ drops a lock with the process that held it, so no death, however sudden, leaves 
 | `users.lock`  | every user, shared           | the user's process lives                   |
 | `start.lock`  | whoever starts or ends it    | two first starts must give one server      |
 
-Nobody stops the server: it ends by itself once `users.lock` is free.
+Nobody stops the server: it ends by itself once `users.lock` is free, unless `torchyard up` wants
+it to stay (`yard.json` is there, see `pipelines.yard`). Then it has Prefect's scheduler, too; a
+server that was started for the time of a run becomes one that stays without letting go of its
+port: it shuts down, the requests queue, and the same process begins anew.
 """
 
 from __future__ import annotations
@@ -29,13 +32,12 @@ import shutil
 import signal
 import socket
 import ssl
-import subprocess
 import sys
 import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from email.message import Message
 from pathlib import Path
 from types import TracebackType
@@ -43,9 +45,13 @@ from urllib.parse import urlsplit
 
 from core.errors import RunError, UserError
 from core.store import shown
+from pipelines.piece import Piece, announce, books, open_lock, try_lock
 from pipelines.prefect_settings import configured_api_url, setting
 
-MARK = "X-Torchyard"  # a response header: this server serves one PREFECT_HOME and will go away
+FLOW = "train_pipeline"
+MARK = "X-Torchyard"  # a response header: this server serves one PREFECT_HOME and may go away
+WANTED = "yard.json"  # in the folder as long as `torchyard up` wants the server to stay
+LASTING, TEMPORARY = "lasting", "temporary"  # what a server says of itself in the books
 
 # ----------------------------------------------------------------------------- the Prefect server
 
@@ -83,51 +89,38 @@ class PrefectServer:
         """
         if api_url := configured_api_url():
             return cls(api_url)
-        home = Path(setting("PREFECT_HOME", "home") or "~/.prefect").expanduser()
-        folder = home.absolute() / "torchyard"
+        folder = state_folder()
         try:
-            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            return cls._share_or_start(folder)
+            return cls.share_or_start(folder)
         except (OSError, ValueError) as error:
+            home = folder.parent
             raise UserError(f"PREFECT_HOME={home}: no Prefect server can start: {error}") from error
 
     @classmethod
-    def _share_or_start(cls, folder: Path) -> PrefectServer:
-        port = int(setting("PREFECT_SERVER_API_PORT", "server", "api", "port") or 4200)
-        log = folder / "server.log"
-        with contextlib.ExitStack() as closing:
-            starting = _open(folder / "start.lock")
-            closing.callback(os.close, starting)
-            fcntl.flock(starting, fcntl.LOCK_EX)
-            life = _open(folder / "server.lock")
-            closing.callback(os.close, life)
-            users = _open(folder / "users.lock")
+    def share_or_start(cls, folder: Path) -> PrefectServer:
+        """The local server of a `state_folder`, or another that answers at the default port."""
+        port = _default_port()
+        server = Piece(folder, "server")
+        with books(folder):
+            users = open_lock(folder / "users.lock")
             fcntl.flock(users, fcntl.LOCK_SH)
-            if not _try_lock(life):
-                return cls(os.pread(life, 1000, 0).decode(), log)
-            if found := _found(port):
+            if facts := server.found():
+                return cls(facts.address, server.log)
+            if found := found_server():
                 os.close(users)
                 return cls(found)
             # Listening before the server is there: nobody else can take the port while it loads,
             # and a first request waits in the queue instead of being refused and tried again.
-            listener = closing.enter_context(_listen(port))
-            port = listener.getsockname()[1]
-            api_url = f"http://127.0.0.1:{port}/api"
-            os.ftruncate(life, 0)
-            os.pwrite(life, api_url.encode(), 0)
-            output = closing.enter_context(log.open("wb"))
-            handed = [listener.fileno(), life]
-            subprocess.Popen(
-                # -P: nothing in the working folder may stand in for a module of the server.
-                [sys.executable, "-P", "-m", "pipelines.services", str(folder), *map(str, handed)],
-                env=os.environ | _server_settings(port, api_url),
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                pass_fds=handed,
-                start_new_session=True,  # Ctrl-C in the terminal ends the run, which still reports
-            )
-            return cls(api_url, log)
+            with listen(port) as listener:
+                port = listener.getsockname()[1]
+                api_url = f"http://127.0.0.1:{port}/api"
+                server.start(
+                    lambda life: _server_command(folder, listener.fileno(), life),
+                    api_url,
+                    _server_settings(port, api_url),
+                    [listener.fileno()],
+                )
+            return cls(api_url, server.log)
 
     def wait(self, timeout: float = 120) -> str:
         """The address of the API, once it answers.
@@ -174,6 +167,21 @@ class PrefectServer:
                 raise gone from error
 
 
+def state_folder() -> Path:
+    """Where it is kept what runs: `torchyard/` in the user's PREFECT_HOME.
+
+    Raises:
+        UserError: it cannot be made.
+    """
+    home = Path(setting("PREFECT_HOME", "home") or "~/.prefect").expanduser()
+    folder = home.absolute() / "torchyard"
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as error:
+        raise UserError(f"PREFECT_HOME={home}: no Prefect server can start: {error}") from error
+    return folder
+
+
 @contextlib.contextmanager
 def use(api_url: str) -> Iterator[None]:
     """Make flows of this process, and of processes it starts, speak to the server at `api_url`.
@@ -208,9 +216,9 @@ def _reread_settings() -> None:
         refresh_global_settings_context()
 
 
-def _found(port: int) -> str | None:
+def found_server() -> str | None:
     """A server somebody has started at Prefect's default address, if this Prefect can use it."""
-    api_url = f"http://127.0.0.1:{port}/api"
+    api_url = f"http://127.0.0.1:{_default_port()}/api"
     try:
         headers, body = _get(f"{api_url}/admin/version", timeout=1)
         server = [int(part) for part in json.loads(body).split(".")[:2]]
@@ -220,6 +228,19 @@ def _found(port: int) -> str | None:
     # Prefect refuses another major version, and warns of a server older than the client.
     usable = server[0] == client[0] and server >= client and MARK not in headers
     return api_url if usable else None
+
+
+def _default_port() -> int:
+    return int(setting("PREFECT_SERVER_API_PORT", "server", "api", "port") or 4200)
+
+
+def answers(url: str) -> bool:
+    """Whether anything answers there at once."""
+    try:
+        _get(url, timeout=2)
+    except (OSError, http.client.HTTPException):
+        return False
+    return True
 
 
 def _get(url: str, timeout: float) -> tuple[Message, bytes]:
@@ -240,7 +261,7 @@ def _get(url: str, timeout: float) -> tuple[Message, bytes]:
         raise
 
 
-def _listen(port: int) -> socket.socket:
+def listen(port: int) -> socket.socket:
     """A socket listening on `port` of this machine alone, or on a free one where that is taken."""
     for candidate in (port, 0):
         listener = socket.socket()
@@ -255,16 +276,10 @@ def _listen(port: int) -> socket.socket:
     raise OSError("no port of 127.0.0.1 is free")
 
 
-def _open(path: Path) -> int:
-    return os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-
-
-def _try_lock(descriptor: int) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
+def _server_command(folder: Path, listener: int, life: int) -> list[str]:
+    # -P: nothing in the working folder may stand in for a module of the server.
+    program = [sys.executable, "-P", "-m", "pipelines.services"]
+    return [*program, str(folder), str(listener), str(life)]
 
 
 def _server_settings(port: int, api_url: str) -> dict[str, str]:
@@ -276,11 +291,11 @@ def _server_settings(port: int, api_url: str) -> dict[str, str]:
         # Telemetry prints a traceback when offline.
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "DO_NOT_TRACK": "1",
-        # A server that is here for one run must not plan or mark late what it will not see start.
-        # (The other services stay: without them it would idle at 1.2 instead of 1.4 CPU seconds
-        # a minute, and the user's automations would miss this run.)
-        "PREFECT_SERVER_SERVICES_SCHEDULER_ENABLED": "false",
-        "PREFECT_SERVER_SERVICES_LATE_RUNS_ENABLED": "false",
+        # Those in memory are gone with the server, and so is the run that holds one: a run that
+        # is scheduled one at a time is cancelled when its lease cannot be renewed.
+        "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": (
+            "prefect.server.concurrency.lease_storage.filesystem"
+        ),
     }
 
 
@@ -291,6 +306,13 @@ def _serve(folder: Path, listener: socket.socket, life: int) -> None:
     collector walking the half-built modules during the imports.
     """
     os.set_inheritable(life, False)  # its own children must not outlive it as "the server"
+    staying = (folder / WANTED).exists()
+    # A server that is here for one run must not plan or mark late what it will not see start.
+    # (The other services stay: without them it would idle at 1.2 instead of 1.4 CPU seconds
+    # a minute, and the user's automations would miss this run.)
+    for service in ("SCHEDULER", "LATE_RUNS"):
+        os.environ[f"PREFECT_SERVER_SERVICES_{service}_ENABLED"] = str(staying).lower()
+    announce(life, LASTING if staying else TEMPORARY)
     gc.disable()
     import uvicorn
     from prefect.server.api.server import create_app
@@ -298,25 +320,39 @@ def _serve(folder: Path, listener: socket.socket, life: int) -> None:
     app = create_app(final=True)
     gc.freeze()
     gc.enable()
-    threading.Thread(target=_end_when_unused, args=[folder], daemon=True).start()
     config = uvicorn.Config(
         app,
         log_level="warning",
         headers=[(MARK, "temporary")],
         timeout_graceful_shutdown=5,  # an open browser page must not keep it
     )
-    uvicorn.Server(config).run(sockets=[listener])
+    server = uvicorn.Server(config)
+    kept = os.dup(listener.fileno())  # the server closes its own: then requests would be refused
+
+    def stay() -> None:
+        server.should_exit = True
+
+    threading.Thread(target=_look_after, args=[folder, staying, stay], daemon=True).start()
+    server.run(sockets=[listener])
+    if not staying and (folder / WANTED).exists():
+        for descriptor in (kept, life):
+            os.set_inheritable(descriptor, True)
+        os.execv(sys.executable, _server_command(folder, kept, life))
 
 
-def _end_when_unused(folder: Path) -> None:
-    starting, users = _open(folder / "start.lock"), _open(folder / "users.lock")
+def _look_after(folder: Path, staying: bool, stay: Callable[[], None]) -> None:
+    """End this server when nobody uses it; have it begin anew when it is to stay."""
+    starting, users = open_lock(folder / "start.lock"), open_lock(folder / "users.lock")
     unused = 0
     while unused < 2:  # at least a second for the last user's last events to reach the database
         time.sleep(1)
-        if not _try_lock(starting):
+        wanted = (folder / WANTED).exists()
+        if wanted and not staying:
+            return stay()
+        if wanted or not try_lock(starting):
             unused = 0
             continue
-        unused = unused + 1 if _try_lock(users) else 0
+        unused = unused + 1 if try_lock(users) else 0
         if unused < 2:
             fcntl.flock(users, fcntl.LOCK_UN)
             fcntl.flock(starting, fcntl.LOCK_UN)

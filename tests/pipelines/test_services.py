@@ -231,7 +231,7 @@ def test_an_unused_server_ends_by_itself(
     ],
 )
 def test_only_a_lasting_server_of_a_fitting_version_is_used(
-    answer: str, headers: dict[str, str], usable: bool
+    answer: str, headers: dict[str, str], usable: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -246,7 +246,8 @@ def test_only_a_lasting_server_of_a_fitting_version_is_used(
 
     with http.server.HTTPServer(("127.0.0.1", 0), Handler) as server:
         threading.Thread(target=server.handle_request, daemon=True).start()
-        found = services._found(server.server_port)
+        monkeypatch.setenv("PREFECT_SERVER_API_PORT", str(server.server_port))
+        found = services.found_server()
     assert found == (f"http://127.0.0.1:{server.server_port}/api" if usable else None)
 
 

@@ -1,0 +1,388 @@
+"""Runs that Prefect begins: at their time on this machine, or by the workers of a pool.
+
+A deployment holds the whole configuration, checked. Its form in Prefect's UI has a typed field
+for every setting and every parameter of the chosen plugins.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import json
+import os
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+from zoneinfo import ZoneInfo, available_timezones
+
+import yaml
+
+from core.config import SINGLE, Recipe, RunConfig
+from core.errors import UserError, suggestion
+from core.folders import CACHE, cache_folder
+from core.host import PLUGIN_FOLDERS
+from core.store import tracking_uri
+from pipelines.arguments import start_of
+from pipelines.services import FLOW
+
+ENTRYPOINT = "pipelines.training.train_pipeline"
+TAG = "torchyard"
+NEEDS = "TORCHYARD_NEEDS"  # in the environment of a deployed run: its plugins, and where from
+UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+
+
+# ------------------------------------------------------------------------------------- times
+
+
+@dataclass(frozen=True)
+class Times:
+    """When a run begins.
+
+    Attributes:
+        schedule: Prefect's.
+        text: for a person.
+        first: the first time.
+    """
+
+    schedule: Any
+    text: str
+    first: datetime
+
+
+def read_times(
+    cron: str | None, interval: str | None, rrule: str | None, timezone: str | None
+) -> Times:
+    """Judge what was said of the time. Imports Prefect, whose judgement counts.
+
+    Raises:
+        UserError: with all that is wrong.
+    """
+    problems = []
+    zone = timezone or local_timezone()
+    if zone not in available_timezones():
+        problems.append(f"--timezone: there is no '{zone}'.{_near(zone)}")
+        zone = "UTC"
+    given = {"--cron": cron, "--interval": interval, "--rrule": rrule}
+    chosen = {option: value for option, value in given.items() if value is not None}
+    if len(chosen) != 1:
+        what = " and ".join(chosen) if chosen else "none of them"
+        problems.append(f"give one of {', '.join(given)}, not {what}")
+    found = None
+    for option, value in chosen.items():
+        try:
+            found = _READERS[option](value, zone)
+        except ValueError as error:
+            problems.append(f"{option}: '{value}': {error}")
+    if problems or found is None:
+        raise UserError(problems)
+    return found
+
+
+def local_timezone() -> str:
+    """The name of this machine's time zone; UTC where it has none."""
+    named = os.environ.get("TZ", "").removeprefix(":")
+    linked = str(Path("/etc/localtime").resolve()).rpartition("zoneinfo/")[2]
+    return next((zone for zone in (named, linked) if zone in available_timezones()), "UTC")
+
+
+def _near(zone: str) -> str:
+    known = {}
+    for name in sorted(available_timezones()):
+        known[name.lower()] = known[name.rpartition("/")[2].lower()] = name
+    near = difflib.get_close_matches(zone.lower().replace(" ", "_"), known, n=1)
+    return f" Did you mean '{known[near[0]]}'?" if near else "  (e.g. Asia/Shanghai, UTC)"
+
+
+def _cron(value: str, zone: str) -> Times:
+    from prefect._vendor import croniter
+    from prefect.client.schemas.schedules import CronSchedule
+    from pydantic import ValidationError
+
+    try:
+        schedule = CronSchedule(cron=value, timezone=zone)
+        times: Any = croniter  # the judge Prefect's scheduler asks; it has no types
+        first = times.croniter(value, datetime.now(ZoneInfo(zone))).get_next(datetime)
+    except ValidationError as error:
+        raise ValueError(
+            f'{_reason(error)}  (minute hour day month weekday, e.g. "0 3 * * *")'
+        ) from None
+    return Times(schedule, f'cron "{value}", {zone}', first)
+
+
+def _interval(value: str, zone: str) -> Times:
+    from prefect.client.schemas.schedules import IntervalSchedule
+
+    parts = re.findall(r"(\d+)([smhdw])", value)
+    if not parts or "".join(number + unit for number, unit in parts) != value:
+        raise ValueError("is not an interval such as 30m, 12h, 1d or 1d12h")
+    try:
+        lengths = (timedelta(**{UNITS[unit]: int(number)}) for number, unit in parts)
+        length = sum(lengths, timedelta())
+        first = datetime.now(ZoneInfo(zone)) + length
+    except OverflowError:
+        raise ValueError("is too long") from None
+    if length <= timedelta():
+        raise ValueError("must be longer than nothing")
+    schedule = IntervalSchedule(interval=length, anchor_date=datetime.now(UTC), timezone=zone)
+    return Times(schedule, f"every {value}", first)
+
+
+def _rrule(value: str, zone: str) -> Times:
+    from prefect.client.schemas.schedules import RRuleSchedule
+    from pydantic import ValidationError
+
+    try:
+        schedule = RRuleSchedule(rrule=value, timezone=zone)
+    except ValidationError as error:
+        raise ValueError(f"{_reason(error)}  (RFC 5545, e.g. FREQ=DAILY;BYHOUR=3)") from None
+    first = schedule.to_rrule().after(datetime.now(ZoneInfo(zone)))
+    if first is None:
+        raise ValueError("all its times have passed")
+    return Times(schedule, f"rrule {value}, {zone}", first)
+
+
+_READERS = {"--cron": _cron, "--interval": _interval, "--rrule": _rrule}
+
+
+def _reason(error: Any) -> str:
+    return str(error.errors()[0]["msg"]).removeprefix("Value error, ")
+
+
+# ------------------------------------------------------------------------------ registering
+
+
+@dataclass(frozen=True)
+class Registered:
+    """A deployment as it is now.
+
+    Attributes:
+        name: without the flow's.
+        url: its page in Prefect's UI.
+        replaced: whether there was one of that name.
+    """
+
+    name: str
+    url: str
+    replaced: bool
+
+
+def check_name(name: str | None, source: str | None) -> str:
+    """The name that was given, else that of the preset or the file.
+
+    Raises:
+        UserError: it is empty, or has characters that addresses give a meaning.
+    """
+    chosen = Path(start_of(source)).stem if name is None else name
+    if not chosen.strip() or re.search(r"[/%&<>]", chosen):
+        raise UserError(f"--name: '{chosen}' must not be empty or have any of / % & < >")
+    return chosen
+
+
+def read_variables(assignments: Sequence[str]) -> dict[str, Any]:
+    """Job variables from `key=value`; a dot leads into a section, as in `env.NAME`.
+
+    Raises:
+        UserError: with all that is wrong.
+    """
+    found: dict[str, Any] = {}
+    problems = []
+    for assignment in assignments:
+        key, separator, value = assignment.partition("=")
+        *sections, last = key.split(".")
+        inner = found
+        for section in sections:
+            inner = inner.setdefault(section, {}) if isinstance(inner, dict) else inner
+        if not separator or not all([*sections, last]) or not isinstance(inner, dict):
+            problems.append(f"--job-variable: '{assignment}' is not of the form key=value")
+        else:
+            inner[last] = yaml.safe_load(value) if value.startswith(("[", "{")) else value
+    if problems:
+        raise UserError(problems)
+    return found
+
+
+def schedule(recipe: Recipe, name: str, times: Times, pool: str) -> Registered:
+    """Have a run begun on this machine at its times; speaks to the Prefect server in use.
+
+    It is begun as it would be here and now: in this working folder, with this virtual
+    environment, these plugins and this store.
+    """
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.actions import DeploymentScheduleCreate, WorkPoolCreate
+    from prefect.exceptions import ObjectAlreadyExists
+    from prefect.workers.process import ProcessWorker
+
+    template = ProcessWorker.get_default_base_job_template()
+    with get_client(sync_client=True) as client:
+        with contextlib.suppress(ObjectAlreadyExists):
+            client.create_work_pool(
+                WorkPoolCreate(name=pool, type="process", base_job_template=template)
+            )
+        return _register(
+            client,
+            recipe,
+            name,
+            pool,
+            job_variables={
+                # -P: nothing in the working folder may stand in for a module.
+                "command": f"{sys.executable} -P -m prefect.engine",
+                "working_dir": str(Path.cwd()),
+                "env": local_environment(),
+                # Else a run whose worker was killed could not print any more.
+                "stream_output": False,
+            },
+            schedules=[DeploymentScheduleCreate(schedule=times.schedule, slug="torchyard")],
+        )
+
+
+def deploy(recipe: Recipe, name: str, pool: str, job_variables: Mapping[str, Any]) -> Registered:
+    """Register the flow for a work pool, whose workers have torchyard installed.
+
+    Raises:
+        UserError: there is no such pool.
+    """
+    from prefect.client.orchestration import get_client
+
+    with get_client(sync_client=True) as client:
+        pools = [found.name for found in client.read_work_pools()]
+        if pool not in pools:
+            raise UserError(
+                f"--pool: there is no work pool '{pool}'.{suggestion(pool, pools)}  "
+                f"`prefect work-pool create {pool} --type process` makes one."
+            )
+        needs = {place: found.source.origin for place, found in recipe.plugins.items()}
+        environment = {NEEDS: json.dumps(needs), **job_variables.get("env", {})}
+        return _register(
+            client, recipe, name, pool, job_variables={**job_variables, "env": environment}
+        )
+
+
+def _register(
+    client: Any,
+    recipe: Recipe,
+    name: str,
+    pool: str,
+    job_variables: Mapping[str, Any],
+    schedules: Sequence[Any] = (),
+) -> Registered:
+    from prefect.client.schemas.objects import ConcurrencyLimitStrategy, ConcurrencyOptions
+    from prefect.exceptions import ObjectNotFound
+    from prefect.utilities.urls import url_for
+
+    try:
+        client.read_deployment_by_name(f"{FLOW}/{name}")
+        replaced = True
+    except ObjectNotFound:
+        replaced = False
+    # A run that is late, or would overlap with another, is skipped: they never pile up.
+    skip = ConcurrencyOptions(collision_strategy=ConcurrencyLimitStrategy.CANCEL_NEW)
+    identity = client.create_deployment(
+        flow_id=client.create_flow_from_name(FLOW),
+        name=name,
+        entrypoint=ENTRYPOINT,
+        work_pool_name=pool,
+        job_variables=dict(job_variables),
+        parameters={"config": recipe.config.model_dump(mode="json")},
+        parameter_openapi_schema=form(recipe),
+        enforce_parameter_schema=True,
+        schedules=list(schedules),
+        concurrency_limit=1,
+        concurrency_options=skip,
+        tags=[TAG],
+        pull_steps=[],
+        description="The configuration of the run is the parameter `config`.",
+    )
+    return Registered(name, url_for("deployment", obj_id=identity) or "", replaced)
+
+
+def remove(name: str) -> None:
+    """Forget a deployment and what it would begin.
+
+    Raises:
+        UserError: there is none of that name; the message names the nearest.
+    """
+    from prefect.client.orchestration import get_client
+
+    with get_client(sync_client=True) as client:
+        known = {found.name: found.id for found in deployed(client)}
+        if name not in known:
+            raise UserError(
+                f"no schedule or deployment named '{name}'.{suggestion(name, [*known])}"
+            )
+        client.delete_deployment(known[name])
+
+
+def deployed(client: Any) -> list[Any]:
+    """torchyard's deployments on a Prefect server."""
+    from prefect.client.schemas.filters import FlowFilter, FlowFilterName
+
+    flow = FlowFilter(name=FlowFilterName(any_=[FLOW]))
+    found: list[Any] = client.read_deployments(flow_filter=flow)
+    return found
+
+
+def local_environment() -> dict[str, str]:
+    """What a run begun here by somebody else needs to find what a command finds here."""
+    environment = {CACHE: str(cache_folder().absolute())}
+    if "@" not in (uri := tracking_uri()):
+        environment["MLFLOW_TRACKING_URI"] = uri
+    for name in (PLUGIN_FOLDERS, "PYTHONPATH"):
+        if folders := os.environ.get(name):
+            whole = (str(Path(folder).expanduser().absolute()) for folder in _split(folders))
+            environment[name] = os.pathsep.join(whole)
+    for name in ("MLFLOW_EXPERIMENT_NAME", "MLFLOW_EXPERIMENT_ID"):
+        if value := os.environ.get(name):
+            environment[name] = value
+    return environment
+
+
+def _split(folders: str) -> list[str]:
+    return [folder for folder in folders.split(os.pathsep) if folder]
+
+
+def form(recipe: Recipe) -> dict[str, Any]:
+    """The JSON schema that Prefect's UI makes a form of, and by which its server judges a run.
+
+    `RunConfig` alone would leave out the plugins' parameters, which are no fields of its own.
+    """
+    template = "#/definitions/{model}"
+    schema = RunConfig.model_json_schema(ref_template=template)
+    definitions, properties = schema.pop("$defs"), schema["properties"]
+    whole = recipe.config.model_dump(mode="json")
+    for kind in SINGLE:
+        plugin = recipe.plugins[kind]
+        own = plugin.params.model_json_schema(ref_template=template)
+        base = definitions[properties[kind]["$ref"].rpartition("/")[2]]
+        definitions |= own.pop("$defs", {})
+        definitions[f"chosen_{kind}"] = {
+            "title": f"{kind}: {plugin.name}",
+            "type": "object",
+            "description": plugin.summary,
+            "properties": base["properties"] | own.get("properties", {}),
+            "required": ["name"],
+            # Another plugin may be named instead: the run judges its parameters.
+            "additionalProperties": True,
+        }
+        properties[kind] = {"$ref": f"#/definitions/chosen_{kind}"}
+    for position, (name, field) in enumerate(properties.items()):
+        field |= {"default": whole[name], "position": position, "title": name}
+    definitions["RunConfig"] = schema
+    run_id = {
+        "title": "run_id",
+        "anyOf": [{"type": "string"}, {"type": "null"}],
+        "default": None,
+        "description": "of an MLflow run that ended early, to go on with from its last checkpoint",
+        "position": 1,
+    }
+    config = {"$ref": "#/definitions/RunConfig", "title": "config", "position": 0}
+    return {
+        "title": "Parameters",
+        "type": "object",
+        "properties": {"config": config, "run_id": run_id},
+        "required": ["config"],
+        "definitions": definitions,
+    }
