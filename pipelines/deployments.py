@@ -24,7 +24,7 @@ import yaml
 from core.config import SINGLE, Recipe, RunConfig
 from core.errors import UserError, suggestion
 from core.folders import CACHE, cache_folder
-from core.host import PLUGIN_FOLDERS
+from core.plugin_sources import PLUGIN_FOLDERS
 from core.store import tracking_uri
 from pipelines.arguments import start_of
 from pipelines.services import FLOW
