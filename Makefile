@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 UV := UV_PYTHON_DOWNLOADS=never $(BIN)/uv
 
-.PHONY: run test slow check lock install
+.PHONY: run test slow faults check lock install
 
 run: install
 	$(BIN)/torchyard run digits
@@ -13,6 +13,9 @@ test: install
 
 slow: install
 	$(BIN)/pytest -m slow
+
+faults: install
+	TORCHYARD_KILLS=$(or $(KILLS),100) $(BIN)/pytest -m faults -s
 
 check: install
 	$(BIN)/ruff check .
