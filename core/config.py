@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from pydantic import (
     BaseModel,
     ConfigDict,
@@ -40,6 +39,8 @@ from core.parameters import (
     PluginParams,
     SchedulerParams,
 )
+from core.setting_problems import explained
+from core.settings_text import parse_value, read_settings
 
 
 class Choice(BaseModel):
@@ -150,6 +151,10 @@ class RunConfig(BaseModel):
     precision: Literal["float32", "bfloat16", "float16"] = Field(
         "float32", description="of the forward pass in training; weights stay float32"
     )
+    plugins: dict[str, str] = Field(
+        {},
+        description="filled in: the distribution, or file and sha256, of each that is not built in",
+    )
 
     @field_validator("device")
     @classmethod
@@ -165,9 +170,14 @@ SINGLE = tuple(kind for kind in KINDS if kind in RunConfig.model_fields)
 
 @dataclass(frozen=True)
 class Recipe:
-    """A configuration with its plugins found and typed; nothing is built yet."""
+    """A configuration with its plugins found and typed; nothing is built yet.
+
+    Attributes:
+        recorded: of its plugins, what the configuration says that was resolved before.
+    """
 
     config: RunConfig
+    recorded: Mapping[str, str]
     plugins: Mapping[str, Registration]
     dataset: DatasetParams
     augmentations: tuple[AugmentationParams, ...]
@@ -175,6 +185,15 @@ class Recipe:
     loss: LossParams
     optimizer: OptimizerParams
     scheduler: SchedulerParams
+
+    @property
+    def changed(self) -> list[str]:
+        """The plugins that are not those the configuration was resolved with before."""
+        return [
+            f"{plugin} was of {before}, and is of {now} here"
+            for plugin, now in self.config.plugins.items()
+            if (before := self.recorded.get(plugin, now)) != now
+        ]
 
 
 def read_recipe(source: str, overrides: Sequence[str], presets: Path, host: Host) -> Recipe:
@@ -196,9 +215,9 @@ def read_recipe(source: str, overrides: Sequence[str], presets: Path, host: Host
         path = key.split(".")
         if path[0] in SINGLE and len(path) == 1:
             path.append("name")
-        assignments.append((path, _parse_value(value)))
+        assignments.append((path, parse_value(value)))
     try:
-        raw = _read_yaml(_find_source(source, presets))
+        raw = read_settings(_find_source(source, presets))
     except UserError as error:
         raise UserError(error.problems + problems) from None
     # Names first, whatever their place on the line: they decide what the others mean.
@@ -234,30 +253,6 @@ def _find_source(source: str, presets: Path) -> Path:
         hint = f" Did you mean '{nearest[0]}'?" if nearest else ""
         raise UserError(f"{source}: no such file.{hint}")
     raise UserError(f"no preset named '{source}'.{suggestion(source, names)}")
-
-
-def _read_yaml(file: Path) -> dict[str, Any]:
-    try:
-        loaded = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, ValueError, RecursionError, OSError) as error:
-        raise UserError(f"{file}: cannot be read: {' '.join(str(error).split())}") from None
-    if not isinstance(loaded, dict):
-        raise UserError(f"{file}: must hold settings such as 'model: {{name: lenet}}'")
-    return loaded
-
-
-def _parse_value(text: str) -> Any:
-    # Scalars stay text: pydantic turns them into the type the parameter has, so that a
-    # path named 'no' or '1e3' is not taken for something else as YAML would.
-    if text.lower() in ("none", "null"):
-        return None
-    if text.startswith(("[", "{")):
-        try:
-            return yaml.safe_load(text)
-        # yaml raises ValueError for a day or a number there is not.
-        except (yaml.YAMLError, ValueError, RecursionError):
-            return text
-    return text
 
 
 def _assign(raw: dict[str, Any], path: list[str], value: Any) -> None:
@@ -303,11 +298,13 @@ def resolve(raw: Mapping[str, Any], host: Host) -> Recipe:
     try:
         config = RunConfig.model_validate(raw)
     except ValidationError as error:
-        problems += _explain(error, RunConfig)
+        problems += explained(error, RunConfig)
     chosen = {kind: (kind, raw.get(kind)) for kind in SINGLE}
     chosen |= {
         f"augmentations.{at}": ("augmentation", choice) for at, choice in enumerate(augmentations)
     }
+    recorded: Mapping[str, str] = config.plugins if config else {}
+    identities: dict[str, str] = {}
     found: dict[str, Registration] = {}
     params: dict[str, PluginParams] = {}
     for where, (kind, given) in chosen.items():
@@ -316,13 +313,17 @@ def resolve(raw: Mapping[str, Any], host: Host) -> Recipe:
         try:
             found[where] = host.find(kind, given["name"])
         except LookupError as error:
-            problems.append(f"{where}: {error}")
+            before = recorded.get(f"{kind} {given['name']}")
+            hint = f"  This configuration had it from {before}." if before else ""
+            problems.append(f"{where}: {error}{hint}")
             continue
+        if not found[where].builtin:
+            identities[f"{kind} {given['name']}"] = found[where].source.identity
         own = {key: value for key, value in given.items() if key not in shared_settings(kind)}
         try:
             params[where] = found[where].params.model_validate(own)
         except ValidationError as error:
-            problems += _explain(error, found[where].params, where, f" of '{given['name']}'")
+            problems += explained(error, found[where].params, where, f" of '{given['name']}'")
         except Exception as error:  # a plugin's own validator may raise anything
             name, origin = given["name"], found[where].source.origin
             problems.append(f"{where}: '{name}' ({origin}): {type(error).__name__}: {error}")
@@ -340,59 +341,12 @@ def resolve(raw: Mapping[str, Any], host: Host) -> Recipe:
         choice.model_dump() | typed.model_dump(mode="json")
         for choice, typed in zip(config.augmentations, params.values(), strict=True)
     ]
+    filled["plugins"] = identities
     complete = RunConfig.model_validate(config.model_dump(mode="json") | filled)
-    return Recipe(complete, found, augmentations=tuple(params.values()), **single)  # type: ignore[arg-type]
+    return Recipe(complete, recorded, found, augmentations=tuple(params.values()), **single)  # type: ignore[arg-type]
 
 
 def shared_settings(kind: str) -> Mapping[str, FieldInfo]:
     """The settings the host itself keeps beside the parameters of a kind's plugins."""
     field = RunConfig.model_fields.get(kind)
     return getattr(field.annotation, "model_fields", {}) if field else Choice.model_fields
-
-
-_WORDING = {
-    "tuple_type": "must be a list, e.g. [1,2]",
-    "model_type": "must be a section of settings, e.g. {epochs: 3}",
-}
-
-
-def _explain(
-    error: ValidationError, model: type[BaseModel], prefix: str = "", owner: str = ""
-) -> Iterable[str]:
-    """Say each problem of a validation in a user's words."""
-    reasons: dict[str, list[str]] = {}
-    inputs: dict[str, str] = {}
-    for problem in error.errors():
-        location = [prefix] if prefix else []
-        # Of a union pydantic tells what every member says, under a name of the member's.
-        location += [
-            str(part)
-            for at, part in enumerate(problem["loc"])
-            if isinstance(part, int) or part in _fields_at(model, problem["loc"][:at]) or not at
-        ]
-        if problem["type"] == "extra_forbidden":
-            location = [*filter(None, [prefix]), *map(str, problem["loc"])]
-            accepted = list(_fields_at(model, problem["loc"][:-1]))
-            noun = "parameter" if prefix else "setting"
-            reason = f"unknown {noun}{owner}.{suggestion(str(problem['loc'][-1]), accepted)}"
-        elif problem["type"] == "missing":
-            reason = "is missing"
-        else:
-            # pydantic goes on: "…, unable to parse string as an integer".
-            reason = problem["msg"].removeprefix("Value error, ").partition(", unable to")[0]
-            reason = _WORDING.get(problem["type"], reason.replace("Input should be", "must be"))
-            if problem["type"] != "value_error" and not isinstance(problem["input"], dict):
-                inputs[".".join(location)] = f", not {problem['input']!r}"
-        reasons.setdefault(".".join(location), []).append(reason)
-    for where, found in reasons.items():
-        message = " or ".join(dict.fromkeys(found)) + inputs.get(where, "")
-        yield f"{where}: {message}" if where else message
-
-
-def _fields_at(model: type[BaseModel], location: tuple[int | str, ...]) -> Iterable[str]:
-    for part in location:
-        inner = model.model_fields[str(part)].annotation if isinstance(part, str) else None
-        if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
-            return ()
-        model = inner
-    return model.model_fields

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 
 class UserError(Exception):
@@ -32,8 +32,15 @@ class StoreAwayError(RunError):
     """The store of the runs does not answer, is locked or cannot be written for now."""
 
 
-def suggestion(name: str, accepted: Sequence[str]) -> str:
-    """The end of a message about a name there is not: the nearest, and all there are."""
-    nearest = difflib.get_close_matches(name, accepted, n=1)
-    hint = f" Did you mean '{nearest[0]}'?" if nearest else ""
+def suggestion(name: str, accepted: Sequence[str], nearby: Mapping[str, str] | None = None) -> str:
+    """The end of a message about a name there is not: the nearest, and all there are.
+
+    Args:
+        name: what was given.
+        accepted: what is listed.
+        nearby: what may be meant, and how that is written; as a rule what is accepted.
+    """
+    nearby = nearby or {each: each for each in accepted}
+    nearest = difflib.get_close_matches(name, nearby, n=1)
+    hint = f" Did you mean '{nearby[nearest[0]]}'?" if nearest else ""
     return f"{hint}  (accepts: {', '.join(accepted) or 'none'})"

@@ -10,7 +10,6 @@ import difflib
 import inspect
 import os
 import sys
-import traceback
 from collections.abc import Iterator
 from contextlib import redirect_stdout
 from dataclasses import dataclass
@@ -30,6 +29,7 @@ from core.plugin_sources import (
     folder_sources,
     installed_sources,
     plugin_folders,
+    raising_line,
 )
 
 PLUGINS_OFF = "TORCHYARD_PLUGINS_OFF"
@@ -187,7 +187,9 @@ class Host:
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # SystemExit, too, and whatever else it may raise
-            faults.append(Fault(f"{type(error).__name__}: {error}", _line(error, source.file)))
+            faults.append(
+                Fault(f"{type(error).__name__}: {error}", raising_line(error, source.file))
+            )
         if faults:
             if plugin is not None and self._manager.is_registered(plugin):
                 self._manager.unregister(plugin)
@@ -344,15 +346,3 @@ def host() -> Host:
     missing += [(name, f"no such plugin ({PLUGINS_OFF})") for name in sorted(off - known)]
     found.broken += [BrokenPlugin(Source(Path(what).name, what, ""), why) for what, why in missing]
     return found
-
-
-def _line(error: BaseException, file: str) -> int | None:
-    """The line of the plugin's own file that raised, whatever it called."""
-    if isinstance(error, SyntaxError) and error.filename == file:
-        return error.lineno
-    lines = [
-        frame.lineno
-        for frame in traceback.extract_tb(error.__traceback__)
-        if frame.filename == file
-    ]
-    return lines[-1] if lines else None

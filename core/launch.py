@@ -23,6 +23,8 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from core.errors import RunError, UserError
+from core.host import host
+from core.plugin_sources import raised_in
 from core.team import ProcessTeam, Team
 from core.whole_file import whole_file
 
@@ -149,7 +151,12 @@ def _told(error: Exception, rank: int) -> list[Any]:
     if isinstance(error, RunError):
         return ["run", str(error), error.details]
     reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
-    return ["run", f"Process {rank} of the training failed: {reason}", traceback.format_exc()]
+    where = raised_in(error, host().sources)
+    return [
+        "run",
+        f"Process {rank} of the training failed{where}: {reason}",
+        traceback.format_exc(),
+    ]
 
 
 def _explained(error: ChildFailedError, folder: Path) -> Exception:

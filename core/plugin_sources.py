@@ -12,7 +12,8 @@ import importlib.util
 import os
 import pkgutil
 import sys
-from collections.abc import Callable, Iterator
+import traceback
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from importlib.machinery import PathFinder
 from pathlib import Path
@@ -121,3 +122,35 @@ def import_file(file: Path) -> ModuleType:
         del sys.modules[spec.name]
         raise
     return module
+
+
+def raising_line(error: BaseException, file: str) -> int | None:
+    """The line of a plugin's own file that raised, whatever it called."""
+    if isinstance(error, SyntaxError) and error.filename == file:
+        return error.lineno
+    lines = [
+        frame.lineno
+        for frame in traceback.extract_tb(error.__traceback__)
+        if frame.filename == file
+    ]
+    return lines[-1] if lines else None
+
+
+def raised_in(error: BaseException, sources: Iterable[Source]) -> str:
+    """Name the plugin whose code raised: " in NAME (FILE, line N)"; "" where none did.
+
+    Args:
+        error: as it was caught, with its traceback.
+        sources: the plugins that may be to blame; those without a file never are.
+    """
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        for source in sources:
+            if source.file and _belongs(Path(frame.filename), Path(source.file)):
+                return f" in {source.name} ({frame.filename}, line {frame.lineno})"
+    return ""
+
+
+def _belongs(file: Path, plugin: Path) -> bool:
+    """Whether a file is a plugin's own, or lies in the package that the plugin is in."""
+    packaged = (plugin.parent / "__init__.py").exists()
+    return file == plugin or (packaged and plugin.parent in file.parents)

@@ -26,6 +26,8 @@ from typing import IO, Any, TextIO
 
 from core.child import start_child
 from core.errors import RunError, UserError
+from core.host import host
+from core.plugin_sources import raised_in
 
 OnEvent = Callable[[str, dict[str, Any]], None]
 
@@ -200,10 +202,18 @@ def serve(messages: IO[str]) -> None:
             send(error="run", message=str(error), details=error.details)
         except Exception as error:
             reason = str(error).partition("\n")[0] or "no message"
-            message = f"'{name}' failed: {type(error).__name__}: {reason}"
+            where = raised_in(error, host().sources) or _strangers(request["arguments"])
+            message = f"'{name}' failed{where}: {type(error).__name__}: {reason}"
             send(error="run", message=message, details=traceback.format_exc())
         if idle and requests.empty():
             idle.pop()()
+
+
+def _strangers(arguments: dict[str, Any]) -> str:
+    """The plugins in use that are not built in: what they call may have raised."""
+    plugins = arguments.get("config", {}).get("plugins", {})
+    named = ", ".join(f"{name} of {origin}" for name, origin in plugins.items())
+    return f" (with {named})" if named else ""
 
 
 def _receive(requests: queue.SimpleQueue[str]) -> None:

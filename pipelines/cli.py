@@ -84,6 +84,8 @@ def resume(
 def _run(recipe: Recipe, run_id: str | None = None) -> None:
     shown = Display(stdout)
     display.set(shown)
+    for change in recipe.changed:
+        stderr.print(f"[yellow]note:[/] {escape(change)}", soft_wrap=True)
 
     # Seconds of imports overlap: torch in the worker, Prefect's server in its process,
     # Prefect and MLflow here.
@@ -109,8 +111,10 @@ def _run(recipe: Recipe, run_id: str | None = None) -> None:
             gc.enable()
 
             check_config(recipe.config)
+            # The flow is to see, and to record, which plugins are not what they were.
+            config = recipe.config.model_copy(update={"plugins": dict(recipe.recorded)})
             with use(server.wait()):
-                train_pipeline(recipe.config, run_id)
+                train_pipeline(config, run_id)
     except BaseException as error:
         if shown.outcome is not None and isinstance(error, Exception):
             _print_outcome(shown.outcome)
@@ -206,6 +210,8 @@ def main() -> None:
 def _config_table(config: dict[str, Any]) -> Table:
     table = Table(box=None, show_header=False, pad_edge=False)
     for section, value in config.items():
+        if section == "plugins" and not value:
+            continue
         if isinstance(value, dict):
             name = value.pop("name", "")
             settings = "  ".join(f"{key}={json.dumps(v)}" for key, v in value.items())

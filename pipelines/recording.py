@@ -49,7 +49,10 @@ def start_record(recipe: Recipe, run_id: str | None) -> RunRecord:
     tags = {kind: recipe.plugins[kind].name for kind in SINGLE}
     tags["augmentations"] = ", ".join(choice.name for choice in config.augmentations) or "none"
     tags |= {f"plugin.{place}": found.source.identity for place, found in recipe.plugins.items()}
+    if recipe.changed:
+        tags["plugins_changed"] = "; ".join(recipe.changed)
     settings = config.model_dump(mode="json")
+    parameters = {name: value for name, value in settings.items() if name != "plugins"}
     begun = RunRecord.taken_up(run_id) if run_id is not None else None
     if flow_run.id is not None:
         if begun is None and flow_run.run_count > 1:
@@ -57,13 +60,13 @@ def start_record(recipe: Recipe, run_id: str | None) -> RunRecord:
         tags |= {"prefect.flow_run_id": flow_run.id, "prefect.flow_run_url": _flow_run_url()}
     record = begun or RunRecord.start(
         name_stem="·".join((config.model.name, config.optimizer.name, config.dataset.name)),
-        parameters=settings,
+        parameters=parameters,
         tags=tags,
     )
     try:
         if begun:  # it may have ended before all of this was there
             record.set_tags(tags)
-            record.log_parameters(settings)
+            record.log_parameters(parameters)
         # As a metric it sorts: MLflow takes parameters for texts, where 1e-05 comes after 0.1.
         if isinstance(rate := settings["optimizer"].get("lr"), int | float):
             record.log_metrics({"train/base_learning_rate": rate}, step=0)

@@ -80,6 +80,8 @@ def train_pipeline(config: RunConfig, run_id: str | None = None) -> Outcome:
     recipe = resolve(config.model_dump(), host())
     config = recipe.config
     check_writable(tracking_uri())
+    for change in recipe.changed:
+        get_run_logger().warning(change)
     check_config(config)
     began = time.perf_counter()
     record = recording.start_record(recipe, run_id)

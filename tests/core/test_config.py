@@ -215,13 +215,17 @@ def test_unknown_preset_and_file_name_the_nearest(tmp_path, small):
     ("override", "problem"),
     [
         ("trian.epochs=1", "trian: unknown setting. Did you mean 'train'?"),
-        ("train.epoch=1", "train.epoch: unknown setting. Did you mean 'epochs'?"),
+        ("train.epoch=1", "train.epoch: unknown setting. Did you mean 'train.epochs'?"),
+        ("epoch.x=1", "epoch: unknown setting. Did you mean 'train.epochs'?"),
         ("model=resnet81", "model: no model named 'resnet81'. Did you mean 'resnet18'?"),
         (
             "loss=hinge",
             "loss: no loss named 'hinge'.  (there are: bce_with_logits, cross_entropy, focal, ",
         ),
-        ("optimizer.lrr=1", "optimizer.lrr: unknown parameter of 'sgd'. Did you mean 'lr'?"),
+        (
+            "optimizer.lrr=1",
+            "optimizer.lrr: unknown parameter of 'sgd'. Did you mean 'optimizer.lr'?",
+        ),
         ("train.epochs=two", "train.epochs: must be a valid integer"),
         ("train.epochs=0", "train.epochs: must be greater than 0, not '0'"),
         ("train.validation=1", "train.validation: must be less than 1, not '1'"),
@@ -306,6 +310,22 @@ def test_malformed_yaml_says_where(tmp_path):
     said = only_problem(str(file))
     assert said.startswith(f"{file}: cannot be read:")
     assert "line 3" in said
+
+
+def test_what_a_file_sets_twice_is_named_by_line(tmp_path):
+    file = tmp_path / "twice.yaml"
+    file.write_text(
+        "dataset: {name: digits, seed: 1, seed: 2}\n"
+        "train:\n  epochs: 1\n  seed: 3\n  epochs: 5\n"
+        "augmentations:\n  - {name: cutout,\n     name: cutout}\n"
+        "dataset: digits\n"
+    )
+    assert problems(str(file)) == [
+        f"{file}, line 1: 'dataset.seed' is set already, in line 1",
+        f"{file}, line 5: 'train.epochs' is set already, in line 3",
+        f"{file}, line 8: 'augmentations.0.name' is set already, in line 7",
+        f"{file}, line 9: 'dataset' is set already, in line 1",
+    ]
 
 
 @pytest.mark.parametrize("text", ["", "[1, 2]", "lenet", "3"])

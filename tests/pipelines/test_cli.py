@@ -150,8 +150,8 @@ def test_plugins_help_tells_of_listing_and_showing(tmp_path):
         (
             ["inspect", "digits", "imagesize=9", "seed=-1"],
             [
-                "dataset.imagesize: unknown parameter of 'digits'. Did you mean 'image_size'?  "
-                "(accepts: image_size, test_fraction, seed)",
+                "dataset.imagesize: unknown parameter of 'digits'. Did you mean "
+                "'dataset.image_size'?  (accepts: image_size, test_fraction, seed)",
                 "dataset.seed: must be greater than or equal to 0, not '-1'",
             ],
         ),

@@ -1,6 +1,7 @@
 """What goes wrong in a run: what the user reads, what MLflow keeps, what is left on disk."""
 
 import contextlib
+import hashlib
 import os
 import signal
 import subprocess
@@ -145,16 +146,41 @@ def test_vectors_run_from_data_to_model():
     assert len(run.outputs.model_outputs) == 1
 
 
-def test_a_plugin_that_raises_fails_the_run_with_its_traceback():
-    with pytest.raises(
-        RunError, match="'train' failed: RuntimeError: boom in the plugin"
-    ) as caught:
-        train(model="raises")
-    assert "misbehaving.py" in caught.value.details
-    _, run = newest()
+def test_a_plugin_that_raises_fails_the_run_which_goes_on_once_it_is_mended(yard, tmp_path):
+    file = yard.folder / "plugins_misbehaving" / "misbehaving.py"
+    text = file.read_text()
+    line = text.splitlines().index('                    raise RuntimeError("boom, once")') + 1
+    with pytest.raises(RunError) as caught:
+        train(model={"name": "raises_once", "marker": str(tmp_path / "marker")}, epochs=4)
+    where = f"misbehaving ({file}, line {line})"
+    assert str(caught.value) == f"'train' failed in {where}: RuntimeError: boom, once"
+    assert 'raise RuntimeError("boom, once")' in caught.value.details
+    client, run = newest()
     assert run.info.status == "FAILED"
-    assert "boom in the plugin" in run.data.tags["torchyard.reason"]
-    assert run.data.tags["plugin.model"].startswith("sha256:")
+    assert "boom, once" in run.data.tags["torchyard.reason"]
+    assert Path(f"mlruns/runs/{run.info.run_id}/last.pt").exists()
+    before = run.data.tags["plugin.model"]
+    assert before == f"sha256:{hashlib.sha256(text.encode()).hexdigest()} (misbehaving.py)"
+    assert not any(name.startswith("plugins") for name in run.data.params)
+
+    (tmp_path / "empty").mkdir()
+    with yard.plugins(tmp_path / "empty"), pytest.raises(UserError) as caught:
+        yard.here("resume", run.info.run_id)
+    assert "model: no model named 'raises_once'." in str(caught.value)
+    assert str(caught.value).endswith(f"This configuration had it from {before}.")
+
+    (tmp_path / "mended").mkdir()
+    (tmp_path / "mended" / "misbehaving.py").write_text(f"{text}# mended")
+    with yard.plugins(tmp_path / "mended"):
+        yard.here("resume", run.info.run_id)
+    run = client.get_run(run.info.run_id)
+    assert run.info.status == "FINISHED"
+    assert run.data.tags["plugin.model"] != before
+    assert run.data.tags["plugins_changed"] == (
+        f"model raises_once was of {before}, and is of {run.data.tags['plugin.model']} here"
+    )
+    losses = client.get_metric_history(run.info.run_id, "train/loss")
+    assert [metric.step for metric in losses] == [1, 2, 3, 4]
 
 
 def test_a_flow_tried_again_continues_its_run_from_the_checkpoint(tmp_path):
@@ -208,7 +234,9 @@ def test_a_trainer_that_dies_fails_the_run_and_the_next_one_has_a_new_trainer():
 
 
 def test_a_process_of_a_team_that_raises_fails_the_run_with_its_traceback():
-    with pytest.raises(RunError, match="of the training failed: RuntimeError: boom in the plugin"):
+    with pytest.raises(
+        RunError, match=r"training failed in misbehaving \(.*\): RuntimeError: boom in the plugin"
+    ):
         train(model="raises", epochs=30, parallel="ddp", processes=2)
     _, run = newest()
     assert run.info.status == "FAILED"
