@@ -9,7 +9,7 @@ import os
 import re
 import shlex
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Optional
 
 import typer
 from rich.markup import escape
@@ -19,6 +19,7 @@ from core.host import HOOKS, host
 from core.parameters import KINDS
 from core.plugin_sources import DEFAULT_FOLDER, PLUGIN_FOLDERS
 from pipelines.display import stdout
+from pipelines.plugin_package import file_test, package_files, package_folder
 
 TEMPLATES = Path(__file__).parent / "plugin_templates"
 
@@ -26,41 +27,77 @@ TEMPLATES = Path(__file__).parent / "plugin_templates"
 def new_plugin(
     kind: Annotated[str, typer.Argument(metavar="KIND", help=f"one of: {', '.join(HOOKS)}")],
     name: Annotated[str, typer.Argument(metavar="NAME", help="e.g. small_net")],
-    folder: Annotated[Path, typer.Option(help="where to; this one is loaded by itself")] = Path(
-        DEFAULT_FOLDER
-    ),
+    folder: Annotated[
+        Optional[Path],  # noqa: UP045 - typer reads the annotation
+        typer.Option(
+            help=f"where to; as a rule {DEFAULT_FOLDER}, which is loaded by itself, "
+            "and for a package the working folder"
+        ),
+    ] = None,
+    package: Annotated[
+        bool, typer.Option("--package", help="a distribution to install, in a folder of its own")
+    ] = False,
 ) -> None:
     """Write a plugin that works at once, to be changed, and its test beside it."""
-    plugin, test = write(kind, name, folder)
-    prefix = ""
-    if folder.absolute() != Path(DEFAULT_FOLDER).absolute():
-        prefix = f"{PLUGIN_FOLDERS}={shlex.quote(str(folder))} "
+    folder = folder or Path("." if package else DEFAULT_FOLDER)
+    written = write(kind, name, folder, package=package)
+    test = shlex.quote(str(next(file for file in written if file.name.startswith("test_"))))
     key = "augmentations" if kind == "augmentation" else kind
-    value = f"[{name}]" if kind == "augmentation" else name
-    stdout.print(f"Written: {escape(str(plugin))} and {escape(str(test))}. Next:\n", soft_wrap=True)
-    for command in (
-        f"{prefix}torchyard plugins check",
-        f"python -m pytest {shlex.quote(str(test))}",
-        f"{prefix}torchyard run digits {shlex.quote(f'{key}={value}')}",
-    ):
+    chosen = shlex.quote(f"{key}=[{name}]" if kind == "augmentation" else f"{key}={name}")
+    commands = ["torchyard plugins check", f"python -m pytest {test}"]
+    commands.append(f"torchyard run digits {chosen}")
+    if package:
+        commands.insert(0, f"python -m pip install -e {shlex.quote(str(written[0].parent))}")
+    elif folder.absolute() != Path(DEFAULT_FOLDER).absolute():
+        setting = f"{PLUGIN_FOLDERS}={shlex.quote(str(folder))}"
+        commands[0], commands[2] = f"{setting} {commands[0]}", f"{setting} {commands[2]}"
+    files = " and ".join(map(str, written)) if not package else written[0].parent
+    stdout.print(f"Written: {escape(str(files))}. Next:\n", soft_wrap=True)
+    for command in commands:
         stdout.print(f"  {escape(command)}", soft_wrap=True)
 
 
-def write(kind: str, name: str, folder: Path) -> tuple[Path, Path]:
+def write(kind: str, name: str, folder: Path, *, package: bool = False) -> list[Path]:
     """Write the plugin and its test; nothing that is there is changed.
 
     Args:
         kind: of the plugin.
         name: in lower case, as in a configuration; the class is named after it.
         folder: made if need be.
+        package: whether to write a distribution (`pipelines.plugin_package`).
 
     Returns:
-        The two files.
+        The files; the first is the plugin's, or the package's pyproject.toml.
 
     Raises:
         UserError: no such kind, the name is not usable or taken, a file is there already, or
             the folder cannot be written to.
     """
+    _check_name(kind, name)
+    text = (TEMPLATES / f"{kind}.py").read_text("utf-8")
+    class_name = _class_name(kind, name, text)
+    text = text.replace("NewThing", class_name).replace("new_thing", name)
+    if package:
+        inside = package_files(kind, name, class_name, text)
+        files = {folder / path: content for path, content in inside.items()}
+        there = {path for path in (package_folder(folder, name),) if os.path.lexists(path)}
+    else:
+        test = file_test(kind, name, class_name)
+        files = {folder / f"{name}.py": text, folder / f"test_{name}.py": test}
+        there = {path for path in files if os.path.lexists(path)}
+    if there:
+        raise UserError(f"{path} is there already, and is left as it is" for path in sorted(there))
+    try:
+        for file, content in files.items():
+            file.parent.mkdir(parents=True, exist_ok=True)
+            with file.open("x", encoding="utf-8") as new:
+                new.write(content)
+    except OSError as error:
+        raise UserError(f"cannot write into {folder}: {error.strerror or error}") from error
+    return list(files)
+
+
+def _check_name(kind: str, name: str) -> None:
     if kind not in HOOKS:
         raise UserError(f"no kind named '{kind}'.{suggestion(kind, list(HOOKS))}")
     usable = re.fullmatch("[a-z][a-z0-9_]*", name) and not keyword.iskeyword(name)
@@ -77,21 +114,6 @@ def write(kind: str, name: str, folder: Path) -> tuple[Path, Path]:
         raise UserError(f"'{name}' is the name of a Python module. Did you mean '{name}_{kind}'?")
     if name in dict(host().listed(kind)):
         raise UserError(f"there is a {kind} named '{name}' already: choose another name")
-    plugin, test = folder / f"{name}.py", folder / f"test_{name}.py"
-    there = [str(file) for file in (plugin, test) if os.path.lexists(file)]
-    if there:
-        raise UserError(f"{file} is there already, and is left as it is" for file in there)
-    text = (TEMPLATES / f"{kind}.py").read_text("utf-8")
-    class_name = _class_name(kind, name, text)
-    text = text.replace("NewThing", class_name).replace("new_thing", name)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for file, content in ((plugin, text), (test, _test(kind, name, class_name))):
-            with file.open("x", encoding="utf-8") as new:
-                new.write(content)
-    except OSError as error:
-        raise UserError(f"cannot write into {folder}: {error.strerror or error}") from error
-    return plugin, test
 
 
 def _class_name(kind: str, name: str, text: str) -> str:
@@ -103,21 +125,3 @@ def _class_name(kind: str, name: str, text: str) -> str:
     }
     taken |= {KINDS[kind].__name__}
     return camel + kind.capitalize() if keyword.iskeyword(camel) or camel in taken else camel
-
-
-def _test(kind: str, name: str, class_name: str) -> str:
-    base, assertion = KINDS[kind].__name__, f"assert_{kind}_plugin"
-    argument, values = ("tmp_path: Path", "(), tmp_path") if kind == "dataset" else ("", "()")
-    return f'''"""Tests of the {kind} `{name}`, with torchyard's own kit."""
-
-from pathlib import Path
-
-from core import {base}
-from core.plugin_tests import {assertion}, plugin_in_file
-
-{class_name} = plugin_in_file(Path(__file__).with_name("{name}.py"), {base}, "{name}")
-
-
-def test_it_does_what_a_{kind}_must({argument}) -> None:
-    {assertion}({class_name}{values})
-'''

@@ -1,0 +1,1 @@
+"""timm's classification models for torchyard."""

@@ -1,0 +1,83 @@
+"""The models `timm/<name>`: every classification model of timm, under timm's own name."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from pydantic import Field
+
+from core import ModelParams, Register, UserError, hookimpl
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+class TimmModel(ModelParams):
+    """A network of timm; the last layer gets the data's classes, the first its channels."""
+
+    architecture: ClassVar[str]
+
+    pretrained: bool = Field(False, description="begin with timm's weights, which are downloaded")
+    drop_rate: float = Field(0.0, ge=0, lt=1, description="dropout before the last layer")
+
+    def build(self, input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
+        """Make the network: normalized float32 N x C x H x W to logits N x num_classes.
+
+        Raises:
+            ValueError: the samples are no images.
+            UserError: the weights cannot be had.
+        """
+        import timm
+
+        if len(input_shape) != 3:
+            raise ValueError("takes images, not vectors")
+        channels, *size = input_shape
+        settings: dict[str, Any] = {"num_classes": num_classes, "in_chans": channels}
+        if self.drop_rate:
+            settings["drop_rate"] = self.drop_rate
+        # Those that are made for one size, as vision transformers are, are told another.
+        about = timm.get_pretrained_cfg(self.architecture)
+        if about is not None and about.fixed_input_size:
+            settings["img_size"] = tuple(size)
+        if not self.pretrained:
+            return timm.create_model(self.architecture, **settings)
+        try:
+            return timm.create_model(self.architecture, pretrained=True, **settings)
+        except Exception as error:  # of the hub, its client, the network, the file
+            reason = (str(error) or type(error).__name__).partition("\n")[0]
+            raise UserError(
+                f"model.pretrained: timm's weights of '{self.architecture}' cannot be had: "
+                f"{reason}  (model.pretrained=false begins with random ones)"
+            ) from error
+
+
+def timm_names() -> list[str]:
+    """The names of all models, read from timm's files: its import takes seconds, for torch.
+
+    Raises:
+        ImportError: timm is not installed.
+    """
+    found = importlib.util.find_spec("timm")
+    if found is None or found.origin is None:
+        raise ImportError("timm is not installed: python -m pip install 'torchyard-timm[timm]'")
+    names: list[str] = []
+    for file in (Path(found.origin).parent / "models").glob("*.py"):
+        names += re.findall(
+            r"^@register_model\s+def (\w+)\(", file.read_text("utf-8"), re.MULTILINE
+        )
+    return sorted(names)
+
+
+@hookimpl
+def register_models(register: Register) -> None:
+    """Registers `timm/<name>` for each model of timm."""
+    for name in timm_names():
+        attributes = {
+            "architecture": name,
+            "__doc__": f"timm's {name}.",
+            "__module__": __name__,
+        }
+        register(f"timm/{name}", type(f"Timm_{name}", (TimmModel,), attributes))
