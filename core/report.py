@@ -10,6 +10,7 @@ from unicodedata import east_asian_width
 
 import numpy as np
 
+from core.confidence import wilson_interval
 from core.evaluation import escape_markdown, percent
 
 if TYPE_CHECKING:
@@ -19,7 +20,8 @@ if TYPE_CHECKING:
     from core.dataset import Labels, Samples
     from core.evaluation import Evaluation, Predictions
 
-INK, MUTED, LINE, EMPTY = "#1f2328", "#59636e", "#d0d7de", "#e4e4e4"
+INK, MUTED, LINE = "#1f2328", "#59636e", "#d0d7de"
+SHADE, EMPTY = (0.03, 0.36, 0.66), (0.5, 0.5, 0.5, 0.21)  # EMPTY is #e4e4e4 on white
 # Okabe and Ito's vermilion, which every kind of sight tells from grey; darker for text.
 WRONG, WRONG_INK = "#d55e00", "#a33f00"
 DPI = 150
@@ -39,7 +41,7 @@ def confusion_matrix_figure(evaluation: Evaluation, classes: Sequence[str]) -> F
     classes every cell has its number of images; more have a colour bar instead, on a scale
     that brings out rare mistakes. Above 100 classes not every one is named.
     """
-    from matplotlib.colors import PowerNorm
+    from matplotlib.colors import LinearSegmentedColormap, PowerNorm
     from matplotlib.figure import Figure
 
     confusion, count = evaluation.confusion, len(classes)
@@ -56,9 +58,12 @@ def confusion_matrix_figure(evaluation: Evaluation, classes: Sequence[str]) -> F
     axes = figure.add_axes((room / width, room / height, side / width, side / height))
     rows = confusion.sum(axis=1, keepdims=True)
     shares = np.divide(confusion, rows, out=np.full(confusion.shape, np.nan), where=rows > 0)
-    axes.set_facecolor(EMPTY)  # where the share is undefined
+    # See-through, so that a dark page shows its own ground where white is on paper.
+    clear = LinearSegmentedColormap.from_list("shades", [(*SHADE, 0.0), (*SHADE, 1.0)])
+    shades = clear.with_extremes(bad=EMPTY)  # where the share is undefined
+    axes.set_facecolor("none")
     norm = PowerNorm(1.0 if numbered else 0.5, 0, 1)
-    image = axes.imshow(shares, cmap="Blues", norm=norm, interpolation="nearest")
+    image = axes.imshow(shares, cmap=shades, norm=norm, interpolation="none")
     # Names as plain texts: matplotlib's ticks take three times as long to make and draw.
     axes.set(xticks=[], yticks=[])
     axes.spines[:].set_color(LINE)
@@ -108,7 +113,7 @@ def test_images_figure(
     Returns:
         None where there is nothing to look at: vectors, or neither 1 nor 3 channels.
     """
-    if not _drawable(samples):
+    if not drawable(samples):
         return None
     chosen, names = _choose(predictions.targets, count), _grid_labels(classes)
     trues, guesses = predictions.targets[chosen], predictions.predicted[chosen]
@@ -143,7 +148,7 @@ def confident_mistakes_figure(
         None where no prediction is wrong, or the samples are no images to look at.
     """
     mistakes = np.flatnonzero(predictions.predicted != predictions.targets)
-    if not _drawable(samples) or not len(mistakes):
+    if not drawable(samples) or not len(mistakes):
         return None
     surest = np.argsort(-predictions.confidence[mistakes], kind="stable")[:count]
     chosen, names = mistakes[surest], _grid_labels(classes)
@@ -180,7 +185,7 @@ def labelled_images_figure(
         None where there is nothing to look at: no sample, vectors, or neither 1 nor 3
         channels.
     """
-    if not _drawable(samples) or not len(samples):
+    if not drawable(samples) or not len(samples):
         return None
     chosen, names = _choose(labels, count), _grid_labels(classes)
     captions = [f"{names[label]}\n" for label in labels[chosen]]
@@ -189,7 +194,8 @@ def labelled_images_figure(
     return _grid(samples, chosen, captions, [False] * len(chosen), title, note)
 
 
-def _drawable(samples: Samples) -> bool:
+def drawable(samples: Samples) -> bool:
+    """Whether the samples are images to look at: grey or colour, 8 bits."""
     return samples.ndim == 4 and samples.shape[1] in (1, 3) and samples.dtype == np.uint8
 
 
@@ -268,7 +274,12 @@ def markdown_report(
     heading = f"# {escape_markdown(title or 'Test')}: {percent(evaluation.accuracy)}"
     lines = [heading, "", "| | |", "| :--- | :--- |"]
     loss = f"{evaluation.cross_entropy:.4f} nats"
-    result = {"accuracy": _headline(evaluation), "cross-entropy": loss}
+    low, high = wilson_interval(evaluation.confusion.trace(), evaluation.images)
+    result = {
+        "accuracy": _headline(evaluation),
+        "95 % interval": f"{percent(float(low))} to {percent(float(high))}",
+        "cross-entropy": loss,
+    }
     for key, value in {**facts, **result}.items():
         text = value if isinstance(value, str) else _number(value)
         lines.append(f"| {escape_markdown(key)} | {escape_markdown(text)} |")

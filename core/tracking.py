@@ -66,6 +66,7 @@ class RunRecord:
         name: what people call the run, "lenet·sgd·digits #12".
         experiment_id: the experiment it belongs to.
         has_model: whether a model was logged.
+        metrics: the last value of each metric.
     """
 
     def __init__(self, client: MlflowClient, run: Run) -> None:
@@ -73,6 +74,7 @@ class RunRecord:
         self.name: str = run.info.run_name
         self.experiment_id: str = run.info.experiment_id
         self.has_model = bool(run.outputs and run.outputs.model_outputs)
+        self.metrics: dict[str, float] = dict(run.data.metrics)
         self._client = client
         self._uri: str = client.tracking_uri
         self._outbox = outbox_of(self.run_id)
@@ -225,6 +227,7 @@ class RunRecord:
     def log_metrics(self, values: Mapping[str, float], step: int) -> None:
         """Add metrics to the buffer, and send it when it has waited for some seconds."""
         for metric in metrics_now(values, step):
+            self.metrics[metric["key"]] = metric["value"]
             if (metric["key"], step) not in self._recorded:
                 self._recorded.add((metric["key"], step))
                 self._buffer.append(metric)

@@ -22,10 +22,15 @@ from core.config import SINGLE, Recipe, RunConfig
 from core.dataset import PreparedDataset
 from core.entries import class_metric_keys
 from core.evaluation import Evaluation, Predictions
+from core.folders import run_folder
+from core.run_page import run_page
 from core.store import database_of, load_mlflow, tracking_uri
 from core.tracking import RunRecord
 
 logger = logging.getLogger(__name__)
+
+# What is told of where a run was, beside its headline facts.
+PLACES = ("model_device", "data_device", "threads", "torch_version", "python_version", "processes")
 
 
 def load_libraries() -> None:
@@ -70,9 +75,7 @@ def start_record(recipe: Recipe, run_id: str | None) -> RunRecord:
         # As a metric it sorts: MLflow takes parameters for texts, where 1e-05 comes after 0.1.
         if isinstance(rate := settings["optimizer"].get("lr"), int | float):
             record.log_metrics({"train/base_learning_rate": rate}, step=0)
-        record.log_text(
-            yaml.safe_dump(settings, sort_keys=False, allow_unicode=True), "config.yaml"
-        )
+        record.log_text(config_text(config), "config.yaml")
         if flow_run.id is not None:
             with get_client(sync_client=True) as client:
                 client.update_flow_run(flow_run.id, name=record.name)
@@ -83,6 +86,12 @@ def start_record(recipe: Recipe, run_id: str | None) -> RunRecord:
         record.finish(ended_as(error), str(error))
         raise
     return record
+
+
+def config_text(config: RunConfig) -> str:
+    """The whole configuration as YAML."""
+    settings = config.model_dump(mode="json")
+    return yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
 
 
 def ended_as(error: BaseException) -> Literal["KILLED", "FAILED"]:
@@ -122,6 +131,16 @@ def epoch_metrics(values: Mapping[str, Any]) -> dict[str, float]:
         metrics["val/loss"] = values["validation_loss"]
         metrics["val/accuracy"] = values["validation_accuracy"]
     return metrics
+
+
+def curves(run_id: str) -> dict[str, list[tuple[int, float]]]:
+    """What each epoch's metrics were, of the whole training, from its journal."""
+    found: dict[str, dict[int, float]] = {}
+    for name, values in journal.read(run_folder(run_id)):
+        if name == "EpochDone":
+            for key, value in epoch_metrics(values).items():
+                found.setdefault(key, {})[values["epoch"]] = value
+    return {key: sorted(points.items()) for key, points in found.items()}
 
 
 def record_training_batch(record: RunRecord, batch: Path, classes: Sequence[str]) -> None:
@@ -191,34 +210,50 @@ def record_report(
     """
     record.log_text(result.per_class_csv(), "per_class.csv")
     record.log_text(result.per_class_json(), "per_class.json")
-    matrix = report.confusion_matrix_figure(result, prepared.classes)
+    classes, samples = prepared.classes, prepared.test.samples
+    matrix = report.confusion_matrix_figure(result, classes)
     record.log_figure(matrix, "confusion_matrix.png")
-    images = report.test_images_figure(prepared.test.samples, predictions, prepared.classes)
+    images = report.test_images_figure(samples, predictions, classes)
     if images is not None:
         record.log_figure(images, "test_images.png")
-    mistakes = report.confident_mistakes_figure(
-        prepared.test.samples, predictions, prepared.classes
-    )
+    mistakes = report.confident_mistakes_figure(samples, predictions, classes)
     if mistakes is not None:
         record.log_figure(mistakes, "confident_mistakes.png")
+    stated: dict[str, str | float] = {
+        "model": config.model.name,
+        "data set": prepared.name,
+        "test images": result.images,
+        "trained parameters": facts["parameters"],
+        "epochs": facts["epochs"],
+        "training": f"{facts['seconds']:.1f} s, {facts['images_per_second']:,.0f} images/s",
+        "device": f"{facts['device']} ({facts['device_name']}), {facts['precision']}",
+        "data digest": prepared.digest,
+    }
+    links = {"Prefect flow run": _flow_run_url()} if flow_run.id else {}
     text = report.markdown_report(
         result,
-        prepared.classes,
-        facts={
-            "model": config.model.name,
-            "data set": prepared.name,
-            "test images": result.images,
-            "trained parameters": facts["parameters"],
-            "epochs": facts["epochs"],
-            "training": f"{facts['seconds']:.1f} s, {facts['images_per_second']:,.0f} images/s",
-            "device": f"{facts['device']} ({facts['device_name']}), {facts['precision']}",
-            "data digest": prepared.digest,
-        },
+        classes,
+        facts=stated,
         command="torchyard run config.yaml  # the file is beside this report",
-        links={"Prefect flow run": _flow_run_url()} if flow_run.id else None,
+        links=links,
     )
     record.log_text(text, "report.md")
     record.describe(text)
+    page = run_page(
+        samples,
+        predictions,
+        result,
+        classes,
+        title=record.name,
+        facts=stated,
+        places={key: facts[key] for key in PLACES},
+        metrics=record.metrics,
+        curves=curves(record.run_id),
+        matrix=matrix,
+        config=config_text(config),
+        links=links | {"MLflow run": record.url},
+    )
+    record.log_text(page, "report.html")
 
     shares = result.per_class.round(4)  # Prefect shows every digit there is
     table = shares.astype(object).where(shares.notna(), None)
