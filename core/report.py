@@ -245,8 +245,10 @@ def _grid(
         canvas[edge] = np.multiply(255, to_rgb(colour))
         canvas[y : y + len(tile), x : x + tile.shape[1]] = tile
         axes.text(left, top + box_y + 12, text, va="top", fontsize=7, **style)
-    # All images are one picture: an axes for each takes many times as long.
-    axes.imshow(canvas, interpolation="nearest", aspect="auto")
+    # All images are one picture, a pixel a pixel: an axes for each takes many times as long,
+    # and resampling the whole twice.
+    axes.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5))
+    figure.figimage(canvas, origin="upper")
     _title(figure, title, note)
     return figure
 

@@ -11,7 +11,7 @@ import json
 import logging
 import os
 import sys
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
@@ -25,10 +25,7 @@ from core.runs import find_run, recorded_config
 from core.store import check_writable, open_existing, store_errors, tracking_uri
 from pipelines import comparing, inspection, plugin_listing, scheduling
 from pipelines.arguments import Overrides, Source, preset_recipe
-from pipelines.display import Display, display, stderr, stdout
-
-if TYPE_CHECKING:
-    from pipelines.training import Outcome
+from pipelines.display import Display, JsonDisplay, QuietDisplay, display, stderr, stdout
 
 app = typer.Typer(
     help="Train PyTorch classifiers: prepare → train → evaluate → per-class report.",
@@ -38,17 +35,26 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="print the run's id and nothing else")]
+AsJson = Annotated[bool, typer.Option("--json", help="for machines: a JSON object a line")]
+
 
 @app.command()
-def run(source: Source = None, overrides: Overrides = None) -> None:
+def run(
+    source: Source = None,
+    overrides: Overrides = None,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
     """Run the whole pipeline, recorded in Prefect and MLflow.
 
     Examples: [bold]torchyard run digits[/]   [bold]torchyard run cifar10 model=resnet18
     optimizer=adam optimizer.lr=3e-4 train.epochs=10[/]
     """
+    shown = _display(quiet, as_json)
     recipe = preset_recipe(source, overrides)
     check_writable(tracking_uri())
-    _run(recipe)
+    _run(recipe, shown)
 
 
 @app.command()
@@ -57,6 +63,8 @@ def resume(
         str,
         typer.Argument(metavar="RUN", help="an MLflow run's id or name, latest, best, champion"),
     ],
+    quiet: Quiet = False,
+    as_json: AsJson = False,
 ) -> None:
     """Go on with a run that was killed or failed, from its last checkpoint.
 
@@ -64,6 +72,7 @@ def resume(
     """
     from core.worker import shared_worker
 
+    shown = _display(quiet, as_json)
     uri = tracking_uri()
     shared_worker()  # torch's import overlaps MLflow's
     client = open_existing(uri)
@@ -78,11 +87,16 @@ def resume(
                 )
                 return
         recipe = resolve(recorded_config(client, found), host())
-    _run(recipe, run_id)
+    _run(recipe, shown, run_id)
 
 
-def _run(recipe: Recipe, run_id: str | None = None) -> None:
-    shown = Display(stdout)
+def _display(quiet: bool, as_json: bool) -> Display:
+    if quiet and as_json:
+        raise UserError("--quiet and --json: say one of them")
+    return JsonDisplay() if as_json else QuietDisplay() if quiet else Display(stdout)
+
+
+def _run(recipe: Recipe, shown: Display, run_id: str | None = None) -> None:
     display.set(shown)
     for change in recipe.changed:
         stderr.print(f"[yellow]note:[/] {escape(change)}", soft_wrap=True)
@@ -117,7 +131,7 @@ def _run(recipe: Recipe, run_id: str | None = None) -> None:
                 train_pipeline(config, run_id)
     except BaseException as error:
         if shown.outcome is not None and isinstance(error, Exception):
-            _print_outcome(shown.outcome)
+            _print_outcome(shown)
             reason = error if isinstance(error, RunError) else f"{type(error).__name__}: {error}."
             stderr.print(
                 f"The run is finished, but Prefect was not told. {escape(str(reason))}",
@@ -133,19 +147,13 @@ def _run(recipe: Recipe, run_id: str | None = None) -> None:
         stderr.print("Interrupted.")
         _print_notes(error)
         raise typer.Exit(130) from None
-    _print_outcome(shown.outcome)
+    _print_outcome(shown)
 
 
-def _print_outcome(outcome: Outcome) -> None:
+def _print_outcome(shown: Display) -> None:
     from pipelines.services import mlflow_ui_command
 
-    stdout.print(_per_class_table(outcome.per_class))
-    stdout.print(f"[bold]{outcome.accuracy:.1%}[/] of {outcome.images:,} test samples right")
-    stdout.print(f"MLflow run:  [bold]{escape(outcome.name)}[/]  {outcome.run_id}")
-    stdout.print(
-        f"Look at it:  [bold]{escape(mlflow_ui_command(tracking_uri()))}[/]", soft_wrap=True
-    )
-    stdout.print(f"       then  {outcome.url}", soft_wrap=True)
+    shown.result(mlflow_ui_command(tracking_uri()))
 
 
 def _interrupted(error: BaseException) -> bool:
@@ -217,22 +225,6 @@ def _config_table(config: dict[str, Any]) -> Table:
             settings = "  ".join(f"{key}={json.dumps(v)}" for key, v in value.items())
             value = f"{name}  {settings}".strip()
         table.add_row(section, escape(str(value)))
-    return table
-
-
-def _per_class_table(rows: list[dict[str, Any]]) -> Table:
-    table = Table(title="per class", title_justify="left")
-    table.add_column("class")
-    for heading in ("images", "correct", "accuracy", "precision", "F1"):
-        table.add_column(heading, justify="right")
-    for row in rows:
-        shares: list[float | None] = [row[key] for key in ("accuracy", "precision", "f1")]
-        table.add_row(
-            escape(str(row["class"])),
-            f"{row['images']:,}",
-            f"{row['correct']:,}",
-            *("–" if share is None else f"{share:.1%}" for share in shares),
-        )
     return table
 
 

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import json
+import time
 from collections.abc import Iterator
 from contextvars import ContextVar
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
@@ -30,6 +34,8 @@ class Display:
         self._bar: Progress | None = None
         self._task: TaskID | None = None
         self._loss = ""
+        self.seconds: dict[str, float] = {}
+        """How long each stage that has ended took."""
         self.outcome: Any = None
         """What a run that is finished and recorded gave."""
 
@@ -60,18 +66,22 @@ class Display:
         """Print what a plugin printed, or torch warned of, in the worker."""
         self.line("", line)
 
+    def began(self, run_id: str, name: str) -> None:
+        """A record of the run exists."""
+
     @contextlib.contextmanager
     def stage(self, name: str, status: str) -> Iterator[None]:
         """Show a stage's bar while it runs."""
-        if self._bar is None:
-            yield
-            return
-        self._task = self._bar.add_task(name, total=None, status=status)
+        began = time.perf_counter()
+        if self._bar is not None:
+            self._task = self._bar.add_task(name, total=None, status=status)
         try:
             yield
+            self.seconds[name] = time.perf_counter() - began
         finally:
-            self._bar.remove_task(self._task)
-            self._task = None
+            if self._bar is not None and self._task is not None:
+                self._bar.remove_task(self._task)
+                self._task = None
 
     def event(self, name: str, values: dict[str, Any]) -> None:
         """Show an event of `core.stages`."""
@@ -94,6 +104,78 @@ class Display:
             self._bar.update(
                 self._task, completed=values["step"], total=values["total_steps"], status=status
             )
+
+    def result(self, look: str) -> None:
+        """Print what came out; `look` is the command that shows more of it."""
+        if self._console is None:
+            return
+        say, outcome = self._console.print, self.outcome
+        say(_per_class_table(outcome.per_class))
+        say(f"[bold]{outcome.accuracy:.1%}[/] of {outcome.images:,} test samples right")
+        times = " · ".join(f"{name} {seconds:.1f} s" for name, seconds in self.seconds.items())
+        say(f"Stages:      {times}")
+        say(f"MLflow run:  [bold]{escape(outcome.name)}[/]  {outcome.run_id}")
+        say(f"Look at it:  [bold]{escape(look)}[/]", soft_wrap=True)
+        say(f"       then  {outcome.url}", soft_wrap=True)
+
+
+class QuietDisplay(Display):
+    """Prints the id of the finished run and nothing else."""
+
+    def result(self, look: str) -> None:  # noqa: D102 - as above
+        print(self.outcome.run_id)
+
+
+class JsonDisplay(Display):
+    """Prints a JSON object a line, each with the key "event": what happened.
+
+    run: run_id, name; stage: stage, and seconds once it has ended; epoch: as the training's
+    `EpochDone`; message: stage, text; output: text, printed by a plugin or by torch; result:
+    the outcome. Whatever goes wrong is told on standard error, with an exit status.
+    """
+
+    def _tell(self, event: str, **values: Any) -> None:
+        clean = {key: None if value != value else value for key, value in values.items()}
+        print(json.dumps({"event": event, **clean}, ensure_ascii=False), flush=True)
+
+    def began(self, run_id: str, name: str) -> None:  # noqa: D102
+        self._tell("run", run_id=run_id, name=name)
+
+    def line(self, stage: str, text: str) -> None:  # noqa: D102
+        self._tell("message", stage=stage, text=text)
+
+    def output(self, line: str) -> None:  # noqa: D102
+        self._tell("output", text=line)
+
+    @contextlib.contextmanager
+    def stage(self, name: str, status: str) -> Iterator[None]:  # noqa: D102
+        self._tell("stage", stage=name)
+        with super().stage(name, status):
+            yield
+        self._tell("stage", stage=name, seconds=self.seconds[name])
+
+    def event(self, name: str, values: dict[str, Any]) -> None:  # noqa: D102
+        if name == "EpochDone":
+            self._tell("epoch", **values)
+
+    def result(self, look: str) -> None:  # noqa: D102
+        self._tell("result", **dataclasses.asdict(self.outcome))
+
+
+def _per_class_table(rows: list[dict[str, Any]]) -> Table:
+    table = Table(title="per class", title_justify="left")
+    table.add_column("class")
+    for heading in ("images", "correct", "accuracy", "precision", "F1"):
+        table.add_column(heading, justify="right")
+    for row in rows:
+        shares: list[float | None] = [row[key] for key in ("accuracy", "precision", "f1")]
+        table.add_row(
+            escape(str(row["class"])),
+            f"{row['images']:,}",
+            f"{row['correct']:,}",
+            *("–" if share is None else f"{share:.1%}" for share in shares),
+        )
+    return table
 
 
 def epoch_line(values: dict[str, Any]) -> str:

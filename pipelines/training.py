@@ -86,6 +86,7 @@ def train_pipeline(config: RunConfig, run_id: str | None = None) -> Outcome:
     began = time.perf_counter()
     record = recording.start_record(recipe, run_id)
     _records[record.run_id] = record
+    current_display().began(record.run_id, record.name)
     try:
         data = prepare_data(config, record.run_id)
         trained = train_model(config, data, record.run_id)

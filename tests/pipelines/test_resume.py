@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import re
 import signal
 import subprocess
 from collections import Counter
@@ -70,8 +69,26 @@ def killed_run(yard, after_epochs):
 
 
 @pytest.fixture(scope="module")
-def whole(yard, client):
-    return client().get_run(re.search(r"\b[0-9a-f]{32}\b", yard.here("run", *SETTINGS))[0])
+def told(yard):
+    """What a run that is not killed tells a machine."""
+    return [json.loads(line) for line in yard.here("run", *SETTINGS, "--json").splitlines()]
+
+
+@pytest.fixture(scope="module")
+def whole(client, told):
+    return client().get_run(told[-1]["run_id"])
+
+
+def test_a_machine_is_told_of_each_stage_epoch_and_the_result(told, whole):
+    assert [event["event"] for event in (told[0], told[-1])] == ["run", "result"]
+    assert told[0]["run_id"] == whole.info.run_id
+    stages = [event["stage"] for event in told if event["event"] == "stage" and "seconds" in event]
+    assert stages == ["prepare", "train", "evaluate", "report"]
+    epochs = [event for event in told if event["event"] == "epoch"]
+    assert [event["epoch"] for event in epochs] == list(range(1, 13))
+    assert epochs[-1]["loss"] == whole.data.metrics["train/loss"]
+    assert told[-1]["accuracy"] == whole.data.metrics["test/accuracy"]
+    assert len(told[-1]["per_class"]) == 10
 
 
 def test_killed_and_resumed_it_is_the_run_that_was_never_killed(yard, client, whole):
@@ -99,7 +116,7 @@ def test_a_dead_process_leaves_no_run_running_once_another_begins(yard, client, 
     run = client().get_run(run_id)
     assert run.info.status == "KILLED"
     assert run.data.tags["torchyard.reason"] == "its process ended without a word"
-    yard.here("resume", run.info.run_name)
+    assert yard.here("resume", run.info.run_name, "--quiet") == f"{run_id}\n"
     run = client().get_run(run_id)
     assert (run.info.status, "torchyard.reason" in run.data.tags) == ("FINISHED", False)
     assert run.data.tags["weights_digest"] == whole.data.tags["weights_digest"]
