@@ -307,6 +307,7 @@ def resolve(raw: Mapping[str, Any], host: Host) -> Recipe:
     identities: dict[str, str] = {}
     found: dict[str, Registration] = {}
     params: dict[str, PluginParams] = {}
+    written: dict[str, dict[str, Any]] = {}
     for where, (kind, given) in chosen.items():
         if not isinstance(given, Mapping) or not isinstance(given.get("name"), str):
             continue  # said above
@@ -322,9 +323,10 @@ def resolve(raw: Mapping[str, Any], host: Host) -> Recipe:
         own = {key: value for key, value in given.items() if key not in shared_settings(kind)}
         try:
             params[where] = found[where].params.model_validate(own)
+            written[where] = params[where].model_dump(mode="json")
         except ValidationError as error:
             problems += explained(error, found[where].params, where, f" of '{given['name']}'")
-        except Exception as error:  # a plugin's own validator may raise anything
+        except Exception as error:  # a plugin's own validator or type may raise anything
             name, origin = given["name"], found[where].source.origin
             problems.append(f"{where}: '{name}' ({origin}): {type(error).__name__}: {error}")
     wanted = raw.get("device")
@@ -334,12 +336,11 @@ def resolve(raw: Mapping[str, Any], host: Host) -> Recipe:
         raise UserError(problems)
     single = {kind: params.pop(kind) for kind in SINGLE}
     filled: dict[str, Any] = {
-        kind: getattr(config, kind).model_dump() | typed.model_dump(mode="json")
-        for kind, typed in single.items()
+        kind: getattr(config, kind).model_dump() | written[kind] for kind in SINGLE
     }
     filled["augmentations"] = [
-        choice.model_dump() | typed.model_dump(mode="json")
-        for choice, typed in zip(config.augmentations, params.values(), strict=True)
+        choice.model_dump() | written[f"augmentations.{at}"]
+        for at, choice in enumerate(config.augmentations)
     ]
     filled["plugins"] = identities
     complete = RunConfig.model_validate(config.model_dump(mode="json") | filled)

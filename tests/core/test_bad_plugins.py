@@ -265,6 +265,14 @@ def test_what_a_plugin_prints_is_not_in_what_a_command_prints(folder, capsys):
     assert (said.out, said.err) == ("", "hello\n")
 
 
+def test_a_parameter_that_cannot_be_written_down_is_said_to_be_so(folder):
+    text = TINY.replace("width: int = 8", "made: object = object()")
+    (folder / "mine.py").write_text(text)
+    assert ask("tiny").startswith(
+        f"model: 'tiny' ({folder / 'mine.py'}): PydanticSerializationError: Unable to serialize"
+    )
+
+
 def test_a_plugin_replaces_no_built_in(folder):
     (folder / "mine.py").write_text(TINY.replace('"tiny"', '"lenet"'))
     assert host().find("model", "lenet").builtin

@@ -1,6 +1,7 @@
 """The configuration: what it accepts, and that every mistake is named, all at once."""
 
 import json
+import re
 import string
 from pathlib import Path
 
@@ -491,3 +492,44 @@ def test_a_resolved_configuration_survives_being_written_down(raw):
         assert repeated.config == recipe.config
         assert repeated.optimizer == recipe.optimizer
         assert repeated.model == recipe.model
+
+
+# ---- where the plugins are from
+
+
+def test_a_configuration_taken_up_elsewhere_says_which_plugins_it_had(tmp_path, monkeypatch):
+    text = (
+        "from core import LossParams, hookimpl\n\n"
+        'class Odd(LossParams):\n    """A loss."""\n\n'
+        "    def build(self, num_classes): ...\n\n"
+        '@hookimpl\ndef register_losses(register):\n    register("odd", Odd)\n'
+    )
+    written = {"here": text, "there": f"{text}# changed\n", "nowhere": ""}
+
+    def taken_up(config, place):
+        (tmp_path / place).mkdir(exist_ok=True)
+        (tmp_path / place / "mine.py").write_text(written[place])
+        monkeypatch.setenv("TORCHYARD_PLUGINS", str(tmp_path / place))
+        host.cache_clear()
+        return resolve(config, host())
+
+    try:
+        first = taken_up({"dataset": "digits", "loss": "odd"}, "here")
+        [(plugin, before)] = first.config.plugins.items()
+        assert plugin == "loss odd"
+        assert re.fullmatch(r"sha256:[0-9a-f]{64} \(mine\.py\)", before)
+        recorded = first.config.model_dump(mode="json")
+        assert taken_up(recorded, "here").changed == first.changed == []
+        second = taken_up(recorded, "there")
+        now = second.config.plugins["loss odd"]
+        assert second.changed == [f"loss odd was of {before}, and is of {now} here"]
+        with pytest.raises(UserError) as caught:
+            taken_up(recorded, "nowhere")
+        [problem] = caught.value.problems
+        assert problem.startswith("loss: no loss named 'odd'.")
+        assert problem.endswith(f"This configuration had it from {before}.")
+        # Another plugin in its stead needs nothing of it.
+        other = {**recorded, "loss": {"name": "cross_entropy"}}
+        assert taken_up(other, "nowhere").config.plugins == {}
+    finally:
+        host.cache_clear()
