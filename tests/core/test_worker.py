@@ -87,6 +87,15 @@ def test_an_unexpected_error_keeps_its_traceback(worker, cache):
     assert "Traceback" in caught.value.details
 
 
+def test_an_unexpected_error_names_the_plugins_in_use_that_are_not_built_in(worker, cache):
+    settings = {**config(), "plugins": {"model strange": "odd==1.0"}}
+    with pytest.raises(RunError) as caught:
+        worker.call("prepare", config=settings, cache=None)
+    assert str(caught.value).startswith(
+        "'prepare' failed (with model strange of odd==1.0): TypeError: "
+    )
+
+
 def test_an_error_in_the_listener_ends_the_worker(cache, tmp_path):
     worker = Worker()
 
