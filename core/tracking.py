@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from core import saved_view
 from core.dataset import PreparedDataset
 from core.delivery import REASON, deliver, outbox_of, send_kept
 from core.entries import (
@@ -109,6 +110,9 @@ class RunRecord:
             end_orphans(client, experiment.experiment_id)
             number = int(experiment.tags.get(RUN_COUNTER, "0")) + 1
             client.set_experiment_tag(experiment.experiment_id, RUN_COUNTER, str(number))
+            if saved_view.TAG not in experiment.tags:
+                view = saved_view.results_view()
+                client.set_experiment_tag(experiment.experiment_id, saved_view.TAG, view)
             name = f"{name_stem} #{number}"
             run = client.create_run(
                 experiment.experiment_id,

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import json
 import re
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +21,7 @@ from core.prediction_table import FILE, PredictionTable
 from core.run_comparison import classes_compared, gather, results, settings_that_differ, verdict
 from core.run_table import COLUMNS, RunQuery
 from core.runs import find_run, recorded_predictions
+from core.saved_view import TAG
 from core.tracking import RunRecord
 
 CLASSES = ("cat", "<script>alert(1)</script>", "猫 🐈")
@@ -229,6 +232,15 @@ def test_a_value_is_a_value_and_never_a_part_of_the_query(yard, value: str) -> N
     query = RunQuery.parse([f"model={value}"])
     known = value.strip() in ("lenet", "resnet18")
     assert known or query.table(client).empty
+
+
+def test_mlflows_own_table_has_a_view_with_columns_that_the_runs_have(client, runs) -> None:
+    run = client.get_run(runs["good"])
+    view = json.loads(client.get_experiment(run.info.experiment_id).tags[TAG])
+    assert view["name"] == "Results"
+    state = json.loads(zlib.decompress(base64.b64decode(view["state"].removeprefix("deflate;"))))
+    assert "metrics.`test/accuracy`" in state["selectedColumns"]
+    assert "tags.`worst_class`" in state["selectedColumns"]
 
 
 # ---- several runs
