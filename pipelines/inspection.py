@@ -111,7 +111,10 @@ def inspect_model(
 
 @commands.command()
 def predict(
-    run: Annotated[str, typer.Argument(metavar="RUN", help="an MLflow run's id")],
+    run: Annotated[
+        str,
+        typer.Argument(metavar="RUN", help="an MLflow run's id or name, latest, best, champion"),
+    ],
     images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="image files")],
     top: Annotated[int, typer.Option(min=1, help="how many classes to name")] = 3,
     as_json: Annotated[bool, typer.Option("--json", help="for machines")] = False,
