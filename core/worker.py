@@ -61,6 +61,7 @@ class Worker:
         self._tail: deque[str] = deque(maxlen=TAIL_LINES)
         self.on_output = on_output
         self._calling = threading.Lock()
+        self._aborted: Exception | None = None
         self._printer = threading.Thread(target=self._forward_output, daemon=True)
         self._printer.start()
 
@@ -108,6 +109,11 @@ class Worker:
             if not answered:
                 self.close()
 
+    def abort(self, reason: Exception) -> None:
+        """End the process from another thread: who waits for a stage gets `reason` raised."""
+        self._aborted = reason
+        self._process.kill()
+
     def close(self) -> None:
         """End the process, whatever it is doing."""
         if self._process.poll() is None:
@@ -126,10 +132,12 @@ class Worker:
         except (BrokenPipeError, ValueError):  # ValueError: it was closed before
             raise self._death(request["stage"]) from None
 
-    def _death(self, stage: str) -> RunError:
+    def _death(self, stage: str) -> Exception:
         status = self._process.wait()
         self._printer.join(timeout=1)
         self._messages.close()
+        if self._aborted is not None:
+            return self._aborted
         how = f"exit status {status}"
         if status < 0:
             how = signal.Signals(-status).name
@@ -154,6 +162,12 @@ def shared_worker() -> Worker:
     if not _shared or not _shared[-1].alive:
         _shared[:] = [Worker()]
     return _shared[-1]
+
+
+def abort_shared_worker(reason: Exception) -> None:
+    """`Worker.abort` the worker of this process, if there is one."""
+    for worker in _shared:
+        worker.abort(reason)
 
 
 def _error(message: dict[str, Any]) -> Exception:

@@ -144,8 +144,12 @@ def _run(recipe: Recipe, shown: Display, run_id: str | None = None) -> None:
         if not _interrupted(error):
             raise
         # Not left to Typer, which would end without a word.
-        stderr.print("Interrupted.")
-        _print_notes(error)
+        if isinstance(error, Exception):  # cancelled in Prefect: its message has the notes
+            stderr.print(escape(str(error)), soft_wrap=True)
+            stderr.print("`torchyard resume latest` goes on with it.")
+        else:
+            stderr.print("Interrupted.")
+            _print_notes(error)
         raise typer.Exit(130) from None
     _print_outcome(shown)
 
@@ -157,10 +161,10 @@ def _print_outcome(shown: Display) -> None:
 
 
 def _interrupted(error: BaseException) -> bool:
-    """By Ctrl-C, or by a termination that Prefect has made an exception of."""
+    """By Ctrl-C, by a termination that Prefect has made an exception of, or from Prefect's UI."""
     prefect = sys.modules.get("prefect.exceptions")
     return isinstance(error, KeyboardInterrupt) or (
-        prefect is not None and isinstance(error, prefect.TerminationSignal)
+        prefect is not None and isinstance(error, prefect.TerminationSignal | prefect.CancelledRun)
     )
 
 

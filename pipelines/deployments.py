@@ -7,17 +7,16 @@ for every setting and every parameter of the chosen plugins.
 from __future__ import annotations
 
 import contextlib
-import difflib
 import json
 import os
 import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 from typing import Any
-from zoneinfo import ZoneInfo, available_timezones
+from zoneinfo import ZoneInfo
 
 import yaml
 
@@ -28,131 +27,11 @@ from core.plugin_sources import PLUGIN_FOLDERS
 from core.store import tracking_uri
 from pipelines.arguments import start_of
 from pipelines.services import FLOW
+from pipelines.times import Times, said
 
 ENTRYPOINT = "pipelines.training.train_pipeline"
 TAG = "torchyard"
 NEEDS = "TORCHYARD_NEEDS"  # in the environment of a deployed run: its plugins, and where from
-UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
-
-
-# ------------------------------------------------------------------------------------- times
-
-
-@dataclass(frozen=True)
-class Times:
-    """When a run begins.
-
-    Attributes:
-        schedule: Prefect's.
-        text: for a person.
-        first: the first time.
-    """
-
-    schedule: Any
-    text: str
-    first: datetime
-
-
-def read_times(
-    cron: str | None, interval: str | None, rrule: str | None, timezone: str | None
-) -> Times:
-    """Judge what was said of the time. Imports Prefect, whose judgement counts.
-
-    Raises:
-        UserError: with all that is wrong.
-    """
-    problems = []
-    zone = timezone or local_timezone()
-    if zone not in available_timezones():
-        problems.append(f"--timezone: there is no '{zone}'.{_near(zone)}")
-        zone = "UTC"
-    given = {"--cron": cron, "--interval": interval, "--rrule": rrule}
-    chosen = {option: value for option, value in given.items() if value is not None}
-    if len(chosen) != 1:
-        what = " and ".join(chosen) if chosen else "none of them"
-        problems.append(f"give one of {', '.join(given)}, not {what}")
-    found = None
-    for option, value in chosen.items():
-        try:
-            found = _READERS[option](value, zone)
-        except ValueError as error:
-            problems.append(f"{option}: '{value}': {error}")
-    if problems or found is None:
-        raise UserError(problems)
-    return found
-
-
-def local_timezone() -> str:
-    """The name of this machine's time zone; UTC where it has none."""
-    named = os.environ.get("TZ", "").removeprefix(":")
-    linked = str(Path("/etc/localtime").resolve()).rpartition("zoneinfo/")[2]
-    return next((zone for zone in (named, linked) if zone in available_timezones()), "UTC")
-
-
-def _near(zone: str) -> str:
-    known = {}
-    for name in sorted(available_timezones()):
-        known[name.lower()] = known[name.rpartition("/")[2].lower()] = name
-    near = difflib.get_close_matches(zone.lower().replace(" ", "_"), known, n=1)
-    return f" Did you mean '{known[near[0]]}'?" if near else "  (e.g. Asia/Shanghai, UTC)"
-
-
-def _cron(value: str, zone: str) -> Times:
-    from prefect._vendor import croniter
-    from prefect.client.schemas.schedules import CronSchedule
-    from pydantic import ValidationError
-
-    try:
-        schedule = CronSchedule(cron=value, timezone=zone)
-        times: Any = croniter  # the judge Prefect's scheduler asks; it has no types
-        first = times.croniter(value, datetime.now(ZoneInfo(zone))).get_next(datetime)
-    except ValidationError as error:
-        raise ValueError(
-            f'{_reason(error)}  (minute hour day month weekday, e.g. "0 3 * * *")'
-        ) from None
-    return Times(schedule, f'cron "{value}", {zone}', first)
-
-
-def _interval(value: str, zone: str) -> Times:
-    from prefect.client.schemas.schedules import IntervalSchedule
-
-    parts = re.findall(r"(\d+)([smhdw])", value)
-    if not parts or "".join(number + unit for number, unit in parts) != value:
-        raise ValueError("is not an interval such as 30m, 12h, 1d or 1d12h")
-    try:
-        lengths = (timedelta(**{UNITS[unit]: int(number)}) for number, unit in parts)
-        length = sum(lengths, timedelta())
-        first = datetime.now(ZoneInfo(zone)) + length
-    except OverflowError:
-        raise ValueError("is too long") from None
-    if length <= timedelta():
-        raise ValueError("must be longer than nothing")
-    schedule = IntervalSchedule(interval=length, anchor_date=datetime.now(UTC), timezone=zone)
-    return Times(schedule, f"every {value}", first)
-
-
-def _rrule(value: str, zone: str) -> Times:
-    from prefect.client.schemas.schedules import RRuleSchedule
-    from pydantic import ValidationError
-
-    try:
-        schedule = RRuleSchedule(rrule=value, timezone=zone)
-    except ValidationError as error:
-        raise ValueError(f"{_reason(error)}  (RFC 5545, e.g. FREQ=DAILY;BYHOUR=3)") from None
-    first = schedule.to_rrule().after(datetime.now(ZoneInfo(zone)))
-    if first is None:
-        raise ValueError("all its times have passed")
-    return Times(schedule, f"rrule {value}, {zone}", first)
-
-
-_READERS = {"--cron": _cron, "--interval": _interval, "--rrule": _rrule}
-
-
-def _reason(error: Any) -> str:
-    return str(error.errors()[0]["msg"]).removeprefix("Value error, ")
-
-
-# ------------------------------------------------------------------------------ registering
 
 
 @dataclass(frozen=True)
@@ -323,6 +202,59 @@ def deployed(client: Any) -> list[Any]:
     flow = FlowFilter(name=FlowFilterName(any_=[FLOW]))
     found: list[Any] = client.read_deployments(flow_filter=flow)
     return found
+
+
+def planned() -> list[dict[str, Any]]:
+    """The deployments with their times: name, pool, times, next run, and how the last run ended."""
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.filters import (
+        DeploymentFilter,
+        DeploymentFilterId,
+        FlowRunFilter,
+        FlowRunFilterState,
+        FlowRunFilterStateType,
+    )
+    from prefect.client.schemas.objects import StateType
+    from prefect.client.schemas.sorting import FlowRunSort
+
+    coming = FlowRunFilterStateType(any_=[StateType.SCHEDULED])
+    begun = FlowRunFilterStateType(not_any_=[StateType.SCHEDULED])
+    rows = []
+    with get_client(sync_client=True) as client:
+        for found in deployed(client):
+            mine = DeploymentFilter(id=DeploymentFilterId(any_=[found.id]))
+
+            def first(state: Any, sort: Any, mine: Any = mine) -> Any:
+                chosen = FlowRunFilter(state=FlowRunFilterState(type=state))
+                runs = client.read_flow_runs(
+                    deployment_filter=mine, flow_run_filter=chosen, sort=sort, limit=1
+                )
+                return runs[0] if runs else None
+
+            coming_run = first(coming, FlowRunSort.EXPECTED_START_TIME_ASC)
+            last = first(begun, FlowRunSort.EXPECTED_START_TIME_DESC)
+            rows.append(
+                {
+                    "name": found.name,
+                    "pool": found.work_pool_name,
+                    "times": "; ".join(said(each.schedule) for each in found.schedules) or None,
+                    "paused": found.paused,
+                    "next": _when(coming_run, found),
+                    "last": _when(last, found),
+                    "last_state": last.state_name if last else None,
+                    "last_message": last.state.message if last else None,
+                }
+            )
+    return rows
+
+
+def _when(run: Any, deployment: Any) -> str | None:
+    if run is None or run.expected_start_time is None:
+        return None
+    zones = [each.schedule.timezone for each in deployment.schedules]
+    zone = ZoneInfo(zones[0]) if zones else None
+    when: datetime = run.expected_start_time.astimezone(zone)
+    return when.isoformat(timespec="seconds")
 
 
 def local_environment() -> dict[str, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from typing import Annotated, Any, Optional, TypeVar
 
 import typer
@@ -18,7 +19,8 @@ from core.store import check_writable, tracking_uri
 from pipelines.arguments import Overrides, Source, preset_recipe
 from pipelines.display import stdout
 from pipelines.services import FLOW, PrefectServer, use
-from pipelines.yard import DOWN, Part, Yard, pool_name
+from pipelines.times import read_times
+from pipelines.yard import FOUND, UP, Part, Yard, pool_name
 
 commands = typer.Typer()
 
@@ -54,10 +56,13 @@ def down() -> None:
 def status(as_json: AsJson = False) -> None:
     """Show what runs, where, since when and started by whom, and when what is done next."""
     parts = Yard().parts()
+    plan = _plan(parts)
     if as_json:
-        print(json.dumps({"parts": [_plain(part) for part in parts]}, indent=1))
+        print(json.dumps({"parts": [_plain(part) for part in parts], "plan": plan}, indent=1))
         return
     _print_parts(parts)
+    if plan:
+        stdout.print(_plan_table(plan))
 
 
 @commands.command("schedule")
@@ -94,7 +99,7 @@ def schedule_runs(
 
     problems: list[str] = []
     recipe = _told(problems, preset_recipe, source, overrides)
-    times = _told(problems, deployments.read_times, cron, interval, rrule, timezone)
+    times = _told(problems, read_times, cron, interval, rrule, timezone)
     name = _told(problems, deployments.check_name, name, source)
     _told(problems, check_writable, tracking_uri())
     if problems or recipe is None or times is None or name is None:
@@ -183,18 +188,54 @@ def _told(problems: list[str], read: Callable[..., T], *arguments: Any) -> T | N
         return None
 
 
+def _plan(parts: list[Part]) -> list[dict[str, Any]]:
+    """What is scheduled and deployed, where there is a server to ask."""
+    prefect = parts[0]
+    if prefect.state not in (UP, FOUND):
+        return []
+    from pipelines import deployments
+
+    with use(f"{prefect.address}/api"):
+        return deployments.planned()
+
+
+def _plan_table(plan: list[dict[str, Any]]) -> Table:
+    table = Table(box=None, pad_edge=False, title_justify="left", title="\nscheduled and deployed")
+    for heading in ("name", "pool", "times", "next", "last", ""):
+        table.add_column(heading, overflow="fold")
+    for row in plan:
+        times = "by hand" if row["times"] is None else row["times"]
+        last = row["last_state"] or "–"
+        if row["last_message"] and last not in ("Completed", "Running"):
+            last = f"{last}: {row['last_message']}"
+        cells = (
+            row["name"],
+            row["pool"] or "–",
+            f"{times} (paused)" if row["paused"] else times,
+            _short(row["next"]),
+            _short(row["last"]),
+            last,
+        )
+        table.add_row(*map(escape, cells))
+    return table
+
+
+def _short(time: str | None) -> str:
+    return f"{datetime.fromisoformat(time):%d %b %H:%M}" if time else "–"
+
+
 def _print_parts(parts: list[Part]) -> None:
     table = Table(box=None, pad_edge=False)
-    for heading in ("", "state", "address", "since", "started by", "process"):
-        table.add_column(heading, overflow="fold")
+    for heading in ("", "", "where", "since", "by", "process"):
+        table.add_column(heading, no_wrap=True)
     for part in parts:
         facts = part.facts
-        since = facts.since if facts else ""
+        since = datetime.fromisoformat(facts.since).astimezone() if facts else None
         table.add_row(
             part.name,
-            f"[red]{part.state}[/]" if part.state == DOWN else part.state,
+            part.state if part.state in (UP, FOUND) else f"[red]{part.state}[/]",
             escape(part.address),
-            since,
+            f"{since:%d %b %H:%M}" if since else "",
             escape(facts.by) if facts else "",
             str(facts.pid or "") if facts else "",
         )

@@ -30,7 +30,9 @@ from core.store import check_writable, tracking_uri
 from core.tracking import RunRecord
 from core.worker import shared_worker
 from pipelines import recording
+from pipelines.cancellation import heeding_cancellation
 from pipelines.display import current_display, epoch_line
+from pipelines.services import FLOW
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,7 @@ class Outcome:
     per_class: list[dict[str, Any]]
 
 
-@flow(name="train_pipeline")
+@flow(name=FLOW)
 def train_pipeline(config: RunConfig, run_id: str | None = None) -> Outcome:
     """Train a classifier: prepare → train → evaluate → per-class report, in one MLflow run.
 
@@ -76,7 +78,12 @@ def train_pipeline(config: RunConfig, run_id: str | None = None) -> Outcome:
     Raises:
         UserError: the configuration or the data are wrong.
         RunError: a stage failed.
+        CancelledRun: it was cancelled in Prefect.
     """
+    return heeding_cancellation(lambda: _run_stages(config, run_id))
+
+
+def _run_stages(config: RunConfig, run_id: str | None) -> Outcome:
     recipe = resolve(config.model_dump(), host())
     config = recipe.config
     check_writable(tracking_uri())

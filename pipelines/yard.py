@@ -147,9 +147,12 @@ class Yard:
             address = facts.address if facts else shown(store)
             parts.append(Part("MLflow", state, address, facts, self.mlflow(store).log))
         for piece, facts in ((self.worker, worker), (self.keeper, keeper)):
-            address = facts.address if facts else ""
+            address = "" if piece is self.keeper else self._for_pool(facts)
             parts.append(Part(piece.name, _state(facts, True), address, facts, piece.log))
         return parts
+
+    def _for_pool(self, facts: Facts | None) -> str:
+        return f"pool {pool_name(facts.address)}" if facts else ""
 
     def _prefect(self, facts: Facts | None) -> Part:
         if url := configured_api_url() or (None if facts else found_server()):

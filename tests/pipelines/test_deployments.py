@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from core.errors import UserError
 from pipelines.arguments import preset_recipe
-from pipelines.deployments import check_name, form, read_times, read_variables
+from pipelines.deployments import check_name, form, read_variables
+from pipelines.times import read_times
 
 
 def times(cron=None, interval=None, rrule=None, timezone="Asia/Shanghai"):
