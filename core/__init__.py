@@ -12,7 +12,7 @@ from core.dataset import (
     SampleSplit,
     stratified_split,
 )
-from core.errors import UserError
+from core.errors import UnreachableError, UserError
 from core.hookspecs import Register, hookimpl
 from core.parameters import (
     Augmentation,
@@ -39,6 +39,7 @@ __all__ = [
     "SampleSpec",
     "SampleSplit",
     "SchedulerParams",
+    "UnreachableError",
     "UserError",
     "hookimpl",
     "stratified_split",

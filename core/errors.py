@@ -17,6 +17,10 @@ class UserError(Exception):
         super().__init__("\n".join(self.problems))
 
 
+class UnreachableError(UserError):
+    """Something on the network does not answer: it may be mended, or pass by itself."""
+
+
 class RunError(Exception):
     """A run that began and could not be finished: exit status 1, no traceback.
 

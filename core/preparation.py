@@ -179,7 +179,7 @@ def _plugin_at_work(name: str) -> Iterator[None]:
     try:
         yield
     except UserError as error:
-        raise UserError(f"dataset {name}: {problem}" for problem in error.problems) from error
+        raise type(error)(f"dataset {name}: {problem}" for problem in error.problems) from error
     except RunError:
         raise
     except Exception as error:

@@ -25,7 +25,7 @@ from collections.abc import Callable
 from typing import IO, Any, TextIO
 
 from core.child import start_child
-from core.errors import RunError, UserError
+from core.errors import RunError, UnreachableError, UserError
 from core.host import host
 from core.plugin_sources import raised_in
 
@@ -172,7 +172,8 @@ def abort_shared_worker(reason: Exception) -> None:
 
 def _error(message: dict[str, Any]) -> Exception:
     if message["error"] == "user":
-        return UserError(message["problems"])
+        kind = UnreachableError if message["unreachable"] else UserError
+        return kind(message["problems"])
     return RunError(message["message"], details=message["details"])
 
 
@@ -211,7 +212,8 @@ def serve(messages: IO[str]) -> None:
         try:
             send(result=getattr(stages, name)(**request["arguments"], emit=emit))
         except UserError as error:
-            send(error="user", problems=error.problems)
+            unreachable = isinstance(error, UnreachableError)
+            send(error="user", problems=error.problems, unreachable=unreachable)
         except RunError as error:
             send(error="run", message=str(error), details=error.details)
         except Exception as error:

@@ -11,7 +11,7 @@ from uuid import UUID
 
 import httpx
 from prefect.client.orchestration import get_client
-from prefect.exceptions import CancelledRun, PrefectException
+from prefect.exceptions import CancelledRun, PrefectException, TerminationSignal
 from prefect.runtime import flow_run
 from prefect.states import Cancelled
 
@@ -20,6 +20,7 @@ from core.worker import abort_shared_worker
 
 R = TypeVar("R")
 
+CANCELLED = "cancelled in Prefect"
 POLL_SECONDS = 3.0
 # A Prefect worker ends what it began by itself; a run whose worker has died heeds alone.
 WORKERS_SECONDS = 20.0
@@ -38,6 +39,25 @@ def heeding_cancellation(pipeline: Callable[[], R]) -> R:
             message = ". ".join([str(error), *getattr(error, "__notes__", [])])
             # Prefect's way to end a flow in a state of one's own: its caller gets a CancelledRun.
             return Cancelled(message=message)  # type: ignore[return-value]
+
+
+def reason_of(error: BaseException) -> str:
+    """Why a run ended, in a line or some."""
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted"
+    if isinstance(error, TerminationSignal):
+        return CANCELLED if flow_run.id and _cancelled(UUID(flow_run.id)) else "terminated"
+    return str(error).strip() or type(error).__name__
+
+
+def _cancelled(run: UUID) -> bool:
+    with (
+        contextlib.suppress(httpx.HTTPError, PrefectException),  # the server is away
+        get_client(sync_client=True) as client,
+    ):
+        state = client.read_flow_run(run).state
+        return state is not None and (state.is_cancelling() or state.is_cancelled())
+    return False
 
 
 @contextlib.contextmanager
@@ -70,6 +90,6 @@ def _heed(run: UUID, ended: threading.Event) -> None:
                         return
                     patience = 0.0
                     # Again at each round: the run may have been between two stages.
-                    abort_shared_worker(CancelledRun("Cancelled in Prefect"))
+                    abort_shared_worker(CancelledRun(CANCELLED))
             if ended.wait(POLL_SECONDS):
                 return

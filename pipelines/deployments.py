@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 from zoneinfo import ZoneInfo
 
 import yaml
@@ -30,7 +31,7 @@ from pipelines.services import FLOW
 from pipelines.times import Times, said
 
 ENTRYPOINT = "pipelines.training.train_pipeline"
-TAG = "torchyard"
+TAG, FORGOTTEN = "torchyard", "torchyard:forgotten"
 NEEDS = "TORCHYARD_NEEDS"  # in the environment of a deployed run: its plugins, and where from
 
 
@@ -178,30 +179,60 @@ def _register(
     return Registered(name, url_for("deployment", obj_id=identity) or "", replaced)
 
 
-def remove(name: str) -> None:
-    """Forget a deployment and what it would begin.
+def remove(name: str) -> bool:
+    """Forget a deployment and what it would begin; False if a run of it is under way.
+
+    Prefect's server deletes the slot that the run holds with the deployment, and then cannot end
+    the run. So this is only marked, and deleted by the watch (`pipelines.watch`) after the run.
 
     Raises:
         UserError: there is none of that name; the message names the nearest.
     """
     from prefect.client.orchestration import get_client
+    from prefect.client.schemas.actions import DeploymentUpdate
 
     with get_client(sync_client=True) as client:
-        known = {found.name: found.id for found in deployed(client)}
+        known = {found.name: found for found in deployed(client)}
         if name not in known:
-            raise UserError(
-                f"no schedule or deployment named '{name}'.{suggestion(name, [*known])}"
-            )
-        client.delete_deployment(known[name])
+            near = suggestion(name, [*known])
+            raise UserError(f"no schedule or deployment named '{name}'.{near}")
+        if not under_way(client, known[name].id):
+            client.delete_deployment(known[name].id)
+            return True
+        for each in known[name].schedules:
+            client.delete_deployment_schedule(known[name].id, each.id)
+        client.update_deployment(known[name].id, DeploymentUpdate(paused=True, tags=[FORGOTTEN]))
+        return False
 
 
-def deployed(client: Any) -> list[Any]:
-    """torchyard's deployments on a Prefect server."""
+def under_way(client: Any, deployment_id: UUID) -> bool:
+    """Whether a run of a deployment has begun and not ended."""
+    from prefect.client.schemas.filters import (
+        DeploymentFilter,
+        DeploymentFilterId,
+        FlowRunFilter,
+        FlowRunFilterState,
+        FlowRunFilterStateType,
+    )
+    from prefect.client.schemas.objects import StateType
+
+    begun = [StateType.PENDING, StateType.RUNNING, StateType.CANCELLING]
+    state = FlowRunFilterState(type=FlowRunFilterStateType(any_=begun))
+    runs = client.read_flow_runs(
+        deployment_filter=DeploymentFilter(id=DeploymentFilterId(any_=[deployment_id])),
+        flow_run_filter=FlowRunFilter(state=state),
+        limit=1,
+    )
+    return bool(runs)
+
+
+def deployed(client: Any, forgotten: bool = False) -> list[Any]:
+    """torchyard's deployments on a Prefect server, or those that are to be deleted."""
     from prefect.client.schemas.filters import FlowFilter, FlowFilterName
 
     flow = FlowFilter(name=FlowFilterName(any_=[FLOW]))
-    found: list[Any] = client.read_deployments(flow_filter=flow)
-    return found
+    found = client.read_deployments(flow_filter=flow)
+    return [each for each in found if (FORGOTTEN in each.tags) == forgotten]
 
 
 def planned() -> list[dict[str, Any]]:

@@ -147,6 +147,7 @@ class Keeper:
                 watch.skip_missed(pool_name(self._server.api_url))
                 self._looked.set()
                 watch.end_dead_flow_runs()
+                watch.delete_forgotten()
                 for store in self._yard.stores:
                     watch.end_dead_runs(store)
             except Exception:  # an outage of a server: it is asked again

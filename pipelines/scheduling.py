@@ -124,8 +124,10 @@ def unschedule(
     from pipelines import deployments
 
     with _prefect():
-        deployments.remove(name)
+        deleted = deployments.remove(name)
     stdout.print(f"Forgotten: [bold]{escape(name)}[/]")
+    if not deleted:
+        stdout.print("The run that is under way goes on.")
 
 
 @commands.command()

@@ -20,18 +20,19 @@ from prefect import flow, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 
 from core import prediction_table
-from core.config import RunConfig, resolve
+from core.config import RunConfig
 from core.dataset import PreparedDataset
 from core.evaluation import Predictions, evaluate
 from core.folders import cache_folder, run_folder
-from core.host import host
 from core.prediction_table import PredictionTable
 from core.store import check_writable, tracking_uri
 from core.tracking import RunRecord
 from core.worker import shared_worker
 from pipelines import recording
-from pipelines.cancellation import heeding_cancellation
+from pipelines.cancellation import heeding_cancellation, reason_of
+from pipelines.deployed import resolve_here
 from pipelines.display import current_display, epoch_line
+from pipelines.retrying import RETRIED
 from pipelines.services import FLOW
 
 
@@ -84,7 +85,7 @@ def train_pipeline(config: RunConfig, run_id: str | None = None) -> Outcome:
 
 
 def _run_stages(config: RunConfig, run_id: str | None) -> Outcome:
-    recipe = resolve(config.model_dump(), host())
+    recipe = resolve_here(config)
     config = recipe.config
     check_writable(tracking_uri())
     for change in recipe.changed:
@@ -109,8 +110,7 @@ def _run_stages(config: RunConfig, run_id: str | None) -> Outcome:
                 f"`torchyard resume {record.run_id}` sends them, and so does the next run.",
             )
     except BaseException as error:
-        interrupted = isinstance(error, KeyboardInterrupt)
-        reason = "interrupted" if interrupted else str(error).strip() or type(error).__name__
+        reason = reason_of(error)
         status = recording.ended_as(error)
         record.finish(status, reason)
         error.add_note(f"Recorded as {status}: {record.name}  {record.run_id}")
@@ -129,7 +129,7 @@ def check_config(config: RunConfig) -> dict[str, Any]:
     return _checked(config.model_dump_json(), str(cache_folder()))
 
 
-@task(task_run_name="prepare_data: {config.dataset.name}", cache_policy=NO_CACHE)
+@task(cache_policy=NO_CACHE, **RETRIED, task_run_name="prepare_data: {config.dataset.name}")
 def prepare_data(config: RunConfig, run_id: str) -> str:
     """Download or read, verify and store the data set; gives the folder of its arrays."""
     with _stage("prepare", run_id, config.dataset.name):
@@ -171,7 +171,7 @@ def train_model(config: RunConfig, data: str, run_id: str) -> Trained:
     return Trained(done["weights"], {**placement, **fit, "parameters": done["parameters"]})
 
 
-@task(task_run_name="evaluate_model: {config.model.name}", cache_policy=NO_CACHE)
+@task(cache_policy=NO_CACHE, **RETRIED, task_run_name="evaluate_model: {config.model.name}")
 def evaluate_model(config: RunConfig, data: str, trained: Trained, run_id: str) -> str:
     """Predict the test split and log the model with its results; gives the predictions' file."""
     target = run_folder(run_id) / prediction_table.FILE
@@ -211,7 +211,7 @@ def evaluate_model(config: RunConfig, data: str, trained: Trained, run_id: str) 
     return str(target)
 
 
-@task(task_run_name="report_per_class: {config.dataset.name}", cache_policy=NO_CACHE)
+@task(cache_policy=NO_CACHE, **RETRIED, task_run_name="report_per_class: {config.dataset.name}")
 def report_per_class(
     config: RunConfig, data: str, trained: Trained, predictions: str, run_id: str
 ) -> Outcome:

@@ -5,8 +5,10 @@ It runs in the process that keeps a yard up (`pipelines.yard`), every few second
 
 from __future__ import annotations
 
+import contextlib
 from datetime import UTC, datetime, timedelta
 
+import httpx
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import (
     FlowFilter,
@@ -19,10 +21,12 @@ from prefect.client.schemas.filters import (
     WorkPoolFilterName,
 )
 from prefect.client.schemas.objects import FlowRun, State, StateType
+from prefect.exceptions import PrefectException
 from prefect.states import Cancelled, Crashed
 
 from core.runs import end_orphans, owner_lives
 from core.store import load_mlflow, open_store
+from pipelines.deployments import deployed, under_way
 from pipelines.services import FLOW
 
 MISSED = timedelta(minutes=10)  # a run that was to begin longer ago does not begin any more
@@ -43,7 +47,9 @@ def end_dead_flow_runs() -> None:
                 wanted = run.state_type == StateType.CANCELLING
                 ended = Cancelled if wanted else Crashed
                 state: State[None] = ended(message="Its process ended without a word.")
-                client.set_flow_run_state(run.id, state, force=True)
+                # A server that cannot end one run now must not keep this from the others.
+                with contextlib.suppress(httpx.HTTPError, PrefectException):
+                    client.set_flow_run_state(run.id, state, force=True)
 
 
 def skip_missed(pool: str) -> None:
@@ -61,6 +67,14 @@ def skip_missed(pool: str) -> None:
             if run.auto_scheduled:
                 message = "Skipped: torchyard was not up at its time."
                 client.set_flow_run_state(run.id, Cancelled(message=message), force=True)
+
+
+def delete_forgotten() -> None:
+    """Delete the deployments that were unscheduled while a run of theirs was under way."""
+    with get_client(sync_client=True) as client:
+        for found in deployed(client, forgotten=True):
+            if not under_way(client, found.id):
+                client.delete_deployment(found.id)
 
 
 def _flow_runs(client: SyncPrefectClient, *states: StateType) -> list[FlowRun]:

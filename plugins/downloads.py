@@ -14,7 +14,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from core import UserError
+from core import UnreachableError, UserError
 
 logger = logging.getLogger(__name__)
 
@@ -36,11 +36,13 @@ def fetch(file: Path, addresses: Sequence[str], checksum: str) -> Path:
 
     Raises:
         UserError: no address gave the file, or what was given has another checksum.
+        UnreachableError: no address gave the file, but one may at another time.
         OSError: the disk is full.
     """
     file.parent.mkdir(parents=True, exist_ok=True)
     part = file.with_name(file.name + ".part")
     unreachable, refused = [], []
+    may_pass = False
     with FileLock(file.with_name(file.name + ".lock")):
         if file.is_file() and checksum_of(file, checksum) == checksum:
             return file
@@ -55,16 +57,18 @@ def fetch(file: Path, addresses: Sequence[str], checksum: str) -> Path:
                     f"not {checksum}. It was not kept."
                 )
             except urllib.error.HTTPError as error:
+                may_pass |= error.code >= 500 or error.code == 429
                 with error:  # it holds the connection
                     unreachable.append(f"{address}: {error}")
             except (OSError, http.client.HTTPException) as error:
                 if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
                     raise
+                may_pass = True
                 # A URLError's own text wraps its reason.
                 unreachable.append(f"{address}: {getattr(error, 'reason', error)}")
             finally:
                 part.unlink(missing_ok=True)
-    raise UserError(
+    raise (UnreachableError if may_pass and not refused else UserError)(
         refused
         or f"the download failed ({'; '.join(unreachable)}). Three ways on: "
         "dataset.mirror=ADDRESS downloads from another place, dataset.path=FOLDER takes a copy "
