@@ -6,6 +6,7 @@ Neither torch, MLflow nor Prefect is imported before a configuration is known to
 
 from __future__ import annotations
 
+import dataclasses
 import gc
 import json
 import logging
@@ -22,7 +23,7 @@ from core.delivery import send_kept
 from core.errors import RunError, UserError
 from core.host import host
 from core.runs import find_run, recorded_config
-from core.store import check_writable, open_existing, store_errors, tracking_uri
+from core.store import LOCAL_UI, check_writable, open_existing, store_errors, tracking_uri
 from pipelines import comparing, inspection, plugin_listing, scheduling
 from pipelines.arguments import Overrides, Source, preset_recipe
 from pipelines.display import Display, JsonDisplay, QuietDisplay, display, stderr, stdout
@@ -156,8 +157,13 @@ def _run(recipe: Recipe, shown: Display, run_id: str | None = None) -> None:
 
 def _print_outcome(shown: Display) -> None:
     from pipelines.services import mlflow_ui_command
+    from pipelines.yard import ui_address
 
-    shown.result(mlflow_ui_command(tracking_uri()))
+    uri, outcome = tracking_uri(), shown.outcome
+    address = ui_address(uri)
+    if address:
+        shown.outcome = dataclasses.replace(outcome, url=outcome.url.replace(LOCAL_UI, address))
+    shown.result("" if address else mlflow_ui_command(uri))
 
 
 def _interrupted(error: BaseException) -> bool:

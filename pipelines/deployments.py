@@ -288,23 +288,21 @@ def _when(run: Any, deployment: Any) -> str | None:
     return when.isoformat(timespec="seconds")
 
 
-def local_environment() -> dict[str, str]:
-    """What a run begun here by somebody else needs to find what a command finds here."""
-    environment = {CACHE: str(cache_folder().absolute())}
-    if "@" not in (uri := tracking_uri()):
-        environment["MLFLOW_TRACKING_URI"] = uri
+def local_environment() -> dict[str, str | None]:
+    """What a run begun here by somebody else needs to find what a command finds here.
+
+    What is not set here is unset there: the worker was started in another shell.
+    """
+    environment = {CACHE: str(cache_folder().absolute())} | {
+        name: os.environ.get(name) for name in ("MLFLOW_EXPERIMENT_NAME", "MLFLOW_EXPERIMENT_ID")
+    }
     for name in (PLUGIN_FOLDERS, "PYTHONPATH"):
-        if folders := os.environ.get(name):
-            whole = (str(Path(folder).expanduser().absolute()) for folder in _split(folders))
-            environment[name] = os.pathsep.join(whole)
-    for name in ("MLFLOW_EXPERIMENT_NAME", "MLFLOW_EXPERIMENT_ID"):
-        if value := os.environ.get(name):
-            environment[name] = value
+        folders = filter(None, os.environ.get(name, "").split(os.pathsep))
+        whole = (str(Path(folder).expanduser().absolute()) for folder in folders)
+        environment[name] = os.pathsep.join(whole) or None
+    if "@" not in (uri := tracking_uri()):  # a password is not for Prefect's database
+        environment["MLFLOW_TRACKING_URI"] = uri
     return environment
-
-
-def _split(folders: str) -> list[str]:
-    return [folder for folder in folders.split(os.pathsep) if folder]
 
 
 def form(recipe: Recipe) -> dict[str, Any]:

@@ -106,7 +106,7 @@ class Display:
             )
 
     def result(self, look: str) -> None:
-        """Print what came out; `look` is the command that shows more of it."""
+        """Print what came out; `look` is the command that serves its page, where none does yet."""
         if self._console is None:
             return
         say, outcome = self._console.print, self.outcome
@@ -115,8 +115,9 @@ class Display:
         times = " · ".join(f"{name} {seconds:.1f} s" for name, seconds in self.seconds.items())
         say(f"Stages:      {times}")
         say(f"MLflow run:  [bold]{escape(outcome.name)}[/]  {outcome.run_id}")
-        say(f"Look at it:  [bold]{escape(look)}[/]", soft_wrap=True)
-        say(f"       then  {outcome.url}", soft_wrap=True)
+        if look:
+            say(f"Look at it:  [bold]{escape(look)}[/]", soft_wrap=True)
+        say(f"{'       then' if look else 'Look at it:'}  {outcome.url}", soft_wrap=True)
 
 
 class QuietDisplay(Display):

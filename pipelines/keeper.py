@@ -43,6 +43,7 @@ class Keeper:
         self._server: PrefectServer | None = None
         self._using = contextlib.ExitStack()
         self._starts: dict[str, tuple[float, float]] = {}  # by piece: the last, the next's pause
+        self._troubles: dict[str, str] = {}  # the last of each task
         self._looked = threading.Event()  # the watch has skipped what was missed
 
     def keep(self) -> None:
@@ -59,8 +60,8 @@ class Keeper:
     def _try(self, task: Callable[..., None], *arguments: Any) -> None:
         try:
             task(*arguments)
-        except Exception:  # a keeper that ends over one trouble keeps nothing
-            logger.exception("%s:", task.__name__)
+        except Exception as error:  # a keeper that ends over one trouble keeps nothing
+            self._log(task.__name__, error)
 
     # ---- the pieces
 
@@ -150,9 +151,15 @@ class Keeper:
                 watch.delete_forgotten()
                 for store in self._yard.stores:
                     watch.end_dead_runs(store)
-            except Exception:  # an outage of a server: it is asked again
-                logger.exception("The watch:")
+            except Exception as error:  # an outage of a server: it is asked again
+                self._log("the watch", error)
             time.sleep(WATCH_SECONDS)
+
+    def _log(self, what: str, error: Exception) -> None:
+        # Once: what lasts for a night must not fill the disk.
+        if self._troubles.get(what) != str(error):
+            self._troubles[what] = str(error)
+            logger.error("%s:", what, exc_info=error)
 
 
 if __name__ == "__main__":

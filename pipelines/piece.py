@@ -106,7 +106,7 @@ class Piece:
                     found.append(process)
         return found
 
-    def stop(self, seconds: float = 30) -> None:
+    def stop(self, seconds: float = 60) -> None:
         """End it and all it started: asked first, killed after so many seconds.
 
         A process in a session that another of them leads is that one's to end: a run ends its

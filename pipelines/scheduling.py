@@ -197,7 +197,7 @@ def _plan(parts: list[Part]) -> list[dict[str, Any]]:
         return []
     from pipelines import deployments
 
-    with use(f"{prefect.address}/api"):
+    with use(prefect.api):
         return deployments.planned()
 
 

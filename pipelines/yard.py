@@ -14,6 +14,7 @@ starts the others again, and they go on without it until the next `up`.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import platform
@@ -23,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from core.errors import RunError
+from core.errors import RunError, UserError
 from core.provenance import user_name
 from core.store import check_writable, shown, tracking_uri
 from core.whole_file import whole_file
@@ -32,6 +33,7 @@ from pipelines.prefect_settings import configured_api_url
 from pipelines.services import LASTING, WANTED, answers, found_server, state_folder
 
 START_SECONDS = 180  # on a busy machine; a quiet one takes 20
+STARTS = 2  # a piece that dies so often while it starts will not come up
 UP, FOUND, STARTING, DOWN = "up", "found", "starting", "down"
 
 
@@ -43,6 +45,7 @@ class Part:
         name: Prefect, MLflow, worker, keeper.
         state: up; found, if somebody else's; starting; down.
         address: where a person opens it, or what it works for.
+        api: of a Prefect server.
         facts: of the piece that torchyard started.
         log: of that piece.
     """
@@ -51,6 +54,7 @@ class Part:
     state: str
     address: str = ""
     facts: Facts | None = None
+    api: str = ""
     log: Path | None = None
 
 
@@ -98,8 +102,12 @@ class Yard:
                 program = [sys.executable, "-P", "-m", "pipelines.keeper", str(self.folder)]
                 self.keeper.start(lambda life: [*program, str(life)], "")
         end = time.monotonic() + START_SECONDS
+        starts: set[tuple[str, str]] = set()
         while late := [part for part in self.parts() if part.state not in (UP, FOUND)]:
-            if time.monotonic() > end or any(part.name == "keeper" for part in late):
+            starts |= {(part.name, part.facts.since) for part in late if part.facts}
+            again = any(sum(name == part.name for name, _ in starts) > STARTS for part in late)
+            gone = any(part.name == "keeper" for part in late)
+            if again or gone or time.monotonic() > end:
                 if not before:
                     self.down()
                 raise RunError(_complaint(late))
@@ -145,10 +153,10 @@ class Yard:
                 continue
             state = _state(facts, facts is not None and answers(f"{facts.address}/health"))
             address = facts.address if facts else shown(store)
-            parts.append(Part("MLflow", state, address, facts, self.mlflow(store).log))
+            parts.append(Part("MLflow", state, address, facts, log=self.mlflow(store).log))
         for piece, facts in ((self.worker, worker), (self.keeper, keeper)):
             address = "" if piece is self.keeper else self._for_pool(facts)
-            parts.append(Part(piece.name, _state(facts, True), address, facts, piece.log))
+            parts.append(Part(piece.name, _state(facts, True), address, facts, log=piece.log))
         return parts
 
     def _for_pool(self, facts: Facts | None) -> str:
@@ -157,10 +165,20 @@ class Yard:
     def _prefect(self, facts: Facts | None) -> Part:
         if url := configured_api_url() or (None if facts else found_server()):
             state = FOUND if answers(f"{url}/health") else DOWN
-            return Part("Prefect", state, _page(url))
+            return Part("Prefect", state, _page(url), api=url)
         ready = facts is not None and facts.state == LASTING and answers(f"{facts.address}/health")
-        address = _page(facts.address) if facts else ""
-        return Part("Prefect", _state(facts, ready), address, facts, self.server.log)
+        url = facts.address if facts else ""
+        return Part("Prefect", _state(facts, ready), _page(url), facts, url, self.server.log)
+
+
+def ui_address(store: str) -> str | None:
+    """Where the MLflow UI of a store answers, if `torchyard up` keeps one up."""
+    with contextlib.suppress(UserError):  # a PREFECT_HOME that cannot be used has no yard
+        yard = Yard()
+        with books(yard.folder):
+            facts = yard.mlflow(store).found()
+        return facts.address if facts else None
+    return None
 
 
 def is_server(store: str) -> bool:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from core.errors import UserError
 from pipelines.arguments import preset_recipe
-from pipelines.deployments import check_name, form, read_variables
+from pipelines.deployments import check_name, form, local_environment, read_variables
 from pipelines.times import read_times
 
 
@@ -87,6 +87,19 @@ def test_job_variables_have_sections():
     with pytest.raises(UserError) as caught:
         read_variables(["env", "=3", "a=1", "a.b=2"])
     assert len(caught.value.problems) == 3
+
+
+def test_a_scheduled_run_gets_what_this_shell_has_and_no_password(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "PYTHONPATH"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("TORCHYARD_PLUGINS", "mine:/else/where")
+    found = local_environment()
+    assert found["TORCHYARD_PLUGINS"] == f"{tmp_path}/mine:/else/where"
+    assert found["MLFLOW_TRACKING_URI"] == f"sqlite:///{tmp_path}/mlruns/mlflow.db"
+    assert found["PYTHONPATH"] is None
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "postgresql://me:secret@host/mlflow")
+    assert "secret" not in str(local_environment())
 
 
 def test_the_form_has_a_typed_field_for_every_setting_and_takes_the_configuration():

@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from core.config import RunConfig
-from core.errors import RunError, UserError
+from core.errors import RunError, UnreachableError, UserError
 
 PLUGIN = '''
 """Plugins that misbehave, and one data set of vectors."""
@@ -326,7 +326,7 @@ def test_a_truncated_archive_is_one_message_and_leaves_nothing(tmp_path, keep):
 
 
 def test_no_connection_names_what_failed_and_the_three_ways_on():
-    with pytest.raises(UserError) as caught:
+    with pytest.raises(UnreachableError) as caught:
         train({"name": "cifar10", "mirror": "http://127.0.0.1:9/"}, model="lenet")
     message = str(caught.value)
     assert "127.0.0.1:9" in message

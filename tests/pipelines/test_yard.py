@@ -20,6 +20,7 @@ import pytest
 
 from pipelines.piece import Piece, announce, books, foreign
 
+ROOT = Path(__file__).parents[2]
 SECONDS = 150  # the machine may be busy
 
 # ---------------------------------------------------------------------------------- a piece
@@ -269,7 +270,6 @@ def test_a_schedule_fires_here_and_a_run_that_would_overlap_is_skipped(town: Tow
     assert fields["properties"]["lr"]["type"] == "number"
     flow_run, record = eventually(town.training)
     assert record["plugin.model"].startswith("sha256:")  # the plugin of the working folder
-    assert Path(record["checkpoints"]).is_relative_to(town.folder / "work" / "mlruns")
     assert Path(psutil.Process(town.processes("prefect.engine")[0].pid).cwd()) == (
         town.folder / "work"
     )
@@ -323,6 +323,52 @@ def test_whatever_is_killed_is_told_truly_and_comes_back(town: Town) -> None:
     town.torchyard("up")
     assert town.parts()["Prefect"] == after["Prefect"]
     assert town.parts()["keeper"]["state"] == "up"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_worker_of_a_pool_runs_what_was_deployed_or_says_what_it_lacks(town: Town) -> None:
+    """The worker is in an empty folder, as on another machine."""
+    town.torchyard("unschedule", "often")  # to have the machine's cores; the run goes on
+    [flow_run] = [run["id"] for run in town.runs("RUNNING")]
+    town.cancel(flow_run)
+    elsewhere = town.folder / "elsewhere"
+    elsewhere.mkdir()
+    environment = town.environment | {"PREFECT_API_URL": town.api}
+
+    def prefect(*arguments: str, **more: str) -> None:
+        done = subprocess.run(
+            [sys.executable, "-P", "-m", "prefect", "--no-prompt", *arguments],
+            cwd=ROOT if arguments[0] == "deploy" else elsewhere, env=environment | more,
+            capture_output=True, text=True, timeout=300, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    def worked(deployment: str, **more: str) -> dict[str, Any]:
+        prefect("deployment", "run", f"train_pipeline/{deployment}")
+        prefect("worker", "start", "--pool", "elsewhere", "--run-once", **more)
+        return town.runs("COMPLETED", "FAILED", "CRASHED")[0]["state"]
+
+    store = f"env.MLFLOW_TRACKING_URI=sqlite:///{town.folder}/work/mlruns/mlflow.db"
+    prefect("work-pool", "create", "elsewhere", "--type", "process")
+    short = ("digits", "model=straight", "train.epochs=1")
+    town.torchyard("deploy", *short, "--pool", "elsewhere", "--name", "bare")
+    assert "the record would be lost" in worked("bare")["message"]
+    town.torchyard(
+        "deploy", *short, "--pool", "elsewhere", "--name", "bare", "--job-variable", store
+    )
+    message = worked("bare")["message"]
+    assert "no model named 'straight'" in message
+    assert "straight.py when this was deployed" in message
+    plugins = str(town.folder / "work" / "torchyard_plugins")
+    assert worked("bare", TORCHYARD_PLUGINS=plugins)["type"] == "COMPLETED"
+
+    prefect("deploy", "-n", "digits", MLFLOW_TRACKING_URI="sqlite:////nowhere/mlflow.db")
+    names = {found["name"] for found in town.ask("deployments/filter")}
+    assert {"bare", "digits"} <= names
+    town.torchyard("unschedule", "bare")
+    town.torchyard("unschedule", "digits")
+    town.torchyard("schedule", "digits", *LONG, "--interval", "15s", "--name", "often")
 
 
 @pytest.mark.slow
