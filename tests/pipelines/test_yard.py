@@ -203,6 +203,13 @@ class Town:
                     found.append(process)
         return found
 
+    def forget_often(self) -> None:
+        """Unschedule what a test before this one scheduled, and cancel its run."""
+        if self.ask("deployments/filter"):
+            self.torchyard("unschedule", "often")
+        for run in self.runs("RUNNING"):
+            self.cancel(run["id"])
+
     def everything_dies(self) -> bool:
         return not [p for p in self.processes("") if p.status() != psutil.STATUS_ZOMBIE]
 
@@ -219,6 +226,7 @@ def town(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Town]:
 
 
 LONG = ("model=straight", "train.epochs=1000000")
+OFTEN = ("schedule", "digits", *LONG, "--interval", "15s", "--name", "often")
 
 
 @pytest.mark.slow
@@ -242,6 +250,7 @@ def test_two_ups_at_once_and_a_third_make_one_yard_that_listens_here_alone(town:
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_what_is_wrong_registers_nothing(town: Town) -> None:
+    town.torchyard("up")
     printed = town.torchyard(
         "schedule", "digits", "model=strait", "train.epochs=x", "--cron", "0 3", "--timezone",
         "Mars", status=2,
@@ -259,8 +268,8 @@ def test_what_is_wrong_registers_nothing(town: Town) -> None:
 @pytest.mark.timeout(900)
 def test_a_schedule_fires_here_and_a_run_that_would_overlap_is_skipped(town: Town) -> None:
     both = [
-        town.start("schedule", "digits", *LONG, "--interval", "15s", "--name", "often"),
-        town.start("schedule", "digits", *LONG, "--interval", "15s", "--name", "often"),
+        town.start(*OFTEN),
+        town.start(*OFTEN),
     ]
     printed = [process.communicate(timeout=300)[0] for process in both]
     assert [process.returncode for process in both] == [0, 0], printed
@@ -291,7 +300,9 @@ def test_a_schedule_fires_here_and_a_run_that_would_overlap_is_skipped(town: Tow
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_whatever_is_killed_is_told_truly_and_comes_back(town: Town) -> None:
-    flow_run, _ = eventually(town.training)  # of the schedule's next turn
+    town.torchyard("up")
+    town.torchyard(*OFTEN)
+    flow_run, _ = eventually(town.training)
     before = town.parts()
     # The worker dies: its run goes on. Then that dies, too, and nobody is left to say so.
     psutil.Process(before["worker"]["process"]).kill()
@@ -329,9 +340,8 @@ def test_whatever_is_killed_is_told_truly_and_comes_back(town: Town) -> None:
 @pytest.mark.timeout(900)
 def test_a_worker_of_a_pool_runs_what_was_deployed_or_says_what_it_lacks(town: Town) -> None:
     """The worker is in an empty folder, as on another machine."""
-    town.torchyard("unschedule", "often")  # to have the machine's cores; the run goes on
-    [flow_run] = [run["id"] for run in town.runs("RUNNING")]
-    town.cancel(flow_run)
+    town.torchyard("up")
+    town.forget_often()  # to have the machine's cores
     elsewhere = town.folder / "elsewhere"
     elsewhere.mkdir()
     environment = town.environment | {"PREFECT_API_URL": town.api}
@@ -368,7 +378,6 @@ def test_a_worker_of_a_pool_runs_what_was_deployed_or_says_what_it_lacks(town: T
     assert {"bare", "digits"} <= names
     town.torchyard("unschedule", "bare")
     town.torchyard("unschedule", "digits")
-    town.torchyard("schedule", "digits", *LONG, "--interval", "15s", "--name", "often")
 
 
 @pytest.mark.slow
@@ -376,6 +385,8 @@ def test_a_worker_of_a_pool_runs_what_was_deployed_or_says_what_it_lacks(town: T
 def test_unscheduled_in_mid_run_the_run_goes_on_and_down_ends_it_with_its_checkpoint(
     town: Town,
 ) -> None:
+    town.torchyard("up")
+    town.torchyard(*OFTEN)
     flow_run, _ = eventually(town.training)
     assert "goes on" in town.torchyard("unschedule", "often")
     assert json.loads(town.torchyard("status", "--json"))["plan"] == []
