@@ -109,16 +109,19 @@ class Piece:
     def stop(self, seconds: float = 60) -> None:
         """End it and all it started: asked first, killed after so many seconds.
 
-        A process in a session that another of them leads is that one's to end: a run ends its
-        trainer by itself, and would take one that is ended by somebody else for broken.
+        What it started is asked before itself, which would ask again: a run that is terminated
+        twice does not get to say why it ended. A process in a session that another of them leads
+        is not asked: a run ends its trainer by itself, and would take it for broken.
         """
         facts, members = self.found(), self.members()
-        sessions = {process.pid for process in members} - {facts.pid if facts else None}
-        asked = [process for process in members if _session(process) not in sessions]
-        for process in asked:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                process.send_signal(signal.SIGTERM)
-        psutil.wait_procs(asked, timeout=seconds)
+        main = [process for process in members if facts and process.pid == facts.pid]
+        sessions = {process.pid for process in members} - {process.pid for process in main}
+        started = [process for process in members if _session(process) not in sessions]
+        for asked in ([process for process in started if process not in main], main):
+            for process in asked:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.send_signal(signal.SIGTERM)
+            psutil.wait_procs(asked, timeout=seconds)
         for process in self.members():
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
