@@ -13,11 +13,14 @@ from core.dataset import (
     stratified_split,
 )
 from core.errors import UnreachableError, UserError
+from core.gates import Verdict
 from core.hookspecs import Register, hookimpl
 from core.parameters import (
     Augmentation,
     AugmentationParams,
     DatasetParams,
+    Gate,
+    GateParams,
     LossParams,
     ModelParams,
     OptimizerParams,
@@ -30,6 +33,8 @@ __all__ = [
     "AugmentationParams",
     "DatasetParams",
     "EncodedSplit",
+    "Gate",
+    "GateParams",
     "LossParams",
     "ModelParams",
     "OptimizerParams",
@@ -41,6 +46,7 @@ __all__ = [
     "SchedulerParams",
     "UnreachableError",
     "UserError",
+    "Verdict",
     "hookimpl",
     "stratified_split",
 ]

@@ -33,6 +33,7 @@ from core.parameters import (
     KINDS,
     AugmentationParams,
     DatasetParams,
+    GateParams,
     LossParams,
     ModelParams,
     OptimizerParams,
@@ -133,6 +134,25 @@ class TrainConfig(BaseModel):
         return self
 
 
+DEFAULT_GATES = (Choice(name="beats_champion"),)
+
+
+class PromoteConfig(BaseModel):
+    """Which registered model a run's network becomes a version of, and what it must show."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    model: str = Field(description="the registered model's name", min_length=1)
+    gates: tuple[Choice, ...] = Field(DEFAULT_GATES, description="all of them must pass")
+
+    @field_validator("model")
+    @classmethod
+    def _a_name(cls, value: str) -> str:
+        if set(value) & set("/:@"):
+            raise ValueError(f"a model's name has no '/', ':' or '@': {value!r}")
+        return value
+
+
 class RunConfig(BaseModel):
     """One run, whole: what is trained on what, how, and where."""
 
@@ -154,6 +174,9 @@ class RunConfig(BaseModel):
     plugins: dict[str, str] = Field(
         {},
         description="filled in: the distribution, or file and sha256, of each that is not built in",
+    )
+    promote: PromoteConfig | None = Field(
+        None, description="make the network the champion if it passes the gates"
     )
 
     @field_validator("device")
@@ -185,6 +208,13 @@ class Recipe:
     loss: LossParams
     optimizer: OptimizerParams
     scheduler: SchedulerParams
+    gates: tuple[GateParams, ...] = ()
+
+    @property
+    def named_gates(self) -> list[tuple[str, GateParams]]:
+        """The gates of a promotion, with their names."""
+        chosen = self.config.promote.gates if self.config.promote else ()
+        return [(gate.name, typed) for gate, typed in zip(chosen, self.gates, strict=True)]
 
     @property
     def changed(self) -> list[str]:
@@ -290,18 +320,26 @@ def resolve(raw: Mapping[str, Any], host: Host) -> Recipe:
         given = _section(raw.get(kind, base))
         if given and isinstance(given, Mapping):
             raw[kind] = {**base, **given}
-    augmentations = raw.get("augmentations") or []
-    if not isinstance(augmentations, list | tuple):
-        augmentations = [augmentations]
-    raw["augmentations"] = augmentations = [_section(choice) for choice in augmentations]
+    raw["augmentations"] = _listed(raw.get("augmentations"))
+    lists = {"augmentations": ("augmentation", raw["augmentations"])}
+    promote = raw.get("promote")
+    if isinstance(promote, str):  # the model's name alone
+        promote = raw["promote"] = {"model": promote}
+    if isinstance(promote, Mapping) and "gates" in promote:
+        raw["promote"] = {**promote, "gates": _listed(promote["gates"])}
     config = None
     try:
         config = RunConfig.model_validate(raw)
     except ValidationError as error:
         problems += explained(error, RunConfig)
     chosen = {kind: (kind, raw.get(kind)) for kind in SINGLE}
+    if isinstance(promote, Mapping):
+        default_gates = [gate.model_dump() for gate in DEFAULT_GATES]
+        lists["promote.gates"] = ("gate", raw["promote"].get("gates", default_gates))
     chosen |= {
-        f"augmentations.{at}": ("augmentation", choice) for at, choice in enumerate(augmentations)
+        f"{where}.{at}": (kind, choice)
+        for where, (kind, choices) in lists.items()
+        for at, choice in enumerate(choices)
     }
     recorded: Mapping[str, str] = config.plugins if config else {}
     identities: dict[str, str] = {}
@@ -338,13 +376,39 @@ def resolve(raw: Mapping[str, Any], host: Host) -> Recipe:
     filled: dict[str, Any] = {
         kind: getattr(config, kind).model_dump() | written[kind] for kind in SINGLE
     }
-    filled["augmentations"] = [
-        choice.model_dump() | written[f"augmentations.{at}"]
-        for at, choice in enumerate(config.augmentations)
-    ]
+    typed_lists = {
+        where: tuple(params[f"{where}.{at}"] for at in range(len(choices)))
+        for where, (_, choices) in lists.items()
+    }
+    complete_lists = {
+        where: [
+            {"name": choice["name"]} | written[f"{where}.{at}"] for at, choice in enumerate(choices)
+        ]
+        for where, (_, choices) in lists.items()
+    }
+    filled["augmentations"] = complete_lists["augmentations"]
+    if config.promote:
+        filled["promote"] = {
+            "model": config.promote.model,
+            "gates": complete_lists["promote.gates"],
+        }
     filled["plugins"] = identities
-    complete = RunConfig.model_validate(config.model_dump(mode="json") | filled)
-    return Recipe(complete, recorded, found, augmentations=tuple(params.values()), **single)  # type: ignore[arg-type]
+    return Recipe(
+        RunConfig.model_validate(config.model_dump(mode="json") | filled),
+        recorded,
+        found,
+        augmentations=typed_lists["augmentations"],  # type: ignore[arg-type]
+        gates=typed_lists.get("promote.gates", ()),  # type: ignore[arg-type]
+        **single,  # type: ignore[arg-type]
+    )
+
+
+def _listed(choices: Any) -> list[Any]:
+    """Let `[flip]`, `flip` and `[{name: flip}]` stand for one another."""
+    choices = choices or []
+    if not isinstance(choices, list | tuple):
+        choices = [choices]
+    return [_section(choice) for choice in choices]
 
 
 def shared_settings(kind: str) -> Mapping[str, FieldInfo]:

@@ -44,3 +44,8 @@ def register_optimizers(register: Register) -> None:
 @hookspec
 def register_schedulers(register: Register) -> None:
     """Schedulers: a `SchedulerParams` whose schedule is stepped after every batch."""
+
+
+@hookspec
+def register_gates(register: Register) -> None:
+    """Gates: a `GateParams` whose callable judges a model that would become the champion."""

@@ -41,6 +41,7 @@ HOOKS = {
     "loss": "register_losses",
     "optimizer": "register_optimizers",
     "scheduler": "register_schedulers",
+    "gate": "register_gates",
 }
 
 # What the host itself keeps beside a plugin's parameters (see `core.config`).

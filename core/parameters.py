@@ -19,9 +19,12 @@ if TYPE_CHECKING:
     import torch
 
     from core.dataset import RawData, SampleSpec
+    from core.gates import Verdict
+    from core.prediction_table import PredictionTable
 
 Loss = Callable[["torch.Tensor", "torch.Tensor"], "torch.Tensor"]
 Augmentation = Callable[["torch.Tensor", "torch.Tensor", int], "torch.Tensor"]
+Gate = Callable[["PredictionTable", "PredictionTable | None"], "Verdict"]
 
 
 class PluginParams(BaseModel):
@@ -140,6 +143,21 @@ class AugmentationParams(PluginParams):
         """
 
 
+class GateParams(PluginParams):
+    """A condition that a model must meet to become the champion."""
+
+    kind = "gate"
+
+    @abstractmethod
+    def build(self) -> Gate:
+        """Make a callable (candidate, champion) -> Verdict.
+
+        candidate, champion: what the run and the champion's run predicted of their test
+        samples; champion is None where there is none yet. The test samples need not be the
+        same: `core.comparison.compare` refuses then, and its UserError is a verdict, too.
+        """
+
+
 KINDS: dict[str, type[PluginParams]] = {
     base.kind: base
     for base in (
@@ -149,6 +167,7 @@ KINDS: dict[str, type[PluginParams]] = {
         LossParams,
         OptimizerParams,
         SchedulerParams,
+        GateParams,
     )
 }
 
@@ -157,6 +176,8 @@ __all__ = [
     "Augmentation",
     "AugmentationParams",
     "DatasetParams",
+    "Gate",
+    "GateParams",
     "Loss",
     "LossParams",
     "ModelParams",

@@ -16,10 +16,16 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import numpy.typing as npt
+
+from core.evaluation import Predictions
+from core.gates import Verdict
 from core.model_tests import assert_model_plugin
 from core.parameters import (
     AugmentationParams,
     DatasetParams,
+    GateParams,
     LossParams,
     OptimizerParams,
     SchedulerParams,
@@ -32,11 +38,13 @@ from core.plugin_faults import (
     same,
     tiny_batch,
 )
+from core.prediction_table import PredictionTable
 
 if TYPE_CHECKING:
     import torch
 
 SAMPLES = 8  # of a batch
+GATE_CLASSES = 5
 OPTIMIZER_STEPS = 200
 SURE = 30.0  # a logit that leaves the softmax no doubt
 
@@ -44,6 +52,7 @@ __all__ = [
     "PluginFault",
     "assert_augmentation_plugin",
     "assert_dataset_plugin",
+    "assert_gate_plugin",
     "assert_loss_plugin",
     "assert_model_plugin",
     "assert_optimizer_plugin",
@@ -250,6 +259,39 @@ def assert_augmentation_plugin(
         unchanged = same(samples, before) and same(indices, order)
         check.that(unchanged, where, "it changes the samples or the indices in place")
         check.that(same(first, second), where, "differs under one torch seed: draws elsewhere")
+
+
+def assert_gate_plugin(params: GateParams) -> None:
+    """It lets a model that is always right pass, with a reason, and judges twice the same.
+
+    Raises:
+        PluginFault: with the first thing that is wrong.
+    """
+    check = Checks(params, GateParams)
+    targets = np.arange(SAMPLES * GATE_CLASSES) % GATE_CLASSES
+    classes = tuple(f"class {index}" for index in range(GATE_CLASSES))
+
+    def table(logits: npt.NDArray[np.float32]) -> PredictionTable:
+        made = Predictions(logits, targets.astype(np.int64))
+        return PredictionTable(made, "a run", "a data set", classes, "a digest")
+
+    always_right = SURE * np.eye(GATE_CLASSES, dtype=np.float32)[targets]
+    generator = np.random.default_rng(0)
+    guessing = generator.standard_normal(always_right.shape, dtype=np.float32)
+    for where, champion in (("without a champion", None), ("against guesses", table(guessing))):
+        verdicts = []
+        for logits in (always_right, always_right, guessing):
+            with check.running(where):
+                verdicts.append(params.build()(table(logits.copy()), champion))
+        for verdict in verdicts:
+            kind = type(verdict).__name__
+            check.that(isinstance(verdict, Verdict), where, f"gives a {kind}, not a Verdict")
+            check.that(verdict.reason.strip(), where, "gives no reason")
+            figures = verdict.figures.values()
+            numbers = all(isinstance(figure, (int, float)) for figure in figures)
+            check.that(numbers, where, "has figures that are no numbers")
+        check.that(verdicts[0] == verdicts[1], where, "judges the same model differently")
+        check.that(verdicts[0].passed, where, f"refuses who is right: {verdicts[0].reason}")
 
 
 @generators_kept()

@@ -197,6 +197,20 @@ def recorded_config(client: MlflowClient, run: Run) -> dict[str, Any]:
     return config
 
 
+def logged_model_id(run: Run) -> str:
+    """The model that a run logged, the one of the last epoch.
+
+    Raises:
+        UserError: there is none; the message says why.
+    """
+    models = run.outputs.model_outputs if run.outputs else []
+    if not models:
+        reason = run.data.tags.get("model_not_logged") or f"it is {run.info.status}"
+        raise UserError(f"run {run.info.run_id} ({run.info.run_name}) has no model: {reason}")
+    newest: Any = max(models, key=lambda output: output.step)
+    return str(newest.model_id)
+
+
 def recorded_predictions(client: MlflowClient, run: Run) -> PredictionTable:
     """What a run predicted of its test samples.
 

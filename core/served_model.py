@@ -1,18 +1,18 @@
-"""The model that a run logged, given image files.
+"""A logged model, given image files.
 
 MLflow is asked first and the files are read before torch, seconds of import, is needed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from core.errors import RunError, UserError
-from core.runs import find_run
-from core.store import open_existing, store_errors, tracking_uri
+from core.errors import RunError, UserError, suggestion
+from core.promotion import champion_of
+from core.runs import find_run, logged_model_id
+from core.store import current_store, open_existing, store_errors, tracking_uri
 
 if TYPE_CHECKING:
     import numpy as np
@@ -45,54 +45,50 @@ class ServedModel:
     classes: tuple[str, ...]
 
     @classmethod
-    def of_run(cls, run_id: str) -> ServedModel:
-        """Find the model of a run (its id, its name, or "latest"); it is not loaded yet.
+    def find(cls, wanted: str) -> ServedModel:
+        """Find a model; it is not loaded yet.
+
+        Args:
+            wanted: a registered model's name, of which the champion is taken; NAME/3, a
+                version of it; NAME@ALIAS; or a run, as `core.runs.find_run` has it.
 
         Raises:
-            UserError: there is no such run, it has no model, or one that takes no images.
+            UserError: there is no such thing, it has no model, or one that takes no images.
             RunError: the store is out of reach.
         """
         uri = tracking_uri()
         client = open_existing(uri)
         import mlflow
 
-        mlflow.set_tracking_uri(uri)
-        with store_errors(uri):
-            address = f"models:/{_logged_model(client, run_id)}"
+        with store_errors(uri), current_store(uri):
+            address = _address(client, wanted)
             info = mlflow.models.get_model_info(address)
         named = (info.metadata or {}).get("classes")
         if "pytorch" not in info.flavors or info.signature is None or not named:
-            raise UserError(f"run {run_id}: its model is not one that torchyard logged.")
+            raise UserError(f"{wanted}: its model is not one that torchyard logged.")
         [spec] = info.signature.inputs.inputs
         shape = tuple(int(side) for side in spec.shape[1:])
         size = "x".join(map(str, shape))
         if len(shape) != 3 or spec.type != "uint8":
-            raise UserError(f"run {run_id}: its model takes vectors of {size}, not images.")
+            raise UserError(f"{wanted}: its model takes vectors of {size}, not images.")
         if shape[0] not in (1, 3):
-            raise UserError(f"run {run_id}: its model takes {size}: neither grey nor RGB.")
+            raise UserError(f"{wanted}: its model takes {size}: neither grey nor RGB.")
         return cls(address, shape, tuple(named))
 
-    def read(self, paths: Sequence[Path]) -> npt.NDArray[np.uint8]:
-        """Decode and scale image files to N x C x H x W, as preparation does.
+    def read(self, path: Path) -> npt.NDArray[np.uint8]:
+        """Decode and scale an image file to C x H x W, as preparation does.
 
         Raises:
-            UserError: with every file that cannot be read.
+            UserError: it cannot be read.
         """
-        import numpy as np
-
         from core.image_files import decode_image
 
-        problems, images = [], []
-        for path in paths:
-            try:
-                images.append(decode_image(path.read_bytes(), self.shape))
-            except OSError as error:
-                problems.append(f"{path}: {error.strerror}")
-            except ValueError as error:
-                problems.append(f"{path}: {error}")
-        if problems:
-            raise UserError(problems)
-        return np.stack(images)
+        try:
+            return decode_image(path.read_bytes(), self.shape)
+        except OSError as error:
+            raise UserError(f"{path}: {error.strerror}") from error
+        except ValueError as error:
+            raise UserError(f"{path}: {error}") from error
 
     def classify(self, images: npt.NDArray[np.uint8], top: int) -> list[list[Guess]]:
         """The `top` most probable classes of each image, the most probable first.
@@ -105,7 +101,7 @@ class ServedModel:
 
         from core.evaluation import Predictions
 
-        with store_errors(tracking_uri()):
+        with store_errors(tracking_uri()), current_store(tracking_uri()):
             model = mlflow.pyfunc.load_model(self.uri)
         rows = max(1, BATCH_BYTES // (4 * images[0].size))
         batches = [images[start : start + rows] for start in range(0, len(images), rows)]
@@ -120,11 +116,25 @@ class ServedModel:
         ]
 
 
-def _logged_model(client: MlflowClient, wanted: str) -> str:
-    run = find_run(client, wanted)
-    models = run.outputs.model_outputs if run.outputs else []
-    if not models:
-        reason = run.data.tags.get("model_not_logged") or f"it is {run.info.status}"
-        raise UserError(f"run {run.info.run_id} ({run.info.run_name}) has no model: {reason}")
-    newest: Any = max(models, key=lambda output: output.step)
-    return str(newest.model_id)
+def _address(client: MlflowClient, wanted: str) -> str:
+    registered = [found.name for found in client.search_registered_models()]
+    name, slash, number = wanted.rpartition("/")
+    if wanted in registered:
+        version = champion_of(client, wanted)
+        if version is None:
+            raise UserError(f"{wanted}: it has no champion; name a version: {wanted}/1")
+    elif slash and name in registered:
+        versions = {
+            str(found.version): found for found in client.search_model_versions(f"name = '{name}'")
+        }
+        if number not in versions:
+            known = sorted(versions, key=int)
+            raise UserError(f"{wanted}: no such version.{suggestion(number, known)}")
+        version = versions[number]
+    else:
+        try:
+            return f"models:/{logged_model_id(find_run(client, wanted))}"
+        except UserError as error:
+            models = f"  (registered models: {', '.join(registered)})" if registered else ""
+            raise UserError(f"{error}{models}") from error
+    return f"models:/{version.name}/{version.version}"

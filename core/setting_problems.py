@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import get_args
 
 from pydantic import BaseModel, ValidationError
 
@@ -66,8 +67,13 @@ def _nearest(model: type[BaseModel], location: list[str], within: tuple[int | st
 
 def _fields_at(model: type[BaseModel], location: tuple[int | str, ...]) -> Iterable[str]:
     for part in location:
-        inner = model.model_fields[str(part)].annotation if isinstance(part, str) else None
-        if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
+        annotation = model.model_fields[str(part)].annotation if isinstance(part, str) else None
+        sections = [
+            member
+            for member in (annotation, *get_args(annotation))
+            if isinstance(member, type) and issubclass(member, BaseModel)
+        ]
+        if not sections:
             return ()
-        model = inner
+        model = sections[0]
     return model.model_fields

@@ -200,6 +200,19 @@ def one_at_a_time(uri: str) -> Iterator[None]:
 
 
 @contextmanager
+def current_store(uri: str) -> Iterator[None]:
+    """Make a store the one that MLflow's functions without a client use."""
+    import mlflow
+
+    before = mlflow.get_tracking_uri() if mlflow.is_tracking_uri_set() else None  # type: ignore[no-untyped-call]
+    mlflow.set_tracking_uri(uri)
+    try:
+        yield
+    finally:
+        mlflow.set_tracking_uri(before)  # type: ignore[arg-type]
+
+
+@contextmanager
 def store_errors(uri: str) -> Iterator[None]:
     """Turn what the store raises into one message; a bug stays what it is.
 

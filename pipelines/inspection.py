@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 from rich.markup import escape
@@ -18,6 +18,9 @@ from core.folders import cache_folder
 from core.worker import Worker
 from pipelines.arguments import plugin_recipe
 from pipelines.display import Display, stdout
+
+if TYPE_CHECKING:
+    from core.served_model import Guess
 
 SHOWN_COMPONENTS = 8  # vectors of more are summed up
 
@@ -111,19 +114,39 @@ def inspect_model(
 
 @commands.command()
 def predict(
-    run: Annotated[
+    model: Annotated[
         str,
-        typer.Argument(metavar="RUN", help="an MLflow run's id or name, latest, best, champion"),
+        typer.Argument(
+            metavar="MODEL|RUN", help="a registered model's name (its champion), NAME/3, or a run"
+        ),
     ],
     images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="image files")],
     top: Annotated[int, typer.Option(min=1, help="how many classes to name")] = 3,
     as_json: Annotated[bool, typer.Option("--json", help="for machines")] = False,
 ) -> None:
-    """Ask the model that a run logged what is on images."""
+    """Ask a champion, or the model of any run, what is on images.
+
+    A file that cannot be read is told and left out, and makes the exit status 2.
+    """
+    import numpy as np
+
     from core.served_model import ServedModel
 
-    model = ServedModel.of_run(run)
-    guesses = model.classify(model.read(images), top)
+    served = ServedModel.find(model)
+    readable, unreadable = [], []
+    for path in images:
+        try:
+            readable.append((path, served.read(path)))
+        except UserError as error:
+            unreadable += error.problems
+    images = [path for path, _ in readable]
+    guesses = served.classify(np.stack([image for _, image in readable]), top) if images else []
+    _print_guesses(images, guesses, as_json)
+    if unreadable:
+        raise UserError(unreadable)
+
+
+def _print_guesses(images: list[Path], guesses: list[list[Guess]], as_json: bool) -> None:
     if as_json:
         rows = [
             {
@@ -142,10 +165,11 @@ def predict(
         for place, guess in enumerate(best):
             name = "" if place else escape(str(path))
             table.add_row(name, escape(guess.name), f"{guess.probability:.1%}")
-    stdout.print(table)
+    if images:
+        stdout.print(table)
 
 
-# ---- what the commands print
+# ---- what the other commands print
 
 
 @contextmanager

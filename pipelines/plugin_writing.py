@@ -42,8 +42,9 @@ def new_plugin(
     folder = folder or Path("." if package else DEFAULT_FOLDER)
     written = write(kind, name, folder, package=package)
     test = shlex.quote(str(next(file for file in written if file.name.startswith("test_"))))
-    key = "augmentations" if kind == "augmentation" else kind
-    chosen = shlex.quote(f"{key}=[{name}]" if kind == "augmentation" else f"{key}={name}")
+    settings = {"augmentation": f"augmentations=[{name}]", "gate": f"promote.gates=[{name}]"}
+    chosen = shlex.quote(settings.get(kind, f"{kind}={name}"))
+    chosen += " promote.model=digits" if kind == "gate" else ""
     commands = ["torchyard plugins check", f"python -m pytest {test}"]
     commands.append(f"torchyard run digits {chosen}")
     if package:

@@ -21,10 +21,12 @@ from core import journal, report
 from core.config import SINGLE, Recipe, RunConfig
 from core.dataset import PreparedDataset
 from core.entries import class_metric_keys
+from core.errors import RunError
 from core.evaluation import Evaluation, Predictions
 from core.folders import run_folder
+from core.promotion import Judged, promote
 from core.run_page import run_page
-from core.store import database_of, load_mlflow, tracking_uri
+from core.store import database_of, load_mlflow, open_store, tracking_uri
 from core.tracking import RunRecord
 
 logger = logging.getLogger(__name__)
@@ -265,6 +267,24 @@ def record_report(
 
     _tell_prefect(show)
     return rows
+
+
+def judge(record: RunRecord, recipe: Recipe) -> Judged:
+    """Let the gates judge what the run has recorded, and promote it if they let it.
+
+    Raises:
+        RunError: MLflow does not have all of the run yet.
+    """
+    assert recipe.config.promote is not None
+    record.flush()
+    if record.unsent:
+        raise RunError(
+            f"{record.name} is not judged: MLflow does not answer. Once it does, "
+            f"`torchyard resume {record.run_id}` goes on."
+        )
+    client = open_store(tracking_uri())
+    run = client.get_run(record.run_id)
+    return promote(client, run, recipe.config.promote.model, recipe.named_gates)
 
 
 def _tell_prefect(tell: Callable[[], object]) -> None:

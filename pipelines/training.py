@@ -100,6 +100,8 @@ def _run_stages(config: RunConfig, run_id: str | None) -> Outcome:
         trained = train_model(config, data, record.run_id)
         predictions = evaluate_model(config, data, trained, record.run_id)
         outcome = report_per_class(config, data, trained, predictions, record.run_id)
+        if config.promote:
+            promote_model(config, record.run_id)
         record.log_metrics({"time/total_seconds": time.perf_counter() - began}, step=0)
         record.finish("FINISHED")
         current_display().outcome = outcome
@@ -224,6 +226,18 @@ def report_per_class(
         rows = recording.record_report(record, config, prepared, predicted, result, trained.facts)
         _say("report", "per-class table, pictures and report are in MLflow")
     return Outcome(run_id, record.name, record.url, result.accuracy, result.images, rows)
+
+
+@task(task_run_name="promote_model: {config.promote.model}", cache_policy=NO_CACHE)
+def promote_model(config: RunConfig, run_id: str) -> str:
+    """Make the network the champion if every gate lets it; gives how that ended."""
+    assert config.promote is not None
+    with _stage("promote", run_id, config.promote.model):
+        judged = recording.judge(_record(run_id), resolve(config.model_dump(), host()))
+        for line in judged.lines:
+            _say("promote", line)
+        _say("promote", judged.outcome)
+    return judged.outcome
 
 
 # The command line asks before there is a flow, and the flow asks again.

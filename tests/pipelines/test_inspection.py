@@ -197,17 +197,22 @@ def test_a_photo_of_another_size_is_scaled_as_in_preparation(run, digits, tmp_pa
 
     model = ServedModel("models:/m", (1, 16, 16), ("a",))
     Image.new("RGB", (40, 30), (255, 255, 255)).save(tmp_path / "white.jpg")
-    pixels = model.read([digits[0][0], tmp_path / "white.jpg"])
-    assert (pixels.shape, pixels.dtype) == ((2, 1, 16, 16), np.uint8)
-    assert pixels[1].min() > 250
-    assert (pixels[0, 0] == np.asarray(Image.open(digits[0][0]))).all()
+    white = model.read(tmp_path / "white.jpg")
+    assert (white.shape, white.dtype) == ((1, 16, 16), np.uint8)
+    assert white.min() > 250
+    assert (model.read(digits[0][0])[0] == np.asarray(Image.open(digits[0][0]))).all()
 
 
-def test_every_image_that_cannot_be_read_is_named(torchyard, run, digits, tmp_path):
+def test_images_that_cannot_be_read_are_named_and_the_others_answered(
+    yard, run, digits, tmp_path, capsys
+):
     (tmp_path / "text.png").write_text("no image")
     files = [tmp_path / "text.png", digits[0][0], tmp_path / "missing.png", tmp_path]
+    from pipelines.cli import app
+
     with pytest.raises(UserError) as caught:
-        torchyard("predict", run, *map(str, files))
+        app(["predict", run, *map(str, files), "--json"], standalone_mode=False)
+    assert [row["image"] for row in json.loads(capsys.readouterr().out)] == [str(files[1])]
     assert caught.value.problems == [
         f"{files[0]}: not an image, or of a format that is not supported",
         f"{files[2]}: No such file or directory",
@@ -241,5 +246,5 @@ def test_a_run_without_a_model_says_why(torchyard, yard, run, digits):
 
 def test_a_model_of_vectors_takes_no_images(torchyard, digits):
     vectors = train(dataset={"name": "some_vectors"}, train={"epochs": 1}).run_id
-    with pytest.raises(UserError, match=f"run {vectors}: its model takes vectors of 12, not image"):
+    with pytest.raises(UserError, match=f"{vectors}: its model takes vectors of 12, not image"):
         torchyard("predict", vectors, str(digits[0][0]))

@@ -1,0 +1,119 @@
+"""Gates: what a model must show before it takes the champion's place."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pydantic import Field
+
+from core import Gate, GateParams, Register, Verdict, hookimpl
+
+if TYPE_CHECKING:
+    from core.prediction_table import PredictionTable
+
+
+class MinAccuracy(GateParams):
+    """At least this accuracy on the test split."""
+
+    threshold: float = Field(ge=0, le=1, description="the least accuracy, e.g. 0.9")
+
+    def build(self) -> Gate:
+        """Make the gate."""
+        threshold = self.threshold
+
+        def judge(candidate: PredictionTable, champion: PredictionTable | None) -> Verdict:
+            right = candidate.predictions.predicted == candidate.predictions.targets
+            accuracy = float(right.mean())
+            return Verdict(
+                accuracy >= threshold,
+                f"{accuracy:.2%} of {len(right):,} test samples, {threshold:.2%} are asked for",
+                {"accuracy": accuracy},
+            )
+
+        return judge
+
+
+class MinClassRecall(GateParams):
+    """At least this recall in every class that has test samples."""
+
+    threshold: float = Field(ge=0, le=1, description="the least recall of any class, e.g. 0.5")
+
+    def build(self) -> Gate:
+        """Make the gate."""
+        threshold = self.threshold
+
+        def judge(candidate: PredictionTable, champion: PredictionTable | None) -> Verdict:
+            from core.evaluation import evaluate
+
+            result = evaluate(candidate.predictions, candidate.classes)
+            recalls = result.per_class.set_index("class")["accuracy"].dropna()
+            below = recalls[recalls < threshold].sort_values(kind="stable")
+            worst, recall = result.worst_class, float(recalls.min())
+            reason = f"{recall:.2%} in the worst class, {worst}; {threshold:.2%} are asked for"
+            if len(below) > 1:
+                reason = f"{len(below)} of {len(recalls)} classes are below: {reason}"
+            return Verdict(below.empty, reason, {"least_recall": recall})
+
+        return judge
+
+
+class BeatsChampion(GateParams):
+    """More accurate than the champion on the same test samples.
+
+    Without a champion it passes. With `significance`, the two must also differ more than two
+    equally good models would by chance: the exact McNemar test on the samples that only one
+    of them has right (Dietterich, "Approximate Statistical Tests for Comparing Supervised
+    Classification Learning Algorithms", 1998).
+    """
+
+    margin: float = Field(
+        0.0, ge=0, lt=1, description="how much more accurate at least, 0.01 is a point"
+    )
+    significance: float | None = Field(
+        None, gt=0, lt=1, description="the greatest p-value of the paired test, e.g. 0.05"
+    )
+
+    def build(self) -> Gate:
+        """Make the gate."""
+        margin, significance = self.margin, self.significance
+
+        def judge(candidate: PredictionTable, champion: PredictionTable | None) -> Verdict:
+            from core.comparison import compare
+
+            if champion is None:
+                return Verdict(True, "there is no champion yet")
+            found = compare(champion, candidate).overall
+            # Whole samples are compared: 0.3 - 0.1 is not 0.2.
+            ahead = found.only_second - found.only_first
+            better = ahead > 0 and ahead >= round(margin * found.images, 6)
+            reason = (
+                f"{found.second:.2%} against the champion's {found.first:.2%}; of the samples "
+                f"that only one has right {found.only_second} are its own, "
+                f"{found.only_first} the champion's"
+            )
+            if margin:
+                reason += f"; {margin:.2%} more are asked for"
+            if significance is not None:
+                better = better and found.p_value <= significance
+                reason += f"; p = {found.p_value:.3g}, at most {significance:g} is asked for"
+            return Verdict(
+                better,
+                reason,
+                {
+                    "accuracy": found.second,
+                    "champion_accuracy": found.first,
+                    "difference": found.difference,
+                    "low": found.low,
+                    "high": found.high,
+                    "p_value": found.p_value,
+                },
+            )
+
+        return judge
+
+
+@hookimpl
+def register_gates(register: Register) -> None:
+    register("min_accuracy", MinAccuracy)
+    register("min_class_recall", MinClassRecall)
+    register("beats_champion", BeatsChampion)
