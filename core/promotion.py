@@ -307,4 +307,4 @@ def _why(verdicts: Sequence[tuple[str, Verdict]]) -> str:
 
 
 def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
+    return datetime.now(UTC).isoformat(timespec="milliseconds")

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Experiment
 
+TRACKING_URI = "MLFLOW_TRACKING_URI"
 EXPERIMENT = "torchyard"
 LOCAL_UI = "http://127.0.0.1:5000"
 PROBE_SECONDS = 2.0
@@ -62,7 +63,7 @@ _TROUBLES: tuple[tuple[str, type[UserError | RunError], str], ...] = (
 
 def tracking_uri() -> str:
     """MLFLOW_TRACKING_URI if that is set, else the database in ./mlruns."""
-    given = os.environ.get("MLFLOW_TRACKING_URI", "").strip()
+    given = os.environ.get(TRACKING_URI, "").strip()
     return given or f"sqlite:///{Path.cwd().as_posix()}/mlruns/mlflow.db"
 
 
@@ -204,12 +205,15 @@ def current_store(uri: str) -> Iterator[None]:
     """Make a store the one that MLflow's functions without a client use."""
     import mlflow
 
-    before = mlflow.get_tracking_uri() if mlflow.is_tracking_uri_set() else None  # type: ignore[no-untyped-call]
+    # MLflow sets the variable, too, so putting that back puts back what anybody had set.
+    before = os.environ.get(TRACKING_URI)
     mlflow.set_tracking_uri(uri)
     try:
         yield
     finally:
-        mlflow.set_tracking_uri(before)  # type: ignore[arg-type]
+        mlflow.set_tracking_uri(None)  # type: ignore[arg-type]
+        if before is not None:
+            os.environ[TRACKING_URI] = before
 
 
 @contextmanager

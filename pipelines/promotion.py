@@ -97,6 +97,6 @@ def models(
 def _cells(row: dict[str, Any]) -> list[str]:
     accuracy = "–" if row["accuracy"] is None else f"{row['accuracy']:.2%}"
     version = "–" if row["version"] is None else str(row["version"])
-    when = row["promoted_at"].replace("T", " ").removesuffix("+00:00")
+    when = row["promoted_at"][:19].replace("T", " ")
     run = row["run"] or "deleted"
     return [row["model"], version, row["status"], run, accuracy, when, row["by"], row["why"]]

@@ -1,0 +1,153 @@
+"""Gates judge what runs predicted of their test samples."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from core.errors import UserError
+from core.evaluation import Predictions
+from core.host import host
+from core.plugin_tests import PluginFault, assert_gate_plugin
+from core.prediction_table import PredictionTable
+
+CLASSES = ("ant", "bee", "cow")
+
+
+def gate(name, **parameters):
+    return host().find("gate", name).params(**parameters)
+
+
+def table(targets, predicted, digest="one"):
+    logits = np.eye(len(CLASSES), dtype=np.float32)[list(predicted)]
+    made = Predictions(logits, np.array(list(targets), dtype=np.int64))
+    return PredictionTable(made, "a run", "toy", CLASSES, digest)
+
+
+def mistaken(right, wrong):
+    """A table of `right` samples predicted rightly and then `wrong` wrongly."""
+    return table([0] * (right + wrong), [0] * right + [1] * wrong)
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        gate("min_accuracy", threshold=1),
+        gate("min_class_recall", threshold=0.5),
+        gate("beats_champion"),
+        gate("beats_champion", margin=0.2, significance=0.01),
+    ],
+    ids=repr,
+)
+def test_every_gate_passes_the_kit(params):
+    assert_gate_plugin(params)
+
+
+@given(st.integers(0, 30), st.integers(0, 30), st.floats(0, 1))
+def test_the_accuracy_asked_for_is_enough(right, wrong, threshold):
+    if right + wrong == 0:
+        return
+    verdict = gate("min_accuracy", threshold=threshold).build()(mistaken(right, wrong), None)
+    assert verdict.passed == (right / (right + wrong) >= threshold)
+    assert verdict.figures == {"accuracy": right / (right + wrong)}
+
+
+def test_the_worst_class_decides_and_a_class_without_samples_does_not():
+    judge = gate("min_class_recall", threshold=0.5).build()
+    half = table([0, 0, 1, 1], [0, 0, 1, 0])
+    assert judge(half, None).passed
+    verdict = judge(table([0, 0, 1, 1], [0, 0, 0, 0]), None)
+    assert not verdict.passed
+    assert verdict.reason == "0.00% in the worst class, bee; 50.00% are asked for"
+    both = judge(table([0, 0, 1, 1], [1, 1, 0, 0]), None)
+    assert both.reason.startswith("2 of 2 classes are below: 0.00% in the worst class, ant")
+
+
+def test_an_equal_model_does_not_beat_the_champion():
+    judge = gate("beats_champion").build()
+    assert judge(mistaken(7, 3), None).passed
+    assert not judge(mistaken(7, 3), mistaken(7, 3)).passed
+    assert judge(mistaken(8, 2), mistaken(7, 3)).passed
+    verdict = judge(mistaken(7, 3), mistaken(8, 2))
+    assert not verdict.passed
+    assert "70.00% against the champion's 80.00%" in verdict.reason
+    assert "0 are its own, 1 the champion's" in verdict.reason
+
+
+@pytest.mark.parametrize(("ahead", "passed"), [(1, False), (2, True), (3, True)])
+def test_the_margin_is_met_exactly(ahead, passed):
+    # 0.3 - 0.1 is less than 0.2 in floating point.
+    champion, candidate = mistaken(1, 9), mistaken(1 + ahead, 9 - ahead)
+    assert gate("beats_champion", margin=0.2).build()(candidate, champion).passed is passed
+
+
+def test_a_difference_that_chance_explains_is_not_enough_with_significance():
+    judge = gate("beats_champion", significance=0.05).build()
+    # Five samples of five: p = 2 / 2^5 = 0.0625; six of six: 0.03125.
+    verdict = judge(mistaken(55, 45), mistaken(50, 50))
+    assert not verdict.passed
+    assert verdict.figures["p_value"] == pytest.approx(0.0625)
+    assert "p = 0.0625, at most 0.05 is asked for" in verdict.reason
+    assert judge(mistaken(56, 44), mistaken(50, 50)).passed
+    # A significantly worse one is no better.
+    assert not judge(mistaken(40, 60), mistaken(50, 50)).passed
+
+
+def test_other_test_samples_are_not_compared():
+    with pytest.raises(UserError, match="tested on different samples"):
+        gate("beats_champion").build()(table([0], [0]), table([0], [0], "other"))
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    [
+        ("min_accuracy", {}),
+        ("min_accuracy", {"threshold": 90}),
+        ("beats_champion", {"margin": -0.1}),
+        ("beats_champion", {"significance": 0}),
+    ],
+)
+def test_senseless_parameters_are_refused(name, parameters):
+    with pytest.raises(ValidationError):
+        gate(name, **parameters)
+
+
+def test_the_kit_finds_a_gate_that_draws_lots():
+    from core import GateParams, Verdict
+
+    class Lottery(GateParams):
+        """Passes now and then."""
+
+        def build(self):
+            draws = iter(range(9))
+            return lambda candidate, champion: Verdict(True, f"drew {next(draws)}")
+
+    class Moody(GateParams):
+        """Passes the first it ever sees."""
+
+        def build(self):
+            _seen.append(1)
+            return lambda candidate, champion: Verdict(True, f"number {len(_seen)}")
+
+    class Silent(GateParams):
+        """Says nothing."""
+
+        def build(self):
+            return lambda candidate, champion: Verdict(True, " ")
+
+    class Strict(GateParams):
+        """Refuses everybody."""
+
+        def build(self):
+            return lambda candidate, champion: Verdict(False, "no")
+
+    _seen = []
+    assert_gate_plugin(Lottery())  # made anew it draws the same
+    for params, problem in (
+        (Moody(), "judges the same model differently"),
+        (Silent(), "gives no reason"),
+        (Strict(), "refuses who is right: no"),
+    ):
+        with pytest.raises(PluginFault, match=problem):
+            assert_gate_plugin(params)
