@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from core.config import SINGLE
 from core.errors import UserError
 from core.host import HOOKS
 from pipelines.plugin_writing import write
@@ -60,13 +61,11 @@ def test_packages_of_every_kind_install_into_a_fresh_environment_and_train(tmp_p
         run(fresh / "python", "-m", "pytest", "-q", "-p", "no:cacheprovider", package / "tests")
     assert run(fresh / "torchyard", "plugins", "check").startswith("Right: ")
     rows = run(fresh / "torchyard", "plugins").splitlines()
-    # A run has one of each of these, and a list of augmentations.
-    single = ("dataset", "model", "loss", "optimizer", "scheduler")
     for kind in HOOKS:
         [row] = [row for row in rows if row.split()[:2] == [kind, f"my_{kind}"]]
         assert f"torchyard-my-{kind} 0.1.0 (torchyard_my_{kind}.my_{kind})" in row
-    chosen = [f"{kind}=my_{kind}" for kind in single]
-    printed = run(
-        fresh / "torchyard", "run", *chosen, "augmentations=[my_augmentation]", "train.epochs=2"
-    )
+    chosen = [f"{kind}=my_{kind}" for kind in SINGLE]
+    chosen += ["augmentations=[my_augmentation]", "promote.model=m", "promote.gates=[my_gate]"]
+    printed = run(fresh / "torchyard", "run", *chosen, "train.epochs=2")
     assert "my_model·my_optimizer·my_dataset #1" in printed
+    assert "my_gate: " in printed
