@@ -228,12 +228,12 @@ def report_per_class(
     return Outcome(run_id, record.name, record.url, result.accuracy, result.images, rows)
 
 
-@task(task_run_name="promote_model: {config.promote.model}", cache_policy=NO_CACHE)
+@task(cache_policy=NO_CACHE, **RETRIED, task_run_name="promote_model: {config.promote.model}")
 def promote_model(config: RunConfig, run_id: str) -> str:
     """Make the network the champion if every gate lets it; gives how that ended."""
     assert config.promote is not None
     with _stage("promote", run_id, config.promote.model):
-        judged = recording.judge(_record(run_id), resolve(config.model_dump(), host()))
+        judged = recording.judge(_record(run_id), resolve_here(config))
         for line in judged.lines:
             _say("promote", line)
         _say("promote", judged.outcome)
