@@ -76,7 +76,7 @@ def learning_curves(runs: Sequence[Curves]) -> list[Figure]:
                 marker = "o" if len(points) == 1 else None
                 axes.plot(*points.T, color=colour, linewidth=width, marker=marker, markersize=3)
         _plain(axes)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         axes.set_xlabel("epoch", color=MUTED)
         axes.set_title(name, loc="left", fontsize=10, color=INK)
         if name == "accuracy":

@@ -274,25 +274,23 @@ def markdown_report(
     names = [escape_markdown(name) for name in classes]
     title = " on ".join(str(facts[key]) for key in ("model", "data set") if key in facts)
     heading = f"# {escape_markdown(title or 'Test')}: {percent(evaluation.accuracy)}"
-    lines = [heading, "", "| | |", "| :--- | :--- |"]
-    loss = f"{evaluation.cross_entropy:.4f} nats"
+    table = evaluation.per_class
+    tested = table[table["images"] > 0].sort_values("accuracy", kind="stable")
+    weakest = [f"{names[i]} ({percent(table['accuracy'][i])})" for i in map(int, tested.index[:3])]
     low, high = wilson_interval(evaluation.confusion.trace(), evaluation.images)
-    result = {
-        "accuracy": _headline(evaluation),
-        "95 % interval": f"{percent(float(low))} to {percent(float(high))}",
-        "cross-entropy": loss,
-    }
+    # MLflow shows the first lines, and the rest when asked.
+    summary = f"95 % interval {percent(float(low))} to {percent(float(high))}."
+    if len(tested) > 1:
+        summary += f" Weakest: {', '.join(weakest)}."
+    lines = [heading, "", summary, "", "| | |", "| :--- | :--- |"]
+    loss = f"{evaluation.cross_entropy:.4f} nats"
+    result = {"accuracy": _headline(evaluation), "cross-entropy": loss}
     for key, value in {**facts, **result}.items():
         text = value if isinstance(value, str) else _number(value)
         lines.append(f"| {escape_markdown(key)} | {escape_markdown(text)} |")
 
-    table = evaluation.per_class
-    tested = table[table["images"] > 0].sort_values("accuracy", kind="stable")
-    weakest = [f"{names[i]} ({percent(table['accuracy'][i])})" for i in map(int, tested.index[:3])]
     empty = [names[i] for i in table.index[table["images"] == 0]]
     lines += ["", "## Classes, from weakest to strongest", ""]
-    if len(tested) > 1:
-        lines += [f"Weakest: {', '.join(weakest)}.", ""]
     if empty:
         lines += [f"Without a test image, so nothing is known of them: {', '.join(empty)}.", ""]
     lines += [evaluation.per_class_markdown(weakest_first=True), "## Most confused", ""]
