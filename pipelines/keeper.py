@@ -68,7 +68,7 @@ class Keeper:
     def _tend_server(self) -> None:
         if self._configured:
             server = PrefectServer(self._configured)
-        elif self._needed(self._yard.server):
+        elif self._server is None or self._needed(self._yard.server):
             server = PrefectServer.share_or_start(self._yard.folder)
         else:
             return

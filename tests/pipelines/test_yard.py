@@ -219,10 +219,10 @@ def town(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Town]:
     town = Town(tmp_path_factory.mktemp("town"))
     yield town
     town.torchyard("down")
-    left = town.processes("")
-    for process in left:
+    dead = eventually(town.everything_dies, 20)
+    for process in town.processes(""):
         process.kill()
-    assert not left
+    assert dead
 
 
 LONG = ("model=straight", "train.epochs=1000000")
@@ -334,6 +334,8 @@ def test_whatever_is_killed_is_told_truly_and_comes_back(town: Town) -> None:
     town.torchyard("up")
     assert town.parts()["Prefect"] == after["Prefect"]
     assert town.parts()["keeper"]["state"] == "up"
+    psutil.Process(town.parts()["worker"]["process"]).kill()  # the new one minds the others, too
+    assert eventually(lambda: town.parts()["worker"]["state"] == "up")
 
 
 @pytest.mark.slow
