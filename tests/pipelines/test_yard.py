@@ -34,7 +34,7 @@ def eventually(condition: Callable[[], Any], seconds: float = SECONDS) -> Any:
     end = time.monotonic() + seconds
     found = None
     while not found and time.monotonic() < end:
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, sqlite3.OperationalError):
             found = condition()
         time.sleep(0.2)
     return found
@@ -424,9 +424,9 @@ def test_a_server_of_a_run_becomes_the_yards_and_the_runs_again(town: Town) -> N
     assert cancelled
     assert (cancelled["status"], cancelled["id"]) == ("KILLED", record["id"])
 
-    run = town.start("run", "digits", "model=straight", "train.epochs=60")
+    run = town.start("run", "digits", "model=straight", "train.epochs=800")
     assert eventually(town.training)
     assert "stays" in town.torchyard("down")
-    printed = run.communicate(timeout=SECONDS)[0]
+    printed = run.communicate(timeout=600)[0]
     assert run.returncode == 0, printed
     assert eventually(town.everything_dies)
