@@ -13,10 +13,10 @@ import torch
 from torch import nn
 
 from core import network, preparation
-from core.config import resolve
 from core.dataset import PreparedDataset, SampleSpec, Split
 from core.errors import RunError, UserError
 from core.host import host
+from core.recipe import resolve
 
 CHUNK_BYTES = 16 * 2**20
 

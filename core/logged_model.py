@@ -18,6 +18,7 @@ import yaml
 from core.dataset import PreparedDataset
 
 DATA = "data"
+LOADER = "mlflow.pytorch"
 CLASSES = "extra_files/classes.json"
 REQUIREMENTS = "requirements.txt"
 CONDA, VIRTUALENV = "conda.yaml", "python_env.yaml"
@@ -99,7 +100,7 @@ def write_model(
     )
     mlflow.pyfunc.add_to_model(
         model,
-        loader_module="mlflow.pytorch",
+        loader_module=LOADER,
         data=DATA,
         conda_env=CONDA,
         python_env=VIRTUALENV,

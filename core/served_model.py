@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from core.errors import RunError, UserError, suggestion
+from core.logged_model import DATA, LOADER
 from core.promotion import champion_of
 from core.runs import find_run, logged_model_id
 from core.store import current_store, open_existing, store_errors, tracking_uri
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
     from mlflow import MlflowClient
+    from mlflow.models.model import ModelInfo
 
 BATCH_BYTES = 16 * 2**20  # of float32
 
@@ -64,7 +66,7 @@ class ServedModel:
             address = _address(client, wanted)
             info = mlflow.models.get_model_info(address)
         named = (info.metadata or {}).get("classes")
-        if "pytorch" not in info.flavors or info.signature is None or not named:
+        if not _is_ours(info) or info.signature is None or not named:
             raise UserError(f"{wanted}: its model is not one that torchyard logged.")
         [spec] = info.signature.inputs.inputs
         shape = tuple(int(side) for side in spec.shape[1:])
@@ -114,6 +116,16 @@ class ServedModel:
             [Guess(self.classes[index], float(row[index])) for index in best]
             for row, best in zip(shares, order, strict=True)
         ]
+
+
+def _is_ours(info: ModelInfo) -> bool:
+    """Whether loading it runs nothing that came with it: an MLmodel file can bring code."""
+    torch, generic = (info.flavors.get(flavor, {}) for flavor in ("pytorch", "python_function"))
+    return (
+        torch.get("model_data") == DATA
+        and generic.get("loader_module") == LOADER
+        and not (torch.get("code") or generic.get("code"))
+    )
 
 
 def _address(client: MlflowClient, wanted: str) -> str:

@@ -8,6 +8,7 @@ from typing import get_args
 from pydantic import BaseModel, ValidationError
 
 from core.errors import suggestion
+from core.secret_settings import is_secret
 
 _WORDING = {
     "tuple_type": "must be a list, e.g. [1,2]",
@@ -39,7 +40,8 @@ def explained(
             # pydantic goes on: "…, unable to parse string as an integer".
             reason = problem["msg"].removeprefix("Value error, ").partition(", unable to")[0]
             reason = _WORDING.get(problem["type"], reason.replace("Input should be", "must be"))
-            if problem["type"] != "value_error" and not isinstance(problem["input"], dict):
+            shown = problem["type"] != "value_error" and not isinstance(problem["input"], dict)
+            if shown and not (location and is_secret(location[-1])):
                 inputs[".".join(location)] = f", not {problem['input']!r}"
         reasons.setdefault(".".join(location), []).append(reason)
     for where, found in reasons.items():

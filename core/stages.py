@@ -14,12 +14,12 @@ import torch
 from torch import nn
 
 from core import checkpoint, device, evaluation, journal, network, preparation, training
-from core.config import Recipe, resolve
 from core.dataset import PreparedDataset, SampleSpec, Split, stratified_split
 from core.errors import UserError
 from core.host import host
 from core.inspection import inspect_dataset, inspect_model  # noqa: F401 - stages, too
 from core.parameters import Augmentation
+from core.recipe import Recipe, resolve
 from core.team import ALONE, DataParallelTeam, Team
 from core.whole_file import whole_file
 

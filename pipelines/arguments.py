@@ -7,9 +7,9 @@ from typing import Annotated, Optional
 
 import typer
 
-from core.config import Recipe, preset_names, read_recipe
 from core.errors import UserError
 from core.host import HOOKS, host
+from core.recipe import Recipe, preset_names, read_recipe
 
 PRESETS = Path(__file__).parent / "presets"
 DEFAULT_PRESET = "digits"

@@ -18,10 +18,10 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from core.config import Recipe, resolve
 from core.delivery import send_kept
 from core.errors import RunError, UserError
 from core.host import host
+from core.recipe import Recipe, resolve
 from core.runs import find_run, recorded_config
 from core.store import LOCAL_UI, check_writable, open_existing, store_errors, tracking_uri
 from pipelines import comparing, inspection, plugin_listing, promotion, scheduling, verification

@@ -9,10 +9,11 @@ from pathlib import Path
 
 from prefect.runtime import deployment
 
-from core.config import Recipe, RunConfig, resolve
+from core.config import RunConfig
 from core.errors import UserError
 from core.host import host
 from core.plugin_sources import PLUGIN_FOLDERS
+from core.recipe import Recipe, resolve
 from pipelines.deployments import NEEDS
 
 

@@ -21,10 +21,11 @@ from zoneinfo import ZoneInfo
 
 import yaml
 
-from core.config import SINGLE, Recipe, RunConfig
+from core.config import SINGLE, RunConfig
 from core.errors import UserError, suggestion
 from core.folders import CACHE, cache_folder
 from core.plugin_sources import PLUGIN_FOLDERS
+from core.recipe import Recipe
 from core.store import tracking_uri
 from pipelines.arguments import start_of
 from pipelines.services import FLOW

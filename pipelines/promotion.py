@@ -9,10 +9,10 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from core.config import read_recipe
 from core.errors import RunError, UserError
 from core.host import host
 from core.promotion import history, promote, roll_back
+from core.recipe import read_recipe
 from core.runs import find_run, recorded_config
 from core.store import open_existing, store_errors, tracking_uri
 from pipelines.arguments import DEFAULT_PRESET, PRESETS

@@ -18,13 +18,14 @@ from prefect.runtime import flow_run
 from prefect.utilities.urls import url_for
 
 from core import journal, report
-from core.config import SINGLE, Recipe, RunConfig
+from core.config import SINGLE, RunConfig
 from core.dataset import PreparedDataset
 from core.entries import class_metric_keys
 from core.errors import RunError
 from core.evaluation import Evaluation, Predictions
 from core.folders import run_folder
 from core.promotion import Judged, promote
+from core.recipe import Recipe
 from core.run_page import run_page
 from core.store import database_of, load_mlflow, open_store, tracking_uri
 from core.tracking import RunRecord

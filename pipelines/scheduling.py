@@ -12,9 +12,9 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from core.config import Recipe
 from core.errors import UserError
 from core.folders import cache_folder
+from core.recipe import Recipe
 from core.store import check_writable, tracking_uri
 from pipelines.arguments import Overrides, Source, preset_recipe
 from pipelines.display import stdout

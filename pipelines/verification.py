@@ -10,11 +10,11 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from core.config import Recipe, resolve
 from core.dataset import PreparedDataset
 from core.errors import RunError, UserError
 from core.folders import cache_folder
 from core.host import host
+from core.recipe import Recipe, resolve
 from core.runs import find_run, recorded_config
 from core.store import open_existing, store_errors, tracking_uri
 from core.worker import shared_worker

@@ -8,10 +8,10 @@ from typing import NamedTuple
 
 import pytest
 
-from core.config import resolve
 from core.errors import UserError
 from core.host import HOOKS, host
 from core.plugin_check import problems
+from core.recipe import resolve
 
 TINY = '''\
 from core import ModelParams, hookimpl

@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 from pydantic import field_validator
 
 from core import ModelParams, device, hookimpl
-from core.config import preset_names, read_recipe, resolve
 from core.errors import UserError
 from core.host import Host, host
-from core.plugin_sources import Source
+from core.plugin_sources import Source, builtin_sources
+from core.recipe import preset_names, read_recipe, resolve
+from core.secret_settings import is_secret
 
 PRESETS = Path(__file__).parents[2] / "pipelines" / "presets"
 
@@ -533,3 +534,79 @@ def test_a_configuration_taken_up_elsewhere_says_which_plugins_it_had(tmp_path, 
         assert taken_up(other, "nowhere").config.plugins == {}
     finally:
         host.cache_clear()
+
+
+# ---- secrets
+
+
+class Guarded(ModelParams):
+    """A model behind a token."""
+
+    hub_token: str = ""
+    tokens: int = 3
+
+    @field_validator("hub_token")
+    @classmethod
+    def _long(cls, value):
+        if value and len(value) < 8:
+            raise ValueError("is too short")
+        return value
+
+    def build(self, input_shape, num_classes):
+        return self.hub_token
+
+
+def guarded(**settings):
+    own = Host()
+    for source, find in builtin_sources():
+        own.load(source, find, builtin=True)
+    plugin = type(
+        "Plugin",
+        (),
+        {"register_models": hookimpl(staticmethod(lambda register: register("guarded", Guarded)))},
+    )
+    own.load(Source("mine", "mine 1.0", "mine==1.0"), lambda: plugin)
+    return resolve({"dataset": "digits", "model": {"name": "guarded", **settings}}, own)
+
+
+def test_a_secret_reaches_the_plugin_and_nothing_that_is_recorded(monkeypatch):
+    monkeypatch.setenv("HUB_TOKEN", "hunter2hunter2")
+    recipe = guarded(hub_token="env:HUB_TOKEN", tokens=5)
+    assert recipe.model.build((1,), 2) == "hunter2hunter2"
+    assert recipe.config.model.model_dump()["hub_token"] == "env:HUB_TOKEN"
+    assert "hunter2" not in recipe.config.model_dump_json()
+    # What was recorded is resolved again, as in the trainer, when resumed and when deployed.
+    again = guarded(**recipe.config.model.model_dump(exclude={"name"}))
+    assert again.model.build((1,), 2) == "hunter2hunter2"
+
+
+def test_a_secret_that_is_written_down_is_refused_without_repeating_it(monkeypatch):
+    for given_settings, says in (
+        ({"hub_token": "hunter2hunter2"}, "model.hub_token: is a secret"),
+        ({"hub_token": "env:NO_SUCH_ONE"}, "the environment variable NO_SUCH_ONE is not set"),
+    ):
+        with pytest.raises(UserError, match=says) as caught:
+            guarded(**given_settings)
+        assert "hunter2" not in str(caught.value)
+    monkeypatch.setenv("HUB_TOKEN", "hunter2")
+    with pytest.raises(UserError, match=r"^model.hub_token: is too short$"):
+        guarded(hub_token="env:HUB_TOKEN")
+    assert guarded().config.model.model_dump()["hub_token"] == ""
+
+
+@pytest.mark.parametrize(
+    ("name", "secret"),
+    [
+        ("token", True),
+        ("hub_token", True),
+        ("API_KEY", True),
+        ("apikey", True),
+        ("password", True),
+        ("tokens", False),
+        ("token_count", False),
+        ("secretary", False),
+        ("keys", False),
+    ],
+)
+def test_which_names_are_secrets(name, secret):
+    assert is_secret(name) is secret

@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from core import ModelParams, OptimizerParams, hookimpl
-from core.config import resolve
 from core.host import HOOKS, Host, host
 from core.parameters import KINDS
 from core.plugin_sources import Source, file_source, import_file
+from core.recipe import resolve
 
 ROOT = Path(__file__).parents[2]
 

@@ -11,9 +11,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from core.config import read_recipe
 from core.errors import RunError, UserError
 from core.host import host
+from core.recipe import read_recipe
 from core.worker import Worker, shared_worker
 
 PRESETS = Path(__file__).parents[2] / "pipelines" / "presets"

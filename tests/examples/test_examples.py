@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from core import SampleSpec
-from core.config import resolve
 from core.host import host
 from core.network import export, try_out
 from core.preparation import prepare
+from core.recipe import resolve
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 

@@ -1,15 +1,20 @@
 """The commands that look: at data sets, at models, and at what a run's model says of images."""
 
 import json
+import os
+import pickle
 import re
 from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
 from typer.testing import CliRunner
 
-from core.errors import UserError
+from core.errors import RunError, UserError
 
 PLUGIN = '''
 """A data set of vectors, and one whose shape is known once it is read."""
@@ -248,3 +253,44 @@ def test_a_model_of_vectors_takes_no_images(torchyard, digits):
     vectors = train(dataset={"name": "some_vectors"}, train={"epochs": 1}).run_id
     with pytest.raises(UserError, match=f"{vectors}: its model takes vectors of 12, not image"):
         torchyard("predict", vectors, str(digits[0][0]))
+
+
+class Malicious:
+    """Whoever unpickles it runs a command."""
+
+    def __init__(self, marker):
+        self.marker = marker
+
+    def __reduce__(self):
+        return os.system, (f"touch {self.marker}",)
+
+
+@pytest.mark.parametrize("how", ["a pickle for its archive", "code beside it", "another loader"])
+def test_a_model_that_would_run_something_is_refused(torchyard, yard, digits, tmp_path, how):
+    """One whose files somebody has changed in the store."""
+    from mlflow import MlflowClient
+
+    run = train(dataset={"name": "digits"}, train={"epochs": 1}).run_id
+    client = MlflowClient(f"sqlite:///{yard.folder}/mlruns/mlflow.db")
+    [output] = client.get_run(run).outputs.model_outputs
+    location = client.get_logged_model(output.model_id).artifact_location
+    folder = Path(url2pathname(urlsplit(location).path))
+    marker = tmp_path / "it ran"
+    model = yaml.safe_load((folder / "MLmodel").read_text())
+    if how == "a pickle for its archive":
+        (folder / "data" / "model.pt2").write_bytes(pickle.dumps(Malicious(marker)))
+    elif how == "code beside it":
+        (folder / "code").mkdir()
+        (folder / "code" / "torch.py").write_text(f"open({str(marker)!r}, 'w')")
+        for flavor in model["flavors"].values():
+            flavor["code"] = "code"
+    else:
+        (folder / "data" / "python_model.pkl").write_bytes(pickle.dumps(Malicious(marker)))
+        model["flavors"]["python_function"] |= {
+            "loader_module": "mlflow.pyfunc.model",
+            "python_model": "data/python_model.pkl",
+        }
+    (folder / "MLmodel").write_text(yaml.safe_dump(model))
+    with pytest.raises((UserError, RunError)):
+        torchyard("predict", run, str(digits[0][0]))
+    assert not marker.exists()

@@ -149,8 +149,8 @@ def test_what_was_predicted_of_each_sample_is_an_artifact(run, client):
 
 
 def test_the_recorded_configuration_is_the_same_run_again(run, client, yard):
-    from core.config import read_recipe
     from core.host import host
+    from core.recipe import read_recipe
 
     path = client.download_artifacts(run.info.run_id, "config.yaml")
     recipe = read_recipe(path, [], Path(), host())

@@ -7,8 +7,8 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from core.config import read_recipe
 from core.host import host
+from core.recipe import read_recipe
 
 PRESETS = Path(__file__).parents[2] / "pipelines" / "presets"
 LOSSES = ("bce_with_logits", "cross_entropy", "focal", "mse", "nll", "smooth_l1")
