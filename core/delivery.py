@@ -67,6 +67,11 @@ def _tags(client: MlflowClient, run_id: str, entry: Entry) -> None:
         client.log_batch(run_id, tags=batch, synchronous=True)
 
 
+def _untag(client: MlflowClient, run_id: str, entry: Entry) -> None:
+    if entry.values["tag"] in client.get_run(run_id).data.tags:
+        client.delete_tag(run_id, entry.values["tag"])
+
+
 def _artifact(client: MlflowClient, run_id: str, entry: Entry) -> None:
     client.log_artifact(run_id, str(entry.attachment), entry.values["folder"])
 
@@ -138,6 +143,7 @@ _DELIVERIES: dict[str, Callable[[MlflowClient, str, Entry], None]] = {
     "metrics": _metrics,
     "parameters": _parameters,
     "tags": _tags,
+    "untag": _untag,
     "artifact": _artifact,
     "dataset": _dataset,
     "model": _model,

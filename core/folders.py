@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 from platformdirs import user_cache_path
@@ -17,6 +18,15 @@ def cache_folder() -> Path:
     """Downloads and prepared data sets: TORCHYARD_CACHE, or the user's cache folder."""
     named = os.environ.get(CACHE)
     return Path(named).expanduser() if named else user_cache_path("torchyard")
+
+
+def sweep(folder: Path) -> None:
+    """Remove what processes that died left half-written below a folder that is theirs alone."""
+    for partial in folder.rglob(".*"):
+        if partial.is_dir():
+            shutil.rmtree(partial, ignore_errors=True)
+        else:
+            partial.unlink(missing_ok=True)
 
 
 def run_folder(run_id: str) -> Path:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from core.prediction_table import PredictionTable
 
+CONFIG = "torchyard.config"  # tag of a run that has only begun
 HOST, PROCESS = "torchyard.host", "torchyard.process"
 RECENT = 200  # runs among which the nearest name is looked for
 LATEST, BEST, CHAMPION = "latest", "best", "champion"
@@ -182,18 +183,21 @@ def recorded_config(client: MlflowClient, run: Run) -> dict[str, Any]:
     """The whole configuration that a run began with.
 
     Raises:
-        UserError: the run ended before it was recorded.
+        UserError: none is recorded.
     """
     from mlflow.exceptions import MlflowException
 
     try:
-        text = Path(client.download_artifacts(run.info.run_id, "config.yaml")).read_text("utf-8")
-    except (MlflowException, OSError) as error:
+        # The tag until the file is there.
+        text = run.data.tags.get(CONFIG) or Path(
+            client.download_artifacts(run.info.run_id, "config.yaml")
+        ).read_text("utf-8")
+        config: dict[str, Any] = yaml.safe_load(text)
+    except (MlflowException, OSError, yaml.YAMLError) as error:
         raise UserError(
-            f"run {run.info.run_id} ({run.info.run_name}) ended before its configuration was "
-            "recorded: start it anew with `torchyard run`."
+            f"run {_shown(run)} has no configuration that could be read: start it anew with "
+            "`torchyard run`."
         ) from error
-    config: dict[str, Any] = yaml.safe_load(text)
     return config
 
 

@@ -6,6 +6,7 @@ torch is never imported here, not even to log a model.
 
 from __future__ import annotations
 
+import json
 import logging
 import tempfile
 import threading
@@ -28,9 +29,10 @@ from core.entries import (
     shortened,
 )
 from core.errors import RunError, StoreAwayError, UserError
+from core.folders import run_folder, sweep
 from core.outbox import Entry
 from core.provenance import git_tags, source_tags
-from core.runs import PROCESS, end_orphans, owner_lives, owner_tags
+from core.runs import CONFIG, PROCESS, end_orphans, owner_lives, owner_tags
 from core.store import (
     LOCAL_UI,
     answers,
@@ -104,6 +106,8 @@ class RunRecord:
         uri = tracking_uri()
         check_writable(uri)
         load_mlflow()
+        tags = {**source_tags(), **git_tags(), **owner_tags(), **tags}
+        tags |= {CONFIG: json.dumps(parameters)}
         with store_errors(uri), one_at_a_time(uri):
             client = open_store(uri)
             experiment = chosen_experiment(client, uri)
@@ -116,12 +120,12 @@ class RunRecord:
             name = f"{name_stem} #{number}"
             run = client.create_run(
                 experiment.experiment_id,
-                tags={**source_tags(), **git_tags(), **owner_tags()},
+                # With the run itself: whenever it dies, it can be taken up again.
+                tags=_tags(tags),
                 run_name=name,
             )
         record = cls(client, run)
         try:
-            record.set_tags(tags)
             record.log_parameters(parameters)
         except BaseException as error:  # an interrupt too: none is left RUNNING
             status: Literal["FAILED", "KILLED"] = "FAILED"
@@ -182,6 +186,7 @@ class RunRecord:
             if run.info.status == "RUNNING" and lives:
                 raise UserError(f"{named} is running, in process {run.data.tags[PROCESS]}.")
             client.update_run(run_id, status="RUNNING")
+            sweep(run_folder(run_id))
             record = cls(client, run)
             for key in run.data.metrics:
                 history = client.get_metric_history(run_id, key)
@@ -220,13 +225,16 @@ class RunRecord:
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
         """Set tags; one that is longer than MLflow takes ends with its length."""
-        self._tell(
-            "tags", {safe_key(key): shortened(str(value), MAX_TAG) for key, value in tags.items()}
-        )
+        self._tell("tags", _tags(tags))
 
     def describe(self, markdown: str) -> None:
         """Show a text as the run's description."""
         self.set_tags({"mlflow.note.content": markdown})
+
+    def log_config(self, text: str) -> None:
+        """Keep the configuration as config.yaml, from which the run can be had again."""
+        self.log_text(text, "config.yaml")
+        self._tell("untag", {"tag": CONFIG})
 
     def log_metrics(self, values: Mapping[str, float], step: int) -> None:
         """Add metrics to the buffer, and send it when it has waited for some seconds."""
@@ -360,3 +368,7 @@ class RunRecord:
             self._next_try = time.monotonic() + RETRY_SECONDS
             return False
         return True
+
+
+def _tags(tags: Mapping[str, Any]) -> dict[str, str]:
+    return {safe_key(key): shortened(str(value), MAX_TAG) for key, value in tags.items()}

@@ -78,7 +78,7 @@ def start_record(recipe: Recipe, run_id: str | None) -> RunRecord:
         # As a metric it sorts: MLflow takes parameters for texts, where 1e-05 comes after 0.1.
         if isinstance(rate := settings["optimizer"].get("lr"), int | float):
             record.log_metrics({"train/base_learning_rate": rate}, step=0)
-        record.log_text(config_text(config), "config.yaml")
+        record.log_config(config_text(config))
         if flow_run.id is not None:
             with get_client(sync_client=True) as client:
                 client.update_flow_run(flow_run.id, name=record.name)
