@@ -18,19 +18,13 @@ from core.worker import shared_worker
 pytestmark = pytest.mark.slow  # some twenty commands, a second to seven each
 
 ROOT = Path(__file__).parents[2]
-PAGE = (ROOT / "docs" / "from-the-blitz.md").read_text("utf-8")
-BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
-COMMANDS = [line for kind, text in BLOCKS if kind == "bash" for line in text.splitlines()]
-PLUGINS = [text for kind, text in BLOCKS if kind == "python"]
+DOCUMENT = "from-the-blitz.md"
 
 
 @pytest.fixture(scope="module")
-def page(yard):
+def page(yard, document):
     """A folder with what the page's reader would have: its plugins, the examples, images."""
-    for text in PLUGINS:
-        file = yard.folder / text.partition("\n")[0].removeprefix("# ")
-        file.parent.mkdir(exist_ok=True)
-        file.write_text(text)
+    document.write_plugins(yard.folder)
     (yard.folder / "examples").symlink_to(ROOT / "examples")
     random = np.random.default_rng(0)
     for part in ("train", "test"):
@@ -69,7 +63,6 @@ def last_run():
     return runs[0].info.run_id
 
 
-@pytest.mark.parametrize("line", COMMANDS)
 def test_every_command_on_the_page_works(line, command, page):
     if "RUN_ID" in line:
         command("torchyard run digits train.epochs=1")

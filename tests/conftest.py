@@ -1,9 +1,10 @@
-"""One Prefect server and one working folder, shared by the tests that run the pipeline."""
+"""A Prefect server and a working folder for the tests that run the pipeline; the docs' commands."""
 
 import contextlib
 import gc
 import io
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,6 +12,46 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
+DOCS = Path(__file__).parents[1] / "docs"
+
+
+@dataclass(frozen=True)
+class Document:
+    """What a page of `docs/` has its reader do.
+
+    Attributes:
+        commands: the lines of its `bash` blocks.
+        plugins: its `python` blocks; the first line names the file.
+    """
+
+    commands: list[str]
+    plugins: list[str]
+
+    @classmethod
+    def read(cls, name: str) -> "Document":
+        text = (DOCS / name).read_text("utf-8")
+        blocks = re.findall(r"^```(\w+)\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+        bash = [line for kind, text in blocks if kind == "bash" for line in text.splitlines()]
+        return cls(bash, [text for kind, text in blocks if kind == "python"])
+
+    def write_plugins(self, folder: Path) -> None:
+        for text in self.plugins:
+            file = folder / text.partition("\n")[0].removeprefix("# ")
+            file.parent.mkdir(exist_ok=True)
+            file.write_text(text)
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Give a test that takes a `line` each command of its module's `DOCUMENT`."""
+    if "line" in metafunc.fixturenames:
+        metafunc.parametrize("line", Document.read(metafunc.module.DOCUMENT).commands)
+
+
+@pytest.fixture(scope="module")
+def document(request) -> Document:
+    """The page of `docs/` that the module's `DOCUMENT` names."""
+    return Document.read(request.module.DOCUMENT)
 
 
 @dataclass(frozen=True)
