@@ -35,6 +35,7 @@ def comparison_page(compared: Sequence[Compared]) -> str:
         results=results(compared).to_dict("split"),
         classes=classes_compared(compared),
         curves=[Markup(svg(figure, f"curves {place}")) for place, figure in enumerate(curves)],
+        validated=any(each.curves.get("val/loss") for each in compared),
         cost=Markup(svg(accuracy_against_cost(points), "cost")) if placed else "",
     )
 

@@ -121,6 +121,12 @@ def accuracy_against_cost(points: Sequence[tuple[float, float, float, float]]) -
     from matplotlib.figure import Figure
     from matplotlib.ticker import LogFormatter
 
+    class Plain(LogFormatter):
+        """The same choice of labels, `0.6` in place of `6e-01`."""
+
+        def __call__(self, x: float, pos: int | None = None) -> str:
+            return f"{x:g}" if super().__call__(x, pos) else ""
+
     figure = Figure(figsize=(5.5, 3))
     axes = figure.add_axes(ROOM)
     for colour, (seconds, accuracy, low, high) in zip(_colours(len(points)), points, strict=True):
@@ -129,7 +135,7 @@ def accuracy_against_cost(points: Sequence[tuple[float, float, float, float]]) -
     _plain(axes)
     axes.set_xscale("log")
     for set_formatter in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
-        set_formatter(LogFormatter(minor_thresholds=(1.5, 0.5)))
+        set_formatter(Plain(minor_thresholds=(1.5, 0.5)))
     axes.set_xlabel("training, seconds", color=MUTED)
     axes.set_title("test accuracy", loc="left", fontsize=10, color=INK)
     axes.yaxis.set_major_formatter(_percent)
