@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import gc
 import json
 import logging
@@ -220,7 +221,10 @@ def serve(messages: IO[str]) -> None:
             reason = str(error).partition("\n")[0] or "no message"
             where = raised_in(error, host().sources) or _strangers(request["arguments"])
             message = f"'{name}' failed{where}: {type(error).__name__}: {reason}"
-            send(error="run", message=message, details=traceback.format_exc())
+            details = traceback.format_exc()
+            if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+                message, details = f"'{name}' stopped: no space left on the disk.", ""
+            send(error="run", message=message, details=details)
         if idle and requests.empty():
             idle.pop()()
 
