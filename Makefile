@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 UV := UV_PYTHON_DOWNLOADS=never $(BIN)/uv
 
-.PHONY: run test slow faults check lock install
+.PHONY: run test slow faults check lock reference install
 
 run: install
 	$(BIN)/torchyard run digits
@@ -26,6 +26,9 @@ check: install
 lock: $(BIN)/uv
 	$(UV) pip compile -q pyproject.toml --group dev --universal --python-version 3.11 \
 		--no-header --no-annotate -o requirements.lock
+
+reference: install
+	$(BIN)/python docs/reference.py
 
 install: .venv/.installed
 

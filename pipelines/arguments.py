@@ -18,7 +18,7 @@ Source = Annotated[
     Optional[str],  # noqa: UP045 - typer reads the annotation
     typer.Argument(
         metavar="[PRESET|FILE.yaml]",
-        help=f"{', '.join(preset_names(PRESETS))}, or a file. [default: digits]",
+        help=f"{', '.join(preset_names(PRESETS))}, or a file. \\[default: digits]",
     ),
 ]
 Overrides = Annotated[

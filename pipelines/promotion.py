@@ -34,10 +34,10 @@ def promote_run(
         ),
     ] = None,
 ) -> None:
-    """Make a run's model the champion of a registered model, if every gate lets it.
+    r"""Make a run's model the champion of a registered model, if every gate lets it.
 
     Example: [bold]torchyard promote latest model=digits
-    'gates=[beats_champion, {name: min_accuracy, threshold: 0.95}]'[/]
+    'gates=\[beats_champion, {name: min_accuracy, threshold: 0.95}]'[/]
     """
     uri = tracking_uri()
     client = open_existing(uri)

@@ -27,7 +27,7 @@ commands = typer.Typer()
 T = TypeVar("T")
 Name = Annotated[
     Optional[str],  # noqa: UP045 - typer reads the annotation
-    typer.Option(metavar="NAME", help="its name. [default: the preset's or the file's]"),
+    typer.Option(metavar="NAME", help="its name. \\[default: the preset's or the file's]"),
 ]
 
 AsJson = Annotated[bool, typer.Option("--json", help="for machines")]
@@ -83,7 +83,7 @@ def schedule_runs(
     ] = None,
     timezone: Annotated[
         Optional[str],  # noqa: UP045
-        typer.Option(metavar="ZONE", help="e.g. Asia/Shanghai. [default: this machine's]"),
+        typer.Option(metavar="ZONE", help="e.g. Asia/Shanghai. \\[default: this machine's]"),
     ] = None,
     name: Name = None,
 ) -> None:
