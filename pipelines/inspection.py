@@ -128,11 +128,11 @@ def predict(
 
     A file that cannot be read is told and left out, and makes the exit status 2.
     """
-    import numpy as np
-
     from core.served_model import ServedModel
 
     served = ServedModel.find(model)
+    import numpy as np
+
     readable, unreadable = [], []
     for path in images:
         try:
