@@ -16,6 +16,7 @@ slow: install
 
 faults: install
 	TORCHYARD_KILLS=$(or $(KILLS),100) $(BIN)/pytest -m faults -s
+	$(BIN)/pytest -m "slow or not slow" -k "two_first_runs or two_at_once or two_ups_at_once"
 
 check: install
 	$(BIN)/ruff check .

@@ -675,7 +675,6 @@ def whole_record(prepared: PreparedDataset, exported: Path, **environment: str) 
     )
 
 
-@pytest.mark.faults
 def test_two_first_runs_at_once_succeed_quietly_and_without_torch(
     prepared: PreparedDataset, exported: Path
 ) -> None:

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-pytestmark = [pytest.mark.slow, pytest.mark.faults]
+pytestmark = pytest.mark.faults
 
 SETTINGS = ("digits", "train.epochs=30", "train.batch_size=16", "promote=digits")
 # What is printed last before each task.

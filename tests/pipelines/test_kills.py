@@ -1,6 +1,6 @@
 """SIGKILL at random moments, again and again: what is taken up ends as if nothing had happened.
 
-A few kills in `make slow`; `make faults` sets TORCHYARD_KILLS=100 and prints the table.
+`make faults` sets TORCHYARD_KILLS and prints the table.
 """
 
 import contextlib
@@ -39,7 +39,7 @@ ENDS = {
 }
 TASKS = list(ENDS)
 
-pytestmark = [pytest.mark.slow, pytest.mark.faults, pytest.mark.timeout(60 + 120 * KILLS)]
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(60 + 120 * KILLS)]
 
 
 @dataclass

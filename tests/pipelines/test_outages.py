@@ -12,7 +12,7 @@ import urllib.request
 import psutil
 import pytest
 
-pytestmark = [pytest.mark.slow, pytest.mark.faults]
+pytestmark = pytest.mark.faults
 
 SETTINGS = ("digits", "train.epochs=30", "train.batch_size=16")
 

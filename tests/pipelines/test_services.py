@@ -137,7 +137,6 @@ def wait_until(condition: Callable[[], bool], seconds: float = 15) -> bool:
 
 
 @pytest.mark.slow
-@pytest.mark.faults
 def test_two_first_runs_share_one_server_until_the_last_has_ended(
     env: dict[str, str], folder: Path, new_user: Callable[..., User]
 ) -> None:
