@@ -24,7 +24,7 @@ from core.host import host
 from core.recipe import Recipe, resolve
 from core.runs import find_run, recorded_config
 from core.store import LOCAL_UI, check_writable, open_existing, store_errors, tracking_uri
-from pipelines import comparing, inspection, plugin_listing, promotion, scheduling, verification
+from pipelines import comparing, inspection, plugin_listing, promotion, scheduling, ui, verification
 from pipelines.arguments import Overrides, Source, preset_recipe
 from pipelines.display import Display, JsonDisplay, QuietDisplay, display, stderr, stdout
 
@@ -204,6 +204,7 @@ def check(source: Source = None, overrides: Overrides = None) -> None:
 
 app.add_typer(inspection.commands)
 app.add_typer(comparing.commands)
+app.add_typer(ui.commands)
 app.add_typer(promotion.commands)
 app.add_typer(verification.commands)
 app.add_typer(scheduling.commands)

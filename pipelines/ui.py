@@ -1,0 +1,94 @@
+"""The command `torchyard ui`: the runs in the browser."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+import webbrowser
+from typing import Annotated, Optional
+from urllib.parse import urlsplit
+
+import typer
+from rich.markup import escape
+
+from core import saved_view
+from core.errors import RunError
+from core.runs import find_run
+from core.store import (
+    LOCAL_UI,
+    answers,
+    chosen_experiment,
+    open_existing,
+    shown,
+    store_errors,
+    tracking_uri,
+)
+from pipelines.display import stdout
+from pipelines.services import listen
+from pipelines.yard import is_server, ui_address
+
+START_SECONDS = 120.0
+
+commands = typer.Typer()
+
+
+@commands.command()
+def ui(
+    run: Annotated[
+        Optional[str],  # noqa: UP045 - typer reads the annotation
+        typer.Argument(metavar="[RUN]", help="an id, a name, latest, best, champion"),
+    ] = None,
+) -> None:
+    """Open the MLflow UI in the browser: the table of runs, or one run.
+
+    A server that is up is used; else one is up until Ctrl-C.
+    """
+    store = tracking_uri()
+    address = shown(store) if is_server(store) else ui_address(store)
+    if address is not None:
+        _open(address + _page(store, run))
+        return
+    page = _page(store, run)  # which also finds out whether there is a run at all
+    with listen(urlsplit(LOCAL_UI).port or 0) as free:
+        port = free.getsockname()[1]
+    address = f"http://127.0.0.1:{port}"
+    server = subprocess.Popen(
+        [
+            *(sys.executable, "-P", "-m", "mlflow", "ui", "--backend-store-uri", store),
+            *("--workers", "1", "--host", "127.0.0.1", "--port", str(port)),
+        ],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        end = time.monotonic() + START_SECONDS
+        while not answers(address):
+            if server.poll() is not None or time.monotonic() > end:
+                raise RunError(f"The MLflow UI does not come up at {address}.")
+            time.sleep(0.2)
+        _open(address + page)
+        stdout.print("Ctrl-C ends it.")
+        server.wait()
+    except KeyboardInterrupt:
+        stdout.print("Ended.")
+    finally:
+        server.terminate()
+        server.wait()
+
+
+def _page(store: str, run: str | None) -> str:
+    """The page's place in the UI."""
+    client = open_existing(store)
+    with store_errors(store):
+        if run is None:
+            experiment = chosen_experiment(client, store).experiment_id
+            return f"/#/experiments/{experiment}/runs?viewStateShareKey={saved_view.KEY}"
+        info = find_run(client, run).info
+    kind = "workflowType=machine_learning"
+    return f"/#/experiments/{info.experiment_id}/runs/{info.run_id}?{kind}"
+
+
+def _open(page: str) -> None:
+    stdout.print(escape(page), soft_wrap=True)
+    webbrowser.open(page)  # where there is no browser the address is what there is
