@@ -15,15 +15,17 @@ from typing import TYPE_CHECKING, Any
 
 from core.dataset import PreparedDataset
 from core.entries import MAX_ENTRIES, MAX_METRICS, batches, dataset_inputs, dataset_links
-from core.folders import run_folder
+from core.folders import runs_folder
 from core.logged_model import write_model
 from core.outbox import Entry, Outbox
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import Run
 
 MODEL_TYPE = "classifier"
 REASON = "torchyard.reason"
+FOLDER = "torchyard.folder"  # tag of a run: where its own folder is
 
 
 def deliver(client: MlflowClient, run_id: str, entry: Entry) -> None:
@@ -31,14 +33,14 @@ def deliver(client: MlflowClient, run_id: str, entry: Entry) -> None:
     _DELIVERIES[entry.kind](client, run_id, entry)
 
 
-def outbox_of(run_id: str) -> Outbox:
-    """Where the entries of a run wait."""
-    return Outbox(run_folder(run_id) / "outbox")
+def outbox_of(run: Run) -> Outbox:
+    """Where the entries of a run wait: who asks may have another working folder than it had."""
+    folder = Path(run.data.tags.get(FOLDER) or runs_folder())
+    return Outbox(folder / run.info.run_id / "outbox")
 
 
-def send_kept(client: MlflowClient, run_id: str) -> int:
+def send_kept(client: MlflowClient, run_id: str, outbox: Outbox) -> int:
     """Tell MLflow what was kept of a run whose process is gone; gives the number of entries."""
-    outbox = outbox_of(run_id)
     kept = len(outbox)
     for entry in outbox.waiting():
         deliver(client, run_id, entry)

@@ -29,15 +29,19 @@ def sweep(folder: Path) -> None:
             partial.unlink(missing_ok=True)
 
 
+def runs_folder() -> Path:
+    """Where the folders of the runs are."""
+    database = database_of(tracking_uri())
+    return (database.parent if database else Path("mlruns").absolute()) / "runs"
+
+
 def run_folder(run_id: str) -> Path:
     """Checkpoints and predictions of a run: beside a local tracking store, else in ./mlruns.
 
     Raises:
         UserError: the folder cannot be made.
     """
-    database = database_of(tracking_uri())
-    beside = database.parent if database else Path("mlruns").absolute()
-    folder = beside / "runs" / run_id
+    folder = runs_folder() / run_id
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

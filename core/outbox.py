@@ -59,7 +59,10 @@ class Outbox:
             if entry.attachment is not None:
                 content["attachment"] = entry.attachment.name
                 shutil.copyfile(entry.attachment, partial / entry.attachment.name)
-            (partial / ENTRY).write_text(json.dumps(content), "utf-8")
+            with (partial / ENTRY).open("w", encoding="utf-8") as file:
+                json.dump(content, file)
+                file.flush()
+                os.fsync(file.fileno())
             partial.rename(self.folder / f"{number:06}")
         except OSError as error:
             shutil.rmtree(partial, ignore_errors=True)

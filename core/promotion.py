@@ -31,6 +31,7 @@ FILE = "promotion.json"  # the run's artifact
 OUTCOME = "torchyard.promotion"  # tag of a run: "champion of m, version 3", "refused by a, b"
 AT, BY, WHY = "torchyard.promoted_at", "torchyard.promoted_by", "torchyard.why"
 REPLACED = "torchyard.replaced"  # tag of a version: the champion it took the place of
+PENDING = "torchyard.pending"  # tag of a version whose promotion has not come to its end
 ROLLED_BACK = "torchyard.rolled_back"  # tag of a version: when, and by whom
 NEVER = "never the champion"
 SHOWN_WHY = 4000  # MLflow takes 5,000 characters
@@ -97,7 +98,9 @@ def promote(
         for _ in range(RACES):
             before = champion_of(client, model)
             if before is not None and before.run_id == run.info.run_id:
-                raise UserError(f"{run.info.run_name} is the champion of {model} already.")
+                # It was made so by an attempt whose end nobody noted.
+                _settle(client, before)
+                return Judged(model, (), int(before.version), _number(before.tags.get(REPLACED)))
             verdicts = _verdicts(candidate, _predictions_of(client, before), gates)
             judged = Judged(model, verdicts, None, int(before.version) if before else None)
             if not all(verdict.passed for _, verdict in verdicts):
@@ -108,6 +111,7 @@ def promote(
                 judged = Judged(model, verdicts, version, judged.before)
                 _record(client, run, judged)
                 client.set_registered_model_alias(model, CHAMPION, str(version))
+                _settle(client, client.get_model_version(model, str(version)))
                 return judged
             client.delete_model_version(model, str(version))
     raise RunError(f"The champion of {model} changed {RACES} times while it was judged by.")
@@ -203,6 +207,9 @@ def _predictions_of(client: MlflowClient, champion: ModelVersion | None) -> Pred
     try:
         return recorded_predictions(client, client.get_run(str(champion.run_id)))
     except (MlflowException, UserError) as error:
+        away = isinstance(error, MlflowException) and error.error_code != "RESOURCE_DOES_NOT_EXIST"
+        if away:
+            raise
         raise UserError(
             f"version {champion.version} of {champion.name} is the champion, but what it "
             "predicted is not recorded, so no gate can compare with it. Delete its alias "
@@ -214,14 +221,14 @@ def _version(client: MlflowClient, run: Run, judged: Judged, model_id: str) -> i
     """Register the run's model as a version that is not yet the champion."""
     from mlflow.exceptions import MlflowException
 
-    tags = {AT: _now(), BY: user_name(), WHY: _why(judged.verdicts)}
+    tags = {AT: _now(), BY: user_name(), WHY: _why(judged.verdicts), PENDING: "true"}
     if judged.before is not None:
         tags[REPLACED] = str(judged.before)
     with suppress(MlflowException):  # it is there
         client.create_registered_model(judged.model)
     for found, status in _statuses(client, judged.model):
         # Of a promotion that was cut short before the alias was moved.
-        if found.run_id == run.info.run_id and status == NEVER:
+        if found.run_id == run.info.run_id and status == NEVER and PENDING in found.tags:
             client.delete_model_version(judged.model, str(found.version))
     with current_store(client.tracking_uri):  # where MLflow looks the model's id up
         made = client.create_model_version(
@@ -232,6 +239,16 @@ def _version(client: MlflowClient, run: Run, judged: Judged, model_id: str) -> i
             model_id=model_id,
         )
     return int(made.version)
+
+
+def _settle(client: MlflowClient, version: ModelVersion) -> None:
+    """Note that a version did become the champion."""
+    if PENDING in version.tags:
+        client.delete_model_version_tag(version.name, str(version.version), PENDING)
+
+
+def _number(version: str | None) -> int | None:
+    return None if version is None else int(version)
 
 
 def _record(client: MlflowClient, run: Run, judged: Judged) -> None:
@@ -283,7 +300,12 @@ def _versions(client: MlflowClient, model: str) -> list[ModelVersion]:
 def _statuses(client: MlflowClient, model: str) -> list[tuple[ModelVersion, str]]:
     """Every version, and what became of it."""
     champion, versions = champion_of(client, model), _versions(client, model)
-    replaced = {found.tags[REPLACED]: found for found in versions if REPLACED in found.tags}
+    replaced: dict[str, ModelVersion] = {}
+    for found in sorted(versions, key=lambda each: int(each.version)):
+        earlier = found.tags.get(REPLACED)
+        stayed = ROLLED_BACK not in found.tags
+        if earlier and PENDING not in found.tags and (stayed or earlier not in replaced):
+            replaced[earlier] = found
     told = []
     for found in versions:
         status = NEVER

@@ -135,7 +135,9 @@ def _assign(raw: dict[str, Any], path: list[str], value: Any) -> None:
             shared = shared_settings(parents[0])
             raw[parents[0]] = {key: section[key] for key in section if key in shared}
     for parent in parents:
-        inner = _section(raw.setdefault(parent, {}))
+        if raw.get(parent) is None:
+            raw[parent] = {}
+        inner = _section(raw[parent], "model" if parent == "promote" else "name")
         if not isinstance(inner, dict):
             raise UserError(f"{'.'.join(path)}: '{parent}' is a single value, not a section")
         raw[parent] = inner
@@ -143,9 +145,9 @@ def _assign(raw: dict[str, Any], path: list[str], value: Any) -> None:
     raw[last] = value
 
 
-def _section(value: Any) -> Any:
+def _section(value: Any, key: str = "name") -> Any:
     """Let `model: lenet` stand for `model: {name: lenet}`."""
-    return {"name": value} if isinstance(value, str) else value
+    return {key: value} if isinstance(value, str) else value
 
 
 def resolve(raw: Mapping[str, Any], host: Host) -> Recipe:

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 import psutil
 import yaml
 
-from core.delivery import REASON, send_kept
+from core.delivery import REASON, outbox_of, send_kept
 from core.errors import UserError, suggestion
+from core.store import one_at_a_time
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -54,11 +55,27 @@ def end_orphans(client: MlflowClient, *experiment_ids: str) -> None:
     """
     for run in client.search_runs(list(experiment_ids), "attributes.status = 'RUNNING'"):
         if owner_lives(run.data.tags) is False:
-            run_id = run.info.run_id
-            if send_kept(client, run_id) and client.get_run(run_id).info.status != "RUNNING":
-                continue
+            run_id, outbox = run.info.run_id, outbox_of(run)
+            reason = "its process ended without a word"
+            try:
+                if send_kept(client, run_id, outbox):
+                    run = client.get_run(run_id)
+                    if run.info.status != "RUNNING":
+                        continue
+            except Exception as error:  # its data are gone, say: no other run must suffer
+                reason += f"; {len(outbox)} entries in {outbox.folder} cannot be sent: {error}"
             client.set_terminated(run_id, "KILLED")
-            client.set_tag(run_id, REASON, "its process ended without a word")
+            client.set_tag(run_id, REASON, reason)
+
+
+def caught_up(client: MlflowClient, run: Run) -> Run:
+    """Send what a run kept whose process is dead; gives the run as it is then."""
+    with one_at_a_time(client.tracking_uri):
+        run = client.get_run(run.info.run_id)
+        if run.info.status == "RUNNING" and owner_lives(run.data.tags):
+            return run
+        send_kept(client, run.info.run_id, outbox_of(run))
+        return client.get_run(run.info.run_id)
 
 
 def find_run(client: MlflowClient, wanted: str) -> Run:
@@ -185,19 +202,16 @@ def recorded_config(client: MlflowClient, run: Run) -> dict[str, Any]:
     Raises:
         UserError: none is recorded.
     """
-    from mlflow.exceptions import MlflowException
-
+    run_id, name = run.info.run_id, "config.yaml"
+    missing = UserError(f"run {_shown(run)} has no configuration: start it with `torchyard run`.")
+    text = run.data.tags.get(CONFIG)  # until the file is there
+    if text is None and not _has_artifact(client, run, name):
+        raise missing
+    text = text or Path(client.download_artifacts(run_id, name)).read_text("utf-8")
     try:
-        # The tag until the file is there.
-        text = run.data.tags.get(CONFIG) or Path(
-            client.download_artifacts(run.info.run_id, "config.yaml")
-        ).read_text("utf-8")
         config: dict[str, Any] = yaml.safe_load(text)
-    except (MlflowException, OSError, yaml.YAMLError) as error:
-        raise UserError(
-            f"run {_shown(run)} has no configuration that could be read: start it anew with "
-            "`torchyard run`."
-        ) from error
+    except yaml.YAMLError as error:
+        raise missing from error
     return config
 
 
@@ -222,17 +236,16 @@ def recorded_predictions(client: MlflowClient, run: Run) -> PredictionTable:
         UserError: it has recorded none.
         RunError: the file is damaged.
     """
-    from mlflow.exceptions import MlflowException
-
     from core.prediction_table import FILE, PredictionTable
 
-    try:
-        path = Path(client.download_artifacts(run.info.run_id, FILE))
-    except (MlflowException, OSError) as error:
-        raise UserError(
-            f"run {_shown(run)} has recorded no predictions: it is {run.info.status}."
-        ) from error
-    return PredictionTable.read(path)
+    if not _has_artifact(client, run, FILE):
+        raise UserError(f"run {_shown(run)} has recorded no predictions: it is {run.info.status}.")
+    return PredictionTable.read(Path(client.download_artifacts(run.info.run_id, FILE)))
+
+
+def _has_artifact(client: MlflowClient, run: Run, name: str) -> bool:
+    # Asked for, not tried: that a store is away does not mean that it has not got a file.
+    return name in {found.path for found in client.list_artifacts(run.info.run_id)}
 
 
 def _by_id(client: MlflowClient, run_id: str) -> Run | None:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from core import saved_view
 from core.dataset import PreparedDataset
-from core.delivery import REASON, deliver, outbox_of, send_kept
+from core.delivery import FOLDER, REASON, deliver, outbox_of, send_kept
 from core.entries import (
     MAX_PARAMETER,
     MAX_TAG,
@@ -29,7 +29,7 @@ from core.entries import (
     shortened,
 )
 from core.errors import RunError, StoreAwayError, UserError
-from core.folders import run_folder, sweep
+from core.folders import run_folder, runs_folder, sweep
 from core.outbox import Entry
 from core.provenance import git_tags, source_tags
 from core.runs import CONFIG, PROCESS, end_orphans, owner_lives, owner_tags
@@ -80,7 +80,7 @@ class RunRecord:
         self.metrics: dict[str, float] = dict(run.data.metrics)
         self._client = client
         self._uri: str = client.tracking_uri
-        self._outbox = outbox_of(self.run_id)
+        self._outbox = outbox_of(run)
         self._next_try = 0.0
         self._buffer: list[dict[str, Any]] = []
         self._recorded: set[tuple[str, int]] = set()  # (key, step): a repeated step adds nothing
@@ -107,7 +107,7 @@ class RunRecord:
         check_writable(uri)
         load_mlflow()
         tags = {**source_tags(), **git_tags(), **owner_tags(), **tags}
-        tags |= {CONFIG: json.dumps(parameters)}
+        tags |= {CONFIG: json.dumps(parameters), FOLDER: str(runs_folder())}
         with store_errors(uri), one_at_a_time(uri):
             client = open_store(uri)
             experiment = chosen_experiment(client, uri)
@@ -176,16 +176,21 @@ class RunRecord:
         load_mlflow()
         with store_errors(uri), one_at_a_time(uri):
             client = open_store(uri)
-            send_kept(client, run_id)
             run = client.get_run(run_id)
             named = f"run {run_id} ({run.info.run_name})"
             own = owner_tags()
-            if run.info.status == "FINISHED":
-                raise UserError(f"{named} is finished: there is nothing left to do.")
             lives = owner_lives(run.data.tags) and run.data.tags[PROCESS] != own[PROCESS]
             if run.info.status == "RUNNING" and lives:
                 raise UserError(f"{named} is running, in process {run.data.tags[PROCESS]}.")
+            send_kept(client, run_id, outbox_of(run))
+            run = client.get_run(run_id)
+            if run.info.status == "FINISHED":
+                raise UserError(f"{named} is finished: there is nothing left to do.")
+            for key, value in own.items():  # first: a run of a dead process would be ended
+                client.set_tag(run_id, key, value)
             client.update_run(run_id, status="RUNNING")
+            if REASON in run.data.tags:
+                client.delete_tag(run_id, REASON)
             sweep(run_folder(run_id))
             record = cls(client, run)
             for key in run.data.metrics:
@@ -193,10 +198,6 @@ class RunRecord:
                 record._recorded |= {(key, metric.step) for metric in history}
             inputs = run.inputs.dataset_inputs if run.inputs else []
             record._digests = {found.dataset.digest for found in inputs}
-        record.set_tags(own)
-        if REASON in run.data.tags:
-            with store_errors(uri):
-                client.delete_tag(run_id, REASON)
         return record
 
     @property
@@ -254,6 +255,13 @@ class RunRecord:
                 self._tell("metrics", {"metrics": batch})
                 del self._buffer[: len(batch)]
             self._last_flush = time.monotonic()
+
+    def catch_up(self) -> bool:
+        """Send the buffer and what was kept; whether the store now has all of the run."""
+        self._next_try = 0.0
+        self.flush()
+        with self._telling:
+            return self._try(lambda: None)
 
     def log_dataset(self, prepared: PreparedDataset) -> None:
         """Record both splits as the run's inputs, with digest, counts and statistics.
@@ -360,7 +368,7 @@ class RunRecord:
             with store_errors(self._uri):
                 if not answers(self._uri):
                     raise ConnectionError("Connection refused, or no answer")
-                send_kept(self._client, self.run_id)
+                send_kept(self._client, self.run_id, self._outbox)
                 tell()
         except StoreAwayError as error:
             if not self._outbox:

@@ -18,11 +18,10 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from core.delivery import send_kept
 from core.errors import RunError, UserError
 from core.host import host
 from core.recipe import Recipe, resolve
-from core.runs import find_run, recorded_config
+from core.runs import caught_up, find_run, recorded_config
 from core.store import LOCAL_UI, check_writable, open_existing, store_errors, tracking_uri
 from pipelines import comparing, inspection, plugin_listing, promotion, scheduling, ui, verification
 from pipelines.arguments import Overrides, Source, preset_recipe
@@ -79,14 +78,13 @@ def resume(
     client = open_existing(uri)
     with store_errors(uri):
         found = find_run(client, run)
-        run_id = found.info.run_id
-        if send_kept(client, run_id):
-            found = client.get_run(run_id)
-            if found.info.status == "FINISHED":
-                stdout.print(
-                    f"{escape(found.info.run_name)}: it was finished, and MLflow now has all of it."
-                )
-                return
+        run_id, before = found.info.run_id, found.info.status
+        found = caught_up(client, found)
+        if found.info.status == "FINISHED" != before:
+            stdout.print(
+                f"{escape(found.info.run_name)}: it was finished, and MLflow now has all of it."
+            )
+            return
         recipe = resolve(recorded_config(client, found), host())
     _run(recipe, shown, run_id)
 

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from core.errors import RunError, UserError
 from core.host import host
-from core.promotion import history, promote, roll_back
+from core.promotion import champion_of, history, promote, roll_back
 from core.recipe import read_recipe
 from core.runs import find_run, recorded_config
 from core.store import open_existing, store_errors, tracking_uri
@@ -52,6 +52,10 @@ def promote_run(
         raise UserError(
             f"promote.model: {found.info.run_name} names no registered model: say model=NAME"
         )
+    champion = champion_of(client, recipe.config.promote.model)
+    if champion is not None and champion.run_id == found.info.run_id:
+        name = recipe.config.promote.model
+        raise UserError(f"{found.info.run_name} is the champion of {name} already.")
     judged = promote(client, found, recipe.config.promote.model, recipe.named_gates)
     for line in judged.lines:
         stdout.print(escape(line), soft_wrap=True)

@@ -21,7 +21,7 @@ from core import journal, report
 from core.config import SINGLE, RunConfig
 from core.dataset import PreparedDataset
 from core.entries import class_metric_keys
-from core.errors import RunError
+from core.errors import StoreAwayError
 from core.evaluation import Evaluation, Predictions
 from core.folders import run_folder
 from core.promotion import Judged, promote
@@ -277,9 +277,8 @@ def judge(record: RunRecord, recipe: Recipe) -> Judged:
         RunError: MLflow does not have all of the run yet.
     """
     assert recipe.config.promote is not None
-    record.flush()
-    if record.unsent:
-        raise RunError(
+    if not record.catch_up():
+        raise StoreAwayError(
             f"{record.name} is not judged: MLflow does not answer. Once it does, "
             f"`torchyard resume {record.run_id}` goes on."
         )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -53,11 +55,18 @@ def ui(
     with listen(urlsplit(LOCAL_UI).port or 0) as free:
         port = free.getsockname()[1]
     address = f"http://127.0.0.1:{port}"
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # not without the server
     server = subprocess.Popen(
         [
-            *(sys.executable, "-P", "-m", "mlflow", "ui", "--backend-store-uri", store),
+            *(sys.executable, "-P", "-m", "mlflow", "ui"),
             *("--workers", "1", "--host", "127.0.0.1", "--port", str(port)),
         ],
+        # Not among the arguments, which everybody sees: an address may have a password in it.
+        env={
+            **os.environ,
+            "MLFLOW_BACKEND_STORE_URI": store,
+            "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        },
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )

@@ -25,7 +25,7 @@ from prefect.exceptions import PrefectException
 from prefect.states import Cancelled, Crashed
 
 from core.runs import end_orphans, owner_lives
-from core.store import load_mlflow, open_store
+from core.store import load_mlflow, one_at_a_time, open_store
 from pipelines.deployments import deployed, under_way
 from pipelines.services import FLOW
 
@@ -36,7 +36,8 @@ def end_dead_runs(tracking_uri: str) -> None:
     """Set to KILLED what a dead process of this machine left RUNNING in an MLflow store."""
     load_mlflow()
     client = open_store(tracking_uri)
-    end_orphans(client, *(found.experiment_id for found in client.search_experiments()))
+    with one_at_a_time(tracking_uri):  # a run that is being taken up has no owner for a moment
+        end_orphans(client, *(found.experiment_id for found in client.search_experiments()))
 
 
 def end_dead_flow_runs() -> None:

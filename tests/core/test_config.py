@@ -610,3 +610,14 @@ def test_a_secret_that_is_written_down_is_refused_without_repeating_it(monkeypat
 )
 def test_which_names_are_secrets(name, secret):
     assert is_secret(name) is secret
+
+
+def test_a_promotion_is_named_short_or_whole_and_its_gates_beside(small):
+    gates = "promote.gates=[{name: min_accuracy, threshold: 0.5}]"
+    for short in ("promote=digits", "promote.model=digits"):
+        promote = read(small, short, gates).config.promote
+        assert (promote.model, promote.gates[0].name) == ("digits", "min_accuracy")
+    assert [gate.name for gate in read(small, "promote=m").config.promote.gates] == [
+        "beats_champion"
+    ]
+    assert read(small).config.promote is None

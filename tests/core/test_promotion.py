@@ -152,8 +152,8 @@ def test_rolled_back_the_champion_before_is_back_and_so_on(client, prepared):
     assert roll_back(client, "toy") == (4, 1)
     # One that was rolled back can become the champion again, as a version of its own.
     assert promote(client, runs[2], "toy", BEATS).version == 5
-    with pytest.raises(UserError, match=r"is the champion of toy already"):
-        promote(client, runs[2], "toy", BEATS)
+    # Asked again, as by a task that never heard its answer, it is what it is.
+    assert promote(client, runs[2], "toy", BEATS).version == 5
     assert len(history(client, "toy")) == 5
 
 

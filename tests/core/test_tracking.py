@@ -859,13 +859,13 @@ def test_an_entry_that_was_sent_twice_is_recorded_once(
         record.finish("FINISHED")
     finally:
         server.start()
-    outbox = delivery.outbox_of(record.run_id).folder
+    outbox = record._outbox.folder
     shutil.copytree(outbox, tmp_path / "again")
-    assert delivery.send_kept(record._client, record.run_id) == 8
+    assert delivery.send_kept(record._client, record.run_id, record._outbox) == 8
     (tmp_path / "again").rename(outbox.with_name("repeated"))
     outbox.rmdir()
     outbox.with_name("repeated").rename(outbox)
-    assert delivery.send_kept(record._client, record.run_id) == 8
+    assert delivery.send_kept(record._client, record.run_id, record._outbox) == 8
     all_there(record)
 
 
@@ -920,3 +920,34 @@ def test_an_outbox_that_cannot_be_written_says_so(tmp_path: Path) -> None:
     (tmp_path / "run").write_text("in the way")
     with pytest.raises(RunError, match=r"cannot be kept in .*run either"):
         Outbox(tmp_path / "run").put(Entry("tags", {}))
+
+
+def test_entries_that_cannot_be_sent_do_no_harm_to_other_runs(record: RunRecord) -> None:
+    dead = start()
+    dead._outbox.put(Entry("dataset", {"folder": "/nowhere"}))
+    dead._client.set_tag(dead.run_id, "torchyard.process", "999999999 0.00")
+    start().finish("FINISHED")
+    run = stored(dead)
+    assert run.info.status == "KILLED"
+    reason = run.data.tags["torchyard.reason"]
+    assert reason.startswith("its process ended without a word; 1 entries in ")
+    assert "cannot be sent" in reason
+    assert dead.unsent == 1
+
+
+def test_what_waits_is_found_from_another_folder(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record = start()
+    server.stop()
+    try:
+        record.set_tags({"told": "late"})
+        record.finish("FINISHED")
+    finally:
+        server.start()
+    record._client.set_tag(record.run_id, "torchyard.process", "999999999 0.00")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    start().finish("FINISHED")
+    run = stored(record)
+    assert (run.info.status, run.data.tags["told"]) == ("FINISHED", "late")

@@ -424,7 +424,7 @@ def test_a_server_of_a_run_becomes_the_yards_and_the_runs_again(town: Town) -> N
     assert cancelled
     assert (cancelled["status"], cancelled["id"]) == ("KILLED", record["id"])
 
-    run = town.start("run", "digits", "model=straight", "train.epochs=800")
+    run = town.start("run", "digits", "model=straight", "train.epochs=2000")
     assert eventually(town.training)
     assert "stays" in town.torchyard("down")
     printed = run.communicate(timeout=600)[0]
