@@ -171,6 +171,7 @@ def test_a_process_that_dies_fails_the_run_and_leaves_no_other(
     assert details in caught.value.details
 
 
+@pytest.mark.slow
 def test_what_a_single_process_would_say_is_said_of_all(trained, tmp_path):
     with pytest.raises(RunError) as caught:
         trained(tmp_path / "run", lr=1e38, epochs=20, parallel="ddp", processes=2)

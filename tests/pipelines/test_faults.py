@@ -233,6 +233,7 @@ def test_a_trainer_that_dies_fails_the_run_and_the_next_one_has_a_new_trainer():
     assert train().accuracy > 0.2
 
 
+@pytest.mark.slow
 def test_a_process_of_a_team_that_raises_fails_the_run_with_its_traceback():
     with pytest.raises(
         RunError, match=r"training failed in misbehaving \(.*\): RuntimeError: boom in the plugin"

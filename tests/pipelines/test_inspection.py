@@ -135,6 +135,7 @@ def test_a_data_set_of_images_is_shown_and_drawn(torchyard, tmp_path):
     assert "drawn in" in printed
 
 
+@pytest.mark.slow
 def test_vectors_are_summed_up_and_have_no_picture(torchyard, tmp_path):
     picture = tmp_path / "none.png"
     printed = torchyard("inspect", "some_vectors", "--picture", str(picture))

@@ -51,6 +51,7 @@ def test_what_is_written_is_right_and_registered(written, kind):
     assert not {"NewThing", "new_thing"} & set(re.findall(r"\w+", text))
 
 
+@pytest.mark.slow
 def test_what_is_written_passes_its_own_tests(written):
     done = process(written, "-m", "pytest", "-q", "-p", "no:cacheprovider", "torchyard_plugins")
     assert done.returncode == 0, done.stdout

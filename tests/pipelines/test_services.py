@@ -175,6 +175,7 @@ def test_two_first_runs_share_one_server_until_the_last_has_ended(
     assert states == [("COMPLETED",)] * 5
 
 
+@pytest.mark.slow
 def test_a_killed_starter_leaves_a_server_that_the_next_can_use_and_a_dead_one_is_named(
     env: dict[str, str], tmp_path: Path, new_user: Callable[..., User]
 ) -> None:
@@ -203,6 +204,7 @@ def test_a_killed_starter_leaves_a_server_that_the_next_can_use_and_a_dead_one_i
     assert "unable to parse string as an integer" in log.read_text()
 
 
+@pytest.mark.slow
 def test_an_unused_server_ends_by_itself(
     tmp_path: Path, env: dict[str, str], new_user: Callable[..., User]
 ) -> None:

@@ -297,7 +297,7 @@ def test_a_schedule_fires_here_and_a_run_that_would_overlap_is_skipped(town: Tow
     assert list(town.folder.glob(f"work/mlruns/runs/{record['id']}/last.pt"))
 
 
-@pytest.mark.slow
+@pytest.mark.faults
 @pytest.mark.timeout(900)
 def test_whatever_is_killed_is_told_truly_and_comes_back(town: Town) -> None:
     town.torchyard("up")
