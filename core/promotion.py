@@ -17,7 +17,7 @@ from core.errors import RunError, UserError, suggestion
 from core.gates import Verdict
 from core.parameters import GateParams
 from core.provenance import user_name
-from core.runs import ACCURACY, CHAMPION, logged_model_id, recorded_predictions
+from core.runs import ACCURACY, CHAMPION, logged_model_id, recorded_predictions, run_by_id
 from core.store import current_store, one_at_a_time, store_errors
 
 if TYPE_CHECKING:
@@ -200,21 +200,17 @@ def _verdicts(
 
 
 def _predictions_of(client: MlflowClient, champion: ModelVersion | None) -> PredictionTable | None:
-    from mlflow.exceptions import MlflowException
-
     if champion is None:
         return None
-    try:
-        return recorded_predictions(client, client.get_run(str(champion.run_id)))
-    except (MlflowException, UserError) as error:
-        away = isinstance(error, MlflowException) and error.error_code != "RESOURCE_DOES_NOT_EXIST"
-        if away:
-            raise
-        raise UserError(
-            f"version {champion.version} of {champion.name} is the champion, but what it "
-            "predicted is not recorded, so no gate can compare with it. Delete its alias "
-            f"'{CHAMPION}' in MLflow to judge without it."
-        ) from error
+    run = run_by_id(client, str(champion.run_id))
+    if run is not None:
+        with suppress(UserError):  # it has recorded none
+            return recorded_predictions(client, run)
+    raise UserError(
+        f"version {champion.version} of {champion.name} is the champion, but what it "
+        "predicted is not recorded, so no gate can compare with it. Delete its alias "
+        f"'{CHAMPION}' in MLflow to judge without it."
+    )
 
 
 def _version(client: MlflowClient, run: Run, judged: Judged, model_id: str) -> int:
@@ -266,12 +262,7 @@ def _record(client: MlflowClient, run: Run, judged: Judged) -> None:
 
 
 def _row(client: MlflowClient, name: str, found: ModelVersion, status: str) -> dict[str, Any]:
-    from mlflow.exceptions import MlflowException
-
-    try:
-        run = client.get_run(str(found.run_id))
-    except MlflowException:  # deleted for good
-        run = None
+    run = run_by_id(client, str(found.run_id))  # None: deleted for good
     tags: Mapping[str, str] = found.tags
     when = tags.get(AT) or datetime.fromtimestamp(found.creation_timestamp / 1000, UTC).isoformat()
     return _values(name, int(found.version), status, run, when, tags.get(BY, ""), tags.get(WHY, ""))

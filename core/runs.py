@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 import psutil
 import yaml
 
-from core.delivery import REASON, outbox_of, send_kept
+from core.delivery import deliver, outbox_of, send_kept
 from core.errors import UserError, suggestion
+from core.outbox import Entry
 from core.store import one_at_a_time
 
 if TYPE_CHECKING:
@@ -64,8 +65,8 @@ def end_orphans(client: MlflowClient, *experiment_ids: str) -> None:
                         continue
             except Exception as error:  # its data are gone, say: no other run must suffer
                 reason += f"; {len(outbox)} entries in {outbox.folder} cannot be sent: {error}"
-            client.set_terminated(run_id, "KILLED")
-            client.set_tag(run_id, REASON, reason)
+            end = {"status": "KILLED", "reason": reason, "end_time": None}
+            deliver(client, run_id, Entry("end", end))
 
 
 def caught_up(client: MlflowClient, run: Run) -> Run:
@@ -104,7 +105,7 @@ def find_run(client: MlflowClient, wanted: str) -> Run:
         raise UserError(f"no run '{wanted}': there is no run yet.")
     if wanted == LATEST:
         return newest[0]
-    if found := _by_id(client, wanted) or _named(client, experiments, wanted):
+    if found := run_by_id(client, wanted) or _named(client, experiments, wanted):
         return found
     recent = _search(client, experiments, count=RECENT)
     known = {run.info.run_name: run for run in reversed(recent)}
@@ -224,7 +225,7 @@ def logged_model_id(run: Run) -> str:
     models = run.outputs.model_outputs if run.outputs else []
     if not models:
         reason = run.data.tags.get("model_not_logged") or f"it is {run.info.status}"
-        raise UserError(f"run {run.info.run_id} ({run.info.run_name}) has no model: {reason}")
+        raise UserError(f"run {_shown(run)} has no model: {reason}")
     newest: Any = max(models, key=lambda output: output.step)
     return str(newest.model_id)
 
@@ -248,7 +249,8 @@ def _has_artifact(client: MlflowClient, run: Run, name: str) -> bool:
     return name in {found.path for found in client.list_artifacts(run.info.run_id)}
 
 
-def _by_id(client: MlflowClient, run_id: str) -> Run | None:
+def run_by_id(client: MlflowClient, run_id: str) -> Run | None:
+    """The run, or None where there is none of that id; raises what else MLflow raises."""
     from mlflow.exceptions import MlflowException
 
     try:
