@@ -11,6 +11,7 @@ import threading
 import time
 import urllib.request
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -714,6 +715,15 @@ class Server:
         self._web.should_exit = True
         self._thread.join()
 
+    @contextmanager
+    def away(self) -> Iterator[None]:
+        """Nothing answers within; after it the same store does."""
+        self.stop()
+        try:
+            yield
+        finally:
+            self.start()
+
 
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
@@ -808,16 +818,13 @@ def test_what_a_server_misses_waits_on_disk_until_it_is_back(
     server: Server, prepared: PreparedDataset, exported: Path, monkeypatch, caplog
 ) -> None:
     record = start()
-    server.stop()
-    try:
+    with server.away():
         tell_everything(record, prepared, exported)
         record.finish("FINISHED")
         assert record.unsent == 8
         assert [*caplog.messages] == [
             f"The MLflow store {server.url} does not answer. What it should be told waits on disk."
         ]
-    finally:
-        server.start()
     assert stored(record).info.status == "RUNNING"
     # Of a living process nothing is touched; once it is dead, the next run's start sends it.
     start().finish("FINISHED")
@@ -832,12 +839,9 @@ def test_a_server_that_comes_back_in_mid_run_is_told_all_in_order(
     server: Server, prepared: PreparedDataset, exported: Path, monkeypatch
 ) -> None:
     record = start()
-    server.stop()
-    try:
+    with server.away():
         tell_everything(record, prepared, exported)
         record.set_tags({"device": "cuda"})
-    finally:
-        server.start()
     record.set_tags({"device": "mps"})
     assert record.unsent  # it is not asked for every entry
     monkeypatch.setattr(record, "_next_try", 0.0)
@@ -853,12 +857,9 @@ def test_an_entry_that_was_sent_twice_is_recorded_once(
     import shutil
 
     record = start()
-    server.stop()
-    try:
+    with server.away():
         tell_everything(record, prepared, exported)
         record.finish("FINISHED")
-    finally:
-        server.start()
     outbox = record._outbox.folder
     shutil.copytree(outbox, tmp_path / "again")
     assert delivery.send_kept(record._client, record.run_id, record._outbox) == 8
@@ -873,12 +874,9 @@ def test_a_run_that_finished_without_its_server_is_finished_when_taken_up(
     server: Server, prepared: PreparedDataset, exported: Path
 ) -> None:
     record = start()
-    server.stop()
-    try:
+    with server.away():
         tell_everything(record, prepared, exported)
         record.finish("FINISHED")
-    finally:
-        server.start()
     with pytest.raises(UserError, match="is finished: there is nothing left to do"):
         RunRecord.taken_up(record.run_id)
     all_there(record)
@@ -939,12 +937,9 @@ def test_what_waits_is_found_from_another_folder(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     record = start()
-    server.stop()
-    try:
+    with server.away():
         record.set_tags({"told": "late"})
         record.finish("FINISHED")
-    finally:
-        server.start()
     record._client.set_tag(record.run_id, "torchyard.process", "999999999 0.00")
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
