@@ -7,7 +7,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -108,6 +108,17 @@ class Yard:
             app(list(arguments), standalone_mode=False)
         return printed.getvalue()
 
+    def begin(self, *arguments: str, cwd: Path, env: dict[str, str]) -> subprocess.Popen[str]:
+        """Start a command whose lines can be read as they are printed."""
+        return subprocess.Popen(
+            self.command(*arguments),
+            cwd=cwd,
+            env=env | {"PYTHONUNBUFFERED": "1"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
     def torchyard(self, *arguments: str, **options) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             self.command(*arguments),
@@ -118,6 +129,23 @@ class Yard:
             timeout=200,
             **options,
         )
+
+
+@pytest.fixture
+def disk(tmp_path) -> Iterator[Callable[[str], Path]]:
+    """Makes a small disk, of a size such as "6m", that a test may fill."""
+    folder = tmp_path / "small"
+
+    def mounted(size: str) -> Path:
+        folder.mkdir()
+        options = ["-t", "tmpfs", "-o", f"size={size}", "tmpfs"]
+        if subprocess.run(["mount", *options, str(folder)], capture_output=True).returncode:
+            pytest.skip("a full disk is a small tmpfs, and mounting one needs root")
+        return folder
+
+    yield mounted
+    if folder.is_mount():
+        subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
 @pytest.fixture(scope="session")

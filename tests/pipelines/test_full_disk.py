@@ -2,7 +2,6 @@
 
 import contextlib
 import re
-import subprocess
 import time
 
 import pytest
@@ -19,19 +18,6 @@ BEFORE = {
 }
 
 
-@pytest.fixture
-def small(tmp_path):
-    folder = tmp_path / "small"
-    folder.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=60m", "tmpfs", str(folder)], capture_output=True
-    )
-    if mounted.returncode:
-        pytest.skip("a full disk is a small tmpfs, and mounting one needs root")
-    yield folder
-    subprocess.run(["umount", "-l", str(folder)], check=True)
-
-
 def fill(folder):
     with (folder / "ballast").open("wb", buffering=0) as file, contextlib.suppress(OSError):
         while True:
@@ -39,16 +25,10 @@ def fill(folder):
 
 
 @pytest.mark.parametrize("task", BEFORE)
-def test_a_disk_that_fills_up_in_a_task_loses_nothing(yard, small, task):
+def test_a_disk_that_fills_up_in_a_task_loses_nothing(yard, disk, task):
+    small = disk("60m")
     environment = yard.environment | {"TORCHYARD_CACHE": str(small / "cache")}
-    process = subprocess.Popen(
-        yard.command("run", *SETTINGS),
-        cwd=small,
-        env=environment | {"PYTHONUNBUFFERED": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    process = yard.begin("run", *SETTINGS, cwd=small, env=environment)
     if BEFORE[task]:
         for line in process.stdout:
             if re.match(BEFORE[task], line):

@@ -64,14 +64,7 @@ def server(tmp_path):
 
 def run_until(yard, line, environment, folder):
     """Start a run, and wait until it has printed that."""
-    process = subprocess.Popen(
-        yard.command("run", *SETTINGS),
-        cwd=folder,
-        env=environment | {"PYTHONUNBUFFERED": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    process = yard.begin("run", *SETTINGS, cwd=folder, env=environment)
     for printed in process.stdout:
         if line in printed:
             return process
