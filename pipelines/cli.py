@@ -116,8 +116,9 @@ def _run(recipe: Recipe, shown: Display, run_id: str | None = None) -> None:
             # The garbage collector would walk the half-built modules again and again, and all of
             # them once more at the end: 1.5 s together.
             gc.disable()
+            from pipelines.checking import check_config
             from pipelines.recording import load_libraries
-            from pipelines.training import check_config, train_pipeline
+            from pipelines.training import train_pipeline
 
             load_libraries()
             gc.freeze()
@@ -184,12 +185,10 @@ def check(source: Source = None, overrides: Overrides = None) -> None:
     """Validate a configuration, plugins and device included; runs and records nothing."""
     recipe = preset_recipe(source, overrides)
     check_writable(tracking_uri())
-    from core.folders import cache_folder
-    from core.worker import shared_worker
+    from pipelines.checking import check_config
 
-    config = recipe.config.model_dump(mode="json")
-    found = shared_worker().call("check", config=config, cache=str(cache_folder()))
-    stdout.print(_config_table(config))
+    found = check_config(recipe.config)
+    stdout.print(_config_table(recipe.config.model_dump(mode="json")))
     if found["parameters"] is None:
         stdout.print("The model is tried once the data are prepared: their shape is not known yet.")
     else:

@@ -13,7 +13,6 @@ from rich.markup import escape
 from rich.table import Table
 
 from core.errors import UserError
-from core.folders import cache_folder
 from core.recipe import Recipe
 from core.store import check_writable, tracking_uri
 from pipelines.arguments import Overrides, Source, preset_recipe
@@ -173,10 +172,9 @@ def _prefect(recipe: Recipe | None = None) -> Iterator[PrefectServer]:
     """Use the Prefect server; first try the configuration, as `torchyard check` does."""
     with PrefectServer.connect() as server:
         if recipe is not None:
-            from core.worker import shared_worker
+            from pipelines.checking import check_config
 
-            config = recipe.config.model_dump(mode="json")
-            shared_worker().call("check", config=config, cache=str(cache_folder()))
+            check_config(recipe.config)
         with use(server.wait()):
             yield server
 

@@ -7,8 +7,6 @@ Between tasks go handles: folders, files, ids. The torch work is done by a worke
 from __future__ import annotations
 
 import contextlib
-import functools
-import json
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -30,6 +28,7 @@ from core.tracking import RunRecord
 from core.worker import shared_worker
 from pipelines import recording
 from pipelines.cancellation import heeding_cancellation, reason_of
+from pipelines.checking import check_config
 from pipelines.deployed import resolve_here
 from pipelines.display import current_display, epoch_line
 from pipelines.retrying import RETRIED
@@ -120,15 +119,6 @@ def _run_stages(config: RunConfig, run_id: str | None) -> Outcome:
     finally:
         del _records[record.run_id]
     return outcome
-
-
-def check_config(config: RunConfig) -> dict[str, Any]:
-    """Try device, model, loss and schedule in the worker before any work.
-
-    Raises:
-        UserError: with every problem found.
-    """
-    return _checked(config.model_dump_json(), str(cache_folder()))
 
 
 @task(cache_policy=NO_CACHE, **RETRIED, task_run_name="prepare_data: {config.dataset.name}")
@@ -238,12 +228,6 @@ def promote_model(config: RunConfig, run_id: str) -> str:
             _say("promote", line)
         _say("promote", judged.outcome)
     return judged.outcome
-
-
-# The command line asks before there is a flow, and the flow asks again.
-@functools.cache
-def _checked(config: str, cache: str) -> dict[str, Any]:
-    return shared_worker().call("check", config=json.loads(config), cache=cache)
 
 
 _records: dict[str, RunRecord] = {}
