@@ -76,7 +76,7 @@ def run_page(
     """
     correct, images = int(evaluation.confusion.trace()), evaluation.images
     low, high = (float(bound) for bound in wilson_interval(correct, images))
-    sure = calibration(predictions)
+    sure, confidence = calibration(predictions), predictions.confidence
 
     def shown(indices: Sequence[int]) -> list[Shown]:
         return [
@@ -84,13 +84,13 @@ def run_page(
                 int(index),
                 classes[predictions.targets[index]],
                 classes[predictions.predicted[index]],
-                float(predictions.confidence[index]),
+                float(confidence[index]),
                 image_uri(samples[index]) if drawable(samples) else None,
             )
             for index in indices
         ]
 
-    surest = np.argsort(-predictions.confidence, kind="stable")
+    surest = np.argsort(-confidence, kind="stable")
     wrong = surest[(predictions.predicted != predictions.targets)[surest]]
     pairs = []
     for true, guess, count in evaluation.most_confused(PAIRS):

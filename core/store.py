@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import http.client
 import logging
 import os
 import re
-import ssl
 import tempfile
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
@@ -27,7 +23,6 @@ if TYPE_CHECKING:
 TRACKING_URI = "MLFLOW_TRACKING_URI"
 EXPERIMENT = "torchyard"
 LOCAL_UI = "http://127.0.0.1:5000"
-PROBE_SECONDS = 2.0
 START_SECONDS = 120.0  # how long a start waits for another that is creating the database
 
 # MLflow's documented switches, where the user has not set them.
@@ -242,22 +237,9 @@ def store_errors(uri: str) -> Iterator[None]:
         raise (kind(message, text) if issubclass(kind, RunError) else kind(message)) from error
 
 
-def answers(uri: str) -> bool:
-    """Whether a server answers there, be it with a refusal; of another store only a try can tell.
-
-    MLflow's own client waits and tries again for up to ten minutes before it gives up.
-    """
-    if not uri.startswith(("http://", "https://")):
-        return True
-    try:
-        urllib.request.urlopen(shown(uri), timeout=PROBE_SECONDS).close()
-    except urllib.error.HTTPError as refusal:
-        refusal.close()
-    except urllib.error.URLError as error:
-        return isinstance(error.reason, ssl.SSLError)  # its certificate is for MLflow to judge
-    except (OSError, http.client.HTTPException):
-        return False
-    return True
+def is_server(uri: str) -> bool:
+    """Whether the store is a server, of which can be asked whether it answers."""
+    return uri.startswith(("http://", "https://"))
 
 
 def database_of(uri: str) -> Path | None:

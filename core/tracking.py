@@ -31,13 +31,14 @@ from core.entries import (
 from core.errors import RunError, StoreAwayError, UserError
 from core.folders import run_folder, runs_folder, sweep
 from core.outbox import Entry
+from core.probe import answers
 from core.provenance import git_tags, source_tags
 from core.runs import CONFIG, PROCESS, end_orphans, owner_lives, owner_tags
 from core.store import (
     LOCAL_UI,
-    answers,
     check_writable,
     chosen_experiment,
+    is_server,
     load_mlflow,
     one_at_a_time,
     open_store,
@@ -208,7 +209,7 @@ class RunRecord:
     @property
     def url(self) -> str:
         """The run's page in the MLflow UI."""
-        server = shown(self._uri) if self._uri.startswith("http") else LOCAL_UI
+        server = shown(self._uri) if is_server(self._uri) else LOCAL_UI
         page = f"{server.rstrip('/')}/#/experiments/{self.experiment_id}/runs/{self.run_id}"
         # Without it the UI opens on its side for language models, where metrics do not show.
         return f"{page}?workflowType=machine_learning"
@@ -366,7 +367,8 @@ class RunRecord:
             return False
         try:
             with store_errors(self._uri):
-                if not answers(self._uri):
+                # MLflow's own client waits and tries again for up to ten minutes.
+                if is_server(self._uri) and not answers(self._uri):
                     raise ConnectionError("Connection refused, or no answer")
                 send_kept(self._client, self.run_id, self._outbox)
                 tell()

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from core.store import LOCAL_UI, database_of, one_at_a_time
+from core.store import LOCAL_UI, database_of, is_server, one_at_a_time
 from pipelines.piece import Piece, announce, books, foreign
 from pipelines.prefect_settings import configured_api_url
 from pipelines.services import PrefectServer, listen, use
-from pipelines.yard import Yard, is_server, pool_name
+from pipelines.yard import Yard, pool_name
 
 logger = logging.getLogger(__name__)
 

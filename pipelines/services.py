@@ -31,20 +31,18 @@ import shlex
 import shutil
 import signal
 import socket
-import ssl
 import sys
 import threading
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
-from email.message import Message
 from pathlib import Path
 from types import TracebackType
 from urllib.parse import urlsplit
 
 from core.errors import RunError, UserError
-from core.store import shown
+from core.probe import fetch
+from core.store import is_server, shown
 from pipelines.piece import Piece, announce, books, open_lock, try_lock
 from pipelines.prefect_settings import configured_api_url, setting
 
@@ -128,7 +126,7 @@ class PrefectServer:
         Raises `RunError` if it does not within `timeout` seconds, or its process has died.
         """
         try:
-            _get(f"{self.api_url}/health", timeout)
+            fetch(f"{self.api_url}/health", timeout)
         except TimeoutError as error:
             raise self._gone(f"has not answered for {timeout:g} seconds") from error
         except (OSError, http.client.HTTPException) as error:
@@ -220,7 +218,7 @@ def found_server() -> str | None:
     """A server somebody has started at Prefect's default address, if this Prefect can use it."""
     api_url = f"http://127.0.0.1:{_default_port()}/api"
     try:
-        headers, body = _get(f"{api_url}/admin/version", timeout=1)
+        headers, body = fetch(f"{api_url}/admin/version", timeout=1)
         server = [int(part) for part in json.loads(body).split(".")[:2]]
     except (OSError, http.client.HTTPException, ValueError, AttributeError):
         return None
@@ -232,33 +230,6 @@ def found_server() -> str | None:
 
 def _default_port() -> int:
     return int(setting("PREFECT_SERVER_API_PORT", "server", "api", "port") or 4200)
-
-
-def answers(url: str) -> bool:
-    """Whether anything answers there at once."""
-    try:
-        _get(url, timeout=2)
-    except (OSError, http.client.HTTPException):
-        return False
-    return True
-
-
-def _get(url: str, timeout: float) -> tuple[Message, bytes]:
-    """Headers and body of any HTTP answer, also a refusing one: something answers there."""
-    local = urlsplit(url).hostname == "127.0.0.1"
-    proxies = urllib.request.ProxyHandler({} if local else None)
-    try:
-        with urllib.request.build_opener(proxies).open(url, timeout=timeout) as answer:
-            return answer.headers, answer.read()
-    except urllib.error.HTTPError as refusal:
-        with refusal:
-            return refusal.headers, refusal.read()
-    except urllib.error.URLError as error:
-        if isinstance(error.reason, ssl.SSLError):  # its certificate is for Prefect to judge
-            return Message(), b""
-        if isinstance(error.reason, TimeoutError):
-            raise error.reason from error
-        raise
 
 
 def listen(port: int) -> socket.socket:
@@ -370,7 +341,7 @@ def mlflow_ui_command(tracking_uri: str) -> str:
 
     One worker answers in a quarter of the time the default four take to come up, and is enough.
     """
-    if tracking_uri.startswith(("http://", "https://")):
+    if is_server(tracking_uri):
         return shown(tracking_uri)
     if not tracking_uri.startswith("sqlite:///"):
         return f'{_mlflow()} ui --backend-store-uri "$MLFLOW_TRACKING_URI" --workers 1'

@@ -16,11 +16,12 @@ from rich.markup import escape
 
 from core import saved_view
 from core.errors import RunError
+from core.probe import answers
 from core.runs import find_run
 from core.store import (
     LOCAL_UI,
-    answers,
     chosen_experiment,
+    is_server,
     open_existing,
     shown,
     store_errors,
@@ -28,7 +29,7 @@ from core.store import (
 )
 from pipelines.display import stdout
 from pipelines.services import listen
-from pipelines.yard import is_server, ui_address
+from pipelines.yard import ui_address
 
 START_SECONDS = 120.0
 

@@ -25,12 +25,13 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from core.errors import RunError, UserError
+from core.probe import answers
 from core.provenance import user_name
-from core.store import check_writable, shown, tracking_uri
+from core.store import check_writable, is_server, shown, tracking_uri
 from core.whole_file import whole_file
 from pipelines.piece import Facts, Piece, books
 from pipelines.prefect_settings import configured_api_url
-from pipelines.services import LASTING, WANTED, answers, found_server, state_folder
+from pipelines.services import LASTING, WANTED, found_server, state_folder
 
 START_SECONDS = 180  # on a busy machine; a quiet one takes 20
 STARTS = 2  # a piece that dies so often while it starts will not come up
@@ -179,11 +180,6 @@ def ui_address(store: str) -> str | None:
             facts = yard.mlflow(store).found()
         return facts.address if facts else None
     return None
-
-
-def is_server(store: str) -> bool:
-    """Whether the store of runs is an MLflow server already."""
-    return store.startswith(("http://", "https://"))
 
 
 def pool_name(api_url: str) -> str:

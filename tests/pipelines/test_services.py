@@ -22,6 +22,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from core import probe
 from core.errors import RunError, UserError
 from pipelines import services
 from pipelines.services import MARK, PrefectServer, configured_api_url, mlflow_ui_command
@@ -154,7 +155,7 @@ def test_two_first_runs_share_one_server_until_the_last_has_ended(
         "127.0.0.1"
     }
     assert os.getsid(server.pid) != os.getsid(first.process.pid), "Ctrl-C would reach it"
-    _, settings = services._get(address.replace("/api", "/ui-settings"), 5)
+    _, settings = probe.fetch(address.replace("/api", "/ui-settings"), 5)
     assert json.loads(settings)["api_url"] == address
 
     first.process.send_signal(signal.SIGKILL)
