@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 UV := UV_PYTHON_DOWNLOADS=never $(BIN)/uv
 
-.PHONY: run test slow faults check lock reference install
+.PHONY: run test slow faults check lock reference bench install
 
 run: install
 	$(BIN)/torchyard run digits
@@ -27,9 +27,15 @@ check: install
 lock: $(BIN)/uv
 	$(UV) pip compile -q pyproject.toml --group dev --universal --python-version 3.11 \
 		--no-header --no-annotate -o requirements.lock
+	$(UV) pip compile -q benchmarks/peers.in -c requirements.lock --universal --python-version 3.11 \
+		--no-header --no-annotate -o benchmarks/requirements.txt
 
 reference: install
 	$(BIN)/python docs/reference.py
+
+# All rows, or some: make bench ROWS="throughput memory". OPTIONS=--quick tries them.
+bench: install benchmarks/.venv/.installed
+	$(BIN)/python -m benchmarks.run $(OPTIONS) $(ROWS)
 
 install: .venv/.installed
 
@@ -42,4 +48,10 @@ $(BIN)/uv:
 .venv/.installed: requirements.lock pyproject.toml | $(BIN)/uv
 	$(UV) pip install -q -p .venv -r requirements.lock
 	$(UV) pip install -q -p .venv --no-deps -e .
+	@touch $@
+
+# What the project is compared with lives apart from it.
+benchmarks/.venv/.installed: benchmarks/requirements.txt | $(BIN)/uv
+	$(UV) venv -q --allow-existing --python $(BIN)/python benchmarks/.venv
+	$(UV) pip install -q -p benchmarks/.venv -r $<
 	@touch $@

@@ -1,0 +1,1 @@
+"""What torchyard's speed is compared with, and how: see docs/benchmarks.md."""

@@ -1,0 +1,16 @@
+"""The configuration that the scripts of this folder share with `torchyard run`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pipelines.arguments import preset_recipe
+
+
+def configuration(preset: str, overrides: list[str]) -> dict[str, Any]:
+    """What `torchyard run PRESET OVERRIDES…` sends its worker."""
+    return preset_recipe(preset, overrides).config.model_dump(mode="json")
+
+
+def nothing(event: object) -> None:
+    """Tell nobody."""

@@ -1,0 +1,1 @@
+"""The rows: a module each, with `TITLE` and `measure(bench)`."""

@@ -1,0 +1,79 @@
+"""What orchestration and tracking cost a short job: the digits, five epochs of LeNet."""
+
+from __future__ import annotations
+
+from benchmarks.bench import Bench
+from benchmarks.comparison import Comparison, Series, Target, alternate
+from benchmarks.home import OURS, ROOT, Home
+
+TITLE = "Fixed cost: whole process of the digits job (LeNet, 5 epochs, batch 32)"
+PEERS = ROOT / "benchmarks" / "peers"
+COLD, FIRST, UP = "torchyard run digits", "its very first run", "with `torchyard up` running"
+BARE, NAIVE = "bare torch script", "Prefect + MLflow at defaults"
+
+
+def measure(bench: Bench) -> tuple[list[Comparison], list[str]]:
+    """Cold and first runs beside the scripts; then runs beside a yard that is up."""
+    with bench.home("cold") as home, bench.home("scripts") as scripts:
+
+        def bare() -> float:
+            return scripts.run(str(OURS), str(PEERS / "digits_bare.py")).seconds
+
+        def naive() -> float:
+            seconds = scripts.run(str(OURS), str(PEERS / "digits_naive.py")).seconds
+            scripts.end()
+            return seconds
+
+        def first() -> float:
+            with bench.home("first") as empty:
+                return _run(empty)
+
+        bare()
+        bench.say(f"warm-up: makes the databases, {_run(home):.1f} s")
+        contenders = {COLD: lambda: _run(home), BARE: bare, FIRST: first}
+        found = alternate(bench.rounds(5), contenders, bench.say)
+        if not bench.quick:
+            naive()  # makes its database
+        found |= alternate(1, {NAIVE: naive}, bench.say)
+
+        home.torchyard("up")
+        try:
+            _run(home, settle=False)
+            beside = alternate(
+                bench.rounds(5), {UP: lambda: _run(home, settle=False), BARE: bare}, bench.say
+            )
+        finally:
+            home.torchyard("down")
+        home.settle()
+    tables = [
+        _table(
+            "Cold: no server is up",
+            found,
+            Target("cold ≤ 1.25 × the bare script", COLD, 1.25, False, (BARE,)),
+            Target("very first run ≤ 1.6 × the bare script", FIRST, 1.6, False, (BARE,)),
+        ),
+        _table(
+            "With `torchyard up` running",
+            beside,
+            Target("with `up` running ≤ 1.0 × the bare script", UP, 1.0, False, (BARE,)),
+        ),
+    ]
+    notes = [
+        "Every run waits until the one before has ended with its server.",
+        "The very first run has an empty home folder: neither databases nor any cache.",
+        "Prefect + MLflow at their defaults is one run, with its databases there; no target holds "
+        "against it.",
+    ]
+    return tables, notes
+
+
+def _run(home: Home, settle: bool = True) -> float:
+    seconds = home.torchyard("run", "digits", "--quiet").seconds
+    if settle:
+        home.settle()
+    return seconds
+
+
+def _table(caption: str, found: dict[str, list[float]], *targets: Target) -> Comparison:
+    series = tuple(Series(name, tuple(values)) for name, values in found.items())
+    return Comparison(caption, "seconds", False, series, targets)
