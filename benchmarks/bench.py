@@ -40,12 +40,15 @@ class Run:
     @classmethod
     def of(cls, ended: Finished) -> Run:
         """Read the events."""
-        events = ended.events
+
+        def of(kind: str) -> list[dict[str, Any]]:
+            return [event for event in ended.events if event.get("event") == kind]
+
         return cls(
             ended.seconds,
-            {e["stage"]: e["seconds"] for e in events if e["event"] == "stage" and "seconds" in e},
-            tuple(e for e in events if e["event"] == "epoch"),
-            next(e["accuracy"] for e in events if e["event"] == "result"),
+            {event["stage"]: event["seconds"] for event in of("stage") if "seconds" in event},
+            tuple(of("epoch")),
+            of("result")[0]["accuracy"],
         )
 
     @property
@@ -124,11 +127,13 @@ class Bench:
             home.end()
             shutil.rmtree(home.folder, ignore_errors=True)
 
-    def peer(self, home: Home, name: str, *arguments: object) -> dict[str, Any]:
-        """Run one of the loops in `peers/` in the peers' environment."""
+    def peer(self, home: Home, name: str, *arguments: object) -> list[dict[str, Any]]:
+        """Run one of the loops in `peers/` in the peers' environment; a result a batch size."""
         if not PEERS.exists():
             raise Skipped("needs the peers in benchmarks/.venv, which `make bench` installs")
-        return home.script(f"peers.{name}", self.arrays, *arguments, python=PEERS)
+        found = home.script(f"peers.{name}", self.arrays, *arguments, python=PEERS)
+        jobs: list[dict[str, Any]] = found["jobs"]
+        return jobs
 
 
 def images_of(path: Path) -> list[str]:

@@ -6,7 +6,9 @@ import dataclasses
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
+
+T = TypeVar("T", float, list[float])
 
 
 @dataclass(frozen=True)
@@ -143,14 +145,15 @@ class Result:
 
 
 def alternate(
-    rounds: int, contenders: Mapping[str, Callable[[], Any]], say: Callable[[str], None]
-) -> dict[str, list[Any]]:
+    rounds: int, contenders: Mapping[str, Callable[[], T]], say: Callable[[str], None]
+) -> dict[str, list[T]]:
     """Measure A B C, A B C, …: what a machine does to one round it does to all of them."""
-    found: dict[str, list[Any]] = {name: [] for name in contenders}
+    found: dict[str, list[T]] = {name: [] for name in contenders}
     for number in range(1, rounds + 1):
         for name, measure in contenders.items():
             value = measure()
             found[name].append(value)
-            shown = f"{value:,.4g}" if isinstance(value, float) else value
+            values = value if isinstance(value, list) else [value]
+            shown = ", ".join(f"{each:,.4g}" for each in values)
             say(f"round {number} of {rounds}: {name}: {shown}")
     return found

@@ -111,8 +111,10 @@ class Home:
         }
         (folder / "tmp").mkdir()
 
-    def run(self, *command: str, status: int = 0, timeout: float = 1200) -> Finished:
-        """Run a command to its end.
+    def run(
+        self, *command: str, status: int = 0, timeout: float = 1200, **variables: str
+    ) -> Finished:
+        """Run a command to its end, with further environment variables.
 
         Raises:
             BenchmarkError: it ended with another status than `status`, or not in time.
@@ -121,7 +123,7 @@ class Home:
         process = subprocess.Popen(
             command,
             cwd=self.work,
-            env=self.environment,
+            env=self.environment | variables,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -147,11 +149,8 @@ class Home:
 
     def script(self, module: str, *arguments: object, python: Path = OURS) -> dict[str, Any]:
         """Run a module of this folder; gives the JSON object that it printed last."""
-        self.environment["PYTHONPATH"] = str(ROOT)
-        try:
-            ended = self.run(str(python), "-m", f"benchmarks.{module}", *map(str, arguments))
-        finally:
-            del self.environment["PYTHONPATH"]
+        command = [str(python), "-m", f"benchmarks.{module}", *map(str, arguments)]
+        ended = self.run(*command, PYTHONPATH=str(ROOT))
         if not ended.events:
             raise BenchmarkError(f"{module} printed no result:\n{ended.output[-500:]}")
         return ended.events[-1]

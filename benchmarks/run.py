@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
+import signal
+import sys
 import tempfile
 import time
 import traceback
@@ -70,6 +72,8 @@ def main() -> int:
     if unknown := set(options.rows) - set(ROWS):
         parser.error(f"no such row: {', '.join(sorted(unknown))}; there are {', '.join(ROWS)}")
 
+    # Terminated, it still ends what it started.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     results = {}
     with tempfile.TemporaryDirectory(prefix="torchyard-bench-") as scratch:
         bench = Bench(Path(scratch), archive.find(), options.quick)

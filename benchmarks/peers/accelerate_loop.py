@@ -9,12 +9,11 @@ from accelerate import Accelerator
 from torch.nn import functional as F  # noqa: N812 - as everybody calls it
 from torch.utils.data import DataLoader, TensorDataset
 
-from benchmarks.peers.job import LEARNING_RATE, MOMENTUM, Job
+from benchmarks.peers.job import LEARNING_RATE, MOMENTUM, Job, run
 
 
-def main() -> None:
+def train(job: Job) -> dict[str, float]:
     """Train."""
-    job = Job.read()
     accelerator = Accelerator(cpu=True)
     loader = DataLoader(TensorDataset(*job.tensors()), batch_size=job.batch_size, shuffle=True)
     network = job.build()
@@ -31,8 +30,8 @@ def main() -> None:
             optimizer.step()
             total += loss.detach()
         accelerator.print(f"epoch {epoch + 1}: loss {total.item() / len(loader):.4f}")
-    job.report(time.perf_counter() - started)
+    return {"seconds": time.perf_counter() - started}
 
 
 if __name__ == "__main__":
-    main()
+    run(train)

@@ -7,12 +7,11 @@ import time
 import torch
 from torch.nn import functional as F  # noqa: N812 - as everybody calls it
 
-from benchmarks.peers.job import LEARNING_RATE, MOMENTUM, Job
+from benchmarks.peers.job import LEARNING_RATE, MOMENTUM, Job, run
 
 
-def main() -> None:
+def train(job: Job) -> dict[str, float]:
     """Train."""
-    job = Job.read()
     images, labels = job.tensors()
     network = job.build()
     optimizer = torch.optim.SGD(network.parameters(), lr=LEARNING_RATE, momentum=MOMENTUM)
@@ -26,8 +25,8 @@ def main() -> None:
             optimizer.step()
             total += loss.item() * len(batch)
         print(f"epoch {epoch + 1}: loss {total / len(images):.4f}")
-    job.report(time.perf_counter() - started)
+    return {"seconds": time.perf_counter() - started}
 
 
 if __name__ == "__main__":
-    main()
+    run(train)

@@ -35,8 +35,8 @@ def report(accuracy, per_class):
 @flow
 def pipeline():
     """The whole job in one MLflow run."""
-    mlflow.set_tracking_uri("sqlite:///naive.db")
-    mlflow.set_experiment("digits")
+    mlflow.set_tracking_uri("sqlite:///mlruns/mlflow.db")
+    mlflow.set_experiment("naive")
     with mlflow.start_run():
         mlflow.log_params({"lr": 0.05, "epochs": 5, "batch_size": 32})
         train_images, train_labels, test_images, test_labels = prepare()

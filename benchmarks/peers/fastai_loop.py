@@ -13,12 +13,11 @@ from fastai.metrics import accuracy
 from fastai.optimizer import SGD
 from torch.utils.data import TensorDataset
 
-from benchmarks.peers.job import LEARNING_RATE, MOMENTUM, Job
+from benchmarks.peers.job import LEARNING_RATE, MOMENTUM, Job, run
 
 
-def main() -> None:
+def train(job: Job) -> dict[str, float]:
     """Train."""
-    job = Job.read()
     images, labels = job.tensors()
     few = slice(0, job.batch_size)
     loaders = DataLoaders(
@@ -35,8 +34,8 @@ def main() -> None:
     )
     started = time.perf_counter()
     learner.fit(job.epochs, LEARNING_RATE)
-    job.report(time.perf_counter() - started)
+    return {"seconds": time.perf_counter() - started}
 
 
 if __name__ == "__main__":
-    main()
+    run(train)

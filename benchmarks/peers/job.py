@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -36,22 +36,9 @@ class Job:
     bare: bool
     test: bool
 
-    @classmethod
-    def read(cls) -> Job:
-        """The job on the command line."""
-        parser = argparse.ArgumentParser()
-        parser.add_argument("arrays", type=Path)
-        parser.add_argument("--network", choices=NETWORKS, default="lenet")
-        parser.add_argument("--batch-size", type=int, default=4)
-        parser.add_argument("--images", type=int, default=50_000)
-        parser.add_argument("--epochs", type=int, default=1)
-        for flag in ("--tracked", "--bare", "--test"):
-            parser.add_argument(flag, action="store_true")
-        torch.manual_seed(0)
-        return cls(**vars(parser.parse_args()))
-
     def build(self) -> nn.Module:
         """The network, with fresh weights."""
+        torch.manual_seed(0)
         return NETWORKS[self.network]()
 
     def pixels(self, part: str = "train") -> tuple[np.ndarray, np.ndarray]:
@@ -66,7 +53,27 @@ class Job:
         channels_first = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()
         return channels_first.float().div_(127.5).sub_(1), torch.from_numpy(labels)
 
-    def report(self, seconds: float, **more: Any) -> None:
-        """Print what the row reads."""
-        done = self.images * self.epochs
-        print(json.dumps({"images_per_second": done / seconds, "seconds": seconds, **more}))
+
+def run(train: Callable[[Job], dict[str, float]]) -> None:
+    """Train once for each batch size on the command line, and print what came out.
+
+    Args:
+        train: gives the `seconds` of the training alone, and whatever else it found.
+    """
+    parser = argparse.ArgumentParser()
+    parser.add_argument("arrays", type=Path)
+    parser.add_argument("--network", choices=NETWORKS, default="lenet")
+    parser.add_argument("--batch-size", type=int, nargs="+", default=[4])
+    parser.add_argument("--images", type=int, nargs="+", default=[50_000], help="for each size")
+    parser.add_argument("--epochs", type=int, default=1)
+    for flag in ("--tracked", "--bare", "--test"):
+        parser.add_argument(flag, action="store_true")
+    options = vars(parser.parse_args())
+    found = []
+    sizes = zip(options.pop("batch_size"), options.pop("images"), strict=True)
+    for batch_size, images in sizes:
+        job = Job(batch_size=batch_size, images=images, **options)
+        result = train(job)
+        speed = job.images * job.epochs / result["seconds"]
+        found.append({"batch_size": batch_size, "images_per_second": speed, **result})
+    print(json.dumps({"jobs": found}))

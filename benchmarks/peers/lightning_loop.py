@@ -14,7 +14,7 @@ from pytorch_lightning.loggers import MLFlowLogger
 from torch.nn import functional as F  # noqa: N812 - as everybody calls it
 from torch.utils.data import DataLoader, TensorDataset
 
-from benchmarks.peers.job import LEARNING_RATE, MOMENTUM, Job
+from benchmarks.peers.job import LEARNING_RATE, MOMENTUM, Job, run
 
 
 class Classifier(lightning.LightningModule):
@@ -36,9 +36,8 @@ class Classifier(lightning.LightningModule):
         return torch.optim.SGD(self.parameters(), lr=LEARNING_RATE, momentum=MOMENTUM)
 
 
-def main() -> None:
+def train(job: Job) -> dict[str, float]:
     """Train."""
-    job = Job.read()
     loader = DataLoader(TensorDataset(*job.tensors()), batch_size=job.batch_size, shuffle=True)
     settings = {}
     if job.bare:
@@ -51,8 +50,8 @@ def main() -> None:
     module = Classifier(job.build())
     started = time.perf_counter()
     trainer.fit(module, loader)
-    job.report(time.perf_counter() - started)
+    return {"seconds": time.perf_counter() - started}
 
 
 if __name__ == "__main__":
-    main()
+    run(train)

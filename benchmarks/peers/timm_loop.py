@@ -10,14 +10,13 @@ from timm.utils import AverageMeter
 from torch.nn import CrossEntropyLoss
 from torch.utils.data import DataLoader, TensorDataset
 
-from benchmarks.peers.job import LEARNING_RATE, MOMENTUM, Job
+from benchmarks.peers.job import LEARNING_RATE, MOMENTUM, Job, run
 
 LOG_EVERY = 50
 
 
-def main() -> None:
+def train(job: Job) -> dict[str, float]:
     """Train."""
-    job = Job.read()
     loader = DataLoader(TensorDataset(*job.tensors()), batch_size=job.batch_size, shuffle=True)
     network = create_model(job.network, num_classes=10)
     optimizer = create_optimizer_v2(network, opt="momentum", lr=LEARNING_RATE, momentum=MOMENTUM)
@@ -34,8 +33,8 @@ def main() -> None:
             if step % LOG_EVERY == 0:
                 losses.update(loss.item(), len(images))
                 print(f"Train: {epoch} [{step}/{len(loader)}] Loss: {losses.val:.3g}")
-    job.report(time.perf_counter() - started)
+    return {"seconds": time.perf_counter() - started}
 
 
 if __name__ == "__main__":
-    main()
+    run(train)

@@ -13,7 +13,7 @@ from PIL import Image
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
-from benchmarks.peers.job import LEARNING_RATE, MOMENTUM, Job
+from benchmarks.peers.job import LEARNING_RATE, MOMENTUM, Job, run
 
 WORKERS = 2
 PRINT_EVERY = 2000
@@ -35,10 +35,9 @@ class Pictures(Dataset):
         return self.transform(Image.fromarray(self.images[index])), int(self.labels[index])
 
 
-def main() -> None:
+def train(job: Job) -> dict[str, float]:
     """Train as the tutorial does, then perhaps test as it does."""
-    job = Job.read()
-    train = DataLoader(
+    loader = DataLoader(
         Pictures(*job.pixels()), batch_size=job.batch_size, shuffle=True, num_workers=WORKERS
     )
     network = job.build()
@@ -48,7 +47,7 @@ def main() -> None:
     started = time.perf_counter()
     for epoch in range(job.epochs):
         running_loss = 0.0
-        for step, (inputs, labels) in enumerate(train, 1):
+        for step, (inputs, labels) in enumerate(loader, 1):
             optimizer.zero_grad()
             loss = criterion(network(inputs), labels)
             loss.backward()
@@ -59,7 +58,7 @@ def main() -> None:
                 running_loss = 0.0
     seconds = time.perf_counter() - started
     if not job.test:
-        return job.report(seconds)
+        return {"seconds": seconds}
 
     loader = DataLoader(
         Pictures(*job.pixels("test")), batch_size=job.batch_size, num_workers=WORKERS
@@ -71,10 +70,13 @@ def main() -> None:
             predicted = network(inputs).argmax(1)
             total += len(labels)
             correct += (predicted == labels).sum().item()
-    return job.report(
-        seconds, test_seconds=time.perf_counter() - started, accuracy=correct / total, tested=total
-    )
+    return {
+        "seconds": seconds,
+        "test_seconds": time.perf_counter() - started,
+        "accuracy": correct / total,
+        "tested": total,
+    }
 
 
 if __name__ == "__main__":
-    main()
+    run(train)

@@ -30,7 +30,7 @@ def measure(bench: Bench) -> tuple[list[Comparison], list[str]]:
             bench.say(f"seed {seed}: {short[-1].accuracy:.2%} in {short[-1].seconds:.1f} s")
             if not tutorial:
                 images = bench.images(50_000)
-                tutorial = bench.peer(
+                (tutorial,) = bench.peer(
                     peers, "tutorial_loop", "--test", "--epochs", 2, "--images", images
                 )
                 bench.say(f"tutorial: {tutorial['accuracy']:.2%} in {tutorial['seconds']:.1f} s")

@@ -18,7 +18,7 @@ def measure(bench: Bench) -> tuple[list[Comparison], list[str]]:
             return float(found["images"] / found["seconds"])
 
         def tutorial() -> float:
-            found = bench.peer(peers, "tutorial_loop", "--test", "--images", 400)
+            (found,) = bench.peer(peers, "tutorial_loop", "--test", "--images", 400)
             return float(found["tested"] / found["test_seconds"])
 
         ours()  # prepares

@@ -19,9 +19,9 @@ def measure(bench: Bench) -> tuple[list[Comparison], list[str]]:
         def bare() -> float:
             return scripts.run(str(OURS), str(PEERS / "digits_bare.py")).seconds
 
-        def naive() -> float:
-            seconds = scripts.run(str(OURS), str(PEERS / "digits_naive.py")).seconds
-            scripts.end()
+        def naive() -> float:  # in our home, where the databases are
+            seconds = home.run(str(OURS), str(PEERS / "digits_naive.py")).seconds
+            home.settle()
             return seconds
 
         def first() -> float:
@@ -30,17 +30,17 @@ def measure(bench: Bench) -> tuple[list[Comparison], list[str]]:
 
         bare()
         bench.say(f"warm-up: makes the databases, {_run(home):.1f} s")
-        contenders = {COLD: lambda: _run(home), BARE: bare, FIRST: first}
-        found = alternate(bench.rounds(5), contenders, bench.say)
-        if not bench.quick:
-            naive()  # makes its database
+        cold = {COLD: lambda: _run(home), BARE: bare}
+        found = alternate(bench.rounds(3), cold | {FIRST: first}, bench.say)
+        for name, values in alternate(bench.rounds(2), cold, bench.say).items():
+            found[name] += values
         found |= alternate(1, {NAIVE: naive}, bench.say)
 
         home.torchyard("up")
         try:
             _run(home, settle=False)
             beside = alternate(
-                bench.rounds(5), {UP: lambda: _run(home, settle=False), BARE: bare}, bench.say
+                bench.rounds(3), {UP: lambda: _run(home, settle=False), BARE: bare}, bench.say
             )
         finally:
             home.torchyard("down")

@@ -36,7 +36,8 @@ def measure(bench: Bench) -> tuple[list[Comparison], list[str]]:
 
         def lightning(option: str) -> float:
             length = ["--batch-size", BATCH_SIZE, "--images", bench.images(24_000)]
-            return float(bench.peer(peers, "lightning_loop", *length, option)["seconds"])
+            (found,) = bench.peer(peers, "lightning_loop", *length, option)
+            return float(found["seconds"])
 
         on()  # makes the databases
         stages[ON].clear()

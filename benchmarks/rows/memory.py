@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from benchmarks import archive
-from benchmarks.bench import Bench, Run, images_of
+from benchmarks.bench import Bench, Run, Skipped, images_of
 from benchmarks.comparison import Comparison, Series, Target
 from benchmarks.home import Home, Weight
 
@@ -15,6 +17,8 @@ STEPS = 2_000  # of batch 4: every part of the run has been there by then
 
 def measure(bench: Bench) -> tuple[list[Comparison], list[str]]:
     """The tutorial's job in both ways; then an epoch over the data and over ten times the data."""
+    if not Path("/proc/self/smaps_rollup").exists():
+        raise Skipped("needs Linux, which tells how much of a page each process has")
     ours: list[Weight] = []
     theirs: list[Weight] = []
     for number in range(1, bench.rounds(3) + 1):

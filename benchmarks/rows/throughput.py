@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 
 from benchmarks.bench import Bench, Run, images_of
 from benchmarks.comparison import Comparison, Series, Target, alternate
-from benchmarks.home import Home
 
-TITLE = (
-    "Training throughput: LeNet on CIFAR-10's images, all of `fit()` with progress and metrics on"
-)
+TITLE = "Training throughput: LeNet on CIFAR-10's images, all of `fit()`, progress and metrics on"
 OURS, STEPS, TUTORIAL = "torchyard", "torchyard, steps alone", "tutorial's loop"
 LOOPS = {
     "bare loop": "bare_loop",
@@ -19,105 +17,106 @@ LOOPS = {
     "accelerate": "accelerate_loop",
     "fastai": "fastai_loop",
 }
-# Batch size, our epochs of 50,000 images, the peers' images, and what is to be reached
-# against the tutorial's loop and against the best of the others.
-CASES = ((4, 1, 6_000, 5, 1.5), (128, 3, 24_000, 3, 1.2), (512, 3, 24_000, 3, 1.2))
+
+
+@dataclass
+class Case:
+    """One batch size.
+
+    Attributes:
+        length: how long ours trains, as a setting of the run.
+        images: on how many the peers train.
+        runs: ours; the first one, with nothing compiled, is in no median.
+    """
+
+    batch_size: int
+    length: str
+    images: int
+    targets: tuple[Target, ...]
+    runs: list[Run] = field(default_factory=list)
+
+    @property
+    def note(self) -> str:
+        """What was trained, and what our train stage spent beside steps."""
+        first, *others = self.runs
+        beside = sorted(run.stages["train"] - run.steps_seconds for run in others)
+        return (
+            f"Batch {self.batch_size}: ours trained {first.images:,} images, the peers "
+            f"{self.images:,}. Of our stage {beside[len(beside) // 2]:.1f} s were not steps. The "
+            f"very first run, nothing compiled before: {_speed(first):,.0f} images/s, "
+            f"{first.stages['train'] - first.steps_seconds:.1f} s not in steps."
+        )
 
 
 def measure(bench: Bench) -> tuple[list[Comparison], list[str]]:
     """A table for each batch size."""
-    tables, notes = [], []
-    with bench.home("throughput") as home, bench.home("peers") as peers:
-        home.torchyard("inspect", "image_folder", f"path={bench.training_archive}")
-        for batch_size, epochs, images, to_tutorial, to_best in CASES:
-            bench.say(f"batch {batch_size}")
-            overrides = [f"train.batch_size={batch_size}", f"train.epochs={epochs}"]
-            first, runs, found = compare(bench, home, peers, overrides, batch_size, images)
-            targets = (
-                Target(
-                    f"batch {batch_size}: ≥ {to_tutorial} × the tutorial",
-                    OURS,
-                    to_tutorial,
-                    True,
-                    (TUTORIAL,),
-                ),
-                Target(
-                    f"batch {batch_size}: ≥ {to_best} × the best of the others",
-                    OURS,
-                    to_best,
-                    True,
-                    tuple(LOOPS),
-                ),
-            )
-            tables.append(table(f"Batch {batch_size}", found, targets))
-            notes.append(f"Batch {batch_size}: " + lengths(first, runs, images))
-    notes.append(
+    cases = [
+        _case(batch_size, epochs, bench.images(images), to_tutorial, to_best)
+        for batch_size, epochs, images, to_tutorial, to_best in (
+            (4, 1, 6_000, 5, 1.5),
+            (128, 2, 20_000, 3, 1.2),
+            (512, 2, 20_000, 3, 1.2),
+        )
+    ]
+    tables = compare(bench, cases, "lenet", {TUTORIAL: "tutorial_loop", **LOOPS})
+    notes = [
+        *(case.note for case in cases),
         "No import counts, for nobody. Ours is the whole train stage of `torchyard run`, with "
         "Prefect and MLflow: building the network, compiling it where that is done, steps, "
-        "checkpoints. The peers' is their fit call or loop."
-    )
-    notes.append(
+        "checkpoints. The peers' is their fit call or loop.",
         "The peers hold normalized tensors in memory (`num_workers=0`); the tutorial's loop has "
-        "PIL images and two workers. Lightning's checkpoint and progress bar, fastai's "
-        "progress bar and metric are on, as by default."
-    )
+        "PIL images and two workers. Lightning's checkpoint and progress bar, fastai's progress "
+        "bar and metric are on, as by default. A process of theirs trains all batch sizes, one "
+        "after another.",
+    ]
     return tables, notes
 
 
 def compare(
-    bench: Bench,
-    home: Home,
-    peers: Home,
-    overrides: Sequence[str],
-    batch_size: int,
-    images: int,
-    network: str = "lenet",
-    loops: Mapping[str, str] = {TUTORIAL: "tutorial_loop", **LOOPS},
-) -> tuple[Run, list[Run], dict[str, list[float]]]:
-    """Ours and each loop, alternating; gives our first run, the others, and images/s of all."""
-    count = bench.images(images)
-    command = [
-        "cifar10",
-        *images_of(bench.training_archive),
-        f"model={network}",
-        "train.log_every=100",
-        *overrides,
-        "--json",
-    ]
-    runs: list[Run] = []
+    bench: Bench, cases: Sequence[Case], network: str, loops: Mapping[str, str]
+) -> list[Comparison]:
+    """Ours and each loop, alternating: a table of images per second for each case."""
+    source = bench.training_archive
+    with bench.home("ours") as home, bench.home("peers") as peers:
+        home.torchyard("inspect", "image_folder", f"path={source}")
+        options = ["--network", network]
+        options += ["--batch-size", *(str(case.batch_size) for case in cases)]
+        options += ["--images", *(str(case.images) for case in cases)]
 
-    def ours() -> float:
-        runs.append(Run.of(home.torchyard("run", *command)))
-        home.settle()
-        return runs[-1].images / runs[-1].stages["train"]
+        def ours() -> list[float]:
+            for case in cases:
+                settings = [f"train.batch_size={case.batch_size}", case.length]
+                settings += [f"model={network}", "train.log_every=100"]
+                ended = home.torchyard("run", "cifar10", *images_of(source), *settings, "--json")
+                case.runs.append(Run.of(ended))
+                home.settle()
+            return [_speed(case.runs[-1]) for case in cases]
 
-    def peer(loop: str) -> float:
-        options = ["--network", network, "--batch-size", batch_size, "--images", count]
-        return float(bench.peer(peers, loop, *options)["images_per_second"])
+        def peer(loop: str) -> list[float]:
+            return [job["images_per_second"] for job in bench.peer(peers, loop, *options)]
 
-    bench.say(f"first run, with nothing compiled: {ours():,.0f} images/s")
-    contenders: dict[str, Callable[[], float]] = {OURS: ours}
-    contenders |= {name: partial(peer, loop) for name, loop in loops.items()}
-    found = alternate(bench.rounds(3), contenders, bench.say)
-    found[STEPS] = [run.images / run.steps_seconds for run in runs[1:]]
-    return runs[0], runs[1:], found
+        contenders: dict[str, Callable[[], list[float]]] = {OURS: ours}
+        contenders |= {name: partial(peer, loop) for name, loop in loops.items()}
+        alternate(1, {OURS: ours}, lambda text: bench.say(f"nothing compiled, {text}"))
+        found = alternate(bench.rounds(3), contenders, bench.say)
+    tables = []
+    for number, case in enumerate(cases):
+        steps = tuple(run.images / run.steps_seconds for run in case.runs[1:])
+        series = [Series(name, tuple(row[number] for row in found[name])) for name in found]
+        series.insert(1, Series(STEPS, steps))
+        caption = f"Batch {case.batch_size}, images per second"
+        tables.append(Comparison(caption, "images/s", True, tuple(series), case.targets))
+    return tables
 
 
-def table(
-    caption: str, found: Mapping[str, list[float]], targets: tuple[Target, ...]
-) -> Comparison:
-    """Images per second, ours first."""
-    order = [OURS, STEPS, *(name for name in found if name not in (OURS, STEPS))]
-    series = tuple(Series(name, tuple(found[name])) for name in order)
-    return Comparison(f"{caption}, images per second", "images/s", True, series, targets)
-
-
-def lengths(first: Run, runs: Sequence[Run], images: int) -> str:
-    """What was trained, and what our train stage spent beside steps."""
-    beside = sorted(run.stages["train"] - run.steps_seconds for run in runs)[len(runs) // 2]
-    cold = first.stages["train"]
-    return (
-        f"ours trained {first.images:,} images, the peers {images:,}. Of our stage {beside:.1f} s "
-        f"were not steps. The very first run, nothing compiled before, is in no median: "
-        f"{first.images / cold:,.0f} images/s, {cold - first.steps_seconds:.1f} s not in steps."
+def _case(batch_size: int, epochs: int, images: int, to_tutorial: float, to_best: float) -> Case:
+    said = f"batch {batch_size}: ≥"
+    targets = (
+        Target(f"{said} {to_tutorial} × the tutorial", OURS, to_tutorial, True, (TUTORIAL,)),
+        Target(f"{said} {to_best} × the best of the others", OURS, to_best, True, tuple(LOOPS)),
     )
+    return Case(batch_size, f"train.epochs={epochs}", images, targets)
+
+
+def _speed(run: Run) -> float:
+    return run.images / run.stages["train"]
