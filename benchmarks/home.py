@@ -61,26 +61,33 @@ class Weight:
     Attributes:
         total: proportional set size; `anonymous` and `files` are its two parts at that moment.
         most_anonymous: the peak of what is no copy of a file: the kernel cannot just drop it.
+        shares: what each program had of `total`.
     """
 
     total: float = 0
     anonymous: float = 0
     files: float = 0
     most_anonymous: float = 0
+    shares: dict[str, float] = field(default_factory=dict)
     _ended: threading.Event = field(default_factory=threading.Event, repr=False)
 
     def add(self, processes: list[psutil.Process]) -> None:
         """Weigh the processes now."""
         sums = dict.fromkeys(("Pss", "Pss_Anon", "Pss_File", "Pss_Shmem"), 0.0)
+        shares: dict[str, float] = {}
         for process in processes:
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError, psutil.Error):
+                name = _program(process.cmdline())
                 for line in Path(f"/proc/{process.pid}/smaps_rollup").read_text().splitlines():
                     key = line.partition(":")[0]
                     if key in sums:
-                        sums[key] += int(line.split()[1]) / MIB
+                        size = int(line.split()[1]) / MIB
+                        sums[key] += size
+                        shares[name] = shares.get(name, 0) + (size if key == "Pss" else 0)
         self.most_anonymous = max(self.most_anonymous, sums["Pss_Anon"])
         if sums["Pss"] > self.total:
             self.total, self.anonymous = sums["Pss"], sums["Pss_Anon"]
+            self.shares = shares
             self.files = sums["Pss_File"] + sums["Pss_Shmem"]
 
 
@@ -206,6 +213,13 @@ def _free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
+
+
+def _program(command: list[str]) -> str:
+    """The module or script that a Python process runs."""
+    if "-m" in command:
+        return command[command.index("-m") + 1]
+    return next((Path(word).name for word in command[1:] if not word.startswith("-")), "python")
 
 
 def _shown(command: tuple[str, ...]) -> str:

@@ -106,7 +106,8 @@ def _lengths(found: dict[str, tuple[Run, Weight]]) -> list[Comparison]:
 
 
 def _parts(name: str, weight: Weight) -> str:
+    shares = ", ".join(f"{program} {size:,.0f}" for program, size in weight.shares.items())
     return (
         f"{name} at its peak: {weight.anonymous:,.0f} MiB anonymous and {weight.files:,.0f} MiB of "
-        "files. "
+        f"files ({shares}). "
     )
