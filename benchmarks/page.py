@@ -20,7 +20,7 @@ def page(results: Sequence[Result], reasons: Mapping[str, str]) -> str:
 
     Args:
         results: of every row, in order.
-        reasons: why a row falls short, by its name, shown if it does; Markdown, written by a person.
+        reasons: Markdown by a row's name: why it falls short; shown if it does.
     """
     lines = [HEAD]
     measured = [result for result in results if result.state == "measured"]
