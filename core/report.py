@@ -15,6 +15,8 @@ from core.evaluation import escape_markdown, percent
 
 if TYPE_CHECKING:
     import numpy.typing as npt
+    from matplotlib.artist import Artist
+    from matplotlib.backend_bases import RendererBase
     from matplotlib.figure import Figure
 
     from core.dataset import Labels, Samples
@@ -245,12 +247,28 @@ def _grid(
         canvas[edge] = np.multiply(255, to_rgb(colour))
         canvas[y : y + len(tile), x : x + tile.shape[1]] = tile
         axes.text(left, top + box_y + 12, text, va="top", fontsize=7, **style)
-    # All images are one picture, a pixel a pixel: an axes for each takes many times as long,
-    # and resampling the whole twice.
+    # All images are one picture: an axes for each takes many times as long.
     axes.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5))
-    figure.figimage(canvas, origin="upper")
+    figure.add_artist(_pixels(canvas))
     _title(figure, title, note)
     return figure
+
+
+def _pixels(canvas: npt.NDArray[np.uint8]) -> Artist:
+    """A picture of H x W x 3 that fills its figure, drawn a pixel a pixel.
+
+    `Figure.figimage` would resample it in floating point first: 0.24 s a figure instead of 0.10.
+    """
+    from matplotlib.artist import Artist
+
+    class Pixels(Artist):
+        zorder = 0
+
+        def draw(self, renderer: RendererBase) -> None:
+            opaque = np.full((*canvas.shape[:2], 1), 255, dtype=np.uint8)
+            renderer.draw_image(renderer.new_gc(), 0, 0, np.dstack([canvas[::-1], opaque[::-1]]))
+
+    return Pixels()
 
 
 def markdown_report(

@@ -206,8 +206,12 @@ def serve(messages: IO[str]) -> None:
     def emit(event: Any) -> None:
         send(event=type(event).__name__, values=dataclasses.asdict(event))
 
-    idle = [stages.load_export]  # done while the parent is busy, after its first request
+    # Done when there is no request: a run's parent imports for longer than this process, and its
+    # first request then finds torch's compiler, 0.7 s, and all that an export needs, 0.3 s.
+    idle = [stages.load_export]
     while True:
+        if idle and requests.empty():
+            idle.pop()()
         request = json.loads(requests.get())
         name = request["stage"]
         try:
@@ -225,8 +229,6 @@ def serve(messages: IO[str]) -> None:
             if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
                 message, details = f"'{name}' stopped: no space left on the disk.", ""
             send(error="run", message=message, details=details)
-        if idle and requests.empty():
-            idle.pop()()
 
 
 def _strangers(arguments: dict[str, Any]) -> str:

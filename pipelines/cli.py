@@ -6,6 +6,7 @@ Neither torch, MLflow nor Prefect is imported before a configuration is known to
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import gc
 import json
@@ -103,7 +104,7 @@ def _run(recipe: Recipe, shown: Display, run_id: str | None = None) -> None:
     # Seconds of imports overlap: torch in the worker, Prefect's server in its process,
     # Prefect and MLflow here.
     from core.worker import shared_worker
-    from pipelines.services import PrefectServer, use
+    from pipelines.services import PrefectServer, use, without_heartbeat
 
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
     # A server that is lost is told in one line at the end, not for each event and line of log.
@@ -127,7 +128,8 @@ def _run(recipe: Recipe, shown: Display, run_id: str | None = None) -> None:
             check_config(recipe.config)
             # The flow is to see, and to record, which plugins are not what they were.
             config = recipe.config.model_copy(update={"plugins": dict(recipe.recorded)})
-            with use(server.wait()):
+            quickly = without_heartbeat if server.ours else contextlib.nullcontext
+            with use(server.wait()), quickly():
                 train_pipeline(config, run_id)
     except BaseException as error:
         if shown.outcome is not None and isinstance(error, Exception):

@@ -205,6 +205,20 @@ def use(api_url: str) -> Iterator[None]:
         _reread_settings()
 
 
+@contextlib.contextmanager
+def without_heartbeat() -> Iterator[None]:
+    """Flows send no heartbeat to the server, and end half a second sooner.
+
+    The thread that sends it sleeps in whole seconds, and the flow's end waits for it. It tells a
+    server of a flow's process that died. One that torchyard started needs none for that: it ends
+    with its last user, or has a keeper that finds the dead (`pipelines.watch`).
+    """
+    from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
+
+    with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
+        yield
+
+
 def _reread_settings() -> None:
     # Not `temporary_settings`: that lives in a context variable, which the threads that send
     # Prefect's events and logs do not all inherit.

@@ -167,6 +167,7 @@ def test_each_caption_belongs_to_the_image_above_it() -> None:
         x, y = (int(value) for value in text.get_position())
         number = int(text.get_text()[3])
         assert pixels[y - 90, x + 80].tolist() == [20 * number] * 3
+        assert pixels[y : y + 40, x : x + 80].min() < 60  # and not hidden behind the picture
 
 
 @pytest.mark.parametrize(
