@@ -318,11 +318,21 @@ def _serve(folder: Path, listener: socket.socket, life: int) -> None:
         server.should_exit = True
 
     threading.Thread(target=_look_after, args=[folder, staying, stay], daemon=True).start()
+    threading.Thread(target=_warm_up, args=[listener.getsockname()[1]], daemon=True).start()
     server.run(sockets=[listener])
     if not staying and (folder / WANTED).exists():
         for descriptor in (kept, life):
             os.set_inheritable(descriptor, True)
         os.execv(sys.executable, _server_command(folder, kept, life))
+
+
+def _warm_up(port: int) -> None:
+    """Ask for something: FastAPI prepares its routes at the first request, which takes 0.3 s.
+
+    A run asks for the first time when it has imported all it needs, and would wait.
+    """
+    with contextlib.suppress(OSError, http.client.HTTPException):
+        fetch(f"http://127.0.0.1:{port}/api/admin/version", timeout=60)
 
 
 def _look_after(folder: Path, staying: bool, stay: Callable[[], None]) -> None:
