@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
@@ -88,6 +88,7 @@ class OneCycle(SchedulerParams):
     pct_start: float = Field(0.3, ge=0, le=1, description="share of the run that rises")
     div_factor: PositiveFloat = Field(25.0, description="peak / first learning rate")
     final_div_factor: PositiveFloat = Field(1e4, description="first / last learning rate")
+    anneal_strategy: Literal["cos", "linear"] = Field("cos", description="shape of rise and fall")
     cycle_momentum: bool = True
 
     def build(self, optimizer: Optimizer, total_steps: int) -> LRScheduler:

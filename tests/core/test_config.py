@@ -56,9 +56,9 @@ def only_problem(source, *overrides):
 
 def test_presets_resolve_and_only_they_are_listed():
     assert preset_names(PRESETS) == sorted(file.stem for file in PRESETS.glob("*.yaml"))
-    assert {"digits", "cifar10"} <= set(preset_names(PRESETS))
+    assert {"digits", "cifar10", "cifar10-fast"} <= set(preset_names(PRESETS))
     for name in preset_names(PRESETS):
-        assert read(name).config.dataset.name == name
+        assert read(name).config.dataset.name == name.removesuffix("-fast")
 
 
 def test_cifar10_is_the_tutorial_setting_for_setting():
@@ -207,7 +207,7 @@ def test_the_same_plugin_by_name_keeps_its_parameters(small):
 
 def test_unknown_preset_and_file_name_the_nearest(tmp_path, small):
     assert only_problem("digit") == (
-        "no preset named 'digit'. Did you mean 'digits'?  (accepts: cifar10, digits)"
+        "no preset named 'digit'. Did you mean 'digits'?  (accepts: cifar10, cifar10-fast, digits)"
     )
     wrong = str(tmp_path / "smal.yaml")
     assert only_problem(wrong) == f"{wrong}: no such file. Did you mean '{small}'?"

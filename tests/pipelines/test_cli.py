@@ -62,7 +62,7 @@ def test_help_names_the_commands_and_the_presets(tmp_path):
         assert f" {command} " in done.stdout
     done, _ = at_once(tmp_path, "run", "--help")
     assert done.returncode == 0
-    assert "cifar10, digits, or a file" in done.stdout
+    assert "cifar10, cifar10-fast, digits, or a file" in done.stdout
     assert "[bold]" not in done.stdout
 
 
@@ -224,7 +224,11 @@ def test_without_a_preset_the_first_word_is_an_override(tmp_path):
 @pytest.mark.parametrize(
     ("source", "problem"),
     [
-        ("cifar", "no preset named 'cifar'. Did you mean 'cifar10'?  (accepts: cifar10, digits)"),
+        (
+            "cifar",
+            "no preset named 'cifar'. Did you mean 'cifar10'?  "
+            "(accepts: cifar10, cifar10-fast, digits)",
+        ),
         ("mine.yaml", "mine.yaml: no such file."),
     ],
 )

@@ -1,5 +1,7 @@
 """Every optimizer against its formula, step by step, in plain tensor arithmetic."""
 
+import math
+
 import pytest
 import torch
 from pydantic import ValidationError
@@ -101,6 +103,11 @@ def adagrad(lr=0.01, lr_decay=0.0, weight_decay=0.0, initial_accumulator_value=0
         yield weight
 
 
+def muon(lr=0.02, momentum=0.6, weight_decay=0.0, others=10.0):
+    """Of anything but a convolution's filters it is SGD with Nesterov's momentum."""
+    return sgd(others * lr, momentum, weight_decay=weight_decay, nesterov=True)
+
+
 REFERENCES = {
     "gradient_descent": gradient_descent,
     "sgd": sgd,
@@ -108,6 +115,7 @@ REFERENCES = {
     "adamw": adamw,
     "rmsprop": rmsprop,
     "adagrad": adagrad,
+    "muon": muon,
 }
 CASES = [
     ("gradient_descent", {}),
@@ -131,6 +139,8 @@ CASES = [
     ("adagrad", {}),
     ("adagrad", {"lr": 0.5, "lr_decay": 0.2, "eps": 1e-3}),
     ("adagrad", {"lr": 0.5, "weight_decay": 0.1, "initial_accumulator_value": 2.0}),
+    ("muon", {}),
+    ("muon", {"lr": 0.05, "momentum": 0.9, "weight_decay": 0.1, "others": 2.0}),
 ]
 
 
@@ -208,6 +218,8 @@ def test_the_state_goes_through_a_checkpoint_and_training_continues(name, settin
         ("adagrad", {"lr_decay": -0.1}),
         ("adagrad", {"initial_accumulator_value": -1}),
         ("adagrad", {"eps": 0}),
+        ("muon", {"momentum": 1}),
+        ("muon", {"ns_steps": 0}),
     ],
 )
 def test_what_is_out_of_range_is_refused(name, settings):
@@ -229,3 +241,45 @@ def test_names_and_defaults_are_torchs_own(name):
     defaults = inspect.signature(getattr(torch.optim, theirs[name])).parameters
     for parameter, value in params(name).model_dump().items():
         assert value == defaults[parameter].default, parameter
+
+
+# ---- muon
+
+
+def filters(seed=0):
+    return torch.randn(8, 4, 3, 3, generator=torch.Generator().manual_seed(seed))
+
+
+def test_muon_turns_filters_by_the_learning_rate_and_keeps_their_norm():
+    weight = torch.nn.Parameter(filters())
+    before = weight.detach().clone()
+    optimizer = params("muon", lr=0.1).build([weight])
+    weight.grad = filters(seed=1) * 1e-3
+    optimizer.step()
+    assert float(weight.detach().norm()) == pytest.approx(float(before.norm()))
+    cosine = torch.cosine_similarity(weight.detach().flatten(), before.flatten(), dim=0)
+    assert math.acos(float(cosine)) == pytest.approx(0.1, rel=0.1)
+
+
+def test_muon_steps_alike_in_every_direction_of_the_gradient():
+    """The singular values of what it steps by are near to each other, the gradient's are not."""
+    weight = torch.nn.Parameter(filters())
+    before = weight.detach().clone()
+    left, values, right = torch.linalg.svd(filters(seed=1).flatten(1), full_matrices=False)
+    values = torch.logspace(0, -1, len(values))
+    weight.grad = (left @ torch.diag(values) @ right).view_as(weight)
+    optimizer = params("muon", lr=1e-3, ns_steps=5).build([weight])
+    optimizer.step()
+    stepped = torch.linalg.svdvals((before - weight.detach()).flatten(1))
+    assert stepped.max() / stepped.min() < 2 < values.max() / values.min()
+
+
+def test_muon_descends():
+    weight, goal = torch.nn.Parameter(filters()), filters(seed=1)
+    optimizer = params("muon", lr=0.1).build([weight])
+    for _ in range(100):
+        optimizer.zero_grad()
+        (weight * goal).sum().backward()
+        optimizer.step()
+    cosine = torch.cosine_similarity(weight.detach().flatten(), goal.flatten(), dim=0)
+    assert cosine < -0.8

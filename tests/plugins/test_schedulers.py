@@ -60,8 +60,8 @@ def expected(name, total, warmup=0, **chosen):
     ]
 
 
-def one_cycle(total, peak=LR, share=0.3, div=25.0, final=1e4):
-    """Half a cosine up to the peak at step share·total - 1, and half a cosine down."""
+def one_cycle(total, peak=LR, share=0.3, div=25.0, final=1e4, linear=False):
+    """Half a cosine up to the peak at step share·total - 1, and half a cosine down; or lines."""
     top, last = share * total - 1, total - 1
     first, end = peak / div, peak / div / final
     lrs = []
@@ -70,7 +70,8 @@ def one_cycle(total, peak=LR, share=0.3, div=25.0, final=1e4):
             start, stop, part = first, peak, step / top
         else:
             start, stop, part = peak, end, (step - top) / (last - top)
-        lrs.append(stop + (start - stop) * (1 + math.cos(math.pi * part)) / 2)
+        left = 1 - part if linear else (1 + math.cos(math.pi * part)) / 2
+        lrs.append(stop + (start - stop) * left)
     return lrs
 
 
@@ -103,6 +104,7 @@ def test_the_rate_at_every_step_is_the_formulas(name, chosen, total, warmup):
         ({"max_lr": 2}, {"peak": 2}),
         ({"pct_start": 0.5, "div_factor": 4}, {"share": 0.5, "div": 4}),
         ({"final_div_factor": 10}, {"final": 10}),
+        ({"anneal_strategy": "linear"}, {"linear": True}),
     ],
 )
 @pytest.mark.parametrize("total", [20, 101])
