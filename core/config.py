@@ -95,6 +95,12 @@ class TrainConfig(BaseModel):
     threads: PositiveInt | None = Field(
         None, description="CPU threads; none: one for little work a batch, else all"
     )
+    channels_last: bool | None = Field(
+        None, description="keep images with their channels last; none: where that is faster"
+    )
+    compile: bool | None = Field(
+        None, description="compile the gradients; none: in long runs of small batches on a CPU"
+    )
 
     @model_validator(mode="after")
     def _processes_need_ddp(self) -> TrainConfig:
@@ -104,6 +110,12 @@ class TrainConfig(BaseModel):
             raise ValueError(
                 f"{self.team_size} processes cannot share a batch of {self.batch_size}"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _compiled_alone(self) -> TrainConfig:
+        if self.compile and self.parallel != "none":
+            raise ValueError("compile is for one process: leave train.parallel=none")
         return self
 
     @property
@@ -152,8 +164,8 @@ class RunConfig(BaseModel):
     scheduler: Choice = Choice(name="constant")
     train: TrainConfig = TrainConfig()
     device: str = Field("auto", description="auto, cpu, cuda, cuda:N, mps")
-    precision: Literal["float32", "bfloat16", "float16"] = Field(
-        "float32", description="of the forward pass in training; weights stay float32"
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto", description="of the forward pass in training; weights stay float32"
     )
     plugins: dict[str, str] = Field(
         {},

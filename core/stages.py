@@ -14,8 +14,10 @@ import torch
 from torch import nn
 
 from core import checkpoint, device, evaluation, journal, network, preparation, training
+from core.compilation import CompiledGradients
 from core.dataset import PreparedDataset, SampleSpec, Split, stratified_split
-from core.errors import UserError
+from core.errors import RunError, UserError
+from core.execution import THREADS, Execution
 from core.host import host
 from core.inspection import inspect_dataset, inspect_model  # noqa: F401 - stages, too
 from core.parameters import Augmentation
@@ -23,16 +25,7 @@ from core.recipe import Recipe, resolve
 from core.team import ALONE, DataParallelTeam, Team
 from core.whole_file import whole_file
 
-THREADS = torch.get_num_threads()
 SHOWN = 36  # samples in the picture of a training batch
-# A batch of less work (floating-point operations forward) is trained by one thread. LeNet at
-# batch 4 does 5 million: two threads gain nothing there, and a second busy process makes
-# them wait for each other at every operation (1,200 images/s became 300).
-WORTH_THREADS = 30e6
-# With less work a batch torch's own convolutions are faster than oneDNN's, which prepare
-# themselves anew at every call: LeNet at batch 4 trains 2,740 images/s instead of 2,250, at
-# batch 8 it is 3,100 instead of 3,500. Grouped convolutions are three times as slow.
-WORTH_ONEDNN = 8e6
 
 
 @dataclass(frozen=True)
@@ -168,9 +161,6 @@ def _train(
     settings = recipe.config.train
     prepared = PreparedDataset.open(Path(data))
     trial = _trial(recipe, prepared.spec)
-    work = trial.flops * settings.batch_size
-    all_threads = max(1, THREADS // team.size)
-    torch.set_num_threads(settings.threads or (1 if work < WORTH_THREADS else all_threads))
     checkpoint.seed_everything(settings.seed)
     if place.type == "cuda":
         torch.cuda.reset_peak_memory_stats(place)
@@ -178,8 +168,6 @@ def _train(
     net = _network(recipe, prepared)
     network.freeze(net.model, recipe.config.model.freeze)
     net = net.to(place)
-    grouped = any(getattr(layer, "groups", 1) > 1 for layer in net.modules())
-    torch.backends.mkldnn.enabled = work >= WORTH_ONEDNN or grouped  # type: ignore[assignment]
     whole = prepared.train
     held_out = None
     if settings.validation:
@@ -187,6 +175,8 @@ def _train(
         held_out = Split(whole.samples[part], whole.labels[part])
         whole = Split(whole.samples, whole.labels, rest)
     steps = training.total_steps(len(whole), settings)
+    execution = Execution.choose(recipe.config, net.model, trial, steps, place)
+    execution.apply(net)
     if problems := _try_parts(recipe, prepared.spec, steps):
         raise UserError(problems)
     augmentations = [augment.build(prepared.shape) for augment in recipe.augmentations]
@@ -200,8 +190,21 @@ def _train(
         checkpoint.seed_everything((settings.seed + team.rank) % 2**32)
     if team.leads and len(prepared.shape) == 3:
         first = Path(folder) / "training_batch.npz"
-        _save_batch(whole, augmentations, settings.seed, place, first)
+        samples, labels = _first_batch(whole, augmentations, settings.seed, place, SHOWN)
+        with whole_file(first) as file:
+            np.savez(file, samples=samples.cpu().numpy(), labels=labels.cpu().numpy())
         emit(TrainingBatch(str(first)))
+    compiled, compilation = None, "false"
+    if execution.compiled:
+        emit(Reading("compiling", 0, 0))
+        batch = _first_batch(whole, augmentations, settings.seed, place, settings.batch_size)
+        try:
+            compiled = CompiledGradients(net, loss, *batch)
+            compilation = f"in {compiled.seconds:.1f} s"
+        except RunError as error:
+            if settings.compile:
+                raise
+            compilation = f"false: {error}"
     with journal.kept(Path(folder), emit) if team.leads else contextlib.nullcontext(emit) as tell:
         result = training.fit(
             net,
@@ -213,10 +216,11 @@ def _train(
             settings,
             device=place,
             data_device=data_device,
-            precision=recipe.config.precision,
+            precision=execution.precision,
             folder=Path(folder),
             emit=tell,
             augmentations=augmentations,
+            compiled=compiled,
             team=team,
         )
     best = held_out is not None and result.best_epoch != result.epochs
@@ -230,31 +234,28 @@ def _train(
             "model_device": str(next(net.model.parameters()).device),
             "normalization_device": str(net.normalize.factor.device),
             "data_device": str(data_device),
-            "precision": recipe.config.precision,
+            "precision": execution.precision,
+            "execution": str(execution),
+            "compiled": compilation,
             "processes": str(team.size),
         },
         "peaks": device.peak_memory(place),
     }
 
 
-def _save_batch(
-    split: Split,
-    augmentations: Sequence[Augmentation],
-    seed: int,
-    place: torch.device,
-    target: Path,
-) -> None:
-    """Write the first samples of the first epoch as training will see them, for a picture."""
-    index = training.epoch_order(len(split), seed, 0)[:SHOWN]
+def _first_batch(
+    split: Split, augmentations: Sequence[Augmentation], seed: int, place: torch.device, size: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Give the first samples of the first epoch as training will see them, and their labels."""
+    index = training.epoch_order(len(split), seed, 0)[:size]
     if split.indices is not None:
         index = torch.from_numpy(split.indices)[index]
     samples = torch.from_numpy(split.samples)[index].to(place)
-    # Training is to draw what it would have drawn without this picture.
+    # Training is to draw what it would have drawn without this.
     with torch.random.fork_rng([place] if place.type == "cuda" else []):
         for augment in augmentations:
             samples = augment(samples, index.to(place), 1)
-    with whole_file(target) as file:
-        np.savez(file, samples=samples.cpu().numpy(), labels=split.labels[index.numpy()])
+    return samples, torch.from_numpy(split.labels)[index].to(place)
 
 
 def evaluate(

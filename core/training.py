@@ -19,6 +19,7 @@ import torch
 from torch import nn
 
 from core import checkpoint, evaluation
+from core.compilation import CompiledGradients
 from core.config import TrainConfig
 from core.dataset import Split
 from core.errors import RunError
@@ -156,6 +157,7 @@ def fit(
     folder: Path,
     emit: Callable[[Event], None],
     augmentations: Sequence[Augmentation] = (),
+    compiled: CompiledGradients | None = None,
     team: Team = ALONE,
 ) -> FitResult:
     """Train the network in place, checkpointing into `folder`; continue if one is there.
@@ -174,6 +176,7 @@ def fit(
         folder: for `last.pt` and `best.pt`.
         emit: told of progress, running losses and finished epochs.
         augmentations: applied to every training batch, in this order.
+        compiled: gives the gradients of the batches it takes; in float32, without a team.
         team: the processes that train together; each calls `fit` with the same arguments.
 
     Raises:
@@ -250,14 +253,18 @@ def fit(
             targets = labels.index_select(0, index).to(device, non_blocking=True)
             for augment in augmentations:
                 inputs = augment(inputs, index.to(device), at.epoch + 1)
-            with autocast:
-                logits = forward(inputs)
-                loss = loss_function(logits, targets)
-            if weight != 1:
-                loss = loss * weight
-            optimizer.zero_grad(set_to_none=True)
             learning_rate = optimizer.param_groups[0]["lr"]
-            scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+            if compiled is not None and compiled.takes(inputs):
+                loss, right = compiled(inputs, targets)
+            else:
+                with autocast:
+                    logits = forward(inputs)
+                    loss = loss_function(logits, targets)
+                if weight != 1:
+                    loss = loss * weight
+                optimizer.zero_grad(set_to_none=True)
+                scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+                right = (logits.detach().argmax(1) == targets).sum()
             if settings.clip_norm is not None:
                 scaler.unscale_(optimizer)
                 nn.utils.clip_grad_norm_(network.parameters(), settings.clip_norm)
@@ -268,7 +275,7 @@ def fit(
             losses[pending] = loss.detach()
             sizes[pending] = len(batch)
             if weight:
-                correct += (logits.detach().argmax(1) == targets).sum()
+                correct += right
             pending += 1
             at.batch += 1
             at.step += 1

@@ -27,6 +27,7 @@ from typing import IO, Any, TextIO
 
 from core.child import start_child
 from core.errors import RunError, UnreachableError, UserError
+from core.folders import cache_folder
 from core.host import host
 from core.plugin_sources import raised_in
 
@@ -193,6 +194,8 @@ def serve(messages: IO[str]) -> None:
     # its compiler, which every optimizer asks for. The garbage collector would walk the
     # half-built modules again and again: 0.4 s.
     gc.disable()
+    # Not below /tmp, which is torch's default: another user may have been there before.
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / "compiled"))
 
     from core import stages
 

@@ -153,12 +153,13 @@ def train_model(config: RunConfig, data: str, run_id: str) -> Trained:
         recording.record_training(_record(run_id), done, folder)
         fit, placement = done["fit"], done["placement"]
         trained = "parameters to train" if config.model.freeze else "parameters"
+        compiled = f", compiled {placement['compiled']}" * (placement["compiled"] != "false")
         early = f"; stopped early, epoch {fit['best_epoch']} was best" * fit["stopped_early"]
         _say(
             "train",
             f"{config.model.name} with {done['parameters']:,} {trained}, {fit['steps']:,} steps "
-            f"in {fit['seconds']:.1f} s on {placement['device']} ({placement['device_name']})"
-            + early,
+            f"in {fit['seconds']:.1f} s on {placement['device']} ({placement['device_name']}), "
+            f"{placement['execution']}{compiled}{early}",
         )
     return Trained(done["weights"], {**placement, **fit, "parameters": done["parameters"]})
 

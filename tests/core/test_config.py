@@ -94,7 +94,7 @@ def test_a_file_is_read_and_every_default_filled_in(small):
     }
     assert config["loss"]["name"] == "cross_entropy"
     assert config["scheduler"] == {"name": "constant", "warmup_steps": 0}
-    assert (config["device"], config["precision"]) == ("auto", "float32")
+    assert (config["device"], config["precision"]) == ("auto", "auto")
 
 
 def test_augmentations_are_a_list_of_names_or_of_settings(small):
@@ -238,7 +238,10 @@ def test_unknown_preset_and_file_name_the_nearest(tmp_path, small):
         ("model.hidden=8", "model.hidden: must be a list, e.g. [1,2], not '8'"),
         ("model.activation=rleu", "model.activation: must be 'relu', 'gelu' or 'tanh'"),
         ("train.patience=3", "train: patience needs a validation split"),
-        ("precision=int8", "precision: must be 'float32', 'bfloat16' or 'float16', not 'int8'"),
+        (
+            "precision=int8",
+            "precision: must be 'auto', 'float32', 'bfloat16' or 'float16', not 'int8'",
+        ),
         ("device=gpu", "device: "),
         ("dataset.normalize=[0.5, 0]", "dataset.normalize: must be 'statistics', or [mean, std]"),
         ("dataset.normalize=half", "dataset.normalize: must be 'statistics', or [mean, std]"),

@@ -287,3 +287,16 @@ def test_two_runs_at_once_have_their_own_records(yard, client, finished):
     assert {run.info.status for run in new} == {"FINISHED"}
     assert {run.data.params["train.seed"] for run in new} == {"1", "2"}
     assert len({run.info.run_name for run in new}) == 2
+
+
+@pytest.mark.slow  # the C++ compiler works for a quarter of a minute
+def test_a_compiled_run_says_so_and_keeps_what_it_compiled(yard, client, finished):
+    arguments = ["run", "digits", "train.batch_size=4", "train.epochs=1", "train.compile=true"]
+    first, second = yard.torchyard(*arguments), yard.torchyard(*arguments)
+    assert re.search(r"float32, 1 thread, compiled in \d+\.\d s", first.stdout)
+    newest, before = client.search_runs(["1"], max_results=2)
+    assert newest.data.tags["compiled"].startswith("in ")
+    assert newest.data.tags["weights_digest"] == before.data.tags["weights_digest"]
+    cache = Path(yard.environment["TORCHYARD_CACHE"])
+    assert any((cache / "compiled").rglob("*.so"))
+    assert second.returncode == 0

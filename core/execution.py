@@ -1,0 +1,118 @@
+"""How the arithmetic of a training is carried out: nothing here changes what is learned.
+
+The choices follow from the model, the batch and the length of the run, never from a
+measurement taken on the way: two runs of one configuration choose alike, and their
+weights stay comparable bit for bit. The thresholds were measured on two cores of a Xeon
+with AMX (`benchmarks/RESULTS.md` has the sum of it); a setting overrides each of them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from core.config import RunConfig
+from core.errors import UserError
+from core.network import Trial
+
+THREADS = torch.get_num_threads()
+# Work of a batch is its floating-point operations forward. With less than this, one thread
+# trains: LeNet at batch 4 does 5 million, where two threads gain nothing, and a second busy
+# process makes them wait for each other at every operation (1,200 images/s became 300).
+WORTH_THREADS = 30e6
+# With less work a batch torch's own convolutions are faster than oneDNN's, which prepare
+# themselves anew at every call: LeNet at batch 4 trains 2,740 images/s instead of 2,250, at
+# batch 8 it is 3,100 instead of 3,500. Grouped convolutions are three times as slow.
+WORTH_ONEDNN = 8e6
+# From here on the order of channels in memory matters: LeNet at batch 512 trains 18,200
+# images/s instead of 16,200 with channels last, a MobileNet twice as many.
+WORTH_CHANNELS_LAST = 100e6
+# Weights are converted and reordered once a batch, which pays where each is used often:
+# operations of a batch by weight. A ResNet-18 on 32x32 images at batch 128 (850) loses 4 %
+# with channels last and 10 % with bfloat16; LeNet at 128 (2,700) gains 60 %, a
+# DenseNet at 64 (1,060) 56 %. Grouped convolutions in bfloat16 lose to float32 (0.64 to 1.0).
+WORTH_REORDERING = 1000
+# Compiling LeNet's gradients took 7 to 18 s and saves 0.3 ms a step: won back in 60,000 steps.
+WORTH_COMPILING = 100_000
+
+
+@dataclass(frozen=True)
+class Execution:
+    """What was chosen.
+
+    Attributes:
+        threads: of the CPU.
+        onednn: whether convolutions are oneDNN's.
+        channels_last: whether images are kept in memory with their channels last.
+        precision: of the forward pass: float32, bfloat16 or float16.
+        compiled: whether the gradients of whole batches come from one compiled function.
+    """
+
+    threads: int
+    onednn: bool
+    channels_last: bool
+    precision: str
+    compiled: bool
+
+    @classmethod
+    def choose(
+        cls, config: RunConfig, model: nn.Module, trial: Trial, steps: int, place: torch.device
+    ) -> Execution:
+        """Choose for one training.
+
+        Args:
+            config: its settings overrule the choice.
+            model: what is trained.
+            trial: how large the model is, and the work of one sample.
+            steps: batches of the whole run.
+            place: the device.
+
+        Raises:
+            UserError: train.compile is asked for where it cannot be.
+        """
+        settings = config.train
+        on_cpu = place.type == "cpu"
+        work = trial.flops * settings.batch_size
+        grouped = any(getattr(layer, "groups", 1) > 1 for layer in model.modules())
+        reused = work >= WORTH_REORDERING * max(1, trial.parameters)
+        heavy = on_cpu and work >= WORTH_CHANNELS_LAST
+        channels_last = settings.channels_last
+        if channels_last is None:
+            channels_last = heavy and (grouped or reused)
+        precision: str = config.precision
+        if precision == "auto":
+            fast = heavy and reused and not (grouped or settings.compile) and _has_bfloat16()
+            precision = "bfloat16" if fast else "float32"
+        compiled = settings.compile
+        if compiled and not (on_cpu and precision == "float32"):
+            raise UserError(f"train.compile: is for float32 on a CPU, not {precision} on {place}")
+        if compiled is None:
+            alone = on_cpu and settings.parallel == "none" and precision == "float32"
+            compiled = alone and work < WORTH_ONEDNN and steps >= WORTH_COMPILING
+        return cls(
+            threads=settings.threads
+            or (1 if work < WORTH_THREADS else max(1, THREADS // settings.team_size)),
+            onednn=work >= WORTH_ONEDNN or grouped,
+            channels_last=channels_last,
+            precision=precision,
+            compiled=compiled,
+        )
+
+    def apply(self, network: nn.Module) -> None:
+        """Set the process and the network up for it."""
+        torch.set_num_threads(self.threads)
+        torch.backends.mkldnn.enabled = self.onednn  # type: ignore[assignment]
+        if self.channels_last:
+            # A convolution's output takes the order of its weights.
+            network.to(memory_format=torch.channels_last)
+
+    def __str__(self) -> str:
+        threads = f"{self.threads} thread{'s' * (self.threads > 1)}"
+        return ", ".join([self.precision, threads] + ["channels last"] * self.channels_last)
+
+
+def _has_bfloat16() -> bool:
+    """Whether this processor multiplies matrices of bfloat16 faster than of float32."""
+    return bool(torch.cpu.get_capabilities().get("amx_bf16", False))
