@@ -15,6 +15,6 @@ def measure(bench: Bench) -> tuple[list[Comparison], list[str]]:
     """One table."""
     target = Target("≥ 1.1 × the best of the others", OURS, 1.1, True, tuple(ALL))
     images = bench.images(THEIR_STEPS * BATCH_SIZE)
-    case = Case(BATCH_SIZE, f"train.max_steps={STEPS}", images, (target,))
+    case = Case(BATCH_SIZE, f"train.max_steps={STEPS}", images, (target,), STEPS)
     tables = compare(bench, [case], "resnet18", ALL)
     return tables, [case.note, "timm's is its own resnet18, of the same layers."]
