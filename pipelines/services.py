@@ -43,6 +43,7 @@ from urllib.parse import urlsplit
 from core.errors import RunError, UserError
 from core.probe import fetch
 from core.store import is_server, shown
+from pipelines.blank_database import begin_with_blank
 from pipelines.piece import Piece, announce, books, open_lock, try_lock
 from pipelines.prefect_settings import configured_api_url, setting
 
@@ -301,7 +302,10 @@ def _serve(folder: Path, listener: socket.socket, life: int) -> None:
     gc.disable()
     import uvicorn
     from prefect.server.api.server import create_app
+    from prefect.settings import get_current_settings
 
+    if database := get_current_settings().server.database.connection_url:
+        begin_with_blank(database.get_secret_value())
     app = create_app(final=True)
     gc.freeze()
     gc.enable()
