@@ -1,6 +1,7 @@
 """How training is carried out: what is chosen, what overrules it, and that nothing else changes."""
 
 import copy
+import shutil
 
 import pytest
 import torch
@@ -161,6 +162,7 @@ def test_bfloat16_learns_nearly_the_same(network, tmp_path):
 
 
 @pytest.mark.slow  # the C++ compiler works for half a minute
+@pytest.mark.skipif(shutil.which("g++") is None, reason="there is no C++ compiler")
 def test_compiled_gradients_learn_the_same(network, tmp_path, monkeypatch):
     plain_network, other = copy.deepcopy(network), copy.deepcopy(network)
     for one in (plain_network, other):

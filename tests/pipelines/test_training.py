@@ -5,6 +5,7 @@ import io
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -290,6 +291,7 @@ def test_two_runs_at_once_have_their_own_records(yard, client, finished):
 
 
 @pytest.mark.slow  # the C++ compiler works for a quarter of a minute
+@pytest.mark.skipif(shutil.which("g++") is None, reason="there is no C++ compiler")
 def test_a_compiled_run_says_so_and_keeps_what_it_compiled(yard, client, finished):
     arguments = ["run", "digits", "train.batch_size=4", "train.epochs=1", "train.compile=true"]
     first, second = yard.torchyard(*arguments), yard.torchyard(*arguments)
