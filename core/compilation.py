@@ -74,6 +74,9 @@ class CompiledGradients:
             found, (loss, logits) = differentiated(*batch)
             return found, loss, (logits.argmax(1) == batch[-1]).sum()
 
+        # torch knows what it compiled by the code alone, and nothing guards it: without this a
+        # second network in this process would be given the first one's.
+        torch.compiler.reset()
         self._gradients: Callable[..., Any] = torch.compile(
             gradients, fullgraph=True, dynamic=False, options=OPTIONS
         )
