@@ -34,8 +34,9 @@ WORTH_CHANNELS_LAST = 100e6
 # with channels last and 10 % with bfloat16; LeNet at 128 (2,700) gains 60 %, a
 # DenseNet at 64 (1,060) 56 %. Grouped convolutions in bfloat16 lose to float32 (0.64 to 1.0).
 WORTH_REORDERING = 1000
-# Compiling LeNet's gradients took 7 to 18 s and saves 0.3 ms a step: won back in 60,000 steps.
-WORTH_COMPILING = 100_000
+# Compiling LeNet's step took 17 to 22 s with an empty cache, later 3 s, and saves 0.3 ms a step,
+# with SGD 0.5: won back within 50,000 steps even the first time.
+WORTH_COMPILING = 50_000
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ class Execution:
         onednn: whether convolutions are oneDNN's.
         channels_last: whether images are kept in memory with their channels last.
         precision: of the forward pass: float32, bfloat16 or float16.
-        compiled: whether the gradients of whole batches come from one compiled function.
+        compiled: whether the step of a whole batch is one compiled function.
     """
 
     threads: int

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from core import checkpoint, device, evaluation, journal, network, preparation, training
-from core.compilation import CompiledGradients
+from core.compilation import CompiledStep
 from core.dataset import PreparedDataset, SampleSpec, Split, stratified_split
 from core.errors import RunError, UserError
 from core.execution import THREADS, Execution
@@ -199,7 +199,8 @@ def _train(
         emit(Reading("compiling", 0, 0))
         batch = _first_batch(whole, augmentations, settings.seed, place, settings.batch_size)
         try:
-            compiled = CompiledGradients(net, loss, *batch)
+            gradients_used = settings.clip_norm is not None or settings.log_gradients
+            compiled = CompiledStep(net, loss, optimizer, *batch, gradients_used=gradients_used)
             compilation = f"in {compiled.seconds:.1f} s"
         except RunError as error:
             if settings.compile:

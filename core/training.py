@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from core import checkpoint, evaluation
-from core.compilation import CompiledGradients
+from core.compilation import CompiledStep
 from core.config import TrainConfig
 from core.dataset import Split
 from core.errors import RunError
@@ -157,7 +157,7 @@ def fit(
     folder: Path,
     emit: Callable[[Event], None],
     augmentations: Sequence[Augmentation] = (),
-    compiled: CompiledGradients | None = None,
+    compiled: CompiledStep | None = None,
     team: Team = ALONE,
 ) -> FitResult:
     """Train the network in place, checkpointing into `folder`; continue if one is there.
@@ -176,7 +176,7 @@ def fit(
         folder: for `last.pt` and `best.pt`.
         emit: told of progress, running losses and finished epochs.
         augmentations: applied to every training batch, in this order.
-        compiled: gives the gradients of the batches it takes; in float32, without a team.
+        compiled: does the step of the batches it takes; in float32, without a team.
         team: the processes that train together; each calls `fit` with the same arguments.
 
     Raises:
@@ -254,8 +254,10 @@ def fit(
             for augment in augmentations:
                 inputs = augment(inputs, index.to(device), at.epoch + 1)
             learning_rate = optimizer.param_groups[0]["lr"]
+            updated = False
             if compiled is not None and compiled.takes(inputs):
                 loss, right = compiled(inputs, targets)
+                updated = compiled.updates
             else:
                 with autocast:
                     logits = forward(inputs)
@@ -265,11 +267,12 @@ def fit(
                 optimizer.zero_grad(set_to_none=True)
                 scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
                 right = (logits.detach().argmax(1) == targets).sum()
-            if settings.clip_norm is not None:
-                scaler.unscale_(optimizer)
-                nn.utils.clip_grad_norm_(network.parameters(), settings.clip_norm)
-            scaler.step(optimizer)
-            scaler.update()
+            if not updated:
+                if settings.clip_norm is not None:
+                    scaler.unscale_(optimizer)
+                    nn.utils.clip_grad_norm_(network.parameters(), settings.clip_norm)
+                scaler.step(optimizer)
+                scaler.update()
             scheduler.step()
 
             losses[pending] = loss.detach()

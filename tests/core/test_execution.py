@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from core import training
-from core.compilation import CompiledGradients
+from core.compilation import CompiledStep
 from core.config import RunConfig, TrainConfig
 from core.errors import RunError, UserError
 from core.execution import Execution
@@ -72,7 +72,7 @@ def test_the_choice_follows_model_batch_and_length():
 
 
 def test_a_processor_without_bfloat16_keeps_float32(monkeypatch):
-    monkeypatch.setattr(torch.cpu, "get_capabilities", dict)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_f": True})
     assert chosen(LENET, 128).precision == "float32"
     assert chosen(LENET, 128, precision="bfloat16").precision == "bfloat16"
 
@@ -98,19 +98,25 @@ def test_compiling_is_refused_where_it_cannot_be():
         TrainConfig(compile=True, parallel="ddp")
 
 
-def train(network, folder, precision="float32", compiled=None):
+def descent(network, **options):
+    """The tutorial's optimizer, or another way of SGD."""
+    weights = [weight for weight in network.parameters() if weight.requires_grad]
+    return torch.optim.SGD(weights, **{"lr": 0.05, "momentum": 0.9} | options)
+
+
+def train(network, folder, precision="float32", optimizer=None, compiled=None, max_steps=None):
     """Train on 26 samples in batches of 4 for two epochs: the last batch is smaller."""
     from core.dataset import Split
 
     generator = torch.Generator().manual_seed(3)
     samples = torch.randint(0, 256, (26, 4, 9, 9), dtype=torch.uint8, generator=generator)
     labels = torch.randint(0, 3, (26,), generator=generator)
-    settings = TrainConfig(epochs=2, batch_size=4, seed=5)
-    optimizer = torch.optim.SGD(
-        [weight for weight in network.parameters() if weight.requires_grad], lr=0.05, momentum=0.9
-    )
-    schedule = torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1.0)
-    folder.mkdir()
+    settings = TrainConfig(epochs=2, batch_size=4, seed=5, max_steps=max_steps)
+    optimizer = optimizer or descent(network)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.1, total_steps=15)
+    if compiled is not None:
+        compiled = compiled(optimizer)
+    folder.mkdir(exist_ok=True)
     torch.manual_seed(7)
     events = []
     training.fit(
@@ -161,29 +167,70 @@ def test_bfloat16_learns_nearly_the_same(network, tmp_path):
     assert losses != [epoch.loss for epoch in figures]
 
 
+INPUTS = torch.zeros(4, 4, 9, 9, dtype=torch.uint8)
+TARGETS = torch.zeros(4, dtype=torch.int64)
+
+
+def step_of(network, optimizer, **options):
+    return CompiledStep(network, nn.CrossEntropyLoss(), optimizer, INPUTS, TARGETS, **options)
+
+
 @pytest.mark.slow  # the C++ compiler works for half a minute
 @pytest.mark.skipif(shutil.which("g++") is None, reason="there is no C++ compiler")
-def test_compiled_gradients_learn_the_same(network, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("options", "updates"),
+    [
+        pytest.param({}, True, id="tutorial"),
+        pytest.param({"momentum": 0.0}, True, id="no momentum"),
+        pytest.param({"nesterov": True, "weight_decay": 0.01}, True, id="nesterov and decay"),
+        pytest.param({"dampening": 0.5}, False, id="left to the optimizer"),
+        pytest.param({"gradients_used": True}, False, id="gradients wanted"),
+    ],
+)
+def test_a_compiled_step_learns_the_same(network, tmp_path, monkeypatch, options, updates):
     plain_network, other = copy.deepcopy(network), copy.deepcopy(network)
     for one in (plain_network, other):
         one.head.bias.requires_grad_(False)
-    plain, figures = train(plain_network, tmp_path / "plain")
-    before = torch.random.get_rng_state()
-    inputs, targets = torch.zeros(4, 4, 9, 9, dtype=torch.uint8), torch.zeros(4, dtype=torch.int64)
-    CompiledGradients(copy.deepcopy(network), lambda logits, _: logits.sum(), inputs, targets)
-    compiled = CompiledGradients(other, nn.CrossEntropyLoss(), inputs, targets)
-    assert torch.equal(torch.random.get_rng_state(), before)
-    assert torch.equal(other.norm.running_mean, network.norm.running_mean)
-    assert not compiled.takes(inputs[:2])
-    assert not compiled.takes(inputs.float())
+    gradients_used = options.pop("gradients_used", False)
+    plain, figures = train(
+        plain_network, tmp_path / "plain", optimizer=descent(plain_network, **options)
+    )
+    taken = []
 
-    taken, gradients = [], compiled.takes
-    monkeypatch.setattr(compiled, "takes", lambda x: taken.append(gradients(x)) or taken[-1])
-    same, others = train(other, tmp_path / "compiled", compiled=compiled)
+    def compiled(optimizer):
+        before = torch.random.get_rng_state()
+        stranger = copy.deepcopy(network)
+        CompiledStep(stranger, lambda logits, _: logits.sum(), descent(stranger), INPUTS, TARGETS)
+        step = step_of(other, optimizer, gradients_used=gradients_used)
+        assert step.updates is updates
+        assert torch.equal(torch.random.get_rng_state(), before)
+        assert_close(dict(network.state_dict()), dict(other.state_dict()), rtol=0, atol=0)
+        assert not step.takes(INPUTS[:2])
+        assert not step.takes(INPUTS.float())
+        takes = step.takes
+        monkeypatch.setattr(step, "takes", lambda x: taken.append(takes(x)) or taken[-1])
+        return step
+
+    same, others = train(
+        other, tmp_path / "compiled", optimizer=descent(other, **options), compiled=compiled
+    )
     assert taken == ([True] * 6 + [False]) * 2
     assert_close(plain, same, rtol=1e-3, atol=1e-5)
     assert [epoch.accuracy for epoch in figures] == [epoch.accuracy for epoch in others]
     assert [epoch.loss for epoch in figures] == pytest.approx([epoch.loss for epoch in others])
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="there is no C++ compiler")
+def test_a_compiled_training_resumes_to_the_same_weights(network, tmp_path):
+    def compiled(trained):
+        return lambda optimizer: step_of(trained, optimizer)
+
+    whole, first, second = (copy.deepcopy(network) for _ in range(3))
+    expected, _ = train(whole, tmp_path / "whole", compiled=compiled(whole))
+    train(first, tmp_path / "parts", compiled=compiled(first), max_steps=7)
+    resumed, _ = train(second, tmp_path / "parts", compiled=compiled(second))
+    assert_close(expected, resumed, rtol=0, atol=0)
 
 
 def test_what_cannot_be_compiled_says_so(network):
@@ -191,6 +238,6 @@ def test_what_cannot_be_compiled_says_so(network):
         torch._dynamo.graph_break()  # as where a plugin's loss leaves torch
         return nn.functional.cross_entropy(logits, targets)
 
-    inputs, targets = torch.zeros(4, 4, 9, 9, dtype=torch.uint8), torch.zeros(4, dtype=torch.int64)
+    other = copy.deepcopy(network)
     with pytest.raises(RunError, match=r"train\.compile: torch cannot compile this: "):
-        CompiledGradients(copy.deepcopy(network), loss, inputs, targets)
+        CompiledStep(other, loss, descent(other), INPUTS, TARGETS)
