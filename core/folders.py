@@ -8,8 +8,9 @@ from pathlib import Path
 
 from platformdirs import user_cache_path
 
+from core.blank_database import database_of
 from core.errors import UserError
-from core.store import database_of, tracking_uri
+from core.store import tracking_uri
 
 CACHE = "TORCHYARD_CACHE"
 

@@ -13,6 +13,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from core.blank_database import begin_with_blank, database_of
 from core.errors import RunError, StoreAwayError, UserError
 from core.provenance import user_name
 
@@ -105,9 +106,10 @@ def load_mlflow() -> None:
 
 @lru_cache
 def open_store(uri: str) -> MlflowClient:
-    """One client a store: opening it takes 2 seconds, 4 if the database is new."""
+    """One client a store: opening it takes 2 seconds, 4 if MLflow has to make the database."""
     from mlflow import MlflowClient
 
+    begin_with_blank("mlflow", uri)
     return MlflowClient(tracking_uri=uri)
 
 
@@ -240,12 +242,6 @@ def store_errors(uri: str) -> Iterator[None]:
 def is_server(uri: str) -> bool:
     """Whether the store is a server, of which can be asked whether it answers."""
     return uri.startswith(("http://", "https://"))
-
-
-def database_of(uri: str) -> Path | None:
-    """The file of a SQLite store; None for any other."""
-    match = re.match(r"sqlite(\+\w+)?:///([^?]+)", uri)
-    return Path(match[2]).absolute() if match else None
 
 
 def shown(uri: str) -> str:

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from core.store import LOCAL_UI, database_of, is_server, one_at_a_time
+from core.blank_database import database_of
+from core.store import LOCAL_UI, is_server, one_at_a_time
 from pipelines.piece import Piece, announce, books, foreign
 from pipelines.prefect_settings import configured_api_url
 from pipelines.services import PrefectServer, listen, use

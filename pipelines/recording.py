@@ -18,6 +18,7 @@ from prefect.runtime import flow_run
 from prefect.utilities.urls import url_for
 
 from core import journal, report
+from core.blank_database import database_of
 from core.config import SINGLE, RunConfig
 from core.dataset import PreparedDataset
 from core.entries import class_metric_keys
@@ -27,7 +28,7 @@ from core.folders import run_folder
 from core.promotion import Judged, promote
 from core.recipe import Recipe
 from core.run_page import run_page
-from core.store import database_of, load_mlflow, open_store, tracking_uri
+from core.store import load_mlflow, open_store, tracking_uri
 from core.tracking import RunRecord
 
 logger = logging.getLogger(__name__)

@@ -40,10 +40,10 @@ from pathlib import Path
 from types import TracebackType
 from urllib.parse import urlsplit
 
+from core.blank_database import begin_with_blank
 from core.errors import RunError, UserError
 from core.probe import fetch
 from core.store import is_server, shown
-from pipelines.blank_database import begin_with_blank
 from pipelines.piece import Piece, announce, books, open_lock, try_lock
 from pipelines.prefect_settings import configured_api_url, setting
 
@@ -305,7 +305,7 @@ def _serve(folder: Path, listener: socket.socket, life: int) -> None:
     from prefect.settings import get_current_settings
 
     if database := get_current_settings().server.database.connection_url:
-        begin_with_blank(database.get_secret_value())
+        begin_with_blank("prefect", database.get_secret_value())
     app = create_app(final=True)
     gc.freeze()
     gc.enable()
