@@ -2,12 +2,13 @@
 
 The choices follow from the model, the batch and the length of the run, never from a
 measurement taken on the way: two runs of one configuration choose alike, and their
-weights stay comparable bit for bit. The thresholds were measured on two cores of a Xeon
-with AMX (`benchmarks/RESULTS.md` has the sum of it); a setting overrides each of them.
+weights stay comparable bit for bit. The thresholds were measured on two cores, of a Xeon with
+AMX and of an EPYC with AVX512-BF16; a setting overrides each of them.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -30,10 +31,13 @@ WORTH_ONEDNN = 8e6
 # images/s instead of 16,200 with channels last, a MobileNet twice as many.
 WORTH_CHANNELS_LAST = 100e6
 # Weights are converted and reordered once a batch, which pays where each is used often:
-# operations of a batch by weight. A ResNet-18 on 32x32 images at batch 128 (850) loses 4 %
-# with channels last and 10 % with bfloat16; LeNet at 128 (2,700) gains 60 %, a
-# DenseNet at 64 (1,060) 56 %. Grouped convolutions in bfloat16 lose to float32 (0.64 to 1.0).
+# operations of a batch by weight. With AMX a ResNet-18 on 32x32 images at batch 128 (850) loses
+# 4 % with channels last and 10 % with bfloat16; LeNet at 128 (2,700) gains 60 %, a DenseNet at 64
+# (1,060) 56 %. With AVX512-BF16 float32 is slower by comparison: with bfloat16 and channels last
+# that ResNet-18 gains 44 %, at batch 64 (430) 8 %, LeNet 40 %, the DenseNet 41 %.
+# Grouped convolutions in bfloat16 lose to float32 on both (0.4 to 1.0).
 WORTH_REORDERING = 1000
+WORTH_ROUNDING = {"amx_bf16": 1000, "avx512_bf16": 400}
 # Compiling LeNet's step took 17 to 22 s with an empty cache, later 3 s, and saves 0.3 ms a step,
 # with SGD 0.5: won back within 50,000 steps even the first time.
 WORTH_COMPILING = 50_000
@@ -77,15 +81,16 @@ class Execution:
         on_cpu = place.type == "cpu"
         work = trial.flops * settings.batch_size
         grouped = any(getattr(layer, "groups", 1) > 1 for layer in model.modules())
-        reused = work >= WORTH_REORDERING * max(1, trial.parameters)
+        uses = work / max(1, trial.parameters)
         heavy = on_cpu and work >= WORTH_CHANNELS_LAST
-        channels_last = settings.channels_last
-        if channels_last is None:
-            channels_last = heavy and (grouped or reused)
         precision: str = config.precision
         if precision == "auto":
-            fast = heavy and reused and not (grouped or settings.compile) and _has_bfloat16()
+            fast = heavy and uses >= _worth_rounding() and not (grouped or settings.compile)
             precision = "bfloat16" if fast else "float32"
+        channels_last = settings.channels_last
+        if channels_last is None:
+            often = uses >= WORTH_REORDERING or precision == "bfloat16"
+            channels_last = heavy and (grouped or often)
         compiled = settings.compile
         if compiled and not (on_cpu and precision == "float32"):
             raise UserError(f"train.compile: is for float32 on a CPU, not {precision} on {place}")
@@ -114,6 +119,7 @@ class Execution:
         return ", ".join([self.precision, threads] + ["channels last"] * self.channels_last)
 
 
-def _has_bfloat16() -> bool:
-    """Whether this processor multiplies matrices of bfloat16 faster than of float32."""
-    return bool(torch.cpu.get_capabilities().get("amx_bf16", False))
+def _worth_rounding() -> float:
+    """From how many uses of a weight on this processor multiplies faster in bfloat16."""
+    able = torch.cpu.get_capabilities()
+    return next((uses for name, uses in WORTH_ROUNDING.items() if able.get(name)), math.inf)

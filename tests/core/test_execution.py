@@ -48,7 +48,8 @@ def chosen(trial, batch_size, steps=1000, model=None, place=CPU, precision="auto
 
 @pytest.fixture
 def amx(monkeypatch):
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": True})
+    able = {"amx_bf16": True, "avx512_bf16": True}
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: able)
 
 
 @pytest.mark.usefixtures("amx")
@@ -69,6 +70,15 @@ def test_the_choice_follows_model_batch_and_length():
     assert (grouped.precision, grouped.channels_last) == ("float32", True)
     assert chosen(LENET, 4, model=Small(groups=2)).onednn
     assert chosen(LENET, 128, place=torch.device("cuda")).precision == "float32"
+
+
+def test_without_amx_bfloat16_pays_sooner(monkeypatch):
+    able = {"amx_bf16": False, "avx512_bf16": True}
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: able)
+    large = chosen(RESNET18, 128)
+    assert (large.precision, large.channels_last) == ("bfloat16", True)
+    assert chosen(RESNET18, 32).precision == "float32"
+    assert chosen(MOBILENET, 128, model=Small(groups=2)).precision == "float32"
 
 
 def test_a_processor_without_bfloat16_keeps_float32(monkeypatch):
