@@ -35,6 +35,10 @@ OnEvent = Callable[[str, dict[str, Any]], None]
 
 TAIL_LINES = 20
 
+# Else glibc gives memory back after each large tensor and takes it anew, page by page: LeNet at
+# batch 128 trained 14,800 images/s instead of 16,500. The second is what glibc itself goes up to.
+MEMORY = {"MALLOC_TRIM_THRESHOLD_": str(2**28), "MALLOC_MMAP_THRESHOLD_": str(2**25)}
+
 
 class Worker:
     """The parent's side: starts the process, runs stages in it, ends it.
@@ -50,6 +54,7 @@ class Worker:
             "-m",
             "core.worker",
             str(writer),
+            environment={name: os.environ.get(name, size) for name, size in MEMORY.items()},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
