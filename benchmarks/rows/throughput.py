@@ -67,9 +67,9 @@ def measure(bench: Bench) -> tuple[list[Comparison], list[str]]:
         "No import counts, for nobody. Ours is the whole train stage of `torchyard run`, with "
         "Prefect and MLflow: building the network, compiling it where that is done, steps, "
         "checkpoints. The peers' is their fit call or loop.",
-        "Of ours nothing is set: it chooses bfloat16 at 128 and 512 where the processor has AMX, "
-        "and compiles at 4, for the run is long enough. One line of a table is without either; "
-        "the peers compute in float32, their default.",
+        "Of ours nothing is set: it chooses bfloat16 at 128 and 512 where the processor has AMX "
+        "or AVX512-BF16, and compiles at 4, for the run is long enough. One line of a table is "
+        "without either; the peers compute in float32, their default.",
         "The peers hold normalized tensors in memory (`num_workers=0`); the tutorial's loop has "
         "PIL images and two workers. Lightning's checkpoint and progress bar, fastai's progress "
         "bar and metric are on, as by default. A process of theirs trains all batch sizes, one "
