@@ -15,12 +15,15 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import psutil
+
+from core.worker import MEMORY
 
 ROOT = Path(__file__).parents[1]
 PEERS = ROOT / "benchmarks" / ".venv" / "bin" / "python"
@@ -119,7 +122,11 @@ class Home:
         (folder / "tmp").mkdir()
 
     def run(
-        self, *command: str, status: int = 0, timeout: float = 1200, **variables: str
+        self,
+        *command: str,
+        status: int = 0,
+        timeout: float = 1200,
+        variables: Mapping[str, str] = MappingProxyType({}),
     ) -> Finished:
         """Run a command to its end, with further environment variables.
 
@@ -130,7 +137,7 @@ class Home:
         process = subprocess.Popen(
             command,
             cwd=self.work,
-            env=self.environment | variables,
+            env={**self.environment, **variables},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -157,7 +164,10 @@ class Home:
     def script(self, module: str, *arguments: object, python: Path = OURS) -> dict[str, Any]:
         """Run a module of this folder; gives the JSON object that it printed last."""
         command = [str(python), "-m", f"benchmarks.{module}", *map(str, arguments)]
-        ended = self.run(*command, PYTHONPATH=str(ROOT))
+        variables = {"PYTHONPATH": str(ROOT)}
+        if module.startswith("own."):
+            variables |= MEMORY  # as a run starts its torch process
+        ended = self.run(*command, variables=variables)
         if not ended.events:
             raise BenchmarkError(f"{module} printed no result:\n{ended.output[-500:]}")
         return ended.events[-1]
