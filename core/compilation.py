@@ -97,9 +97,11 @@ class CompiledStep:
             step, fullgraph=True, dynamic=False, options=OPTIONS
         )
         begun = time.perf_counter()
-        changed = ({name: tensor.clone() for name, tensor in t.items()} for t in self._changing())
-        velocities, trained, rest = changed
         try:
+            velocities, trained, rest = (
+                {name: tensor.clone() for name, tensor in tensors.items()}
+                for tensors in self._changing()
+            )
             with torch.random.fork_rng([]), torch.no_grad():
                 self._step(velocities, self._rates(), trained, rest, inputs, targets)
         except Exception as error:  # the network and the loss are a plugin's, the rest is torch's

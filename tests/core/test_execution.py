@@ -251,3 +251,9 @@ def test_what_cannot_be_compiled_says_so(network):
     other = copy.deepcopy(network)
     with pytest.raises(RunError, match=r"train\.compile: torch cannot compile this: "):
         CompiledStep(other, loss, descent(other), INPUTS, TARGETS)
+
+
+def test_a_lazy_layer_is_not_compiled(network):
+    lazy = nn.Sequential(nn.Flatten(), nn.LazyLinear(3))
+    with pytest.raises(RunError, match=r"train\.compile: torch cannot compile this: "):
+        step_of(lazy, descent(lazy))
