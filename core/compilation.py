@@ -71,6 +71,8 @@ class CompiledStep:
         self._optimizer = optimizer
         update = None if gradients_used else _sgd(optimizer)
         self.updates = update is not None
+        # Once for all: what is compiled has velocities or has none, and no guard would notice.
+        self._has_velocities = self.updates and bool(optimizer.param_groups[0]["momentum"])
 
         def loss_of(
             trained: Tensors, rest: Tensors, inputs: torch.Tensor, targets: torch.Tensor
@@ -134,7 +136,7 @@ class CompiledStep:
     def _changing(self) -> tuple[Tensors, Tensors, Tensors]:
         """Velocities, weights and buffers: what a step may change."""
         velocities = {}
-        if self.updates and self._optimizer.param_groups[0]["momentum"]:
+        if self._has_velocities:
             # Asked for anew each time: a checkpoint that is loaded puts others in their place.
             state = self._optimizer.state
             for name, weight in self._trained.items():

@@ -201,6 +201,7 @@ def test_a_compiled_step_learns_the_same(network, tmp_path, monkeypatch, options
     plain_network, other = copy.deepcopy(network), copy.deepcopy(network)
     for one in (plain_network, other):
         one.head.bias.requires_grad_(False)
+    options = dict(options)
     gradients_used = options.pop("gradients_used", False)
     plain, figures = train(
         plain_network, tmp_path / "plain", optimizer=descent(plain_network, **options)
