@@ -292,8 +292,13 @@ def export(
     return {"refused": None}
 
 
+def load_compiler() -> None:
+    """Make torch import what its first optimizer of a process does: 0.7 seconds."""
+    torch.optim.SGD([torch.zeros(1)])
+
+
 def load_export() -> None:
-    """Make torch import what the first export of a process needs: 1.5 seconds."""
+    """Make torch import what the first export of a process needs: 0.3 seconds more."""
     program = torch.export.export(nn.Identity(), (torch.zeros(1),))
     torch.export.save(program, io.BytesIO())
 

@@ -195,9 +195,8 @@ def serve(messages: IO[str]) -> None:
     requests: queue.SimpleQueue[str] = queue.SimpleQueue()
     threading.Thread(target=_receive, args=(requests,), daemon=True).start()
 
-    # The import of torch, seconds long, begins before the first request is here, and that of
-    # its compiler, which every optimizer asks for. The garbage collector would walk the
-    # half-built modules again and again: 0.4 s.
+    # The import of torch, seconds long, begins before the first request is here. The garbage
+    # collector would walk the half-built modules again and again: 0.4 s.
     gc.disable()
     # Not below /tmp, which is torch's default: another user may have been there before.
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / "compiled"))
@@ -214,11 +213,12 @@ def serve(messages: IO[str]) -> None:
     def emit(event: Any) -> None:
         send(event=type(event).__name__, values=dataclasses.asdict(event))
 
-    # Done when there is no request: a run's parent imports for longer than this process, and its
-    # first request then finds torch's compiler, 0.7 s, and all that an export needs, 0.3 s.
-    idle = [stages.load_export]
+    # Done when there is no request, a piece at a time: a run's parent imports for longer than this
+    # process. Its first request then finds torch's compiler, 0.7 s; what an export needs, 0.3 s,
+    # may be imported while the parent begins the flow.
+    idle = [stages.load_export, stages.load_compiler]
     while True:
-        if idle and requests.empty():
+        while idle and requests.empty():
             idle.pop()()
         request = json.loads(requests.get())
         name = request["stage"]

@@ -10,7 +10,7 @@ HEAVY = {"torch", "mlflow", "prefect", "numpy"}
 def check(folder, **environment):
     kept = {key: value for key, value in os.environ.items() if key != "TORCHYARD_PLUGINS"}
     done = subprocess.run(
-        [sys.executable, "-X", "importtime", "-m", "pipelines.cli", "plugins", "check"],
+        [sys.executable, "-X", "importtime", "-m", "pipelines.command", "plugins", "check"],
         cwd=folder,
         env=kept | environment,
         capture_output=True,

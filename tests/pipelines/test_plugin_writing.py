@@ -62,7 +62,7 @@ def test_what_is_written_is_found_and_fits_together(written):
     chosen = [f"{kind}=my_{kind}" for kind in SINGLE]
     chosen += ["augmentations=[my_augmentation]", "train.epochs=1"]
     chosen += ["promote.model=digits", "promote.gates=[my_gate]"]
-    done = process(written, "-m", "pipelines.cli", "check", "digits", *chosen)
+    done = process(written, "-m", "pipelines.command", "check", "digits", *chosen)
     assert done.returncode == 0, done.stderr
     assert "my_model: " in done.stdout
     assert "Right." in done.stdout
@@ -144,7 +144,9 @@ def test_the_next_commands_are_told(tmp_path, monkeypatch, capsys):
 
 
 def test_the_command_refuses_with_exit_status_2(tmp_path):
-    done = process(tmp_path, "-X", "importtime", "-m", "pipelines.cli", "plugins", "new", "x", "y")
+    done = process(
+        tmp_path, "-X", "importtime", "-m", "pipelines.command", "plugins", "new", "x", "y"
+    )
     packages = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
     assert done.returncode == 2
     assert "error: no kind named 'x'." in done.stderr
