@@ -35,6 +35,20 @@ def cache(tmp_path_factory):
     return str(tmp_path_factory.mktemp("cache"))
 
 
+def test_it_keeps_memory_that_it_will_need_again_unless_told_otherwise(worker, monkeypatch):
+    def thresholds(one):
+        kept = psutil.Process(one._process.pid).environ()
+        return kept["MALLOC_TRIM_THRESHOLD_"], kept["MALLOC_MMAP_THRESHOLD_"]
+
+    assert thresholds(worker) == (str(2**28), str(2**25))
+    monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "131072")
+    told = Worker()
+    try:
+        assert thresholds(told) == ("131072", str(2**25))
+    finally:
+        told.close()
+
+
 def test_stages_from_data_to_exported_model(worker, cache, tmp_path):
     events = []
 
