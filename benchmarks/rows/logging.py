@@ -10,7 +10,7 @@ from benchmarks.comparison import Comparison, Series, Target, alternate
 TITLE = "Logging: everything on against everything off"
 ON, OFF = "torchyard, everything on", "torchyard, everything off"
 THEIR_ON, THEIR_OFF = "Lightning + MLflow logger", "Lightning, everything off"
-BATCH_SIZE, EPOCHS, EVERY = 128, 2, 50
+BATCH_SIZE, EPOCHS, EVERY = 128, 10, 50
 
 
 def measure(bench: Bench) -> tuple[list[Comparison], list[str]]:
@@ -41,7 +41,7 @@ def measure(bench: Bench) -> tuple[list[Comparison], list[str]]:
 
         on()  # makes the databases
         stages[ON].clear()
-        ours = alternate(bench.rounds(5), {ON: on, OFF: off}, bench.say)
+        ours = alternate(bench.rounds(3), {ON: on, OFF: off}, bench.say)
         theirs = alternate(
             bench.rounds(3),
             {THEIR_ON: lambda: lightning("--tracked"), THEIR_OFF: lambda: lightning("--bare")},
