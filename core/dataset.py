@@ -190,11 +190,14 @@ class PreparedDataset:
     @cached_property
     def test_digest(self) -> str:
         """sha256 of the test samples, their labels and the class names; reads them all."""
+        from core.file_rows import readable
+
         digest = sha256(json.dumps([self.classes, self.shape, self.dtype]).encode())
         digest.update(self.test.labels.astype("<i8").data)
-        rows = max(1, (8 << 20) // max(1, self.test.samples[:1].nbytes))
-        for start in range(0, len(self.test), rows):
-            digest.update(self.test.samples[start : start + rows].data)
+        samples = readable(self.test.samples)
+        rows = max(1, (8 << 20) // max(1, samples[:1].nbytes))
+        for start in range(0, len(samples), rows):
+            digest.update(samples[start : start + rows].data)
         return digest.hexdigest()
 
     @cached_property

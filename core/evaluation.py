@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from core.errors import RunError
+from core.file_rows import readable
 from core.whole_file import whole_file
 
 if TYPE_CHECKING:
@@ -93,9 +94,10 @@ def predict(
     labels: Labels | torch.Tensor,
     *,
     device: torch.device | str,
+    indices: npt.NDArray[np.int64] | None = None,
     batch_size: int | None = None,
 ) -> Predictions:
-    """Run a network once over all samples, in evaluation mode.
+    """Run a network once over all samples, or those at `indices`, in evaluation mode.
 
     Everything is computed in float32, whatever precision the training used: what is
     evaluated is what is served. Every module's mode is put back afterwards.
@@ -106,6 +108,7 @@ def predict(
             batch at a time is sent to the device, or a tensor that is there already.
         labels: N class indices.
         device: where the network is.
+        indices: of the samples to take, and of their labels; None: all.
         batch_size: None takes as many as make 4 MiB on a CPU, 32 MiB elsewhere.
 
     Raises:
@@ -113,7 +116,8 @@ def predict(
     """
     import torch
 
-    count = len(samples)
+    rows = samples if isinstance(samples, torch.Tensor) else readable(samples)
+    count = len(rows if indices is None else indices)
     if count == 0:
         raise RunError("There is no sample to evaluate.")
     device = torch.device(device)
@@ -129,7 +133,8 @@ def predict(
     try:
         with torch.inference_mode(), torch.autocast(device.type, enabled=False):
             for start in range(0, count, batch_size):
-                batch = samples[start : start + batch_size]
+                chosen = slice(start, start + batch_size)
+                batch = rows[chosen if indices is None else indices[chosen]]
                 if isinstance(batch, np.ndarray):
                     # torch shares the memory of writable arrays only.
                     batch = torch.from_numpy(batch if batch.flags.writeable else batch.copy())
@@ -152,6 +157,7 @@ def predict(
             f"samples, first for number {broken[0]:,}: its weights are no longer usable."
         )
     targets = labels.cpu().numpy() if isinstance(labels, torch.Tensor) else np.asarray(labels)
+    targets = targets if indices is None else targets[indices]
     return Predictions(logits, targets.astype(np.int64))
 
 

@@ -172,7 +172,7 @@ def _train(
     held_out = None
     if settings.validation:
         rest, part = stratified_split(whole.labels, settings.validation, settings.seed)
-        held_out = Split(whole.samples[part], whole.labels[part])
+        held_out = Split(whole.samples, whole.labels, part)
         whole = Split(whole.samples, whole.labels, rest)
     steps = training.total_steps(len(whole), settings)
     execution = Execution.choose(recipe.config, net.model, trial, steps, place)

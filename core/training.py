@@ -23,6 +23,7 @@ from core.compilation import CompiledStep
 from core.config import TrainConfig
 from core.dataset import Split
 from core.errors import RunError
+from core.file_rows import rows_on
 from core.parameters import Augmentation, Loss
 from core.team import ALONE, Team
 
@@ -183,8 +184,8 @@ def fit(
         RunError: the loss became NaN or infinite (the last good checkpoint stays), or a
             checkpoint cannot be written or read.
     """
-    # ---- data: shared with the memory map on the CPU, copied once to a GPU
-    samples = torch.from_numpy(train.samples).to(data_device)
+    # ---- data: the memory map or its file on the CPU, copied once to a GPU
+    samples = rows_on(train.samples, data_device)
     labels = torch.from_numpy(train.labels).to(data_device)
     batch_size = settings.batch_size
     batches = steps_per_epoch(len(train), batch_size)
@@ -368,7 +369,9 @@ def gradient_norms(network: nn.Module) -> dict[str, float]:
 
 
 def _validate(network: nn.Module, split: Split, device: torch.device) -> tuple[float, float]:
-    predictions = evaluation.predict(network, split.samples, split.labels, device=device)
+    predictions = evaluation.predict(
+        network, split.samples, split.labels, device=device, indices=split.indices
+    )
     logits = torch.from_numpy(predictions.logits)
     loss = nn.functional.cross_entropy(logits, torch.from_numpy(predictions.targets)).item()
     return loss, float((predictions.predicted == predictions.targets).mean())

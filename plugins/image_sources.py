@@ -158,7 +158,9 @@ def _tar_source(path: Path, plain: Path) -> ImageSource:
         raise UserError(f"{path} is neither a folder nor a .zip, .tar or .tar.gz archive")
     try:
         with tarfile.open(plain, "r:") as archive:
-            for member in archive:
+            while (member := archive.next()) is not None:
+                # All that it has read, it keeps: of 600,000 files 400 MiB.
+                archive.members.clear()  # type: ignore[attr-defined]
                 name = _cleaned(member.name)
                 if member.isdir():
                     source.folders.add(name)

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from core import file_rows
 from core.dataset import MANIFEST, PreparedDataset
 from core.errors import RunError
 from core.evaluation import Predictions
@@ -106,3 +107,9 @@ def test_the_digest_is_of_the_test_split_alone(tmp_path: Path) -> None:
     assert prepared(tmp_path / "other training", train_value=9).test_digest == one
     assert prepared(tmp_path / "other pixels", test_value=9).test_digest != one
     assert prepared(tmp_path / "other names", names=("a", "c")).test_digest != one
+
+
+def test_the_digest_of_a_large_split_is_the_same(tmp_path: Path, monkeypatch) -> None:
+    one = prepared(tmp_path / "one").test_digest
+    monkeypatch.setattr(file_rows, "MAPPED_BYTES", 0)
+    assert prepared(tmp_path / "large").test_digest == one
