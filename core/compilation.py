@@ -1,8 +1,8 @@
 """A training step in one compiled function, for batches too small for Python.
 
-LeNet at batch 4 spends half of a step between the operations: compiled with plain SGD it trains
+LeNet at batch 4 spends half of a step between the operations: compiled with plain SGD it trained
 5,700 images/s instead of 3,300, on one core; where the optimizer has to update the weights by
-itself, 4,600. What is compiled is kept in the cache folder, where the next run finds it in 3 s.
+itself, 4,600; and since its convolutions are matrix products, 1.2 times as many again. What is compiled is kept in the cache folder, where the next run finds it in 3 s.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from torch import nn
 
 from core.errors import RunError
 from core.parameters import Loss
+from core.unrolling import unrolled_convolutions
 
 # cpp_wrapper: the kernels are called from C++, 8 % faster than from Python.
 # layout_optimization: torch's own convolutions want channels first; 4,300 instead of 3,500.
@@ -95,8 +96,9 @@ class CompiledStep:
         # torch knows what it compiled by the code alone, and nothing guards it: without this a
         # second network in this process would be given the first one's.
         torch.compiler.reset()
+        # A copy: torch takes the filter of guards out of what it is given.
         self._step: Callable[..., Any] = torch.compile(
-            step, fullgraph=True, dynamic=False, options=OPTIONS
+            step, fullgraph=True, dynamic=False, options=dict(OPTIONS)
         )
         begun = time.perf_counter()
         try:
@@ -104,7 +106,7 @@ class CompiledStep:
                 {name: tensor.clone() for name, tensor in tensors.items()}
                 for tensors in self._changing()
             )
-            with torch.random.fork_rng([]), torch.no_grad():
+            with torch.random.fork_rng([]), torch.no_grad(), unrolled_convolutions():
                 self._step(velocities, self._rates(), trained, rest, inputs, targets)
         except Exception as error:  # the network and the loss are a plugin's, the rest is torch's
             raise RunError(
