@@ -2,7 +2,8 @@
 
 LeNet at batch 4 spends half of a step between the operations: compiled with plain SGD it trained
 5,700 images/s instead of 3,300, on one core; where the optimizer has to update the weights by
-itself, 4,600; and since its convolutions are matrix products, 1.2 times as many again. What is compiled is kept in the cache folder, where the next run finds it in 3 s.
+itself, 4,600; and 1.2 times as many since its convolutions are matrix products. What is compiled
+is kept in the cache folder, where the next run finds it in 3 s.
 """
 
 from __future__ import annotations
