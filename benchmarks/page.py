@@ -24,14 +24,16 @@ def page(results: Sequence[Result], reasons: Mapping[str, str]) -> str:
     """
     lines = [HEAD]
     measured = [result for result in results if result.state == "measured"]
+    machine = ""
     if measured:
         facts = measured[-1].facts
+        machine = facts["machine"]
         versions = ", ".join(f"{name} {number}" for name, number in facts["versions"].items())
-        lines += [f"- Machine: {facts['machine']}", f"- Versions: {versions}"]
+        lines += [f"- Machine: {machine}", f"- Versions: {versions}"]
     lines += ["- Again: `make bench`, or one row: `make bench ROWS=throughput`", ""]
     lines += ["## Targets", *_table(("row", "target", "measured", "reached"), _summary(results))]
     for result in results:
-        lines += ["", *_row(result)]
+        lines += ["", *_row(result, machine)]
         if result.row in reasons and not result.reached:
             lines += ["", reasons[result.row].strip()]
     return "\n".join(lines) + "\n"
@@ -48,7 +50,8 @@ def _summary(results: Iterable[Result]) -> Iterable[tuple[str, ...]]:
                 yield link, target.text, _measured(table, target), reached
 
 
-def _row(result: Result) -> Iterable[str]:
+def _row(result: Result, machine: str) -> Iterable[str]:
+    """A row's part of the page; `machine` is the one that the page names at its head."""
     yield f"## {result.row}"
     yield ""
     if result.state != "measured":
@@ -59,6 +62,9 @@ def _row(result: Result) -> Iterable[str]:
         f"{result.title}. `make bench ROWS={result.row}`; {facts['date']}, commit "
         f"{facts['commit']}, {facts['seconds']:.0f} s."
     )
+    if facts["machine"] != machine:
+        yield ""
+        yield f"**On another machine**: {facts['machine']}."
     for table in result.comparisons:
         yield ""
         yield f"**{table.caption}**"

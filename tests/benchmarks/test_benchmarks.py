@@ -93,6 +93,18 @@ def test_the_page_shows_every_row_with_its_verdict():
     assert "| [memory](#memory) | – | skipped: no data | – |" in text
 
 
+def test_a_row_of_another_machine_says_so():
+    facts = {**FACTS, "seconds": 1}
+    here = Result("throughput", "Speed", comparisons=(table(2.5),), facts=facts)
+    there = Result(
+        "evaluate", "Eyes", comparisons=(table(2.5),), facts={**facts, "machine": "a rack"}
+    )
+    head, *parts = page([there, here], {}).split("\n## ")
+    assert "- Machine: a box" in head
+    assert ["**On another machine**: a rack." in part for part in parts] == [False, True, False]
+    assert "another machine" not in page([here], {})
+
+
 def test_a_run_is_read_from_its_events():
     lines = [
         {"event": "run", "run_id": "1"},

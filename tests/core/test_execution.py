@@ -48,7 +48,7 @@ def chosen(trial, batch_size, steps=1000, model=None, place=CPU, precision="auto
 
 @pytest.fixture
 def amx(monkeypatch):
-    able = {"amx_bf16": True, "avx512_bf16": True}
+    able = {"amx_bf16": True, "avx512_bf16": True, "cpu_name": "Intel Xeon"}
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: able)
 
 
@@ -81,9 +81,13 @@ def test_without_amx_bfloat16_pays_sooner(monkeypatch):
     assert chosen(MOBILENET, 128, model=Small(groups=2)).precision == "float32"
 
 
-def test_a_processor_without_bfloat16_keeps_float32(monkeypatch):
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_f": True})
-    assert chosen(LENET, 128).precision == "float32"
+@pytest.mark.parametrize(
+    "able", [{"avx512_f": True}, {"avx512_bf16": True, "cpu_name": "Intel Xeon"}]
+)
+def test_a_processor_without_fast_bfloat16_keeps_float32(monkeypatch, able):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: able)
+    large = chosen(LENET, 128)
+    assert (large.precision, large.channels_last) == ("float32", True)
     assert chosen(LENET, 128, precision="bfloat16").precision == "bfloat16"
 
 
