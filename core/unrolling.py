@@ -30,8 +30,9 @@ class UnrolledConvolutions:
     """
 
     def __init__(self) -> None:
-        # By the identity of the images, which are kept too, so that it stays theirs.
-        self._unrolled: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+        # By the identity of the images, which are kept too, so that it stays theirs, and by what
+        # else the columns follow from: a residual block has two convolutions of one input.
+        self._unrolled: dict[tuple[int, ...], tuple[torch.Tensor, torch.Tensor]] = {}
 
     def forward(
         self,
@@ -92,9 +93,10 @@ class UnrolledConvolutions:
         self, images: torch.Tensor, weight: torch.Tensor, padding: Sequence[int]
     ) -> torch.Tensor:
         """(C h w) x (N H' W'): what lies under each place of the kernel."""
-        if id(images) not in self._unrolled:
-            self._unrolled[id(images)] = images, _unrolled(images, weight, padding)
-        return self._unrolled[id(images)][1]
+        key = (id(images), *weight.shape[2:], *padding)
+        if key not in self._unrolled:
+            self._unrolled[key] = images, _unrolled(images, weight, padding)
+        return self._unrolled[key][1]
 
 
 def _unrolled(images: torch.Tensor, weight: torch.Tensor, padding: Sequence[int]) -> torch.Tensor:

@@ -72,6 +72,24 @@ def test_what_is_no_plain_convolution_is_left_to_torch(shape, changed) -> None:
     assert found is NotImplemented
 
 
+def test_convolutions_of_the_same_images_are_kept_apart() -> None:
+    made = torch.Generator().manual_seed(0)
+    images = torch.randn(2, 3, 9, 9, generator=made)
+    unrolled = UnrolledConvolutions()
+    # On square images the columns of the first two are of one shape.
+    for kernel, padding in (((3, 5), [0, 0]), ((5, 3), [0, 0]), ((3, 3), [1, 1]), ((1, 1), [0, 0])):
+        weight = torch.randn(4, 3, *kernel, generator=made, requires_grad=True)
+        expected = nn.functional.conv2d(images, weight, padding=padding)
+        plain = ([1, 1], padding, *PLAIN[2:])
+        with torch.no_grad():
+            found = unrolled.forward(images, weight, None, *plain)
+            torch.testing.assert_close(found, expected)
+            _, of_weight, _ = unrolled.backward(
+                torch.ones_like(found), images, weight, None, *plain, [False, True, False]
+            )
+        torch.testing.assert_close(of_weight, torch.autograd.grad(expected.sum(), weight)[0])
+
+
 def test_a_compiled_step_has_no_convolution_left_a_second_one_neither(monkeypatch) -> None:
     monkeypatch.setattr(torch.backends.mkldnn, "enabled", False)
     images, targets = torch.randn(4, 1, 8, 8), torch.tensor([0, 1, 2, 0])
