@@ -112,8 +112,10 @@ def _run(recipe: Recipe, shown: Display, run_id: str | None = None) -> None:
     logging.raiseExceptions = False
     os.environ.setdefault("DO_NOT_TRACK", "1")
     try:
-        shared_worker()
+        worker = shared_worker()
         with PrefectServer.connect() as server, shown.bars():
+            if server.started:
+                worker.wait_for_stage()
             # The garbage collector would walk the half-built modules again and again, and all of
             # them once more at the end: 1.5 s together.
             gc.disable()

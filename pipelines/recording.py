@@ -199,6 +199,21 @@ def class_metrics(result: Evaluation, classes: Sequence[str]) -> dict[str, float
     return metrics
 
 
+def record_pictures(
+    record: RunRecord, prepared: PreparedDataset, predictions: Predictions, result: Evaluation
+) -> None:
+    """Draw what was predicted: the confusion matrix, test images, confident mistakes."""
+    classes, samples = prepared.classes, prepared.test.samples
+    pictures = {
+        "confusion_matrix.png": report.confusion_matrix_figure(result, classes),
+        "test_images.png": report.test_images_figure(samples, predictions, classes),
+        "confident_mistakes.png": report.confident_mistakes_figure(samples, predictions, classes),
+    }
+    for name, figure in pictures.items():
+        if figure is not None:
+            record.log_figure(figure, name)
+
+
 def record_report(
     record: RunRecord,
     config: RunConfig,
@@ -207,7 +222,7 @@ def record_report(
     result: Evaluation,
     facts: Mapping[str, Any],
 ) -> list[dict[str, Any]]:
-    """Write tables, pictures and the report; gives the rows of the per-class table.
+    """Write tables and the report; gives the rows of the per-class table.
 
     Args:
         facts: of the training: its placement, how `fit` ended, the number of parameters.
@@ -215,14 +230,6 @@ def record_report(
     record.log_text(result.per_class_csv(), "per_class.csv")
     record.log_text(result.per_class_json(), "per_class.json")
     classes, samples = prepared.classes, prepared.test.samples
-    matrix = report.confusion_matrix_figure(result, classes)
-    record.log_figure(matrix, "confusion_matrix.png")
-    images = report.test_images_figure(samples, predictions, classes)
-    if images is not None:
-        record.log_figure(images, "test_images.png")
-    mistakes = report.confident_mistakes_figure(samples, predictions, classes)
-    if mistakes is not None:
-        record.log_figure(mistakes, "confident_mistakes.png")
     stated: dict[str, str | float] = {
         "model": config.model.name,
         "data set": prepared.name,
@@ -253,7 +260,7 @@ def record_report(
         places={key: facts[key] for key in PLACES},
         metrics=record.metrics,
         curves=curves(record.run_id),
-        matrix=matrix,
+        matrix=report.confusion_matrix_figure(result, classes),
         config=config_text(config),
         links=links | {"MLflow run": record.url},
     )

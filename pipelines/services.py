@@ -70,10 +70,12 @@ class PrefectServer:
     Raises, from `wait` and at the end of the `with`, `RunError` if the server is gone.
     """
 
-    def __init__(self, api_url: str, log: Path | None = None) -> None:
+    def __init__(self, api_url: str, log: Path | None = None, started: bool = False) -> None:
         self.api_url = api_url
         self.log = log
         """The server's output, if torchyard started it."""
+        self.started = started
+        """Whether it was started now, and is still to come up."""
 
     @property
     def ours(self) -> bool:
@@ -119,7 +121,7 @@ class PrefectServer:
                     _server_settings(port, api_url),
                     [listener.fileno()],
                 )
-            return cls(api_url, server.log)
+            return cls(api_url, server.log, started=True)
 
     def wait(self, timeout: float = 120) -> str:
         """The address of the API, once it answers.

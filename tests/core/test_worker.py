@@ -23,6 +23,13 @@ def config(*overrides):
     return read_recipe("digits", overrides, PRESETS, host()).config.model_dump(mode="json")
 
 
+def until(happened, otherwise):
+    deadline = time.monotonic() + 30
+    while not happened():
+        assert time.monotonic() < deadline, otherwise
+        time.sleep(0.05)
+
+
 @pytest.fixture(scope="module")
 def worker():
     worker = Worker()
@@ -110,6 +117,49 @@ def test_an_unexpected_error_names_the_plugins_in_use_that_are_not_built_in(work
     )
 
 
+def test_a_stage_runs_beside_its_caller(worker, tmp_path):
+    with worker.asked("prepare", config=config(), cache=str(tmp_path)) as answer:
+        until(lambda: list(tmp_path.rglob("manifest.json")), "nothing is prepared")
+        folder = answer()["folder"]
+    assert Path(folder, "manifest.json").exists()
+
+
+def test_a_stage_whose_caller_fails_meanwhile_ends_with_the_worker(cache):
+    worker = Worker()
+    with (
+        pytest.raises(RunError, match="the caller's own"),
+        worker.asked("check", config=config(), cache=cache),
+    ):
+        raise RunError("the caller's own")
+    assert not worker.alive
+
+
+def test_a_worker_that_is_told_to_wait_prepares_nothing_before_the_next_stage(cache, monkeypatch):
+    lines = []
+    monkeypatch.setenv("PYTHONPROFILEIMPORTTIME", "1")
+    worker = Worker(lines.append)
+    worker.wait_for_stage()
+
+    def imported(module):
+        return any(line.endswith(f" {module}") for line in lines)
+
+    until(lambda: imported("core.stages"), "the worker imports nothing")
+    time.sleep(1)
+    assert not imported("torch._dynamo")
+    worker.call("check", config=config(), cache=cache)
+    until(lambda: imported("torch._dynamo"), "a stage leaves it waiting")
+    worker.close()
+
+
+def test_telling_a_dead_worker_to_wait_is_no_error_of_its_own(cache):
+    worker = Worker()
+    worker._process.kill()
+    worker._process.wait()
+    worker.wait_for_stage()
+    with pytest.raises(RunError, match="'check' died \\(SIGKILL"):
+        worker.call("check", config=config(), cache=cache)
+
+
 def test_an_error_in_the_listener_ends_the_worker(cache, tmp_path):
     worker = Worker()
 
@@ -158,10 +208,10 @@ def test_a_worker_ends_with_its_parent():
     child = psutil.Process(pid)
     parent.kill()
     parent.wait()
-    deadline = time.monotonic() + 30
-    while child.is_running() and child.status() != psutil.STATUS_ZOMBIE:
-        assert time.monotonic() < deadline, "the worker outlived its parent"
-        time.sleep(0.1)
+    until(
+        lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE,
+        "the worker outlived its parent",
+    )
 
 
 def test_the_working_folder_stands_in_for_no_module(tmp_path, monkeypatch, cache):

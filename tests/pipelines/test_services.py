@@ -150,6 +150,8 @@ def test_two_first_runs_share_one_server_until_the_last_has_ended(
     assert address == f"http://127.0.0.1:{env['PREFECT_SERVER_API_PORT']}/api"
     assert second.says() == address
     assert (first.says(), second.says()) == ("up", "up")
+    told = [(user.told("print(server.started)"), user.says()) for user in (first, second)]
+    assert sorted(told) == [("False", "done"), ("True", "done")], "one of them has started it"
     (server,) = servers(env["PREFECT_HOME"])
     assert {at.laddr.ip for at in server.net_connections() if at.status == "LISTEN"} == {
         "127.0.0.1"
