@@ -16,6 +16,7 @@ from torch import nn
 
 from core.config import RunConfig
 from core.errors import UserError
+from core.kernels import cut_kernels
 from core.network import Trial
 
 THREADS = torch.get_num_threads()
@@ -115,6 +116,9 @@ class Execution:
         if self.channels_last:
             # A convolution's output takes the order of its weights.
             network.to(memory_format=torch.channels_last)
+        # Not measured on GPUs, nor beside what the compiler makes of convolutions.
+        if not self.compiled and next(network.parameters()).device.type == "cpu":
+            cut_kernels(network)
 
     def __str__(self) -> str:
         threads = f"{self.threads} thread{'s' * (self.threads > 1)}"

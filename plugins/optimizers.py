@@ -1,7 +1,8 @@
 """Optimizers, under torch.optim's own parameter names and defaults.
 
-Adam takes its fused step: one call updates all weights, and LeNet at batch 4 trains 1,940
-instead of 1,700 images/s. SGD does not: its fused step is 5 % slower there.
+SGD and Adam take their fused steps: one call updates all weights. LeNet at batch 4, nothing
+compiled, trains 1.04 times as many images/s with SGD's, 1.14 times with Adam's; the weights of
+resnet18 are updated in 2.6 ms instead of 4.8.
 """
 
 from __future__ import annotations
@@ -59,7 +60,7 @@ class SGD(OptimizerParams):
         """Make a torch.optim.SGD."""
         import torch
 
-        return torch.optim.SGD(parameters, **self.model_dump())
+        return torch.optim.SGD(parameters, fused=True, **self.model_dump())
 
 
 class _AdamParams(OptimizerParams):

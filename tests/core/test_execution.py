@@ -6,6 +6,7 @@ import shutil
 import pytest
 import torch
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from core import training
 from core.compilation import CompiledStep
@@ -171,6 +172,19 @@ def test_channels_last_learns_the_same(network, tmp_path):
     last, others = train(other, tmp_path / "last")
     assert_close(plain, last, rtol=1e-3, atol=1e-5)
     assert [epoch.accuracy for epoch in figures] == [epoch.accuracy for epoch in others]
+
+
+@pytest.mark.parametrize(("compiled", "cut"), [(False, True), (True, False)])
+def test_kernels_are_cut_unless_the_step_is_compiled(compiled, cut):
+    layer = nn.Conv2d(2, 2, 3, padding=1)
+    execution = Execution(1, True, False, "float32", compiled)
+    work = []
+    for _ in range(2):
+        with FlopCounterMode(display=False) as counter:
+            layer(torch.zeros(1, 2, 1, 1))
+        work.append(counter.get_total_flops())
+        execution.apply(layer)
+    assert work[1] == (work[0] / 9 if cut else work[0])
 
 
 def test_bfloat16_learns_nearly_the_same(network, tmp_path):
