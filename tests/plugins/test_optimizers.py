@@ -274,6 +274,23 @@ def test_muon_steps_alike_in_every_direction_of_the_gradient():
     assert stepped.max() / stepped.min() < 2 < values.max() / values.min()
 
 
+@pytest.mark.parametrize("shape", [(8, 4, 3, 3), (8, 4, 1, 1)])
+def test_muon_steps_by_the_published_iteration(shape):
+    generator = torch.Generator().manual_seed(0)
+    before, slope = (torch.randn(shape, generator=generator) for _ in range(2))
+    weight = torch.nn.Parameter(before.clone())
+    weight.grad = slope
+    params("muon", lr=0.1, ns_steps=3).build([weight]).step()
+    turn = slope.flatten(1).double() / slope.norm()
+    for _ in range(3):
+        square = turn @ turn.T
+        turn = 3.4445 * turn + (-4.7750 * square + 2.0315 * square @ square) @ turn
+    turned = before - 0.1 * before.norm() * (turn / turn.norm()).view(shape)
+    torch.testing.assert_close(
+        weight.detach().double(), turned * (before.norm() / turned.norm()), rtol=1e-5, atol=1e-6
+    )
+
+
 def test_muon_descends():
     weight, goal = torch.nn.Parameter(filters()), filters(seed=1)
     optimizer = params("muon", lr=0.1).build([weight])
