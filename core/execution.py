@@ -17,7 +17,7 @@ from torch import nn
 from core.config import RunConfig
 from core.errors import UserError
 from core.kernels import cut_kernels
-from core.network import Trial
+from core.network import Normalize, Trial
 
 THREADS = torch.get_num_threads()
 # Work of a batch is its floating-point operations forward. With less than this, one thread
@@ -116,6 +116,11 @@ class Execution:
         if self.channels_last:
             # A convolution's output takes the order of its weights.
             network.to(memory_format=torch.channels_last)
+            # Else the first convolution reorders the images twice, forward and backward: 4 % of
+            # LeNet's time at batch 512.
+            for layer in network.modules():
+                if isinstance(layer, Normalize) and layer.factor.ndim == 4:
+                    layer.order = torch.channels_last
         # Not measured on GPUs, nor beside what the compiler makes of convolutions.
         if not self.compiled and next(network.parameters()).device.type == "cpu":
             cut_kernels(network)

@@ -28,8 +28,12 @@ class Normalize(nn.Module):
         mean, std: one value, or one a channel or component; of images on the scale 0 to 1.
         shape: one sample, (C, H, W) or (D,).
         scale: what a stored value is divided by first: 255 for uint8 images, 1 for floats.
+
+    Attributes:
+        order: of what comes out, in memory.
     """
 
+    order = torch.contiguous_format
     factor: torch.Tensor
     shift: torch.Tensor
 
@@ -48,7 +52,8 @@ class Normalize(nn.Module):
     def forward(self, samples: torch.Tensor) -> torch.Tensor:
         """Raw samples N x shape, uint8 or float32, to normalized float32 of that shape."""
         # Two passes, 0.04 ms at batch 128: `addcmul` with these shapes is not vectorized, 0.11 ms.
-        return samples.float().mul(self.factor).add_(self.shift)
+        normalized = samples.float().mul(self.factor).add_(self.shift)
+        return normalized.contiguous(memory_format=self.order)
 
 
 class Network(nn.Module):

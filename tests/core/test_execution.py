@@ -13,7 +13,7 @@ from core.compilation import CompiledStep
 from core.config import RunConfig, TrainConfig
 from core.errors import RunError, UserError
 from core.execution import Execution
-from core.network import Trial
+from core.network import Normalize, Trial
 
 CPU = torch.device("cpu")
 LENET = Trial(parameters=62_006, flops=1_300_000)
@@ -172,6 +172,18 @@ def test_channels_last_learns_the_same(network, tmp_path):
     last, others = train(other, tmp_path / "last")
     assert_close(plain, last, rtol=1e-3, atol=1e-5)
     assert [epoch.accuracy for epoch in figures] == [epoch.accuracy for epoch in others]
+
+
+def test_images_are_put_in_order_where_they_are_normalized():
+    execution = Execution(1, True, True, "float32", False)
+    for shape in ((3, 8, 8), (5,)):
+        layer = Normalize([0.5], [0.2], shape, 255.0)
+        samples = torch.randint(0, 256, (4, *shape), dtype=torch.uint8)
+        before = layer(samples)
+        execution.apply(nn.Sequential(layer, nn.Linear(shape[-1], 2)))
+        assert torch.equal(layer(samples), before)
+        images = len(shape) == 3
+        assert not images or layer(samples).is_contiguous(memory_format=torch.channels_last)
 
 
 @pytest.mark.parametrize(("compiled", "cut"), [(False, True), (True, False)])
