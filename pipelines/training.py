@@ -166,7 +166,7 @@ def train_model(config: RunConfig, data: str, run_id: str) -> Trained:
 
 @task(cache_policy=NO_CACHE, **RETRIED, task_run_name="evaluate_model: {config.model.name}")
 def evaluate_model(config: RunConfig, data: str, trained: Trained, run_id: str) -> str:
-    """Predict the test split and log the model with its results; gives the predictions' file."""
+    """Predict and draw the test split, log model and results; gives the predictions' file."""
     target = run_folder(run_id) / prediction_table.FILE
     handles: dict[str, Any] = {
         "config": _plain(config),
