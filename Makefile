@@ -51,7 +51,7 @@ $(BIN)/uv:
 	$(UV) pip install -q -p .venv --compile-bytecode -r requirements.lock
 	$(UV) pip install -q -p .venv --no-deps -e .
 	$(BIN)/python -m compileall -q core pipelines plugins
-	$(BIN)/python -m pipelines.blank_database
+	$(BIN)/python -m torchyard.pipelines.services.blank_database
 	@touch $@
 
 # What the project is compared with lives apart from it.

@@ -23,7 +23,7 @@ from typing import Any
 
 import psutil
 
-from core.worker import MEMORY
+from torchyard.pipelines.worker.process import MEMORY
 
 ROOT = Path(__file__).parents[1]
 PEERS = ROOT / "benchmarks" / ".venv" / "bin" / "python"

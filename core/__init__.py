@@ -1,52 +1,7 @@
-"""torchyard's host: the public names a plugin needs.
+"""The library: what plugins and pipelines stand on. It imports neither of them."""
 
-from core import ModelParams, hookimpl
-"""
-
-from core.dataset import (
-    ArraySplit,
-    EncodedSplit,
-    PreparedDataset,
-    RawData,
-    SampleSpec,
-    SampleSplit,
-    stratified_split,
-)
-from core.errors import UnreachableError, UserError
-from core.gates import Verdict
-from core.hookspecs import Register, hookimpl
-from core.parameters import (
-    Augmentation,
-    AugmentationParams,
-    DatasetParams,
-    Gate,
-    GateParams,
-    LossParams,
-    ModelParams,
-    OptimizerParams,
-    SchedulerParams,
-)
-
-__all__ = [
-    "ArraySplit",
-    "Augmentation",
-    "AugmentationParams",
-    "DatasetParams",
-    "EncodedSplit",
-    "Gate",
-    "GateParams",
-    "LossParams",
-    "ModelParams",
-    "OptimizerParams",
-    "PreparedDataset",
-    "RawData",
-    "Register",
-    "SampleSpec",
-    "SampleSplit",
-    "SchedulerParams",
-    "UnreachableError",
-    "UserError",
-    "Verdict",
-    "hookimpl",
-    "stratified_split",
-]
+if __name__ != "torchyard.core":  # the clone is the working folder, or on the path
+    raise ImportError(
+        f"{__file__} is torchyard's own, and was imported as '{__name__}': its import name is "
+        "'torchyard', as in `from torchyard import ModelParams, hookimpl`"
+    )

@@ -10,7 +10,7 @@ from typing import Any
 import typer
 from rich.text import Text
 
-from pipelines.cli import app
+from torchyard.pipelines.commands.run import app
 
 HEAD = """# Every command
 

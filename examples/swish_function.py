@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from functools import cache
 
-from core import ModelParams, hookimpl
+from torchyard import ModelParams, hookimpl
 
 
 @cache

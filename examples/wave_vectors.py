@@ -6,7 +6,7 @@ Whatever NumPy arrays come from, sound files read with scipy.io.wavfile for inst
 set of one's own is these few lines: float32 N x D, or uint8 N x C x H x W, and class indices.
 """
 
-from core import ArraySplit, DatasetParams, RawData, SampleSpec, hookimpl
+from torchyard import ArraySplit, DatasetParams, RawData, SampleSpec, hookimpl
 
 
 class WaveVectors(DatasetParams):

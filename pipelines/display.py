@@ -84,7 +84,7 @@ class Display:
                 self._task = None
 
     def event(self, name: str, values: dict[str, Any]) -> None:
-        """Show an event of `core.stages`."""
+        """Show an event of `pipelines/worker/stages.py`."""
         if name == "EpochDone":
             self.line("train", epoch_line(values))
         elif name == "RunningLoss":

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, PositiveInt
 
-from core import Augmentation, AugmentationParams, Register, hookimpl
+from torchyard import Augmentation, AugmentationParams, Register, hookimpl
 
 if TYPE_CHECKING:
     import torch

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from core import Gate, GateParams, Register, Verdict, hookimpl
+from torchyard import Gate, GateParams, Register, Verdict, hookimpl
 
 if TYPE_CHECKING:
-    from core.prediction_table import PredictionTable
+    from torchyard import PredictionTable
 
 
 class MinAccuracy(GateParams):
@@ -43,7 +43,7 @@ class MinClassRecall(GateParams):
         threshold = self.threshold
 
         def judge(candidate: PredictionTable, champion: PredictionTable | None) -> Verdict:
-            from core.evaluation import evaluate
+            from torchyard import evaluate
 
             result = evaluate(candidate.predictions, candidate.classes)
             recalls = result.per_class.set_index("class")["accuracy"].dropna()
@@ -78,7 +78,7 @@ class BeatsChampion(GateParams):
         margin, significance = self.margin, self.significance
 
         def judge(candidate: PredictionTable, champion: PredictionTable | None) -> Verdict:
-            from core.comparison import compare
+            from torchyard import compare
 
             if champion is None:
                 return Verdict(True, "there is no champion yet")

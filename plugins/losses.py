@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat
 
-from core import LossParams, Register, hookimpl
+from torchyard import LossParams, Register, hookimpl
 
 if TYPE_CHECKING:
     import torch

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
-from core import Register, SchedulerParams, hookimpl
+from torchyard import Register, SchedulerParams, hookimpl
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer

@@ -69,7 +69,7 @@ class Yard:
     environment: dict[str, str]
 
     def command(self, *arguments: str) -> list[str]:
-        return [sys.executable, "-m", "pipelines.command", *arguments]
+        return [sys.executable, "-m", "torchyard.pipelines.__main__", *arguments]
 
     @contextlib.contextmanager
     def plugins(self, folder: Path | str) -> Iterator[None]:
@@ -90,8 +90,8 @@ class Yard:
             yield
 
     def _forget_plugins(self) -> None:
-        from core.host import host
-        from core.worker import shared_worker
+        from torchyard.core.hosting.manager import host
+        from torchyard.pipelines.worker.process import shared_worker
 
         host.cache_clear()
         shared_worker().close()
@@ -101,7 +101,7 @@ class Yard:
 
         What it raises is raised.
         """
-        from pipelines.cli import app
+        from torchyard.pipelines.commands.run import app
 
         printed = io.StringIO()
         with contextlib.redirect_stdout(printed):
@@ -150,7 +150,7 @@ def disk(tmp_path) -> Iterator[Callable[[str], Path]]:
 
 @pytest.fixture(scope="session")
 def yard(tmp_path_factory) -> Iterator[Yard]:
-    from pipelines.services import PrefectServer, use
+    from torchyard.pipelines.services.prefect_server import PrefectServer, use
 
     folder = tmp_path_factory.mktemp("yard")
     settings = {

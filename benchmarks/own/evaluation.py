@@ -11,9 +11,10 @@ from pathlib import Path
 import pandas  # noqa: F401 - an import is not evaluation
 
 from benchmarks.own.settings import configuration, nothing
-from core import stages
-from core.dataset import PreparedDataset
-from core.evaluation import Predictions, evaluate
+from torchyard.core.data.dataset import PreparedDataset
+from torchyard.core.data.predictions import Predictions
+from torchyard.core.evaluation.metrics import evaluate
+from torchyard.pipelines.worker import stages
 
 
 def main(archive: str, cache: str) -> None:

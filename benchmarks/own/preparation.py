@@ -8,8 +8,8 @@ import time
 from pathlib import Path
 
 from benchmarks.own.settings import configuration, nothing
-from core import stages
-from core.dataset import PreparedDataset
+from torchyard.core.data.dataset import PreparedDataset
+from torchyard.pipelines.worker import stages
 
 
 def main(archive: str, cache: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pipelines.arguments import preset_recipe
+from torchyard.pipelines.commands.arguments import preset_recipe
 
 
 def configuration(preset: str, overrides: list[str]) -> dict[str, Any]:

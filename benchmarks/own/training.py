@@ -15,7 +15,8 @@ import torch._dynamo  # noqa: F401 - an import is not training; a run does it wh
 import torchvision  # noqa: F401
 
 from benchmarks.own.settings import configuration, nothing
-from core import checkpoint, stages
+from torchyard.core.training import checkpoint
+from torchyard.pipelines.worker import stages
 
 
 def main(preset: str, cache: str, *overrides: str) -> None:

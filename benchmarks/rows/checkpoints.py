@@ -34,5 +34,5 @@ def measure(bench: Bench) -> tuple[list[Comparison], list[str]]:
     )
     return [table], [
         f"{written[0]} checkpoints in 3 epochs, each written, brought to the disk (fsync) and "
-        "renamed. Timed around `core.checkpoint.save`: two runs differ by far more than this share."
+        "renamed. Timed around `checkpoint.save`: two runs differ by far more than this share."
     ]

@@ -71,7 +71,7 @@ def site(made_runs) -> Iterator[Site]:
     """The server, begun with the command that a run prints."""
     from mlflow import MlflowClient
 
-    from pipelines.services import mlflow_ui_command
+    from torchyard.pipelines.commands.ui import mlflow_ui_command
 
     folder, runs = made_runs
     store = f"sqlite:///{folder}/mlruns/mlflow.db"

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from core import SampleSpec
-from core.host import host
-from core.network import export, try_out
-from core.preparation import prepare
-from core.recipe import resolve
+from torchyard import SampleSpec
+from torchyard.core.config.resolve import resolve
+from torchyard.core.hosting.manager import host
+from torchyard.core.preparation.prepare import prepare_dataset
+from torchyard.core.training.network import export, try_out
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -34,7 +34,7 @@ def swish():
 
 def waves(tmp_path, **chosen):
     params = host().find("dataset", "wave_vectors").params(**chosen)
-    return params, prepare("wave_vectors", params, tmp_path, lambda *_: None)
+    return params, prepare_dataset("wave_vectors", params, tmp_path, lambda *_: None)
 
 
 def test_every_example_is_loaded():

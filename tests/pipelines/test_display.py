@@ -11,9 +11,9 @@ import time
 import pytest
 from rich.console import Console
 
-from core.errors import UserError
-from pipelines.display import Display, JsonDisplay
-from pipelines.training import Outcome
+from torchyard.core.errors import UserError
+from torchyard.pipelines.display import Display, JsonDisplay
+from torchyard.pipelines.flow.pipeline import Outcome
 
 EPOCH = {
     "epoch": 1, "step": 45, "loss": 0.5, "accuracy": 0.9, "validation_loss": None,
@@ -105,7 +105,7 @@ def test_a_stage_that_fails_has_no_time(capsys) -> None:
 
 
 def test_quiet_and_json_exclude_each_other() -> None:
-    from pipelines.cli import app
+    from torchyard.pipelines.commands.run import app
 
     with pytest.raises(UserError, match="say one of them"):
         app(["run", "digits", "--quiet", "--json"], standalone_mode=False)

@@ -6,11 +6,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from core.errors import UserError
-from core.evaluation import Predictions
-from core.host import host
-from core.plugin_tests import PluginFault, assert_gate_plugin
-from core.prediction_table import PredictionTable
+from torchyard.core.data.predictions import Predictions, PredictionTable
+from torchyard.core.errors import UserError
+from torchyard.core.hosting.manager import host
+from torchyard.testing import PluginFault, assert_gate_plugin
 
 CLASSES = ("ant", "bee", "cow")
 
@@ -114,7 +113,7 @@ def test_senseless_parameters_are_refused(name, parameters):
 
 
 def test_the_kit_finds_a_gate_that_draws_lots():
-    from core import GateParams, Verdict
+    from torchyard import GateParams, Verdict
 
     class Lottery(GateParams):
         """Passes now and then."""

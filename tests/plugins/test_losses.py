@@ -7,8 +7,8 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from core.host import host
-from core.recipe import read_recipe
+from torchyard.core.config.resolve import read_recipe
+from torchyard.core.hosting.manager import host
 
 PRESETS = Path(__file__).parents[2] / "pipelines" / "presets"
 LOSSES = ("bce_with_logits", "cross_entropy", "focal", "mse", "nll", "smooth_l1")

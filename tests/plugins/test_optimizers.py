@@ -6,8 +6,8 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from core import checkpoint
-from core.host import host
+from torchyard.core.hosting.manager import host
+from torchyard.core.training import checkpoint
 
 STEPS = 3
 

@@ -9,8 +9,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from core import checkpoint
-from core.host import host
+from torchyard.core.hosting.manager import host
+from torchyard.core.training import checkpoint
 
 LR = 0.5
 SCHEDULERS = ("constant", "cosine", "one_cycle", "step")

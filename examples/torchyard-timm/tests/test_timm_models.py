@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from core import ModelParams, UserError
-from core.plugin_tests import assert_model_plugin, plugin_in_file
+from torchyard import ModelParams, UserError
+from torchyard.testing import assert_model_plugin, plugin_in_file
 
 pytest.importorskip(
     "timm", reason="timm, an optional dependency of examples/torchyard-timm, is not installed"
@@ -20,8 +20,8 @@ def model(name):
 def test_every_model_of_timm_is_there():
     import timm
 
-    from core.host import Host
-    from core.plugin_sources import file_source, import_file
+    from torchyard.core.hosting.manager import Host
+    from torchyard.core.hosting.sources import file_source, import_file
 
     host = Host()
     host.load(file_source(FILE), lambda: import_file(FILE))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
-from core import ModelParams, Register, UserError, hookimpl
+from torchyard import ModelParams, Register, UserError, hookimpl
 
 if TYPE_CHECKING:
     from torch import nn

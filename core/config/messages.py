@@ -1,0 +1,138 @@
+"""What is wrong with settings, in a user's words: where, what is accepted, what may be meant."""
+
+from __future__ import annotations
+
+import types
+import typing
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, Union, get_args
+
+from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
+
+from torchyard.core.config.parsing import is_secret
+from torchyard.core.errors import suggestion
+
+_WORDING = {
+    "tuple_type": "must be a list, e.g. [1,2]",
+    "model_type": "must be a section of settings, e.g. {epochs: 3}",
+}
+
+
+def explained(
+    error: ValidationError, model: type[BaseModel], prefix: str = "", owner: str = ""
+) -> Iterable[str]:
+    """Say each problem of a validation in a user's words."""
+    reasons: dict[str, list[str]] = {}
+    inputs: dict[str, str] = {}
+    for problem in error.errors():
+        location = [prefix] if prefix else []
+        # Of a union pydantic tells what every member says, under a name of the member's.
+        location += [
+            str(part)
+            for at, part in enumerate(problem["loc"])
+            if isinstance(part, int) or part in _fields_at(model, problem["loc"][:at]) or not at
+        ]
+        if problem["type"] == "extra_forbidden":
+            location = [*filter(None, [prefix]), *map(str, problem["loc"])]
+            noun = "parameter" if prefix else "setting"
+            reason = f"unknown {noun}{owner}.{_nearest(model, location, problem['loc'])}"
+        elif problem["type"] == "missing":
+            reason = "is missing"
+        else:
+            # pydantic goes on: "…, unable to parse string as an integer".
+            reason = problem["msg"].removeprefix("Value error, ").partition(", unable to")[0]
+            reason = _WORDING.get(problem["type"], reason.replace("Input should be", "must be"))
+            shown = problem["type"] != "value_error" and not isinstance(problem["input"], dict)
+            if shown and not (location and is_secret(location[-1])):
+                inputs[".".join(location)] = f", not {problem['input']!r}"
+        reasons.setdefault(".".join(location), []).append(reason)
+    for where, found in reasons.items():
+        message = " or ".join(dict.fromkeys(found)) + inputs.get(where, "")
+        yield f"{where}: {message}" if where else message
+
+
+def _nearest(model: type[BaseModel], location: list[str], within: tuple[int | str, ...]) -> str:
+    """The nearest setting, as it can be pasted into a command, and those there are."""
+    accepted = list(_fields_at(model, within[:-1]))
+    *sections, name = ".".join(location).split(".")
+    # The items of a list have no keys of their own in a command, which writes it whole.
+    within_list = any(section.isdecimal() for section in sections)
+    prefix = "" if within_list else "".join(f"{section}." for section in sections)
+    nearby = {each: f"{prefix}{each}" for each in accepted}
+    if not sections:  # the setting of a section may be meant
+        nearby |= {
+            inner: f"{section}.{inner}"
+            for section in accepted
+            for inner in _fields_at(model, (section,))
+            if inner not in nearby
+        }
+    return suggestion(name, accepted, nearby)
+
+
+def _fields_at(model: type[BaseModel], location: tuple[int | str, ...]) -> Iterable[str]:
+    for part in location:
+        annotation = model.model_fields[str(part)].annotation if isinstance(part, str) else None
+        sections = [
+            member
+            for member in (annotation, *get_args(annotation))
+            if isinstance(member, type) and issubclass(member, BaseModel)
+        ]
+        if not sections:
+            return ()
+        model = sections[0]
+    return model.model_fields
+
+
+WORDS = {int: "integer", str: "text", bool: "true or false", type(None): "none", Path: "path"}
+BOUNDS = {"gt": ">", "ge": "≥", "lt": "<", "le": "≤", "multiple_of": "a multiple of"}
+SEQUENCES = (list, tuple, set, frozenset, Sequence, Iterable)
+
+
+def accepted(field: FieldInfo) -> str:
+    """Say what a field takes: "float ≥ 0 and < 1", "integer > 0, or none"."""
+    return _bounded(field.annotation, field.metadata)
+
+
+def _bounded(annotation: Any, metadata: Iterable[Any]) -> str:
+    text = _in_words(annotation)
+    limits = [
+        f"{sign} {value:g}" if isinstance(value, int | float) else f"{sign} {value}"
+        for limit in metadata
+        for name, sign in BOUNDS.items()
+        if (value := getattr(limit, name, None)) is not None
+    ]
+    for limit in metadata:
+        pattern = getattr(limit, "pattern", None)
+        limits += [f"matching {pattern}"] if pattern else []
+        for name, words in (("min_length", "at least"), ("max_length", "at most")):
+            if (length := getattr(limit, name, None)) is not None:
+                limits.append(f"of {words} {length}")
+    if not limits:
+        return text
+    # A bound of the whole field, when that is a union, is one of its members that are numbers.
+    return (
+        f"{text}: {' and '.join(limits)}" if ", or " in text else f"{text} {' and '.join(limits)}"
+    )
+
+
+def _in_words(annotation: Any) -> str:
+    origin, inner = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is Annotated:
+        return _bounded(inner[0], inner[1:])
+    if origin is Literal:
+        return _either([str(value) for value in inner])
+    if origin in (Union, types.UnionType):
+        return ", or ".join(_in_words(member) for member in inner)
+    if origin is tuple and inner[-1:] != (...,):
+        return f"({', '.join(_in_words(member) for member in inner)})"
+    if origin in SEQUENCES:
+        return f"list of {_in_words(inner[0])}"
+    if isinstance(annotation, type) and origin is None:
+        return WORDS.get(annotation, annotation.__name__)
+    return str(annotation).replace("typing.", "")
+
+
+def _either(words: Sequence[str]) -> str:
+    return " or ".join(filter(None, [", ".join(words[:-1]), words[-1]]))

@@ -1,0 +1,191 @@
+"""The run's configuration: what is trained on what, how, and where.
+
+Only the host's own settings have types here; the parameters of a plugin are its own
+(`core/config/resolve.py` finds and checks them).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Literal
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    field_validator,
+    model_validator,
+)
+from pydantic.fields import FieldInfo
+
+from torchyard.core.hosting.params import KINDS
+
+
+class Choice(BaseModel):
+    """A plugin chosen by name; the other keys are the plugin's own parameters."""
+
+    model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False)
+
+    name: str
+
+
+class DatasetChoice(Choice):
+    """The data set, and what its pixels are normalized by."""
+
+    normalize: Literal["statistics"] | tuple[float, PositiveFloat] = Field(
+        "statistics",
+        description="'statistics' (mean and std of the training split), or [mean, std]",
+    )
+
+    @field_validator("normalize", mode="wrap")
+    @classmethod
+    def _one_message(cls, value: object, validate: ValidatorFunctionWrapHandler) -> object:
+        try:
+            return validate(value)
+        except ValidationError:
+            raise ValueError(
+                f"must be 'statistics', or [mean, std] with std above 0, not {value!r}"
+            ) from None
+
+
+class ModelChoice(Choice):
+    """The model, and which of its parameters are left as they are."""
+
+    freeze: tuple[str, ...] = Field(
+        (), description="patterns of parameter names that are not trained, e.g. [conv*]"
+    )
+
+    @field_validator("freeze", mode="before")
+    @classmethod
+    def _one_is_enough(cls, value: object) -> object:
+        return (value,) if isinstance(value, str) else value
+
+
+class TrainConfig(BaseModel):
+    """How to train, whatever is trained."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    epochs: PositiveInt = Field(5, description="passes over the training split")
+    batch_size: PositiveInt = Field(32, description="samples a step")
+    seed: int = Field(0, ge=0, lt=2**32, description="of initial weights, order and dropout")
+    max_steps: PositiveInt | None = Field(None, description="stop after so many batches")
+    validation: float = Field(
+        0.0, ge=0, lt=1, description="share of the training split held out for validation"
+    )
+    patience: PositiveInt | None = Field(
+        None, description="stop early after so many epochs without a lower validation loss"
+    )
+    clip_norm: PositiveFloat | None = Field(None, description="clip the gradient's norm to this")
+    log_every: PositiveInt = Field(100, description="batches between two running losses")
+    log_gradients: bool = Field(
+        False, description="also the norm of each layer's gradient, at the same batches"
+    )
+    parallel: Literal["none", "data_parallel", "ddp"] = Field(
+        "none", description="several GPUs of one process, or several processes, share each batch"
+    )
+    processes: PositiveInt | None = Field(None, description="of ddp; none: 2")
+    threads: PositiveInt | None = Field(
+        None, description="CPU threads; none: one for little work a batch, else all"
+    )
+    channels_last: bool | None = Field(
+        None, description="keep images with their channels last; none: where that is faster"
+    )
+    compile: bool | None = Field(
+        None, description="compile the gradients; none: in long runs of small batches on a CPU"
+    )
+
+    @model_validator(mode="after")
+    def _processes_need_ddp(self) -> TrainConfig:
+        if self.processes is not None and self.parallel != "ddp":
+            raise ValueError("processes are those of ddp: set train.parallel=ddp")
+        if self.batch_size < self.team_size:
+            raise ValueError(
+                f"{self.team_size} processes cannot share a batch of {self.batch_size}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _compiled_alone(self) -> TrainConfig:
+        if self.compile and self.parallel != "none":
+            raise ValueError("compile is for one process: leave train.parallel=none")
+        return self
+
+    @property
+    def team_size(self) -> int:
+        """How many processes train together."""
+        return (self.processes or 2) if self.parallel == "ddp" else 1
+
+    @model_validator(mode="after")
+    def _patience_needs_validation(self) -> TrainConfig:
+        if self.patience is not None and self.validation == 0:
+            raise ValueError("patience needs a validation split: set train.validation, e.g. 0.1")
+        return self
+
+
+DEFAULT_GATES = (Choice(name="beats_champion"),)
+
+
+class PromoteConfig(BaseModel):
+    """Which registered model a run's network becomes a version of, and what it must show."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    model: str = Field(description="the registered model's name", min_length=1)
+    gates: tuple[Choice, ...] = Field(DEFAULT_GATES, description="all of them must pass")
+
+    @field_validator("model")
+    @classmethod
+    def _a_name(cls, value: str) -> str:
+        if set(value) & set("/:@"):
+            raise ValueError(f"a model's name has no '/', ':' or '@': {value!r}")
+        return value
+
+
+class RunConfig(BaseModel):
+    """One run, whole: what is trained on what, how, and where."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    dataset: DatasetChoice
+    augmentations: tuple[Choice, ...] = Field(
+        (), description="random changes of the training samples, in this order"
+    )
+    model: ModelChoice = ModelChoice(name="lenet")
+    loss: Choice = Choice(name="cross_entropy")
+    optimizer: Choice = Choice(name="sgd")
+    scheduler: Choice = Choice(name="constant")
+    train: TrainConfig = TrainConfig()
+    device: str = Field("auto", description="auto, cpu, cuda, cuda:N, mps")
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto", description="of the forward pass in training; weights stay float32"
+    )
+    plugins: dict[str, str] = Field(
+        {},
+        description="filled in: the distribution, or file and sha256, of each that is not built in",
+    )
+    promote: PromoteConfig | None = Field(
+        None, description="make the network the champion if it passes the gates"
+    )
+
+    @field_validator("device")
+    @classmethod
+    def _a_device(cls, value: str) -> str:
+        if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", value):
+            raise ValueError(f"must be auto, cpu, mps, cuda or cuda:N, not {value!r}")
+        return value
+
+
+# The kinds a run has one of.
+SINGLE = tuple(kind for kind in KINDS if kind in RunConfig.model_fields)
+
+
+def shared_settings(kind: str) -> Mapping[str, FieldInfo]:
+    """The settings the host itself keeps beside the parameters of a kind's plugins."""
+    field = RunConfig.model_fields.get(kind)
+    return getattr(field.annotation, "model_fields", {}) if field else Choice.model_fields

@@ -1,0 +1,161 @@
+"""The predictions of a run's test split as a Parquet file, for anything that is asked later."""
+
+from __future__ import annotations
+
+import zipfile
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from torchyard.core.data.files import whole_file
+from torchyard.core.errors import RunError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from torchyard.core.data.dataset import PreparedDataset
+
+
+@dataclass(frozen=True, eq=False)
+class Predictions:
+    """What the network said of each sample, in the order of the split.
+
+    Attributes:
+        logits: float32 N x K, before the softmax.
+        targets: int64 N, the true class indices.
+    """
+
+    logits: npt.NDArray[np.float32]
+    targets: npt.NDArray[np.int64]
+
+    def __post_init__(self) -> None:
+        if self.logits.ndim != 2 or self.targets.shape != self.logits.shape[:1]:
+            shapes = f"{self.logits.shape} and {self.targets.shape}"
+            raise ValueError(f"logits are N x K and targets N, not {shapes}")
+
+    @cached_property
+    def predicted(self) -> npt.NDArray[np.int64]:
+        """int64 N: the class with the greatest logit, the first of equals."""
+        return np.asarray(self.logits.argmax(axis=1), dtype=np.int64)
+
+    @cached_property
+    def probabilities(self) -> npt.NDArray[np.float32]:
+        """float32 N x K: the softmax of the logits; every row sums to one."""
+        exponentials = shifted_exponentials(self.logits)
+        exponentials /= exponentials.sum(axis=1, keepdims=True)
+        return exponentials
+
+    @property
+    def confidence(self) -> npt.NDArray[np.float32]:
+        """float32 N: the probability of the predicted class."""
+        return np.take_along_axis(self.probabilities, self.predicted[:, None], axis=1)[:, 0]
+
+    def save(self, path: Path) -> None:
+        """Write an .npz, whole or not at all; RunError if the disk does not take it."""
+        try:
+            with whole_file(path) as file:
+                np.savez(file, allow_pickle=False, logits=self.logits, targets=self.targets)
+        except OSError as error:
+            raise RunError(f"The predictions cannot be written to {path}: {error}") from error
+
+    @classmethod
+    def load(cls, path: Path) -> Predictions:
+        """Read what `save` wrote, executing nothing; RunError if it is missing or damaged."""
+        try:
+            with np.load(path, allow_pickle=False) as arrays:
+                return cls(arrays["logits"], arrays["targets"])
+        # A bare array, which np.load also reads, is no context manager: TypeError.
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, TypeError) as error:
+            raise RunError(f"{path} holds no predictions: {error}") from error
+
+
+def shifted_exponentials(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """The exponentials of float32 N x K logits, of each row less its greatest: none overflows."""
+    shifted: npt.NDArray[np.float32] = logits - logits.max(axis=1, keepdims=True)
+    np.exp(shifted, out=shifted)
+    return shifted
+
+
+PREDICTIONS_FILE = "predictions.parquet"  # the run's artifact
+
+
+@dataclass(frozen=True, eq=False)
+class PredictionTable:
+    """Predictions, and what is needed to understand them without the data set.
+
+    In the file a row is a test sample, in the order of the split, with the columns
+
+    - index: its place in the split, from 0;
+    - true, predicted: names of classes, categories in the order of the class indices;
+    - probabilities: float32, one a class, in the same order; they sum to one;
+    - logits: float32, one a class, before the softmax.
+
+    The attributes below are in the file's metadata, which pandas gives back as
+    `pandas.read_parquet(file).attrs`.
+
+    Attributes:
+        predictions: of the N samples.
+        run: the name of the run they are from.
+        dataset: the name of the data set.
+        classes: the names, in the order of the class indices.
+        test_digest: sha256 of the test split: equal only where the samples are the same.
+    """
+
+    predictions: Predictions
+    run: str
+    dataset: str
+    classes: tuple[str, ...]
+    test_digest: str
+
+    @classmethod
+    def of(cls, predictions: Predictions, run: str, prepared: PreparedDataset) -> PredictionTable:
+        """The predictions of a prepared data set's test split."""
+        return cls(predictions, run, prepared.name, prepared.classes, prepared.test_digest)
+
+    def frame(self) -> pd.DataFrame:
+        """The table as it is in the file."""
+        import pandas as pd
+
+        made = self.predictions
+        table = pd.DataFrame(index=pd.Index(np.arange(len(made.targets)), name="index"))
+        names = pd.Index(self.classes, dtype=str)
+        for column, indices in (("true", made.targets), ("predicted", made.predicted)):
+            table[column] = pd.Categorical.from_codes(indices, names)
+        table["probabilities"] = list(made.probabilities)
+        table["logits"] = list(made.logits)
+        table.attrs = {
+            "run": self.run,
+            "dataset": self.dataset,
+            "classes": list(self.classes),
+            "test_digest": self.test_digest,
+        }
+        return table
+
+    def write(self, path: Path) -> None:
+        """Write the file, whole or not at all; RunError if the disk does not take it."""
+        try:
+            with whole_file(path) as file:
+                self.frame().to_parquet(file, index=True)
+        except OSError as error:
+            raise RunError(f"The predictions cannot be written to {path}: {error}") from error
+
+    @classmethod
+    def read(cls, path: Path) -> PredictionTable:
+        """Read what `write` wrote, executing nothing; RunError if it is missing or damaged."""
+        import pandas as pd
+
+        try:
+            table = pd.read_parquet(path, columns=["true", "logits"])
+            about = table.attrs
+            classes = tuple(about["classes"])
+            width = len(classes)
+            logits = np.concatenate([np.empty(0, np.float32), *table["logits"]])
+            targets = pd.Categorical(table["true"], categories=list(classes)).codes
+            predictions = Predictions(logits.reshape(-1, width), targets.astype(np.int64))
+            return cls(predictions, about["run"], about["dataset"], classes, about["test_digest"])
+        except (OSError, ValueError, KeyError, TypeError) as error:  # pyarrow's are among these
+            raise RunError(f"{path} holds no predictions of torchyard: {error}") from error

@@ -1,0 +1,79 @@
+"""How sure one may be: of an accuracy that was measured, and the network of what it says."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from statistics import NormalDist
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from torchyard.core.data.predictions import Predictions
+
+
+def wilson_interval(
+    correct: npt.ArrayLike, images: npt.ArrayLike, confidence: float = 0.95
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Where the true share lies, if `correct` of `images` were right; (low, high), 0 to 1.
+
+    The score interval of Wilson, "Probable Inference, the Law of Succession, and Statistical
+    Inference" (1927). Unlike the usual ± it stays between 0 and 1 and holds for few images.
+
+    Args:
+        correct, images: counts, of any shape; without an image both bounds are NaN.
+        confidence: between 0 and 1.
+    """
+    right, count = np.asarray(correct, np.float64), np.asarray(images, np.float64)
+    z = NormalDist().inv_cdf((1 + confidence) / 2)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        share = right / count
+        centre = share + z**2 / (2 * count)
+        reach = z * np.sqrt(share * (1 - share) / count + z**2 / (4 * count**2))
+        scale = 1 + z**2 / count
+        # Exact at both ends, where rounding would pass them.
+        low = np.where(right == 0, 0 * count, (centre - reach) / scale)
+        high = np.where(right == count, 1 + 0 * count, (centre + reach) / scale)
+    return np.where(count > 0, low, np.nan), np.where(count > 0, high, np.nan)
+
+
+@dataclass(frozen=True, eq=False)
+class Calibration:
+    """Whether the network is right as often as it says.
+
+    Attributes:
+        edges: B + 1 bounds of the bins of confidence, from 0 to 1.
+        images: B, samples in each bin.
+        confidence, accuracy: B, the means of each bin; NaN in an empty one.
+        error: the expected calibration error, 0 to 1: the mean distance between the two,
+            weighted by the samples.
+    """
+
+    edges: npt.NDArray[np.float64]
+    images: npt.NDArray[np.int64]
+    confidence: npt.NDArray[np.float64]
+    accuracy: npt.NDArray[np.float64]
+    error: float
+
+
+def calibration(predictions: Predictions, bins: int = 15) -> Calibration:
+    """Compare confidence with accuracy, in bins of equal width.
+
+    As Guo, Pleiss, Sun and Weinberger, "On Calibration of Modern Neural Networks" (2017),
+    measure it; 15 is their number of bins.
+    """
+    sure = predictions.confidence.astype(np.float64)
+    right = predictions.predicted == predictions.targets
+    place = np.minimum((sure * bins).astype(np.int64), bins - 1)
+
+    def sums(values: npt.NDArray[Any] | None = None) -> npt.NDArray[np.float64]:
+        return np.bincount(place, weights=values, minlength=bins).astype(np.float64)
+
+    images = sums()
+    with np.errstate(invalid="ignore"):
+        confidence, accuracy = sums(sure) / images, sums(right) / images
+    gaps = np.abs(np.nan_to_num(accuracy - confidence))
+    error = float((gaps * images).sum() / max(1, len(sure)))
+    edges = np.linspace(0, 1, bins + 1)
+    return Calibration(edges, images.astype(np.int64), confidence, accuracy, error)

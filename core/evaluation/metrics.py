@@ -1,0 +1,107 @@
+"""Predictions and what they add up to. `predict` needs torch, everything after it does not."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from torchyard.core.data.predictions import Predictions, shifted_exponentials
+from torchyard.core.errors import RunError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """What the predictions add up to.
+
+    Attributes:
+        accuracy: the share of samples predicted rightly, 0 to 1.
+        cross_entropy: the mean of -log(probability of the true class), in nats.
+        confusion: int64 K x K, samples by true class (row) and predicted class (column).
+        per_class: one row a class, in the order of the class indices, with the columns
+            class: its name; images: its test samples; correct: those predicted rightly;
+            accuracy: correct / images, which is the recall, NaN without images;
+            precision: correct / times predicted, NaN if never predicted;
+            f1: 2 correct / (images + times predicted), NaN without either.
+    """
+
+    accuracy: float
+    cross_entropy: float
+    confusion: npt.NDArray[np.int64]
+    per_class: pd.DataFrame
+
+    @property
+    def images(self) -> int:
+        """How many samples were evaluated."""
+        return int(self.confusion.sum())
+
+    @property
+    def worst_class(self) -> str:
+        """The class of the least accuracy, of those that have test images; the first of equals."""
+        return str(self.per_class["class"].iloc[int(self.per_class["accuracy"].argmin())])
+
+    def most_confused(self, count: int = 5) -> list[tuple[int, int, int]]:
+        """(true class, predicted class, samples), the most frequent mistakes first."""
+        mistakes = self.confusion.copy()
+        np.fill_diagonal(mistakes, 0)
+        order = np.argsort(-mistakes, axis=None, kind="stable")[:count]
+        pairs = [divmod(int(index), len(mistakes)) for index in order]
+        return [(*pair, int(mistakes[pair])) for pair in pairs if mistakes[pair]]
+
+    def per_class_csv(self) -> str:
+        """The table in full precision; an undefined value is an empty field."""
+        # This line end makes Python quote a name that has a carriage return, too.
+        return self.per_class.to_csv(index=False, lineterminator="\r\n")
+
+    def per_class_json(self) -> str:
+        """The table as a list of objects in full precision; an undefined value is null."""
+        rows = self.per_class.to_dict("records")
+        clean = [{key: None if v != v else v for key, v in row.items()} for row in rows]
+        return json.dumps(clean, ensure_ascii=False, allow_nan=False, indent=1)
+
+
+def evaluate(predictions: Predictions, classes: Sequence[str]) -> Evaluation:
+    """Count what was right, class by class.
+
+    Args:
+        predictions: of N samples, in K classes.
+        classes: the K names, in the order of the class indices.
+
+    Raises:
+        RunError: there are more or fewer outputs than names, or a target is out of range.
+    """
+    import pandas as pd
+
+    logits, targets = predictions.logits, predictions.targets
+    width = len(classes)
+    if logits.shape[1] != width:
+        raise RunError(f"The network has {logits.shape[1]} outputs for {width} classes.")
+    if len(targets) and (targets.min() < 0 or targets.max() >= width):
+        found = f"{targets.min()} to {targets.max()}"
+        raise RunError(f"The test labels go from {found}; {width} classes end at {width - 1}.")
+    flat = np.bincount(targets * width + predictions.predicted, minlength=width * width)
+    confusion = flat.astype(np.int64, copy=False).reshape(width, width)
+
+    true_logit = np.take_along_axis(logits, targets[:, None], axis=1)[:, 0]
+    # float64 only from the sum on: N x K is large, N is not.
+    totals = shifted_exponentials(logits).sum(axis=1, dtype=np.float64)
+    losses = np.log(totals) + (logits.max(axis=1).astype(np.float64) - true_logit)
+    table = pd.DataFrame({"class": pd.Series(list(classes), dtype=object)})
+    table["images"] = confusion.sum(axis=1)
+    table["correct"] = confusion.diagonal()
+    guesses = confusion.sum(axis=0)
+    # pandas makes 0 / 0 NaN without a word, and nothing else here is divided by 0.
+    table["accuracy"] = table["correct"] / table["images"]
+    table["precision"] = table["correct"] / guesses
+    table["f1"] = 2 * table["correct"] / (table["images"] + guesses)
+    count = len(targets) or math.nan
+    accuracy = float(confusion.trace() / count)
+    return Evaluation(accuracy, float(losses.sum() / count), confusion, table)

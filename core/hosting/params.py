@@ -1,0 +1,205 @@
+"""Base classes of plugins: the fields are the parameters, `build` makes the thing.
+
+A plugin subclasses one of these, declares its parameters as pydantic fields under
+PyTorch's own names and defaults, and registers itself by name through the hook of its
+kind (see `core/hosting/hookspecs.py`). Import torch inside `build`, not at the top of the file, so
+that `torchyard --help` and a misspelled setting answer at once.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+from pydantic import BaseModel, ConfigDict
+
+if TYPE_CHECKING:
+    import torch
+
+    from torchyard.core.data.raw import RawData, SampleSpec
+
+    pass
+    from torchyard.core.data.predictions import PredictionTable
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A gate's judgement.
+
+    Attributes:
+        passed: whether the model may become the champion, as far as this gate goes.
+        reason: one clause with the figures it rests on, "96.9 % of 359 is at least 90 %".
+        figures: those figures by name, for machines.
+    """
+
+    passed: bool
+    reason: str
+    figures: Mapping[str, float] = field(default_factory=dict)
+
+
+Loss = Callable[["torch.Tensor", "torch.Tensor"], "torch.Tensor"]
+Augmentation = Callable[["torch.Tensor", "torch.Tensor", int], "torch.Tensor"]
+Gate = Callable[["PredictionTable", "PredictionTable | None"], "Verdict"]
+
+
+class PluginParams(BaseModel):
+    """What all kinds share: immutable, typed, and no unknown parameter."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=()
+    )
+
+    kind: ClassVar[str]
+
+
+class DatasetParams(PluginParams):
+    """A data set. `build` yields its raw splits once; `prepare` stores them."""
+
+    kind = "dataset"
+
+    @abstractmethod
+    def build(self, downloads: Path) -> RawData:
+        """Read the raw splits, downloading into the folder `downloads` if need be.
+
+        Raises:
+            UserError: the source is missing, damaged, or not what it should be.
+        """
+
+    def describe(self) -> SampleSpec | None:
+        """What one sample looks like, where that is known without reading the data.
+
+        With it a model that cannot take the samples is refused before any download.
+        """
+        return None
+
+    def fingerprint(self) -> str:
+        """Tell apart the states of a source that can change under the same parameters.
+
+        Part of the key under which the prepared arrays are found again; a folder of
+        files answers with their names, sizes and times. A fixed source needs none.
+        """
+        return ""
+
+
+class ModelParams(PluginParams):
+    """A network from normalized float32 samples to logits."""
+
+    kind = "model"
+
+    @abstractmethod
+    def build(self, input_shape: tuple[int, ...], num_classes: int) -> torch.nn.Module:
+        """Make the network: N x input_shape float32 in, logits N x num_classes out.
+
+        Args:
+            input_shape: shape of one sample, (C, H, W) or (D,).
+            num_classes: the number of logits.
+
+        Raises:
+            ValueError: the network cannot take such samples; the message says why.
+        """
+
+
+class LossParams(PluginParams):
+    """A loss on logits and class indices."""
+
+    kind = "loss"
+
+    @abstractmethod
+    def build(self, num_classes: int) -> Loss:
+        """Make a callable (logits N x num_classes, int64 targets N) -> scalar.
+
+        An `nn.Module` is moved to the training device with the network.
+        """
+
+
+class OptimizerParams(PluginParams):
+    """An optimizer."""
+
+    kind = "optimizer"
+
+    @abstractmethod
+    def build(self, parameters: Iterable[torch.nn.Parameter]) -> torch.optim.Optimizer:
+        """Make the optimizer of these parameters."""
+
+
+class SchedulerParams(PluginParams):
+    """A learning-rate schedule, stepped after every batch."""
+
+    kind = "scheduler"
+
+    @abstractmethod
+    def build(
+        self, optimizer: torch.optim.Optimizer, total_steps: int
+    ) -> torch.optim.lr_scheduler.LRScheduler:
+        """Make the schedule for a run of `total_steps` batches.
+
+        Raises:
+            ValueError: the schedule does not fit the optimizer or the length.
+        """
+
+
+class AugmentationParams(PluginParams):
+    """A random change of the training samples, new in every epoch."""
+
+    kind = "augmentation"
+
+    @abstractmethod
+    def build(self, input_shape: tuple[int, ...]) -> Augmentation:
+        """Make a callable (samples, indices, epoch) -> samples, for one batch at a time.
+
+        samples: N x C x H x W as stored (uint8), or float32 N x D, on the training device;
+        what is returned has the same shape and type, and the input is left as it is.
+        indices: int64 N, each sample's place in its split. epoch: counted from 1.
+        Randomness comes from torch's generator of the samples' device, which the host seeds
+        and keeps in checkpoints; every sample draws its own.
+
+        Raises:
+            ValueError: it cannot take such samples; the message says why.
+        """
+
+
+class GateParams(PluginParams):
+    """A condition that a model must meet to become the champion."""
+
+    kind = "gate"
+
+    @abstractmethod
+    def build(self) -> Gate:
+        """Make a callable (candidate, champion) -> Verdict.
+
+        candidate, champion: what the run and the champion's run predicted of their test
+        samples; champion is None where there is none yet. The test samples need not be the
+        same: `torchyard.compare` refuses then, and its UserError is a verdict, too.
+        """
+
+
+KINDS: dict[str, type[PluginParams]] = {
+    base.kind: base
+    for base in (
+        DatasetParams,
+        AugmentationParams,
+        ModelParams,
+        LossParams,
+        OptimizerParams,
+        SchedulerParams,
+        GateParams,
+    )
+}
+
+__all__ = [
+    "KINDS",
+    "Augmentation",
+    "AugmentationParams",
+    "DatasetParams",
+    "Gate",
+    "GateParams",
+    "Loss",
+    "LossParams",
+    "ModelParams",
+    "OptimizerParams",
+    "PluginParams",
+    "SchedulerParams",
+]

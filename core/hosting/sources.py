@@ -1,0 +1,164 @@
+"""Where plugins are: in this package, in installed distributions, in folders of files.
+
+Nothing of a third party is imported here: a source says where a plugin is and how to import it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.metadata
+import importlib.util
+import os
+import pkgutil
+import sys
+import traceback
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from importlib.machinery import PathFinder
+from pathlib import Path
+from types import ModuleType
+
+ENTRY_POINT_GROUP = "torchyard"
+PLUGIN_FOLDERS = "TORCHYARD_PLUGINS"
+DEFAULT_FOLDER = "torchyard_plugins"
+
+Find = Callable[[], object]
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a plugin comes from.
+
+    Attributes:
+        name: what qualifies its plugins' names: the distribution, or the file's stem.
+        origin: distribution and version, or the file.
+        identity: what the record keeps: distribution and version, or the file's sha256.
+        file: the plugin's own, where that is known.
+    """
+
+    name: str
+    origin: str
+    identity: str
+    file: str = ""
+
+
+def builtin_sources() -> Iterator[tuple[Source, Find]]:
+    """The modules of this package's own plugins."""
+    own = importlib.metadata.version("torchyard")
+    # Found by name, not imported: core knows no built-in plugin.
+    for name in _modules("torchyard.plugins"):
+        source = Source("torchyard", f"torchyard {own} ({name})", f"torchyard=={own}")
+        yield source, lambda name=name: importlib.import_module(name)  # type: ignore[misc]
+
+
+def _modules(package: str) -> Iterator[str]:
+    """The modules of a package and of those in it; they are not imported."""
+    spec = importlib.util.find_spec(package)
+    for module in pkgutil.iter_modules(spec.submodule_search_locations if spec else None):
+        name = f"{package}.{module.name}"
+        if module.ispkg:
+            yield from _modules(name)
+        else:
+            yield name
+
+
+def installed_sources() -> Iterator[tuple[Source, Find]]:
+    """The entry points of installed distributions."""
+    for entry in importlib.metadata.entry_points(group=ENTRY_POINT_GROUP):
+        dist = entry.dist.name if entry.dist else entry.name
+        version = entry.dist.version if entry.dist else "?"
+        # An attribute of a module ("package.module:plugin") is no module whose text says it all.
+        file = "" if entry.attr else module_file(entry.module)
+        source = Source(dist, f"{dist} {version} ({entry.value})", f"{dist}=={version}", file)
+        yield source, entry.load
+
+
+def folder_sources(folder: Path) -> Iterator[tuple[Source, Find]]:
+    """The plugin files of a folder; the tests of a plugin lie beside it."""
+    for file in sorted(folder.glob("[!_.]*.py")):
+        if not file.name.startswith("test_") and file.name != "conftest.py":
+            yield file_source(file), lambda file=file: import_file(file)  # type: ignore[misc]
+
+
+def plugin_folders() -> list[Path]:
+    """Those that `TORCHYARD_PLUGINS` names, and `torchyard_plugins` in the working folder."""
+    named = filter(None, os.environ.get(PLUGIN_FOLDERS, "").split(os.pathsep))
+    folders = [Path(folder).expanduser() for folder in named]
+    default = Path.cwd() / DEFAULT_FOLDER
+    if default.is_dir() and default.resolve() not in [folder.resolve() for folder in folders]:
+        folders.append(default)
+    return folders
+
+
+def module_file(name: str) -> str:
+    """The file of a module, found without importing the packages it is in; "" if there is none."""
+    top, *inner = name.split(".")
+    try:
+        spec = importlib.util.find_spec(top)
+        for part in inner:
+            top = f"{top}.{part}"
+            locations = spec.submodule_search_locations if spec else None
+            spec = PathFinder.find_spec(top, locations) if locations else None
+    except (Exception, SystemExit):  # its import will say why
+        return ""
+    return (spec and spec.origin) or ""
+
+
+def file_source(file: Path) -> Source:
+    """A plugin file as a source: named by its stem, recorded by its digest."""
+    try:
+        digest = hashlib.sha256(file.read_bytes()).hexdigest()
+        identity = f"sha256:{digest} ({file.name})"
+    except OSError:
+        identity = ""  # its import says why
+    return Source(file.stem, str(file), identity, str(file.absolute()))
+
+
+def import_file(file: Path) -> ModuleType:
+    """Import a plugin file under a name that hides no other module."""
+    name = f"torchyard_plugin_{hashlib.sha256(str(file.resolve()).encode()).hexdigest()[:8]}"
+    spec = importlib.util.spec_from_file_location(f"{name}_{file.stem}", file)
+    if spec is None or spec.loader is None:
+        raise ImportError(f"cannot be imported: {file}")
+    module = importlib.util.module_from_spec(spec)
+    # Registered before it runs: pydantic and dataclasses look a class's module up there.
+    sys.modules[spec.name] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[spec.name]
+        raise
+    return module
+
+
+def raising_line(error: BaseException, file: str) -> int | None:
+    """The line of a plugin's own file that raised, whatever it called."""
+    if isinstance(error, SyntaxError) and error.filename == file:
+        return error.lineno
+    lines = [
+        frame.lineno
+        for frame in traceback.extract_tb(error.__traceback__)
+        if frame.filename == file
+    ]
+    return lines[-1] if lines else None
+
+
+def raised_in(error: BaseException, sources: Iterable[Source]) -> str:
+    """Name the plugin whose code raised: " in NAME (FILE, line N)"; "" where none did.
+
+    Args:
+        error: as it was caught, with its traceback.
+        sources: the plugins that may be to blame; those without a file never are.
+    """
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        for source in sources:
+            if source.file and _belongs(Path(frame.filename), Path(source.file)):
+                return f" in {source.name} ({frame.filename}, line {frame.lineno})"
+    return ""
+
+
+def _belongs(file: Path, plugin: Path) -> bool:
+    """Whether a file is a plugin's own, or lies in the package that the plugin is in."""
+    packaged = (plugin.parent / "__init__.py").exists()
+    return file == plugin or (packaged and plugin.parent in file.parents)

@@ -1,0 +1,259 @@
+"""Preparation: a data set's raw splits become memory-mapped arrays, once.
+
+The cache of prepared data sets:
+
+    downloads/                    what plugins download
+    prepared/<digest>/            one prepared data set, as `PreparedDataset.open` reads it
+    prepared/sources/<key>.json   which of them a plugin with its parameters led to
+    prepared/sources/<key>.lock   held by the process that prepares it
+    prepared/<key>.tmp/           its unfinished work
+
+A folder under its digest is whole: it was written as `<key>.tmp`, brought to the disk and
+renamed. Who holds the lock of a key owns its `.tmp`; one whose lock is free belongs to a
+dead process and is removed by the next preparation.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import inspect
+import json
+import logging
+import os
+import shutil
+import traceback
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from filelock import FileLock, Timeout
+
+from torchyard.core.data.dataset import MANIFEST, PreparedDataset
+from torchyard.core.data.files import whole_file
+from torchyard.core.data.raw import RawData
+from torchyard.core.errors import RunError, UserError
+from torchyard.core.hosting.params import DatasetParams
+from torchyard.core.preparation.arrays import ImageStatistics, SampleFile, VectorStatistics, fsync
+from torchyard.core.preparation.splits import PARTS, RawSplits
+
+logger = logging.getLogger(__name__)
+
+FULL = (errno.ENOSPC, errno.EDQUOT)
+FORMAT = 1  # of the folder and of how images are decoded; another number prepares anew
+
+
+def find_prepared(name: str, params: DatasetParams, cache: Path) -> PreparedDataset | None:
+    """Look up what an earlier `prepare` of the same plugin, parameters and source left.
+
+    Cheap: nothing is built, and arrays are opened only. None where there is nothing, or
+    where it is damaged.
+    """
+    return _look_up(name, cache / "prepared", _source_key(name, params))
+
+
+def prepare_dataset(
+    name: str, params: DatasetParams, cache: Path, on_progress: Callable[[str, int, int], None]
+) -> PreparedDataset:
+    """Find the prepared data set, or build, check and store it.
+
+    Args:
+        name: the plugin's name.
+        params: its parameters.
+        cache: folder of downloads and prepared data sets, made if need be.
+        on_progress: told (what is being done, samples done, samples in all).
+
+    Raises:
+        UserError: the source is missing or bad, or the cache cannot be written to.
+        RunError: the disk is full, or the plugin or a decoding process broke down.
+    """
+    prepared, key = cache / "prepared", _source_key(name, params)
+    if found := _look_up(name, prepared, key):
+        return found
+    needed = 0
+    try:
+        (prepared / "sources").mkdir(parents=True, exist_ok=True)
+        with _own_folder(name, prepared, key) as folder:
+            if found := _look_up(name, prepared, key):  # another process was faster
+                return found
+            _clear_leftovers(prepared, key)
+            downloads = cache / "downloads"
+            downloads.mkdir(exist_ok=True)
+            with _plugin_at_work(name), ExitStack() as stack:
+                raw = params.build(downloads)
+                if not isinstance(raw, RawData):
+                    raise TypeError(f"build() gave a {type(raw).__name__}, not a RawData")
+                if raw.close:
+                    stack.callback(raw.close)
+                splits = RawSplits(raw)
+                needed = splits.bytes_needed
+                if shutil.disk_usage(prepared).free < needed:
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                files = splits.write(
+                    folder, lambda verb, done, total: on_progress(f"{verb} {name}", done, total)
+                )
+            digest = _finish(folder, name, raw.source, splits, files)
+            _publish(folder, prepared / digest[:16])
+            with whole_file(_record(prepared, key)) as record:
+                record.write(json.dumps({"digest": digest, "source": raw.source}).encode())
+        found = _look_up(name, prepared, key)
+    except OSError as error:
+        raise _explained(error, name, cache, needed) from error
+    if found is None:
+        raise RunError(f"The prepared data of '{name}' in {prepared} vanished while in use.")
+    return found
+
+
+def _source_key(name: str, params: DatasetParams) -> str:
+    """What the prepared arrays depend on, without reading the data."""
+    try:
+        code = Path(inspect.getfile(type(params))).read_bytes()
+    except (TypeError, OSError):  # a class made in an interactive session has no file
+        code = b""
+    try:
+        fingerprint = params.fingerprint()
+    except OSError as error:
+        raise UserError(f"dataset {name}: {error}") from error
+    parts = [
+        FORMAT,
+        name,
+        type(params).__qualname__,
+        params.model_dump_json(),
+        fingerprint,
+        hashlib.sha256(code).hexdigest(),
+    ]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
+
+
+def _record(prepared: Path, key: str) -> Path:
+    return prepared / "sources" / f"{key}.json"
+
+
+def _look_up(name: str, prepared: Path, key: str) -> PreparedDataset | None:
+    try:
+        record = json.loads(_record(prepared, key).read_text())
+        found = PreparedDataset.open(prepared / record["digest"][:16])
+    except (OSError, ValueError, KeyError, TypeError, RunError):
+        return None  # not there, or damaged: either way it is to be prepared
+    # Equal content from two sources is stored once; each is known by its own name.
+    return replace(found, name=name, source=record["source"])
+
+
+@contextmanager
+def _own_folder(name: str, prepared: Path, key: str) -> Iterator[Path]:
+    """An empty folder that is this process's alone and is gone afterwards."""
+    lock = FileLock(prepared / "sources" / f"{key}.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        logger.info("Waiting for another process that prepares '%s'.", name)
+        lock.acquire()
+    folder = prepared / f"{key}.tmp"
+    try:
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        lock.release()
+
+
+def _clear_leftovers(prepared: Path, own_key: str) -> None:
+    for folder in prepared.glob("*.tmp"):
+        if folder.stem == own_key:
+            continue
+        try:
+            with FileLock(prepared / "sources" / f"{folder.stem}.lock", timeout=0):
+                shutil.rmtree(folder, ignore_errors=True)
+        except Timeout:
+            pass  # its process lives
+
+
+@contextmanager
+def _plugin_at_work(name: str) -> Iterator[None]:
+    """Name the data set in each of its problems; a plugin's own bug is a RunError."""
+    try:
+        yield
+    except UserError as error:
+        raise type(error)(f"dataset {name}: {problem}" for problem in error.problems) from error
+    except RunError:
+        raise
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno in FULL:
+            raise
+        raise RunError(
+            f"Preparing the data set '{name}' failed: {type(error).__name__}: {error}",
+            traceback.format_exc(),
+        ) from error
+
+
+def _finish(
+    folder: Path, name: str, source: str, splits: RawSplits, files: dict[str, SampleFile]
+) -> str:
+    """Compute digest and statistics, write the manifest, bring everything to the disk."""
+    arrays = sorted(folder.glob("*.npy"))
+    statistics = ImageStatistics() if splits.dtype == np.uint8 else VectorStatistics()
+    layout: dict[str, Any] = {
+        "classes": splits.classes,
+        "shape": splits.shape,
+        "dtype": splits.dtype.name,
+        "counts": splits.counts,
+    }
+    digest = hashlib.sha256(json.dumps(layout, sort_keys=True).encode())
+    # The disk writes while the arrays are read back from its cache.
+    with ThreadPoolExecutor(1) as disk:
+        written = [disk.submit(fsync, path) for path in arrays]
+        for part in PARTS:
+            for chunk in files[part].chunks():
+                digest.update(chunk.data)
+                if part == "train":
+                    statistics.add(chunk)
+            digest.update(splits.labels[part].astype("<i8").data)
+        for ended in written:
+            ended.result()
+    mean, std = statistics.result()
+    manifest = {
+        "name": name,
+        **layout,
+        "mean": mean,
+        "std": std,
+        "digest": digest.hexdigest(),
+        "source": source,
+        "sizes": {path.name: path.stat().st_size for path in arrays},
+    }
+    with whole_file(folder / MANIFEST) as file:
+        file.write(json.dumps(manifest, indent=1).encode())
+    fsync(folder)
+    return digest.hexdigest()
+
+
+def _publish(folder: Path, target: Path) -> None:
+    """Rename the finished folder to its digest, unless equal content is there and whole."""
+    with FileLock(target.parent / "publish.lock"):
+        try:
+            PreparedDataset.open(target)
+        except (OSError, ValueError, KeyError, TypeError, RunError):
+            shutil.rmtree(target, ignore_errors=True)  # absent or damaged
+            folder.rename(target)
+            fsync(target.parent)
+
+
+def _explained(error: OSError, name: str, cache: Path, needed: int) -> Exception:
+    if error.errno in FULL:
+        amount = f"; the arrays of '{name}' need {_readable(needed)}" if needed else ""
+        return RunError(
+            f"No space is left for preparing '{name}' in {cache}{amount}. "
+            "Free some, or choose another folder."
+        )
+    place = f" {error.filename}" if error.filename else ""
+    return UserError(f"dataset {name}: cannot prepare in {cache}:{place} {error.strerror or error}")
+
+
+def _readable(size: int) -> str:
+    """A number of bytes as people say it."""
+    exponent = min(max(len(str(size)) - 1, 0) // 3, 4)
+    return f"{size / 1000**exponent:.3g} {('bytes', 'KB', 'MB', 'GB', 'TB')[exponent]}"

@@ -1,0 +1,284 @@
+"""Raw splits, checked and written to disk as arrays, in memory that does not grow with them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from torchyard.core.data.raw import ArraySplit, EncodedSplit, RawData, RawSplit
+from torchyard.core.errors import UserError
+from torchyard.core.preparation.arrays import SampleFile
+from torchyard.core.preparation.decoding import DecodingProcesses, ImageDecoder
+from torchyard.core.preparation.images import ANOTHER_SIZE
+
+PARTS = ("train", "test")
+LISTED = 10  # unreadable images a message names; the rest are counted
+
+
+class RawSplits:
+    """The two raw splits of a data set on their way to disk; collects what is wrong with them.
+
+    Args:
+        raw: what the plugin built.
+
+    Raises:
+        UserError: what can be told without reading all samples: an empty split, classes
+            missing or named twice, wrong types or shapes, labels out of range.
+    """
+
+    def __init__(self, raw: RawData) -> None:
+        self.classes = list(raw.classes)
+        self.labels: dict[str, npt.NDArray[np.int64]] = {}
+        self._splits: dict[str, RawSplit] = {"train": raw.train, "test": raw.test}
+        self._streams: dict[str, Iterator[tuple[npt.NDArray[Any], int]]] = {}
+        self._layouts: dict[str, tuple[tuple[int, ...], np.dtype[Any]]] = {}
+        self._problems = _class_problems(self.classes)
+        for part in PARTS:
+            self._check(part, self._splits[part])
+        if len({*self._layouts.values()}) > 1:
+            self._problems.append(
+                "the splits differ: "
+                + ", ".join(f"{part} is {_layout(*self._layouts[part])}" for part in PARTS)
+            )
+        self._give_up_on_problems()
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Samples a split."""
+        return {part: _count(split) for part, split in self._splits.items()}
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """One sample."""
+        return self._layouts["train"][0]
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """uint8 or float32."""
+        return self._layouts["train"][1]
+
+    @property
+    def bytes_needed(self) -> int:
+        """What the arrays take on disk."""
+        sample = int(np.prod(self.shape)) * self.dtype.itemsize
+        return sum(self.counts.values()) * (sample + 8)
+
+    def write(
+        self, folder: Path, on_progress: Callable[[str, int, int], None]
+    ) -> dict[str, SampleFile]:
+        """Write `{part}_samples.npy` and `{part}_labels.npy` of both splits.
+
+        Args:
+            folder: where to.
+            on_progress: told ("decoding" or "storing", samples done, samples in all).
+
+        Raises:
+            UserError: images that cannot be decoded, samples of another shape, values that
+                are not finite, labels out of range: all of them.
+            RunError: a decoding process broke down.
+            OSError: the disk is full, or fails.
+        """
+        counts = self.counts
+        total, done = sum(counts.values()), 0
+        files = {}
+        encoded = sum(len(s.names) for s in self._splits.values() if isinstance(s, EncodedSplit))
+        with DecodingProcesses(encoded) as processes:
+            for part, split in self._splits.items():
+                file = SampleFile(
+                    folder / f"{part}_samples.npy", self.shape, self.dtype, counts[part]
+                )
+                files[part] = file
+                if isinstance(split, ArraySplit):
+                    steps = self._write_arrays(part, split, file)
+                elif isinstance(split, EncodedSplit):
+                    steps = self._write_images(part, split, file, processes)
+                else:
+                    steps = self._write_stream(part, file)
+                verb = "decoding" if isinstance(split, EncodedSplit) else "storing"
+                on_progress(verb, done, total)
+                for step in steps:
+                    done += step
+                    on_progress(verb, done, total)
+        self._give_up_on_problems()
+        for part, labels in self.labels.items():
+            np.save(folder / f"{part}_labels.npy", labels)
+        return files
+
+    def _give_up_on_problems(self) -> None:
+        if self._problems:
+            raise UserError(self._problems)
+
+    def _check(self, part: str, split: RawSplit) -> None:
+        if _count(split) == 0:
+            self._problems.append(f"the {part} split is empty")
+            return
+        if isinstance(split, ArraySplit):
+            samples = split.samples
+            self._check_layout(part, samples.shape[1:], samples.dtype)
+            self._check_labels(part, split.labels, len(samples))
+        elif isinstance(split, EncodedSplit):
+            if len(split.references) != len(split.names):
+                self._problems.append(
+                    f"the {part} split has {len(split.references)} images "
+                    f"and {len(split.names)} names"
+                )
+            self._check_layout(part, split.shape, np.dtype(np.uint8))
+            if split.shape[0] not in (1, 3):
+                self._problems.append(
+                    f"{part} images are to have {split.shape[0]} channels; images decode to 1 or 3"
+                )
+            self._check_labels(part, split.labels, len(split.references))
+        else:
+            stream = ((_as_sample(sample), label) for sample, label in split.samples)
+            first = next(stream, None)
+            if first is None:
+                self._problems.append(f"the {part} split is empty")
+                return
+            self._check_layout(part, first[0].shape, first[0].dtype)
+            self._streams[part] = chain([first], stream)
+
+    def _check_layout(self, part: str, shape: Sequence[int], dtype: np.dtype[Any]) -> None:
+        shape = tuple(int(length) for length in shape)
+        if (dtype.name, len(shape)) not in (("uint8", 3), ("float32", 1)) or 0 in shape:
+            self._problems.append(
+                f"one {part} sample is {_layout(shape, dtype)}; it must be a uint8 image "
+                "(C, H, W) or a float32 vector (D,)"
+            )
+        else:
+            self._layouts[part] = (shape, np.dtype(dtype.name))  # in the machine's byte order
+
+    def _check_labels(self, part: str, labels: Any, count: int) -> None:
+        array = np.asarray(labels)
+        if array.ndim != 1 or array.dtype.kind not in "iu":
+            self._problems.append(
+                f"the {part} labels must be whole numbers, one a sample; "
+                f"they are {_layout(array.shape, array.dtype)}"
+            )
+            return
+        if len(array) != count:
+            self._problems.append(f"the {part} split has {count} samples and {len(array)} labels")
+        classes = len(self.classes)
+        wrong = Counter(array[(array < 0) | (array >= classes)].tolist())
+        if wrong and classes:
+            named = ", ".join(
+                f"{label} ({n} of them)" for label, n in sorted(wrong.items())[:LISTED]
+            )
+            self._problems.append(
+                f"{part} labels are out of range: {named}; "
+                f"there are {classes} classes, so labels go from 0 to {classes - 1}"
+            )
+        self.labels[part] = array.astype(np.int64)
+
+    def _write_arrays(self, part: str, split: ArraySplit, file: SampleFile) -> Iterator[int]:
+        faults = _Faults()
+        for start in range(0, file.count, file.chunk):
+            samples = split.samples[start : start + file.chunk]
+            faults.look_for(start, samples)
+            file.write(start, samples)
+            yield len(samples)
+        self._problems += faults.problems(part)
+
+    def _write_images(
+        self, part: str, split: EncodedSplit, file: SampleFile, processes: DecodingProcesses
+    ) -> Iterator[int]:
+        decoder = ImageDecoder(split.read, file.path, file.offset, split.shape, split.resize)
+        unreadable = []
+        for count, problems in processes.decode(decoder, split.references):
+            unreadable += problems
+            yield count
+        if unreadable:
+            unreadable.sort()
+            self._problems += [f"{split.names[at]}: {why}" for at, why in unreadable[:LISTED]]
+        if len(unreadable) > LISTED:
+            self._problems.append(
+                f"… and {len(unreadable) - LISTED} more of the {file.count} {part} images "
+                "cannot be used"
+            )
+        if split.size_advice and any(why.startswith(ANOTHER_SIZE) for _, why in unreadable):
+            self._problems.append(split.size_advice)
+
+    def _write_stream(self, part: str, file: SampleFile) -> Iterator[int]:
+        faults, labels, given = _Faults(), [], 0
+        chunk: list[npt.NDArray[Any]] = []
+        for sample, label in self._streams[part]:
+            given += 1
+            if given > file.count:
+                break
+            labels.append(label)
+            if (sample.shape, sample.dtype.name) == (file.shape, file.dtype.name):
+                chunk.append(sample)
+            else:
+                faults.misshapen[_layout(sample.shape, sample.dtype)] += 1
+                chunk.append(np.zeros(file.shape, file.dtype))
+            if len(chunk) == file.chunk or given == file.count:
+                samples, start = np.stack(chunk), given - len(chunk)
+                faults.look_for(start, samples)
+                file.write(start, samples)
+                yield len(chunk)
+                chunk.clear()
+        if given != file.count:
+            number = f"only {given}" if given < file.count else "more"
+            self._problems.append(
+                f"the {part} split promised {file.count} samples and gave {number}"
+            )
+        self._problems += faults.problems(part)
+        self._check_labels(part, labels, len(labels))
+
+
+@dataclass
+class _Faults:
+    """What is wrong with single samples of one split."""
+
+    misshapen: Counter[str] = field(default_factory=Counter)
+    not_finite: list[int] = field(default_factory=list)
+
+    def look_for(self, start: int, samples: npt.NDArray[Any]) -> None:
+        if samples.dtype.kind == "f":
+            bad = np.flatnonzero(~np.isfinite(samples).all(axis=1))
+            self.not_finite += (start + bad).tolist()
+
+    def problems(self, part: str) -> Iterator[str]:
+        for layout, count in self.misshapen.items():
+            yield f"{count} {part} samples are {layout}, unlike the first"
+        if self.not_finite:
+            yield (
+                f"{len(self.not_finite)} {part} samples hold values that are not finite "
+                f"(the first is sample {self.not_finite[0]})"
+            )
+
+
+def _class_problems(classes: list[str]) -> list[str]:
+    if not classes:
+        return ["there are no classes"]
+    return [
+        f"{count} classes are named {name!r}"
+        for name, count in Counter(classes).items()
+        if count > 1
+    ]
+
+
+def _count(split: RawSplit) -> int:
+    if isinstance(split, ArraySplit):
+        return len(split.samples)
+    if isinstance(split, EncodedSplit):
+        return len(split.references)
+    return split.count
+
+
+def _as_sample(sample: npt.ArrayLike) -> npt.NDArray[Any]:
+    """Lists of numbers are float32 vectors; arrays and tensors stay what they are."""
+    array = np.asarray(sample)
+    if isinstance(sample, (list, tuple)) and array.ndim == 1 and array.dtype.kind in "iuf":
+        return array.astype(np.float32)
+    return array
+
+
+def _layout(shape: Sequence[int], dtype: np.dtype[Any]) -> str:
+    return f"{dtype} {tuple(shape)}"

@@ -1,0 +1,235 @@
+"""Plots for pages: drawn by matplotlib as SVG, in the colours of the page that they stand in."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from torchyard.core.report.markdown import accuracy_headline
+from torchyard.core.report.style import (
+    DPI,
+    EMPTY,
+    INK,
+    LINE,
+    MUTED,
+    SHADE,
+    WRONG,
+    add_title,
+    is_wide,
+    short_labels,
+    text_style,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from torchyard.core.evaluation.confidence import Calibration
+    from torchyard.core.evaluation.metrics import Evaluation
+
+
+def confusion_matrix_figure(evaluation: Evaluation, classes: Sequence[str]) -> Figure:
+    """Draw true classes (rows) against predicted ones (columns).
+
+    The colour is the share of the row, so that classes of different size compare. Up to 20
+    classes every cell has its number of images; more have a colour bar instead, on a scale
+    that brings out rare mistakes. Above 100 classes not every one is named.
+    """
+    from matplotlib.colors import LinearSegmentedColormap, PowerNorm
+    from matplotlib.figure import Figure
+
+    confusion, count = evaluation.confusion, len(classes)
+    numbered, step = count <= 20, -(-count // 100)
+    side = min(max(0.62 * count, 2.4), 9.0)  # inches of the matrix alone
+    cell = 72 * side / count  # points
+    size = min(9.0, max(4.5, 0.75 * cell * step))
+    labels = short_labels(classes, limit=18)
+    # The longest name decides; DejaVu's letters are about 0.6 em wide, Chinese ones 1 em.
+    ems = max(len(name) * (1.0 if is_wide(name) else 0.6) for name in labels)
+    room = ems * size / 72 + 0.45
+    width, height = max(4.2, room + side + (0.3 if numbered else 0.9)), room + side + 0.75
+    figure = Figure(figsize=(width, height), dpi=DPI, facecolor="white")
+    axes = figure.add_axes((room / width, room / height, side / width, side / height))
+    rows = confusion.sum(axis=1, keepdims=True)
+    shares = np.divide(confusion, rows, out=np.full(confusion.shape, np.nan), where=rows > 0)
+    # See-through, so that a dark page shows its own ground where white is on paper.
+    clear = LinearSegmentedColormap.from_list("shades", [(*SHADE, 0.0), (*SHADE, 1.0)])
+    shades = clear.with_extremes(bad=EMPTY)  # where the share is undefined
+    axes.set_facecolor("none")
+    norm = PowerNorm(1.0 if numbered else 0.5, 0, 1)
+    image = axes.imshow(shares, cmap=shades, norm=norm, interpolation="none")
+    # Names as plain texts: matplotlib's ticks take three times as long to make and draw.
+    axes.set(xticks=[], yticks=[])
+    axes.spines[:].set_color(LINE)
+    away = (count / side) * 0.06
+    for place in range(0, count, step):
+        style = {"fontsize": size, **text_style()}
+        axes.text(-0.5 - away, place, labels[place], ha="right", va="center", **style)
+        style["rotation"] = 90
+        axes.text(place, count - 0.5 + away, labels[place], ha="center", va="top", **style)
+    beside, below = (room + side / 2) / width, (room + side / 2) / height
+    figure.text(beside, 0.14 / height, "predicted class", ha="center", **text_style(MUTED))
+    figure.text(0.14 / width, below, "true class", va="center", rotation=90, **text_style(MUTED))
+    if numbered:
+        for row, column in np.argwhere(confusion):
+            text = f"{confusion[row, column]:,}"
+            style = text_style("white" if shares[row, column] > 0.55 else INK)
+            style["fontsize"] = min(10.0, cell / (0.68 * max(len(text), 3)))
+            axes.text(column, row, text, ha="center", va="center", **style)
+    else:
+        bar = figure.add_axes(((room + side + 0.15) / width, room / height, 0.13 / width, 0.4))
+        figure.colorbar(image, cax=bar).outline.set_edgecolor(LINE)
+        scale = {0: "0 %", 0.01: "1 %", 0.1: "10 %", 0.25: "25 %", 0.5: "50 %", 1: "100 %"}
+        bar.set_yticks(list(scale), list(scale.values()), fontsize=8, **text_style(MUTED))
+    grey = "" if rows.all() else "; grey: no test images"
+    add_title(
+        figure,
+        f"Accuracy {accuracy_headline(evaluation)}",
+        f"colour: share of the true class{grey}",
+    )
+    return figure
+
+
+# Okabe and Ito's colours, which every kind of sight tells apart: one a run.
+SERIES = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#f0e442", "#8c6bb1")
+# What stands for each colour in the page, whose style gives it a light and a dark value.
+_VARIABLES = {
+    INK: "--ink",
+    MUTED: "--muted",
+    LINE: "--line",
+    WRONG: "--wrong",
+    **{colour: f"--series-{number}" for number, colour in enumerate(SERIES)},
+}
+
+# Left, bottom, width and height of the axes: finding them by layout doubles the time of drawing.
+ROOM = (0.13, 0.16, 0.85, 0.74)
+
+# Metric key -> its (step, value) pairs, as `history` of `core/tracking/lookup.py` gives them.
+Curves = Mapping[str, Sequence[tuple[int, float]]]
+
+
+def svg(figure: Figure, name: str) -> str:
+    """A figure as an <svg> element that takes colours and font from the page.
+
+    Args:
+        figure: drawn with the colours of `SERIES` and of `core/report/images.py`.
+        name: unlike that of any other on the page, for the ids in it.
+    """
+    import matplotlib
+
+    file = io.StringIO()
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
+        figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
+    text = file.getvalue()
+    text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
+    text = re.sub(r'<g id="[^"]*"', "<g", text)  # these are the same in every figure
+    text = re.sub(r"font: ([\d.]+px)[^;\"]*", r"font-size: \1", text)
+    text = re.sub(r" ?font-family: [^;\"]*;?", "", text)
+    for colour, variable in _VARIABLES.items():
+        text = text.replace(colour, f"var({variable})")
+    return text
+
+
+def learning_curves(runs: Sequence[Curves]) -> list[Figure]:
+    """Loss and accuracy by epoch: training thin, validation thick, a colour a run.
+
+    Returns:
+        None of them where no run has trained an epoch.
+    """
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
+    figures = []
+    for name in ("loss", "accuracy") if any(run.get("train/loss") for run in runs) else ():
+        figure = Figure(figsize=(4.6, 2.9))
+        axes = figure.add_axes(ROOM)
+        for colour, run in zip(_colours(len(runs)), runs, strict=True):
+            for part, width in (("train", 1.0), ("val", 2.2)):
+                points = np.array(run.get(f"{part}/{name}") or np.empty((0, 2)))
+                marker = "o" if len(points) == 1 else None
+                axes.plot(*points.T, color=colour, linewidth=width, marker=marker, markersize=3)
+        _plain(axes)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+        axes.set_xlabel("epoch", color=MUTED)
+        axes.set_title(name, loc="left", fontsize=10, color=INK)
+        if name == "accuracy":
+            axes.yaxis.set_major_formatter(_percent)
+        figures.append(figure)
+    return figures
+
+
+def reliability(found: Calibration) -> Figure:
+    """Accuracy against confidence, and how many samples there are of each confidence."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(4.2, 4.2))
+    lower = figure.add_axes((0.16, 0.11, 0.8, 0.2))
+    upper = figure.add_axes((0.16, 0.37, 0.8, 0.6), sharex=lower)
+    width = found.edges[1] - found.edges[0]
+    middles = found.edges[:-1] + width / 2
+    style: dict[str, Any] = {"width": 0.92 * width, "color": SERIES[0], "linewidth": 0}
+    upper.bar(middles, np.nan_to_num(found.accuracy), **style)
+    upper.plot([0, 1], [0, 1], color=MUTED, linewidth=1, linestyle="--")
+    held = found.images > 0
+    upper.plot(found.confidence[held], found.accuracy[held], ".", color=WRONG, markersize=5)
+    upper.set(ylim=(0, 1), xlim=(0, 1))
+    upper.set_ylabel("accuracy", color=MUTED)
+    lower.bar(middles, found.images, **style)
+    lower.set_ylabel("samples", color=MUTED)
+    lower.set_xlabel("confidence", color=MUTED)
+    for axes in (upper, lower):
+        _plain(axes)
+    upper.tick_params(labelbottom=False)
+    upper.yaxis.set_major_formatter(_percent)
+    lower.xaxis.set_major_formatter(_percent)
+    return figure
+
+
+def accuracy_against_cost(points: Sequence[tuple[float, float, float, float]]) -> Figure:
+    """Test accuracy, with its interval, against seconds of training; a colour a run.
+
+    Args:
+        points: (seconds, accuracy, low, high) of each run; NaN leaves it out.
+    """
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import LogFormatter
+
+    class Plain(LogFormatter):
+        """The same choice of labels, `0.6` in place of `6e-01`."""
+
+        def __call__(self, x: float, pos: int | None = None) -> str:
+            return f"{x:g}" if super().__call__(x, pos) else ""
+
+    figure = Figure(figsize=(5.5, 3))
+    axes = figure.add_axes(ROOM)
+    for colour, (seconds, accuracy, low, high) in zip(_colours(len(points)), points, strict=True):
+        reach = [[accuracy - low], [high - accuracy]]
+        axes.errorbar(seconds, accuracy, yerr=reach, fmt="o", color=colour, capsize=3)
+    _plain(axes)
+    axes.set_xscale("log")
+    for set_formatter in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
+        set_formatter(Plain(minor_thresholds=(1.5, 0.5)))
+    axes.set_xlabel("training, seconds", color=MUTED)
+    axes.set_title("test accuracy", loc="left", fontsize=10, color=INK)
+    axes.yaxis.set_major_formatter(_percent)
+    return figure
+
+
+def _colours(count: int) -> list[str]:
+    return [SERIES[number % len(SERIES)] for number in range(count)]
+
+
+def _percent(value: float, _: float) -> str:
+    return f"{100 * value:g} %"
+
+
+def _plain(axes: Axes) -> None:
+    axes.grid(color=LINE, linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(LINE)
+    axes.tick_params(which="both", labelcolor=MUTED, labelsize=8, length=3, color=LINE)

@@ -1,0 +1,1 @@
+"""The test kit for plugin authors; `torchyard.testing` has its names."""

@@ -1,0 +1,152 @@
+"""The test kit's checks of a model; `core/testing/plugins.py` has those of the other kinds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+from torchyard.core.hosting.params import ModelParams
+from torchyard.core.testing.checks import Checks, generators_kept, same, same_state, tiny_batch
+
+if TYPE_CHECKING:
+    import torch
+
+BATCHES = (1, 2, 5)
+STEPS = 60
+
+
+@generators_kept()
+def assert_model_plugin(
+    params: ModelParams,
+    input_shape: tuple[int, ...] = (3, 32, 32),
+    num_classes: int = 10,
+    *,
+    exports: bool = True,
+) -> None:
+    """Logits for any batch, gradients everywhere, learning, saving, seeds, and export.
+
+    Args:
+        params: the plugin.
+        input_shape: one sample, (C, H, W) or (D,).
+        num_classes: 2 or more.
+        exports: False for a model that torch.export is known not to take.
+
+    Raises:
+        PluginFault: with the first thing that is wrong.
+    """
+    from torch import nn
+
+    from torchyard.core.data.raw import SampleSpec
+    from torchyard.core.training import checkpoint
+    from torchyard.core.training.network import try_out
+
+    check = Checks(params, ModelParams)
+    with check.running("build"):
+        try_out(params, SampleSpec(input_shape, num_classes), check.name)
+
+    def built() -> nn.Module:
+        checkpoint.seed_everything(0)
+        with check.running("build"):
+            return params.build(input_shape, num_classes)
+
+    network = built().eval()
+    samples = tiny_batch(input_shape)
+    for count in BATCHES:
+        with check.running(f"logits of {count} samples"):
+            logits = network(samples[:count])
+        shape = (count, num_classes)
+        check.that(logits.shape == shape, "logits", f"{tuple(logits.shape)}, not {shape}")
+        check.that(logits.isfinite().all(), "logits", "NaN or infinite, untrained")
+
+    # ---- one seed, one network
+    check.that(same(network(samples), network(samples)), "evaluation", "random in eval mode")
+    again = built().eval()
+    alike = same_state(network.state_dict(), again.state_dict())
+    check.that(
+        alike and same(network(samples), again(samples)),
+        "seed",
+        "built twice under one torch seed, the networks differ",
+    )
+
+    _check_learning(check, network, samples, num_classes)
+
+    # ---- what is saved is the whole network
+    network.eval()
+    check.reloaded(network, again)
+    check.that(
+        same(network(samples), again(samples)),
+        "checkpoint",
+        "with its saved state loaded it gives other logits: something it needs is neither a "
+        "parameter nor a buffer",
+    )
+    if exports:
+        _check_export(check, network, input_shape, num_classes)
+
+
+def _check_learning(
+    check: Checks, network: torch.nn.Module, samples: torch.Tensor, num_classes: int
+) -> None:
+    """Train on the tiny batch until the loss has fallen and each parameter had a gradient."""
+    import torch
+
+    targets = torch.arange(len(samples)) % num_classes
+    trained = {name: w for name, w in network.named_parameters() if w.requires_grad}
+    check.that(trained, "gradient", "there is no parameter to train")
+    unreached, losses = dict(trained), list[float]()
+    optimizer = torch.optim.Adam(trained.values(), lr=1e-3)
+    network.train()
+    for _ in range(STEPS):
+        with check.running("training step"):
+            loss = torch.nn.functional.cross_entropy(network(samples), targets)
+            optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+        for name, weight in trained.items():
+            if weight.grad is None:
+                continue
+            check.that(weight.grad.isfinite().all(), "gradient", f"NaN or infinite at '{name}'")
+            if weight.grad.any():
+                unreached.pop(name, None)
+        optimizer.step()
+        losses.append(loss.item())
+        if not unreached and len(losses) > 3 and max(losses[-3:]) < 0.8 * losses[0]:
+            break
+    # Over several steps: behind a layer that begins at zero, the first gradient is zero.
+    check.that(not unreached, "gradient", f"none reaches {', '.join(unreached)}")
+    lowered = sum(losses[-3:]) / 3 < 0.95 * losses[0]
+    text = f"{losses[0]:.3g} before and {losses[-1]:.3g} after {len(losses)} steps of Adam"
+    check.that(lowered, "learning", f"the loss of {len(samples)} samples does not fall: {text}")
+
+
+def _check_export(
+    check: Checks, model: torch.nn.Module, input_shape: tuple[int, ...], num_classes: int
+) -> None:
+    """Export it as a run does, behind the normalization, and compare logits."""
+    import torch
+
+    from torchyard.core.data.dataset import PreparedDataset
+    from torchyard.core.training.network import Network, export
+
+    image = len(input_shape) == 3
+    classes = tuple(map(str, range(num_classes)))
+    dtype = "uint8" if image else "float32"
+    data = PreparedDataset(
+        *(Path(), "", classes, input_shape, dtype, (0.5,), (0.25,)), counts={}, digest="", source=""
+    )
+    network = Network(model, data, "statistics").eval()
+    raw = torch.randint(256, (max(BATCHES), *input_shape), dtype=torch.uint8)
+    raw = raw if image else raw / 255
+    with TemporaryDirectory() as folder, check.running("export"):
+        file = Path(folder) / "model.pt2"
+        export(network, data, file)
+        exported = torch.export.load(file).module()
+    for count in BATCHES:
+        with check.running(f"export, a batch of {count}"):
+            given = exported(raw[:count])
+        expected = network(raw[:count])
+        # A fixed part of the batch, or a branch on its values, shows here.
+        check.that(
+            given.shape == expected.shape and torch.allclose(given, expected, 1e-3, 1e-4),
+            "export",
+            f"the exported model gives other logits for a batch of {count}",
+        )

@@ -1,0 +1,318 @@
+"""A test kit for authors of plugins: one assertion a kind, each a list of checks.
+
+    from torchyard.testing import assert_model_plugin
+
+    def test_small():
+        assert_model_plugin(Small(width=8))
+
+Each takes parameters, so an instance of the plugin's class, and raises `PluginFault`, an
+AssertionError that names the class, its file, the check and what is wrong. The random
+generators are left as they were found.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from torchyard.core.data.predictions import Predictions, PredictionTable
+from torchyard.core.hosting.params import (
+    AugmentationParams,
+    DatasetParams,
+    GateParams,
+    LossParams,
+    OptimizerParams,
+    SchedulerParams,
+    Verdict,
+)
+from torchyard.core.testing.checks import (
+    Checks,
+    generators_kept,
+    same,
+    tiny_batch,
+)
+
+if TYPE_CHECKING:
+    import torch
+
+SAMPLES = 8  # of a batch
+GATE_CLASSES = 5
+OPTIMIZER_STEPS = 200
+SURE = 30.0  # a logit that leaves the softmax no doubt
+
+
+@generators_kept()
+def assert_loss_plugin(params: LossParams, num_classes: int = 10) -> None:
+    """A finite scalar with a finite gradient, lower the better the logits are.
+
+    Raises:
+        PluginFault: with the first thing that is wrong.
+    """
+    import torch
+
+    check = Checks(params, LossParams)
+    with check.running("build"):
+        loss_function = params.build(num_classes)
+    targets = torch.arange(SAMPLES) % num_classes
+    right = SURE * (2 * torch.nn.functional.one_hot(targets, num_classes).float() - 1)
+    undecided = tiny_batch((num_classes,))
+    found: dict[str, float] = {}
+    cases = {"right": right, "wrong": right.roll(1, dims=1), "undecided": undecided}
+    cases["a single sample's"] = undecided[:1]
+    for case, values in cases.items():
+        logits, labels = values.clone().requires_grad_(), targets[: len(values)].clone()
+        with check.running(f"{case} logits"):
+            loss = loss_function(logits, labels)
+        where = f"{case} logits"
+        check.that(isinstance(loss, torch.Tensor), where, f"gives a {type(loss).__name__}")
+        check.that(loss.shape == (), where, f"gives a shape of {tuple(loss.shape)}, not a scalar")
+        check.that(loss.isfinite(), where, f"the loss is {loss.item()}")
+        check.that(loss.requires_grad, where, "the loss does not depend on the logits' gradient")
+        with check.running(f"{case} logits, backward"):
+            [slope] = torch.autograd.grad(loss, logits, allow_unused=True)
+        check.that(slope is not None, where, "no gradient reaches the logits")
+        check.that(slope.isfinite().all(), where, "the gradient is NaN or infinite")
+        unchanged = same(logits.detach(), values) and same(labels, targets[: len(labels)])
+        check.that(unchanged, where, "it changes logits or targets in place")
+        check.that(same(loss, loss_function(logits, labels)), where, "a second call differs")
+        found[case] = loss.item()
+        if case == "undecided":
+            # One small enough step against the gradient lowers what the gradient is of.
+            tried = [float(loss_function(values - t * slope, labels)) for t in (1, 0.1, 0.01, 1e-3)]
+            check.that(min(tried) < loss.item(), where, "its gradient does not lead downwards")
+    check.that(
+        found["right"] < found["wrong"],
+        "order",
+        f"right logits give {found['right']:.4g}, wrong ones {found['wrong']:.4g}",
+    )
+
+
+@generators_kept()
+def assert_optimizer_plugin(params: OptimizerParams) -> None:
+    """It lowers a quadratic, follows the learning rate, and continues from a checkpoint.
+
+    Raises:
+        PluginFault: with the first thing that is wrong.
+    """
+    import torch
+
+    check = Checks(params, OptimizerParams)
+
+    def begin() -> tuple[list[torch.nn.Parameter], torch.optim.Optimizer]:
+        torch.manual_seed(0)
+        weights = [torch.nn.Parameter(torch.randn(shape) + 3) for shape in ((4, 3), (5,), (2,))]
+        with check.running("build"):
+            optimizer = params.build(weight for weight in weights)  # as a module gives them
+        given = type(optimizer).__name__
+        is_one = isinstance(optimizer, torch.optim.Optimizer)
+        check.that(is_one, "build", f"gives a {given}, not a torch.optim.Optimizer")
+        has_rate = all("lr" in group for group in optimizer.param_groups)
+        check.that(has_rate, "build", "a parameter group has no 'lr': nothing to schedule")
+        return weights, optimizer
+
+    def descend(
+        weights: list[torch.nn.Parameter], optimizer: torch.optim.Optimizer, steps: int
+    ) -> float:
+        for _ in range(steps):
+            optimizer.zero_grad()
+            # The last one has no gradient, as a layer that a batch leaves out.
+            bowl = sum((weight.square().sum() for weight in weights[:-1]), torch.zeros(()))
+            bowl.backward()  # type: ignore[no-untyped-call]
+            with check.running("step"):
+                optimizer.step()
+        return float(sum(weight.detach().square().sum() for weight in weights[:-1]))
+
+    weights, optimizer = begin()
+    idle, start = weights[-1].detach().clone(), descend(weights, optimizer, 0)
+    end = descend(weights, optimizer, OPTIMIZER_STEPS)
+    text = f"{start:.4g} before and {end:.4g} after {OPTIMIZER_STEPS} steps"
+    check.that(end < start, "learning", f"a quadratic does not fall: {text}")
+    check.that(same(weights[-1], idle), "step", "it moves a weight that has no gradient")
+
+    # ---- the schedule writes the learning rate into the groups
+    weights, optimizer = begin()
+    for group in optimizer.param_groups:
+        group["lr"] = 0.0
+    still = descend(weights, optimizer, 3) == start
+    check.that(still, "learning rate", "it moves although its groups' 'lr' is 0: not read there")
+
+    weights, optimizer = begin()
+    descend(weights, optimizer, 3)
+    others, resumed = begin()
+    for other, weight in zip(others, weights, strict=True):
+        other.data.copy_(weight.data)
+    check.reloaded(optimizer, resumed)
+    check.that(
+        descend(weights, optimizer, 3) == descend(others, resumed, 3),
+        "checkpoint",
+        "with its saved state loaded it takes other steps: a part of its state is outside of "
+        "`self.state` and `self.param_groups`",
+    )
+
+
+@generators_kept()
+def assert_scheduler_plugin(params: SchedulerParams, total_steps: int = 100) -> None:
+    """Finite learning rates to the end of a run, and the same after a checkpoint.
+
+    Raises:
+        PluginFault: with the first thing that is wrong.
+    """
+    import torch
+
+    check = Checks(params, SchedulerParams)
+
+    def begin() -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
+        weight = torch.nn.Parameter(torch.zeros(()))
+        optimizer = torch.optim.SGD([weight], lr=0.1, momentum=0.9)
+        with check.running("build"):
+            scheduler = params.build(optimizer, total_steps)
+        given = type(scheduler).__name__
+        is_one = isinstance(scheduler, torch.optim.lr_scheduler.LRScheduler)
+        check.that(is_one, "build", f"gives a {given}, not an LRScheduler")
+        return optimizer, scheduler
+
+    def steps(optimizer: Any, scheduler: Any, count: int) -> list[float]:
+        rates = []
+        for _ in range(count):
+            rates.append(float(optimizer.param_groups[0]["lr"]))
+            optimizer.step()
+            with check.running(f"step {len(rates)}"):
+                scheduler.step()
+        return rates
+
+    rates = steps(*begin(), total_steps)
+    for number, rate in enumerate(rates, 1):
+        right = math.isfinite(rate) and rate >= 0
+        check.that(right, "learning rate", f"{rate} at step {number} of {total_steps}")
+    check.that(any(rates), "learning rate", "0 at every step")
+
+    half = total_steps // 2
+    optimizer, scheduler = begin()
+    steps(optimizer, scheduler, half)
+    other, resumed = begin()
+    check.reloaded(optimizer, other)
+    check.reloaded(scheduler, resumed)
+    check.that(
+        steps(other, resumed, total_steps - half) == rates[half:],
+        "checkpoint",
+        "with its saved state loaded it gives other learning rates",
+    )
+
+
+@generators_kept()
+def assert_augmentation_plugin(
+    params: AugmentationParams, input_shape: tuple[int, ...] = (3, 32, 32)
+) -> None:
+    """Samples as they were stored, changed by torch's generator alone.
+
+    Args:
+        params: the plugin.
+        input_shape: one sample, (C, H, W) or (D,).
+
+    Raises:
+        PluginFault: with the first thing that is wrong.
+    """
+    import torch
+
+    from torchyard.core.training import checkpoint
+
+    check = Checks(params, AugmentationParams)
+    devices = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+    for device, count in [(device, count) for device in devices for count in (1, SAMPLES)]:
+        samples = tiny_batch(input_shape)[:count]
+        if len(input_shape) == 3:
+            samples = ((samples + 4) * 32).clamp(0, 255).to(torch.uint8)
+        samples = samples.to(device)
+        indices = torch.arange(count, device=device)
+        before, order = samples.clone(), indices.clone()
+        where, results = f"{count} samples on {device}", []
+        for other_seed in (1, 2):
+            # Only torch's generator is the same both times.
+            checkpoint.seed_everything(other_seed)
+            torch.manual_seed(0)
+            with check.running(where):
+                results.append(params.build(input_shape)(samples, indices, 1))
+        first, second = results
+        for aspect in ("shape", "dtype", "device"):
+            was, now = getattr(before, aspect), getattr(first, aspect, None)
+            check.that(was == now, where, f"{aspect} {now}, not {was} as it was")
+        unchanged = same(samples, before) and same(indices, order)
+        check.that(unchanged, where, "it changes the samples or the indices in place")
+        check.that(same(first, second), where, "differs under one torch seed: draws elsewhere")
+
+
+def assert_gate_plugin(params: GateParams) -> None:
+    """It lets a model that is always right pass, with a reason, and judges twice the same.
+
+    Raises:
+        PluginFault: with the first thing that is wrong.
+    """
+    check = Checks(params, GateParams)
+    targets = np.arange(SAMPLES * GATE_CLASSES) % GATE_CLASSES
+    classes = tuple(f"class {index}" for index in range(GATE_CLASSES))
+
+    def table(logits: npt.NDArray[np.float32]) -> PredictionTable:
+        made = Predictions(logits, targets.astype(np.int64))
+        return PredictionTable(made, "a run", "a data set", classes, "a digest")
+
+    always_right = SURE * np.eye(GATE_CLASSES, dtype=np.float32)[targets]
+    generator = np.random.default_rng(0)
+    guessing = generator.standard_normal(always_right.shape, dtype=np.float32)
+    for where, champion in (("without a champion", None), ("against guesses", table(guessing))):
+        verdicts = []
+        for logits in (always_right, always_right, guessing):
+            with check.running(where):
+                verdicts.append(params.build()(table(logits.copy()), champion))
+        for verdict in verdicts:
+            kind = type(verdict).__name__
+            check.that(isinstance(verdict, Verdict), where, f"gives a {kind}, not a Verdict")
+            check.that(verdict.reason.strip(), where, "gives no reason")
+            figures = verdict.figures.values()
+            numbers = all(isinstance(figure, (int, float)) for figure in figures)
+            check.that(numbers, where, "has figures that are no numbers")
+        check.that(verdicts[0] == verdicts[1], where, "judges the same model differently")
+        check.that(verdicts[0].passed, where, f"refuses who is right: {verdicts[0].reason}")
+
+
+@generators_kept()
+def assert_dataset_plugin(params: DatasetParams, folder: Path) -> None:
+    """It prepares, as described, and twice the same.
+
+    Args:
+        params: the plugin.
+        folder: for downloads and prepared arrays; what is downloaded there already is used.
+
+    Raises:
+        PluginFault: with the first thing that is wrong.
+    """
+    import numpy as np
+
+    from torchyard.core.preparation.prepare import find_prepared, prepare_dataset
+
+    check = Checks(params, DatasetParams)
+    with check.running("prepare"):
+        found = prepare_dataset(check.name, params, folder, lambda *_: None)
+    again = find_prepared(check.name, params, folder)
+    check.that(again, "prepare", "not found again: its `fingerprint` changes by itself")
+    # Under another name nothing is found again, but downloads are.
+    with check.running("prepare again"):
+        second = prepare_dataset(f"{check.name} again", params, folder, lambda *_: None)
+    alike = second.digest == found.digest
+    check.that(alike, "seed", "prepared twice with the same parameters, the samples differ")
+    with check.running("describe"):
+        told = params.describe()
+    if told is not None:
+        shape = told.shape == found.shape
+        check.that(shape, "describe", f"tells of {told.shape}, the samples are {found.shape}")
+        classes = told.num_classes in (None, len(found.classes))
+        text = f"tells of {told.num_classes} classes, there are {len(found.classes)}"
+        check.that(classes, "describe", text)
+    check.that(len(found.classes) > 1, "classes", "one alone leaves nothing to tell apart")
+    counts = np.bincount(found.train.labels, minlength=len(found.classes))
+    missing = [name for name, count in zip(found.classes, counts, strict=True) if not count]
+    check.that(not missing, "classes", f"no training sample is of {', '.join(missing)}")
+    check.that(np.isfinite(found.mean + found.std).all(), "samples", "NaN or infinite")

@@ -1,0 +1,240 @@
+"""The runs there are: whose process lives, which one a person means."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from torchyard.core.errors import UserError, suggestion
+from torchyard.core.tracking.outbox import Entry, deliver, outbox_of, send_kept
+from torchyard.core.tracking.provenance import owner_lives
+from torchyard.core.tracking.store import one_at_a_time
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+
+    from torchyard.core.data.predictions import PredictionTable
+
+
+CONFIG = "torchyard.config"  # tag of a run that has only begun
+RECENT = 200  # runs among which the nearest name is looked for
+LATEST, BEST, CHAMPION = "latest", "best", "champion"
+ACCEPTED = "an id, a name, latest, best, best:DATASET, champion, MODEL@ALIAS"
+NEWEST = "attributes.start_time DESC"
+ACCURACY = "test/accuracy"
+
+
+def end_orphans(client: MlflowClient, *experiment_ids: str) -> None:
+    """Set to KILLED every run that a dead process of this machine left RUNNING.
+
+    What was kept of it while the store was away is sent first; its true end may be in that.
+    """
+    for run in client.search_runs(list(experiment_ids), "attributes.status = 'RUNNING'"):
+        if owner_lives(run.data.tags) is False:
+            run_id, outbox = run.info.run_id, outbox_of(run)
+            reason = "its process ended without a word"
+            try:
+                if send_kept(client, run_id, outbox):
+                    run = client.get_run(run_id)
+                    if run.info.status != "RUNNING":
+                        continue
+            except Exception as error:  # its data are gone, say: no other run must suffer
+                reason += f"; {len(outbox)} entries in {outbox.folder} cannot be sent: {error}"
+            end = {"status": "KILLED", "reason": reason, "end_time": None}
+            deliver(client, run_id, Entry("end", end))
+
+
+def caught_up(client: MlflowClient, run: Run) -> Run:
+    """Send what a run kept whose process is dead; gives the run as it is then."""
+    with one_at_a_time(client.tracking_uri):
+        run = client.get_run(run.info.run_id)
+        if run.info.status == "RUNNING" and owner_lives(run.data.tags):
+            return run
+        send_kept(client, run.info.run_id, outbox_of(run))
+        return client.get_run(run.info.run_id)
+
+
+def find_run(client: MlflowClient, wanted: str) -> Run:
+    """The run a person means.
+
+    Args:
+        client: of the store.
+        wanted: a run's id or its name (of runs of one name the newest), or `latest`; `best`,
+            the finished run with the greatest test accuracy, `best:DATASET` where there are
+            runs on several data sets; `NAME@ALIAS`, the run that a registered model is from,
+            `champion` alone where one model has that alias.
+
+    Raises:
+        UserError: there is none, or more than one is meant; the message names the nearest.
+    """
+    experiments = [found.experiment_id for found in client.search_experiments()]
+    if wanted == BEST or wanted.startswith(f"{BEST}:"):
+        return _best(client, experiments, wanted.partition(":")[2])
+    if wanted == CHAMPION:
+        return _aliased(client, _only_champion(client), CHAMPION)
+    name, at, alias = wanted.rpartition("@")
+    if at and not _named(client, experiments, wanted):
+        return _aliased(client, name, alias)
+    newest = _search(client, experiments, count=1)
+    if not newest:
+        raise UserError(f"no run '{wanted}': there is no run yet.")
+    if wanted == LATEST:
+        return newest[0]
+    if found := run_by_id(client, wanted) or _named(client, experiments, wanted):
+        return found
+    recent = _search(client, experiments, count=RECENT)
+    known = {run.info.run_name: run for run in reversed(recent)}
+    known |= {run.info.run_id: run for run in recent}
+    begun = [name for name in known if wanted and name.startswith(wanted)]
+    near = begun or difflib.get_close_matches(wanted, known, n=1)
+    if near:
+        hint = f"Did you mean {_shown(known[near[0]])}?"
+    else:
+        hint = f"The last one is {_shown(newest[0])}."
+    raise UserError(f"no run with the id or name '{wanted}'. {hint}  (accepts: {ACCEPTED})")
+
+
+def _search(
+    client: MlflowClient,
+    experiments: list[str],
+    chosen: str = "",
+    order: str = NEWEST,
+    *,
+    count: int,
+) -> list[Run]:
+    return list(client.search_runs(experiments, chosen, max_results=count, order_by=[order]))
+
+
+def _shown(run: Run) -> str:
+    return f"{run.info.run_id} ({run.info.run_name})"
+
+
+def _named(client: MlflowClient, experiments: list[str], name: str) -> Run | None:
+    quote = '"' if "'" in name else "'"
+    if quote in name:  # MLflow's filters know no escape
+        return None
+    found = _search(client, experiments, f"attributes.run_name = {quote}{name}{quote}", count=1)
+    return found[0] if found else None
+
+
+def _best(client: MlflowClient, experiments: list[str], dataset: str) -> Run:
+    """The finished run of the greatest test accuracy; on which data set must be clear."""
+    order = f"metrics.`{ACCURACY}` DESC"
+    chosen = f"attributes.status = 'FINISHED' and metrics.`{ACCURACY}` >= 0"
+    found: dict[str, Run] = {}
+    while runs := _search(client, experiments, chosen, order, count=1):
+        name = runs[0].data.tags.get("dataset", "")
+        found[name] = runs[0]
+        chosen += f" and tags.dataset != '{name}'"
+    if not found:
+        raise UserError("best: no run has finished yet.")
+    if dataset:
+        if dataset not in found:
+            raise UserError(
+                f"best: no finished run on '{dataset}'.{suggestion(dataset, list(found))}"
+            )
+        return found[dataset]
+    if len(found) > 1:
+        names = " or ".join(f"{BEST}:{name}" for name in found)
+        raise UserError(f"best: there are runs on {len(found)} data sets: say {names}")
+    return next(iter(found.values()))
+
+
+def _only_champion(client: MlflowClient) -> str:
+    models = list(client.search_registered_models())
+    names: list[str] = [model.name for model in models if CHAMPION in model.aliases]
+    if not names:
+        raise UserError("champion: no registered model has the alias 'champion' yet.")
+    if len(names) > 1:
+        each = " or ".join(f"{name}@{CHAMPION}" for name in names)
+        raise UserError(f"champion: {len(names)} registered models have one: say {each}")
+    return names[0]
+
+
+def _aliased(client: MlflowClient, name: str, alias: str) -> Run:
+    """The run that a registered model's version is from."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        version = client.get_model_version_by_alias(name, alias)
+    except MlflowException as error:
+        models = {model.name: model.aliases for model in client.search_registered_models()}
+        if name in models:
+            has = suggestion(alias, list(models[name]))
+            raise UserError(
+                f"the registered model '{name}' has no alias '{alias}'.{has}"
+            ) from error
+        raise UserError(
+            f"'{name}@{alias}': no registered model '{name}'.{suggestion(name, list(models))}"
+        ) from error
+    if not version.run_id:
+        raise UserError(f"'{name}@{alias}' (version {version.version}) is not from a run.")
+    return client.get_run(version.run_id)
+
+
+def recorded_config(client: MlflowClient, run: Run) -> dict[str, Any]:
+    """The whole configuration that a run began with.
+
+    Raises:
+        UserError: none is recorded.
+    """
+    run_id, name = run.info.run_id, "config.yaml"
+    missing = UserError(f"run {_shown(run)} has no configuration: start it with `torchyard run`.")
+    text = run.data.tags.get(CONFIG)  # until the file is there
+    if text is None and not _has_artifact(client, run, name):
+        raise missing
+    text = text or Path(client.download_artifacts(run_id, name)).read_text("utf-8")
+    try:
+        config: dict[str, Any] = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise missing from error
+    return config
+
+
+def logged_model_id(run: Run) -> str:
+    """The model that a run logged, the one of the last epoch.
+
+    Raises:
+        UserError: there is none; the message says why.
+    """
+    models = run.outputs.model_outputs if run.outputs else []
+    if not models:
+        reason = run.data.tags.get("model_not_logged") or f"it is {run.info.status}"
+        raise UserError(f"run {_shown(run)} has no model: {reason}")
+    newest: Any = max(models, key=lambda output: output.step)
+    return str(newest.model_id)
+
+
+def recorded_predictions(client: MlflowClient, run: Run) -> PredictionTable:
+    """What a run predicted of its test samples.
+
+    Raises:
+        UserError: it has recorded none.
+        RunError: the file is damaged.
+    """
+    from torchyard.core.data.predictions import PREDICTIONS_FILE, PredictionTable
+
+    if not _has_artifact(client, run, PREDICTIONS_FILE):
+        raise UserError(f"run {_shown(run)} has recorded no predictions: it is {run.info.status}.")
+    return PredictionTable.read(Path(client.download_artifacts(run.info.run_id, PREDICTIONS_FILE)))
+
+
+def _has_artifact(client: MlflowClient, run: Run, name: str) -> bool:
+    # Asked for, not tried: that a store is away does not mean that it has not got a file.
+    return name in {found.path for found in client.list_artifacts(run.info.run_id)}
+
+
+def run_by_id(client: MlflowClient, run_id: str) -> Run | None:
+    """The run, or None where there is none of that id; raises what else MLflow raises."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return client.get_run(run_id)
+    except MlflowException as error:
+        if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            raise
+        return None

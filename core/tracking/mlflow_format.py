@@ -1,0 +1,247 @@
+"""What goes into an MLflow run, in the form MLflow takes: keys, values, metrics, data sets."""
+
+from __future__ import annotations
+
+import json
+import math
+import platform
+import re
+import shutil
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from torchyard.core.data.dataset import PreparedDataset
+
+if TYPE_CHECKING:
+    from mlflow.entities import DatasetInput
+
+
+# MLflow's limits. It cuts longer values without a word, and refuses longer keys and batches.
+MAX_PARAMETER, MAX_TAG, MAX_KEY = 6000, 8000, 250
+MAX_METRICS, MAX_ENTRIES = 1000, 100
+SHORT_DIGEST = 16  # MLflow takes 36 characters; its tables show about this many
+
+
+def class_metric_keys(classes: Sequence[str], prefix: str = "test/recall/") -> list[str]:
+    """One metric key a class: safe for MLflow, and different for every class.
+
+    A name keeps its letters in any script; what MLflow refuses becomes "_", and names that
+    would then be equal (MySQL ignores case too) are numbered.
+    """
+    keys: list[str] = []
+    taken: set[str] = set()
+    for index, name in enumerate(classes):
+        safe = re.sub(r"[^\w.\- ]", "_", name).strip(" .")[: MAX_KEY - len(prefix) - 10].rstrip()
+        if not any(character.isalnum() for character in safe):
+            safe = f"class {index}"
+        key, copies = safe, 1
+        while key.casefold() in taken:
+            copies += 1
+            key = f"{safe} {copies}"
+        taken.add(key.casefold())
+        keys.append(prefix + key)
+    return keys
+
+
+def safe_key(key: str) -> str:
+    """A key MLflow takes: it allows few characters, and no path that means another one."""
+    parts = (part.strip(" .") for part in re.sub(r"[^/\w.\- ]", "_", key).split("/"))
+    return "/".join(part for part in parts if part)[:MAX_KEY].rstrip("/ .") or "_"
+
+
+def shortened(text: str, limit: int) -> str:
+    """The text if it fits, else its beginning (whole lines, if it has some) and its length."""
+    if len(text) <= limit:
+        return text
+    note = f"… ({len(text)} characters in all)"
+    head = text[: limit - len(note)]
+    lines = head[:-2].rpartition("\n")[0]
+    return f"{lines}\n\n{note}" if lines else head + note
+
+
+def flattened(nested: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Nested settings as ("optimizer.lr", "0.001"); what is not text is written as JSON."""
+    for name, value in nested.items():
+        key = f"{prefix}{name}"
+        if isinstance(value, Mapping) and value:
+            yield from flattened(value, f"{key}.")
+        elif isinstance(value, str):
+            yield key, value
+        else:
+            yield key, json.dumps(value, ensure_ascii=False, default=str)
+
+
+def batches(entries: list[Any], size: int) -> Iterator[list[Any]]:
+    """The entries, at most `size` at a time."""
+    return (entries[start : start + size] for start in range(0, len(entries), size))
+
+
+def metrics_now(values: Mapping[str, float], step: int) -> list[dict[str, Any]]:
+    """Metrics of this moment, as the arguments of mlflow.entities.Metric."""
+    now = time.time_ns() // 1_000_000
+    # MLflow stores an infinity as 1.8e308, which flattens every chart it is in; NaN is a gap.
+    return [
+        {
+            "key": safe_key(key),
+            "value": float(value) if math.isfinite(value) else math.nan,
+            "timestamp": now,
+            "step": step,
+        }
+        for key, value in values.items()
+    ]
+
+
+def dataset_links(prepared: PreparedDataset, part: str) -> dict[str, str]:
+    """What names one split of a data set in MLflow."""
+    # MLflow keeps one input for a name and a digest, so each split has a name of its own.
+    return {
+        "dataset_name": f"{prepared.name} {part}",
+        "dataset_digest": prepared.digest[:SHORT_DIGEST],
+    }
+
+
+def dataset_inputs(prepared: PreparedDataset) -> list[DatasetInput]:
+    """Both splits as MLflow inputs: digest, schema, source, and a profile the UI lists."""
+    import numpy as np
+    from mlflow.data.schema import TensorDatasetSchema
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+    from mlflow.types import Schema, TensorSpec
+
+    schema = TensorDatasetSchema(
+        Schema([TensorSpec(np.dtype(prepared.dtype), (-1, *prepared.shape))]),
+        Schema([TensorSpec(np.dtype(np.int64), (-1,))]),
+    )
+    # The UI makes a link of a source of the kind "http", and shows the path of a "local" one.
+    if re.match("https?://", prepared.source):
+        kind, source = "http", {"url": prepared.source}
+    else:
+        kind, source = "local", {"uri": prepared.source or str(prepared.folder)}
+    inputs = []
+    for part, split in (("train", prepared.train), ("test", prepared.test)):
+        counts = np.bincount(split.labels, minlength=len(prepared.classes)).tolist()
+        profile = {
+            "rows": len(split),
+            "sample": f"{prepared.dtype} {prepared.shape}",
+            "classes": len(prepared.classes),
+            "rows per class": list(zip(prepared.classes, counts, strict=True)),
+            "training mean": [round(value, 6) for value in prepared.mean],
+            "training std": [round(value, 6) for value in prepared.std],
+            "sha256": prepared.digest,
+        }
+        links = dataset_links(prepared, part)
+        dataset = Dataset(
+            name=links["dataset_name"],
+            digest=links["dataset_digest"],
+            source_type=kind,
+            source=json.dumps(source, ensure_ascii=False),
+            schema=json.dumps(schema.to_dict()),
+            profile=json.dumps(profile, ensure_ascii=False),
+        )
+        inputs.append(DatasetInput(dataset, [InputTag("mlflow.data.context", part)]))
+    return inputs
+
+
+DATA = "data"
+LOADER = "mlflow.pytorch"
+CLASSES = "extra_files/classes.json"
+REQUIREMENTS = "requirements.txt"
+CONDA, VIRTUALENV = "conda.yaml", "python_env.yaml"
+
+
+def write_model(
+    folder: Path,
+    exported: Path,
+    prepared: PreparedDataset,
+    *,
+    torch_version: str,
+    run_id: str,
+    model_id: str,
+    location: str,
+) -> None:
+    """Fill an empty folder with an MLflow model of the flavors pytorch and python_function.
+
+    Args:
+        folder: where to write.
+        exported: the archive of torch.export.save.
+        prepared: shape and type of a sample, class names.
+        torch_version: torch.__version__ of the process that exported.
+        run_id, model_id, location: the run, the logged model, and where it will be kept.
+
+    Raises:
+        OSError: the archive cannot be read, or the folder cannot be written.
+    """
+    import mlflow
+    import numpy as np
+    from mlflow.models import Model, ModelSignature
+    from mlflow.types import Schema, TensorSpec
+
+    (folder / DATA).mkdir()
+    shutil.copyfile(exported, folder / DATA / "model.pt2")
+    (folder / CLASSES).parent.mkdir()
+    (folder / CLASSES).write_text(json.dumps(prepared.classes, ensure_ascii=False), "utf-8")
+
+    requirements = [
+        f"mlflow=={mlflow.__version__}",
+        f"torch=={torch_version.partition('+')[0]}",
+        f"numpy=={version('numpy')}",
+    ]
+    python = platform.python_version()
+    (folder / REQUIREMENTS).write_text("\n".join(requirements))
+    _write_yaml(
+        folder / VIRTUALENV,
+        {
+            "python": python,
+            "build_dependencies": ["pip", "setuptools", "wheel"],
+            "dependencies": [f"-r {REQUIREMENTS}"],
+        },
+    )
+    _write_yaml(
+        folder / CONDA,
+        {
+            "name": "mlflow-env",
+            "channels": ["conda-forge"],
+            "dependencies": [f"python={python}", "pip", {"pip": requirements}],
+        },
+    )
+
+    model = Model(
+        artifact_path=location,
+        run_id=run_id,
+        model_id=model_id,
+        model_uuid=model_id,
+        signature=ModelSignature(
+            Schema([TensorSpec(np.dtype(prepared.dtype), (-1, *prepared.shape))]),
+            Schema([TensorSpec(np.dtype(np.float32), (-1, len(prepared.classes)))]),
+        ),
+        metadata={"classes": list(prepared.classes)},
+    )
+    model.add_flavor(
+        "pytorch",
+        model_data=DATA,
+        pytorch_version=str(torch_version),  # torch's own is a class YAML does not know
+        code=None,
+        extra_files=[{"path": CLASSES}],
+    )
+    mlflow.pyfunc.add_to_model(
+        model,
+        loader_module=LOADER,
+        data=DATA,
+        conda_env=CONDA,
+        python_env=VIRTUALENV,
+        # An exported network stays where it was exported; MLflow's default is the GPU wherever
+        # there is one, and there it refuses to load a network from the CPU.
+        model_config={"device": "cpu"},
+    )
+    model.model_size_bytes = sum(
+        path.stat().st_size for path in folder.rglob("*") if path.is_file()
+    )
+    model.save(str(folder / "MLmodel"))
+
+
+def _write_yaml(path: Path, content: dict[str, object]) -> None:
+    path.write_text(yaml.safe_dump(content, sort_keys=False), "utf-8")

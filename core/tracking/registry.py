@@ -1,0 +1,328 @@
+"""The champion of a registered model: judged, moved, and put back.
+
+The alias `champion` is what others follow, and moving it is one call, the last one: whatever
+fails before leaves the old champion in place. All else that is known of a promotion stands in
+tags of the version, written before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from torchyard.core.errors import RunError, UserError, suggestion
+from torchyard.core.hosting.params import GateParams, Verdict
+from torchyard.core.tracking.lookup import (
+    ACCURACY,
+    CHAMPION,
+    logged_model_id,
+    recorded_predictions,
+    run_by_id,
+)
+from torchyard.core.tracking.provenance import user_name
+from torchyard.core.tracking.store import current_store, one_at_a_time, store_errors
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+    from mlflow.entities.model_registry import ModelVersion
+
+    from torchyard.core.data.predictions import PredictionTable
+
+FILE = "promotion.json"  # the run's artifact
+OUTCOME = "torchyard.promotion"  # tag of a run: "champion of m, version 3", "refused by a, b"
+AT, BY, WHY = "torchyard.promoted_at", "torchyard.promoted_by", "torchyard.why"
+REPLACED = "torchyard.replaced"  # tag of a version: the champion it took the place of
+PENDING = "torchyard.pending"  # tag of a version whose promotion has not come to its end
+ROLLED_BACK = "torchyard.rolled_back"  # tag of a version: when, and by whom
+NEVER = "never the champion"
+SHOWN_WHY = 4000  # MLflow takes 5,000 characters
+RACES = 3
+
+
+@dataclass(frozen=True)
+class Judged:
+    """How a promotion ended.
+
+    Attributes:
+        model: the registered model's name.
+        verdicts: of each gate, by its name, in the order asked for.
+        version: the new champion's; None if a gate refused.
+        before: the champion's version until then, if there was one.
+    """
+
+    model: str
+    verdicts: tuple[tuple[str, Verdict], ...]
+    version: int | None
+    before: int | None
+
+    @property
+    def lines(self) -> list[str]:
+        """A line a gate: whether it let pass, and why."""
+        return [
+            f"{'passed ' if verdict.passed else 'refused'}  {name}: {verdict.reason}"
+            for name, verdict in self.verdicts
+        ]
+
+    @property
+    def outcome(self) -> str:
+        """One line for people."""
+        if self.version is not None:
+            place = f", in place of version {self.before}" if self.before is not None else ""
+            return f"champion of {self.model}: version {self.version}{place}"
+        names = ", ".join(name for name, verdict in self.verdicts if not verdict.passed)
+        stays = "there is none" if self.before is None else f"version {self.before} stays"
+        return f"not the champion of {self.model} ({stays}): refused by {names}"
+
+
+def promote(
+    client: MlflowClient, run: Run, model: str, gates: Sequence[tuple[str, GateParams]]
+) -> Judged:
+    """Make a run's network the champion of a registered model, if every gate lets it.
+
+    Two of one machine judge one after the other. Of two machines the one that finds another
+    champion than it judged by judges again.
+
+    Args:
+        client: of the store.
+        run: its predictions and its logged model are recorded.
+        model: made, where there is none of that name.
+        gates: with the names to show.
+
+    Raises:
+        UserError: the run has no model or no predictions, or the champion none to compare to.
+        RunError: the store is out of reach, or champions change faster than they are judged.
+    """
+    uri = client.tracking_uri
+    with store_errors(uri), one_at_a_time(uri):
+        model_id = logged_model_id(run)
+        candidate = recorded_predictions(client, run)
+        for _ in range(RACES):
+            before = champion_of(client, model)
+            if before is not None and before.run_id == run.info.run_id:
+                # It was made so by an attempt whose end nobody noted.
+                _settle(client, before)
+                return Judged(model, (), int(before.version), _number(before.tags.get(REPLACED)))
+            verdicts = _verdicts(candidate, _predictions_of(client, before), gates)
+            judged = Judged(model, verdicts, None, int(before.version) if before else None)
+            if not all(verdict.passed for _, verdict in verdicts):
+                _record(client, run, judged)
+                return judged
+            version = _version(client, run, judged, model_id)
+            if _same(champion_of(client, model), before):
+                judged = Judged(model, verdicts, version, judged.before)
+                _record(client, run, judged)
+                client.set_registered_model_alias(model, CHAMPION, str(version))
+                _settle(client, client.get_model_version(model, str(version)))
+                return judged
+            client.delete_model_version(model, str(version))
+    raise RunError(f"The champion of {model} changed {RACES} times while it was judged by.")
+
+
+def roll_back(client: MlflowClient, model: str) -> tuple[int, int]:
+    """Put the champion before the present one back; gives the versions, from and to.
+
+    Raises:
+        UserError: there is no such model or champion, or none before it.
+    """
+    uri = client.tracking_uri
+    with store_errors(uri), one_at_a_time(uri):
+        known = [found.name for found in client.search_registered_models()]
+        if model not in known:
+            raise UserError(f"no registered model named '{model}'.{suggestion(model, known)}")
+        now = champion_of(client, model)
+        if now is None:
+            raise UserError(f"{model} has no champion.")
+        earlier = now.tags.get(REPLACED)
+        if not earlier:
+            raise UserError(f"version {now.version} of {model} is its first champion.")
+        if earlier not in {str(found.version) for found in _versions(client, model)}:
+            raise UserError(f"version {earlier} of {model}, the champion before, is deleted.")
+        client.set_model_version_tag(
+            model, str(now.version), ROLLED_BACK, f"{_now()} by {user_name()}"
+        )
+        client.set_registered_model_alias(model, CHAMPION, earlier)
+    return int(now.version), int(earlier)
+
+
+def history(client: MlflowClient, model: str | None = None) -> list[dict[str, Any]]:
+    """The versions of the registered models that torchyard promoted, the newest first.
+
+    Each is a row of model, version, status, run, accuracy, promoted_at, by and why. The runs
+    that were refused are rows without a version.
+    """
+    with store_errors(client.tracking_uri):
+        names = [found.name for found in client.search_registered_models()]
+        if model is not None and model not in names:
+            raise UserError(f"no registered model named '{model}'.{suggestion(model, names)}")
+        experiments = [found.experiment_id for found in client.search_experiments()]
+        rows = []
+        for name in names if model is None else [model]:
+            rows += [_row(client, name, *each) for each in _statuses(client, name)]
+            refused = f"tags.`{OUTCOME}` LIKE 'refused%' and tags.`{OUTCOME}.model` = '{name}'"
+            for run in client.search_runs(experiments, refused):
+                why = run.data.tags.get(WHY, "")
+                when, by = run.data.tags.get(AT, ""), run.data.tags.get(BY, "")
+                outcome = run.data.tags[OUTCOME]
+                rows.append(_values(name, None, outcome, run, when, by, why))
+    return sorted(rows, key=lambda row: (row["model"], row["promoted_at"]), reverse=True)
+
+
+def champion_of(client: MlflowClient, model: str) -> ModelVersion | None:
+    """The version that has the alias."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return client.get_model_version_by_alias(model, CHAMPION)
+    except MlflowException as error:
+        # No such model, or no such alias of it.
+        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            return None
+        raise
+
+
+def _verdicts(
+    candidate: PredictionTable,
+    champion: PredictionTable | None,
+    gates: Sequence[tuple[str, GateParams]],
+) -> tuple[tuple[str, Verdict], ...]:
+    """What each gate says; one that cannot judge does not let pass."""
+    verdicts = []
+    for name, params in gates:
+        try:
+            verdict = params.build()(candidate, champion)
+            if not isinstance(verdict, Verdict):
+                raise TypeError(f"it gave a {type(verdict).__name__}, not a Verdict")
+        except UserError as error:
+            verdict = Verdict(False, str(error))
+        except Exception as error:  # a plugin may raise anything
+            verdict = Verdict(False, f"it could not judge: {type(error).__name__}: {error}")
+        verdicts.append((name, verdict))
+    return tuple(verdicts)
+
+
+def _predictions_of(client: MlflowClient, champion: ModelVersion | None) -> PredictionTable | None:
+    if champion is None:
+        return None
+    run = run_by_id(client, str(champion.run_id))
+    if run is not None:
+        with suppress(UserError):  # it has recorded none
+            return recorded_predictions(client, run)
+    raise UserError(
+        f"version {champion.version} of {champion.name} is the champion, but what it "
+        "predicted is not recorded, so no gate can compare with it. Delete its alias "
+        f"'{CHAMPION}' in MLflow to judge without it."
+    )
+
+
+def _version(client: MlflowClient, run: Run, judged: Judged, model_id: str) -> int:
+    """Register the run's model as a version that is not yet the champion."""
+    from mlflow.exceptions import MlflowException
+
+    tags = {AT: _now(), BY: user_name(), WHY: _why(judged.verdicts), PENDING: "true"}
+    if judged.before is not None:
+        tags[REPLACED] = str(judged.before)
+    with suppress(MlflowException):  # it is there
+        client.create_registered_model(judged.model)
+    for found, status in _statuses(client, judged.model):
+        # Of a promotion that was cut short before the alias was moved.
+        if found.run_id == run.info.run_id and status == NEVER and PENDING in found.tags:
+            client.delete_model_version(judged.model, str(found.version))
+    with current_store(client.tracking_uri):  # where MLflow looks the model's id up
+        made = client.create_model_version(
+            judged.model,
+            source=f"models:/{model_id}",
+            run_id=run.info.run_id,
+            tags=tags,
+            model_id=model_id,
+        )
+    return int(made.version)
+
+
+def _settle(client: MlflowClient, version: ModelVersion) -> None:
+    """Note that a version did become the champion."""
+    if PENDING in version.tags:
+        client.delete_model_version_tag(version.name, str(version.version), PENDING)
+
+
+def _number(version: str | None) -> int | None:
+    return None if version is None else int(version)
+
+
+def _record(client: MlflowClient, run: Run, judged: Judged) -> None:
+    """Write the verdicts into the run."""
+    run_id = run.info.run_id
+    verdicts = {name: asdict(verdict) for name, verdict in judged.verdicts}
+    content = {"model": judged.model, "version": judged.version, "before": judged.before}
+    client.log_dict(run_id, content | {"gates": verdicts}, FILE)
+    refused = [name for name, verdict in judged.verdicts if not verdict.passed]
+    outcome = f"refused by {', '.join(refused)}" if refused else f"version {judged.version}"
+    tags = {OUTCOME: outcome, f"{OUTCOME}.model": judged.model, AT: _now(), BY: user_name()}
+    tags[WHY] = _why(judged.verdicts)
+    for key, value in tags.items():
+        client.set_tag(run_id, key, value)
+
+
+def _row(client: MlflowClient, name: str, found: ModelVersion, status: str) -> dict[str, Any]:
+    run = run_by_id(client, str(found.run_id))  # None: deleted for good
+    tags: Mapping[str, str] = found.tags
+    when = tags.get(AT) or datetime.fromtimestamp(found.creation_timestamp / 1000, UTC).isoformat()
+    return _values(name, int(found.version), status, run, when, tags.get(BY, ""), tags.get(WHY, ""))
+
+
+def _values(
+    model: str, version: int | None, status: str, run: Run | None, when: str, by: str, why: str
+) -> dict[str, Any]:
+    return {
+        "model": model,
+        "version": version,
+        "status": status,
+        "run": run.info.run_name if run else None,
+        "run_id": run.info.run_id if run else None,
+        "accuracy": run.data.metrics.get(ACCURACY) if run else None,
+        "promoted_at": when,
+        "by": by,
+        "why": why,
+    }
+
+
+def _versions(client: MlflowClient, model: str) -> list[ModelVersion]:
+    return list(client.search_model_versions(f"name = '{model}'"))
+
+
+def _statuses(client: MlflowClient, model: str) -> list[tuple[ModelVersion, str]]:
+    """Every version, and what became of it."""
+    champion, versions = champion_of(client, model), _versions(client, model)
+    replaced: dict[str, ModelVersion] = {}
+    for found in sorted(versions, key=lambda each: int(each.version)):
+        earlier = found.tags.get(REPLACED)
+        stayed = ROLLED_BACK not in found.tags
+        if earlier and PENDING not in found.tags and (stayed or earlier not in replaced):
+            replaced[earlier] = found
+    told = []
+    for found in versions:
+        status = NEVER
+        if _same(found, champion):
+            status = CHAMPION
+        elif ROLLED_BACK in found.tags:
+            status = f"rolled back {found.tags[ROLLED_BACK]}"
+        elif str(found.version) in replaced:
+            status = f"replaced by version {replaced[str(found.version)].version}"
+        told.append((found, status))
+    return told
+
+
+def _same(first: ModelVersion | None, second: ModelVersion | None) -> bool:
+    return (first and str(first.version)) == (second and str(second.version))
+
+
+def _why(verdicts: Sequence[tuple[str, Verdict]]) -> str:
+    text = "; ".join(f"{name}: {verdict.reason}" for name, verdict in verdicts)
+    return (text or "no gate was asked for")[:SHOWN_WHY]
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds")

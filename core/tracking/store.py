@@ -1,0 +1,345 @@
+"""The MLflow store runs are kept in: where it is, opening it, and what its errors mean."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import logging
+import os
+import re
+import shutil
+import ssl
+import sys
+import tempfile
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from email.message import Message
+from functools import lru_cache
+from hashlib import sha256
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from torchyard.core.errors import RunError, StoreAwayError, UserError
+from torchyard.core.tracking.provenance import user_name
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Experiment
+
+
+TRACKING_URI = "MLFLOW_TRACKING_URI"
+EXPERIMENT = "torchyard"
+LOCAL_UI = "http://127.0.0.1:5000"
+START_SECONDS = 120.0  # how long a start waits for another that is creating the database
+
+# MLflow's documented switches, where the user has not set them.
+_SETTINGS = {
+    # A run at night calls nobody it was not told to call.
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
+    # The terminal belongs to the run: no address printed at its end, no bars for uploads.
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    # A lost server is reported after half a minute; MLflow's own 7 retries take four.
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "4",
+}
+
+# What a store's error says, whose move it is, and what to tell them.
+_TROUBLES: tuple[tuple[str, type[UserError | RunError], str], ...] = (
+    ("database is locked", StoreAwayError, "is locked by another program"),
+    ("disk is full|No space left|quota exceeded", StoreAwayError, "has no space left on its disk"),
+    (
+        "readonly database|Permission denied|Read-only|unable to open database",
+        StoreAwayError,
+        "cannot be written",
+    ),
+    (
+        "out-of-date database schema|Can't locate revision",
+        UserError,
+        "was made by another version of MLflow; back it up, then 'mlflow db upgrade {uri}'",
+    ),
+    ("file is not a database|malformed", UserError, "is not a readable MLflow database"),
+    ("Max retries exceeded|Connection|[Tt]imed out", StoreAwayError, "does not answer"),
+)
+
+
+def tracking_uri() -> str:
+    """MLFLOW_TRACKING_URI if that is set, else the database in ./mlruns."""
+    given = os.environ.get(TRACKING_URI, "").strip()
+    return given or f"sqlite:///{Path.cwd().as_posix()}/mlruns/mlflow.db"
+
+
+def check_writable(uri: str) -> None:
+    """Find out before any work whether the record of a run can be kept.
+
+    Raises:
+        UserError: the store is of a kind MLflow no longer has, or its folder cannot be
+            created or written.
+    """
+    if uri.startswith("file:") or (":" not in uri and uri not in ("databricks", "uc")):
+        raise UserError(
+            f"MLFLOW_TRACKING_URI: MLflow no longer keeps runs in plain files ('{uri}'); give "
+            "sqlite:////FOLDER/mlflow.db or a server's address, or leave it unset."
+        )
+    database = database_of(uri)
+    if database is None:
+        return
+    folder = database.parent
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as probe:
+            probe.write(b"\0" * 4096)  # an empty file fits on a full disk
+            probe.flush()
+    except OSError as error:
+        reason = "it is not a folder" if isinstance(error, FileExistsError) else error.strerror
+        raise UserError(f"The runs' folder {folder} cannot be written: {reason}.") from error
+    # Only asked, never opened: closing a second handle would drop SQLite's locks on the file.
+    if database.exists() and not (database.is_file() and os.access(database, os.R_OK | os.W_OK)):
+        raise UserError(f"The runs' database {database} cannot be written.")
+
+
+def load_mlflow() -> None:
+    """Import MLflow, quiet and with the settings the user has not made."""
+    for name, value in _SETTINGS.items():
+        os.environ.setdefault(name, value)
+    import mlflow  # noqa: F401
+
+    if "MLFLOW_LOGGING_LEVEL" not in os.environ:
+        # This logger announces a new database's tables, and prints a traceback for each
+        # locked or full one, which our error reports.
+        logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
+
+
+@lru_cache
+def open_store(uri: str) -> MlflowClient:
+    """One client a store: opening it takes 2 seconds, 4 if MLflow has to make the database."""
+    from mlflow import MlflowClient
+
+    begin_with_blank("mlflow", uri)
+    return MlflowClient(tracking_uri=uri)
+
+
+def open_existing(uri: str) -> MlflowClient:
+    """The client of a store that has runs; a database that is not there is not made.
+
+    Raises:
+        UserError: there is none, or it cannot be written.
+    """
+    database = database_of(uri)
+    if database is not None and not database.exists():
+        raise UserError(f"There is no run yet: {database} is not there.")
+    check_writable(uri)
+    load_mlflow()
+    with store_errors(uri):
+        return open_store(uri)
+
+
+def chosen_experiment(client: MlflowClient, uri: str) -> Experiment:
+    """The experiment the environment names, as MLflow documents it; else torchyard's own.
+
+    Raises:
+        UserError: there is no such experiment, it is deleted, or two are named.
+    """
+    from mlflow.exceptions import MlflowException
+
+    identity = os.environ.get("MLFLOW_EXPERIMENT_ID")
+    name = os.environ.get("MLFLOW_EXPERIMENT_NAME")
+    if identity and not name:
+        try:
+            experiment = client.get_experiment(identity)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            raise UserError(f"MLFLOW_EXPERIMENT_ID: there is no experiment {identity}.") from error
+    else:
+        experiment = _named_experiment(client, uri, name or EXPERIMENT)
+        if identity and identity != experiment.experiment_id:
+            raise UserError(
+                f"MLFLOW_EXPERIMENT_ID is {identity}, but MLFLOW_EXPERIMENT_NAME '{name}' is "
+                f"experiment {experiment.experiment_id}; set one of them."
+            )
+    if experiment.lifecycle_stage != "active":
+        raise UserError(
+            f"The MLflow experiment '{experiment.name}' is deleted; bring it back with "
+            f"'mlflow experiments restore -x {experiment.experiment_id}', or name another one "
+            "in MLFLOW_EXPERIMENT_NAME."
+        )
+    return experiment
+
+
+def _named_experiment(client: MlflowClient, uri: str, name: str) -> Experiment:
+    from mlflow.exceptions import MlflowException
+
+    if found := client.get_experiment_by_name(name):
+        return found
+    database = database_of(uri)
+    # By default MLflow puts artifacts into ./mlruns/<experiment>, wherever the run was started.
+    location = None if database is None else (database.parent / "artifacts").as_uri()
+    # Without its kind the UI guesses one and asks for a confirmation.
+    tags = {"mlflow.experimentKind": "custom_model_development"}
+    try:
+        return client.get_experiment(client.create_experiment(name, location, tags))
+    except MlflowException:
+        if found := client.get_experiment_by_name(name):  # another machine was quicker
+            return found
+        raise
+
+
+@contextmanager
+def one_at_a_time(uri: str) -> Iterator[None]:
+    """Keep the starts of one machine apart.
+
+    MLflow fills an empty database table by table, and of two that do so at once one fails.
+    """
+    from filelock import FileLock
+
+    database = database_of(uri)
+    if database is None:
+        key = sha256(f"{uri} {user_name()}".encode()).hexdigest()[:16]
+        path = Path(tempfile.gettempdir()) / f"torchyard-{key}.lock"
+    else:
+        path = database.parent / ".torchyard.lock"
+    with FileLock(path, timeout=START_SECONDS):
+        yield
+
+
+@contextmanager
+def current_store(uri: str) -> Iterator[None]:
+    """Make a store the one that MLflow's functions without a client use."""
+    import mlflow
+
+    # MLflow sets the variable, too, so putting that back puts back what anybody had set.
+    before = os.environ.get(TRACKING_URI)
+    mlflow.set_tracking_uri(uri)
+    try:
+        yield
+    finally:
+        mlflow.set_tracking_uri(None)  # type: ignore[arg-type]
+        if before is not None:
+            os.environ[TRACKING_URI] = before
+
+
+@contextmanager
+def store_errors(uri: str) -> Iterator[None]:
+    """Turn what the store raises into one message; a bug stays what it is.
+
+    Raises:
+        UserError: the store was made by another version, or is none.
+        StoreAwayError: it is locked, full, read-only or out of reach.
+        RunError: it refused.
+    """
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        yield
+    except (MlflowException, SQLAlchemyError, OSError) as error:
+        text = str(error).strip() or type(error).__name__
+        says = f"refused: {text.splitlines()[0][:300]}"
+        kind: type[UserError | RunError] = RunError
+        for sign, known, meaning in _TROUBLES:
+            if re.search(sign, text):
+                kind, says = known, f"{meaning.format(uri=shown(uri))}."
+                break
+        message = f"The MLflow store {shown(uri)} {says}"
+        raise (kind(message, text) if issubclass(kind, RunError) else kind(message)) from error
+
+
+def is_server(uri: str) -> bool:
+    """Whether the store is a server, of which can be asked whether it answers."""
+    return uri.startswith(("http://", "https://"))
+
+
+def shown(uri: str) -> str:
+    """An address without the password in it."""
+    return re.sub(r"//[^@/]*@", "//", uri)
+
+
+ANSWER_SECONDS = 2.0
+
+
+def answers(url: str) -> bool:
+    """Whether anything answers there at once, be it with a refusal."""
+    try:
+        fetch(url, ANSWER_SECONDS)
+    except (OSError, http.client.HTTPException):
+        return False
+    return True
+
+
+def fetch(url: str, timeout: float) -> tuple[Message, bytes]:
+    """Headers and body of any HTTP answer, also a refusing one: something answers there.
+
+    Raises:
+        TimeoutError: nothing does within `timeout` seconds.
+        OSError, http.client.HTTPException: nothing does, or it speaks no HTTP.
+    """
+    parts = urlsplit(url)
+    # A proxy would not know this machine's own address; urllib takes a password for the port.
+    proxies = urllib.request.ProxyHandler({} if parts.hostname == "127.0.0.1" else None)
+    address = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+    try:
+        with urllib.request.build_opener(proxies).open(address, timeout=timeout) as answer:
+            return answer.headers, answer.read()
+    except urllib.error.HTTPError as refusal:
+        with refusal:
+            return refusal.headers, refusal.read()
+    except urllib.error.URLError as error:
+        if isinstance(error.reason, ssl.SSLError):  # its certificate is for the client to judge
+            return Message(), b""
+        if isinstance(error.reason, TimeoutError):
+            raise error.reason from error
+        raise
+
+
+def blank_database(program: str) -> Path:
+    """Where it lies: one for each version of the program in this environment."""
+    return Path(sys.prefix) / "share" / "torchyard" / f"{program}-{version(program)}.db"
+
+
+def begin_with_blank(program: str, url: str) -> None:
+    """Copy the blank database to where the program would make one; never over one that is there.
+
+    Args:
+        program: "prefect" or "mlflow".
+        url: the program's; any that names no SQLite file is left to it.
+    """
+    blank, database = blank_database(program), database_of(url)
+    if database is None or ":memory:" in url or database.exists():
+        return
+    # Linked into place whole: a second process may be making the database at this moment.
+    with (
+        contextlib.suppress(OSError),
+        tempfile.TemporaryDirectory(dir=database.parent) as scratch,
+    ):
+        os.link(shutil.copyfile(blank, Path(scratch) / "copy"), database)
+
+
+def database_of(url: str) -> Path | None:
+    """The file of a SQLite database; None for any other."""
+    match = re.match(r"sqlite(\+\w+)?:///([^?]+)", url)
+    return Path(match[2]).absolute() if match else None
+
+
+def runs_folder() -> Path:
+    """Where the folders of the runs are."""
+    database = database_of(tracking_uri())
+    return (database.parent if database else Path("mlruns").absolute()) / "runs"
+
+
+def run_folder(run_id: str) -> Path:
+    """Checkpoints and predictions of a run: beside a local tracking store, else in ./mlruns.
+
+    Raises:
+        UserError: the folder cannot be made.
+    """
+    folder = runs_folder() / run_id
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be made: {error.strerror}") from error
+    return folder

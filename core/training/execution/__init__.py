@@ -1,0 +1,1 @@
+"""How the arithmetic of a training is carried out; what is learned stays the same."""

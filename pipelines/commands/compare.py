@@ -1,0 +1,222 @@
+"""The commands `torchyard runs` and `compare`: which runs there are, and how they differ."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Optional
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from torchyard.core.data.files import whole_file
+from torchyard.core.errors import UserError
+from torchyard.core.tracking.lookup import find_run
+from torchyard.core.tracking.store import open_existing, store_errors, tracking_uri
+from torchyard.core.tracking.table import COLUMNS, RunQuery
+from torchyard.pipelines.display import print_table, stdout
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from torchyard.core.report.comparison import ClassCell, Compared
+
+commands = typer.Typer()
+
+# On a terminal; --csv and --json have all columns. A run's name says the rest.
+SHOWN = ("run", "started", "lr", "epochs", "accuracy", "worst", "images_per_second", "device")
+CLASSES = 20  # the rest of them is on the page
+
+
+@commands.command()
+def runs(
+    conditions: Annotated[
+        Optional[list[str]],  # noqa: UP045 - typer reads the annotation
+        typer.Argument(metavar="[KEY=VALUE]...", help="which; also != > >= < <= and ~ (contains)"),
+    ] = None,
+    sort: Annotated[
+        str, typer.Option(metavar="KEY", help="numbers and times: the greatest first")
+    ] = "started",
+    reverse: Annotated[bool, typer.Option("--reverse", help="the least first")] = False,
+    limit: Annotated[int, typer.Option(min=1, help="how many at most")] = 20,
+    as_json: Annotated[bool, typer.Option("--json", help="for machines")] = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="for spreadsheets")] = False,
+) -> None:
+    """List the runs in MLflow, the newest first.
+
+    A KEY is a column, a setting (optimizer.momentum) or a metric (test/recall/cat).
+    Example: [bold]torchyard runs dataset=cifar10 'accuracy>=60%' --sort accuracy[/]
+    """
+    if as_json and as_csv:
+        raise UserError("--json and --csv: say one of them")
+    query = RunQuery.parse(conditions or (), sort, reverse)
+    uri = tracking_uri()
+    client = open_existing(uri)
+    with store_errors(uri):
+        table = query.table(client, limit)
+    if as_csv:
+        print(table.to_csv(index=False), end="")
+    elif as_json:
+        print(table.to_json(orient="records", date_format="iso", force_ascii=False, indent=1))
+    elif table.empty:
+        stdout.print("There is no such run." if conditions else "There is no run yet.")
+    else:
+        _print_runs(table)
+
+
+@commands.command()
+def compare(
+    runs: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="RUN RUN...", help="ids, names, latest, best, champion, MODEL@ALIAS"
+        ),
+    ],
+    html: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(
+            metavar="FILE", help="also write a page, with plots, that needs no other file"
+        ),
+    ] = None,
+) -> None:
+    """Show how runs differ: in settings, results and class by class, with intervals.
+
+    Each is compared with the first, on the test samples of both.
+    Example: [bold]torchyard compare champion latest --html difference.html[/]
+    """
+    if len(runs) < 2:
+        raise UserError("compare: two runs or more are compared")
+    if html is not None and not html.absolute().parent.is_dir():
+        raise UserError(f"--html: {html}: there is no such folder")
+    uri = tracking_uri()
+    client = open_existing(uri)
+    from torchyard.core.report.comparison import gather
+
+    with store_errors(uri):
+        found = {run.info.run_id: run for run in (find_run(client, name) for name in runs)}
+        if len(found) < 2:
+            raise UserError(f"compare: {' and '.join(runs)} are one run: {next(iter(found))}")
+        compared = gather(client, list(found.values()))
+    _print_comparison(compared)
+    if html is not None:
+        from torchyard.core.report.comparison import comparison_page
+
+        try:
+            with whole_file(html) as file:
+                file.write(comparison_page(compared).encode())
+        except OSError as error:
+            raise UserError(f"--html: {html}: {error.strerror}") from error
+        stdout.print(f"With plots: {escape(str(html))}", soft_wrap=True)
+
+
+def _print_comparison(compared: Sequence[Compared]) -> None:
+    from torchyard.core.report.comparison import (
+        classes_compared,
+        results,
+        settings_that_differ,
+        verdict,
+    )
+    from torchyard.core.report.formatting import number
+
+    settings = settings_that_differ(compared)
+    if settings.empty:
+        stdout.print("Their settings are the same.")
+    else:
+        _print_by_run("setting", compared, settings, str)
+    stdout.print()
+    table = results(compared)
+    _print_by_run("result", compared, table, number, _accuracy_row(compared))
+    stdout.print()
+    rows = classes_compared(compared)
+    if rows:
+        shown = _by_run("class", compared, "images")
+        for name, images, cells in rows[:CLASSES]:
+            shown.add_row(escape(name), *(_class_cell(cell) for cell in cells), f"{images:,}")
+        print_table(shown)
+        rest = len(rows) - CLASSES
+        if rest > 0:
+            stdout.print(f"and {rest} classes that differ less (all of them: --html FILE)")
+        stdout.print("points, 95 % interval; *: more than chance, all classes considered\n")
+    for each in compared[1:]:
+        statement, numbers = verdict(compared[0], each)
+        stdout.print(f"[bold]{escape(statement)}[/]: {escape(numbers)}", soft_wrap=True)
+
+
+def _by_run(heading: str, compared: Sequence[Compared], *more: str) -> Table:
+    table = Table(box=None, pad_edge=False)
+    table.add_column(heading, overflow="fold")
+    for name in (*(each.label for each in compared), *more):
+        table.add_column(escape(name), justify="right", overflow="fold")
+    return table
+
+
+def _print_by_run(
+    heading: str,
+    compared: Sequence[Compared],
+    table: pd.DataFrame,
+    write: Callable[[Any], str],
+    *first: list[str],
+) -> None:
+    shown = _by_run(heading, compared)
+    for row in first:
+        shown.add_row(*row)
+    for name, values in zip(table.index, table.to_numpy(), strict=True):
+        cells = ["–" if value is None or value != value else write(value) for value in values]
+        shown.add_row(escape(str(name)), *map(escape, cells))
+    print_table(shown)
+
+
+def _accuracy_row(compared: Sequence[Compared]) -> list[str]:
+    cells = []
+    for each in compared:
+        accuracy = each.run.data.metrics.get("test/accuracy")
+        text = each.run.info.status if accuracy is None else f"{accuracy:.1%}"
+        low, high = each.interval
+        cells.append(text if low != low else f"{text} ({100 * low:.1f} to {100 * high:.1f})")
+    return ["accuracy", *cells]
+
+
+def _class_cell(cell: ClassCell | None) -> str:
+    if cell is None or cell.accuracy != cell.accuracy:
+        return "–"
+    text = f"{cell.accuracy:.1%}"
+    if cell.difference is None:
+        return text
+    low, difference, high = (100 * each for each in (cell.low, cell.difference, cell.high))
+    mark = "*" if cell.told_apart else " "
+    return f"{text}  {difference:+.1f} ({low:+.1f} to {high:+.1f}){mark}"
+
+
+def _print_runs(table: pd.DataFrame) -> None:
+    shown = Table(box=None, pad_edge=False)
+    names = [str(name) for name in table if name in SHOWN or name not in COLUMNS]
+    for name in names:
+        numeric = name in COLUMNS and COLUMNS[name].place == "metrics"
+        heading = {"images_per_second": "images/s", "worst": "worst class"}.get(name, name)
+        shown.add_column(
+            heading,
+            justify="right" if numeric else "left",
+            overflow="fold",
+            no_wrap=name in SHOWN and name != "run",
+        )
+    for row in table.to_dict("records"):
+        shown.add_row(*(_cell(row, name) for name in names))
+    print_table(shown)
+
+
+def _cell(row: Mapping[Any, Any], name: str) -> str:
+    value = row[name]
+    if name == "accuracy" and row["status"] != "FINISHED":
+        return escape(row["status"])
+    if value is None or value != value:
+        return "–"
+    if name == "started":
+        return str(value.to_pydatetime().astimezone().strftime("%Y-%m-%d %H:%M"))
+    if name == "accuracy":
+        return f"{value:.1%}"
+    if name == "worst":
+        return f"{escape(row['worst_class'] or '')} {value:.1%}"
+    if name == "images_per_second":
+        return f"{value:,.0f}"
+    return f"{value:g}" if isinstance(value, float) else escape(str(value))

@@ -1,0 +1,185 @@
+"""The commands `torchyard plugins …`: which there are, and what one of them takes."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from pathlib import Path
+from typing import Annotated, Any, Optional
+
+import typer
+from pydantic.fields import FieldInfo
+from rich.markup import escape
+from rich.table import Table
+from typer.core import TyperGroup
+
+from torchyard.core.config.messages import accepted
+from torchyard.core.config.schema import shared_settings
+from torchyard.core.errors import UserError, suggestion
+from torchyard.core.hosting.lint import problems
+from torchyard.core.hosting.manager import HOOKS, Registration, Unloaded, host
+from torchyard.pipelines.display import print_table, stderr, stdout
+from torchyard.pipelines.scaffold.new_plugin import new_plugin
+
+
+class _ListUnlessNamed(TyperGroup):
+    """`torchyard plugins model` lists: what names no command of the group is `list`'s."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if not args or args[0] not in (*self.commands, *ctx.help_option_names):
+            args = ["list", *args]
+        return super().parse_args(ctx, args)
+
+
+commands = typer.Typer(cls=_ListUnlessNamed, rich_markup_mode="rich")
+
+
+@commands.callback()
+def _plugins() -> None:
+    """List the plugins: kind, name, what it is, where it comes from; or show one.
+
+    [bold]torchyard plugins[/] lists all, [bold]torchyard plugins model[/] those of a kind,
+    [bold]torchyard plugins show model mlp[/] tells of one.
+    """
+
+
+commands.command("new")(new_plugin)
+
+
+@commands.command("list")
+def list_plugins(
+    kind: Annotated[
+        Optional[str], typer.Argument(help=f"one of: {', '.join(HOOKS)}")  # noqa: UP045
+    ] = None,
+    load: Annotated[
+        bool, typer.Option("--load", help="import all: every name of a family (timm/*) is listed")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="for machines")] = False,
+) -> None:
+    """List the plugins: kind, name, what it is, where it comes from. `list` may be left out.
+
+    Nothing that is not built in is imported: its file says what it registers.
+    """
+    kinds = [_known(kind)] if kind is not None else list(HOOKS)
+    if load:
+        host().load_all()
+    found = [each for kind in kinds for each in host().listed(kind)]
+    rows = [_plugin_row(name, plugin) for name, plugin in found]
+    if as_json:
+        aside = [{"source": b.source.origin, "reason": b.reason} for b in host().broken]
+        _print_json({"plugins": rows, "broken": aside})
+        return
+    _print_rows(rows, {"summary": "what it is", "origin": "from"})
+    for broken in host().broken:
+        stderr.print(
+            f"[yellow]set aside:[/] {escape(f'{broken.source.origin}: {broken.reason}')}",
+            soft_wrap=True,
+        )
+
+
+@commands.command("show")
+def show_plugin(
+    kind: Annotated[str, typer.Argument(metavar="KIND", help=f"one of: {', '.join(HOOKS)}")],
+    name: Annotated[str, typer.Argument(metavar="NAME")],
+    as_json: Annotated[bool, typer.Option("--json", help="for machines")] = False,
+) -> None:
+    """Show one plugin: what it is, its parameters, and where it comes from."""
+    try:
+        found = host().find(_known(kind), name)
+    except LookupError as error:
+        raise UserError(f"{kind}: {error}") from None
+    parameters = [_setting(key, field) for key, field in found.params.model_fields.items()]
+    shared = [
+        _setting(f"{kind}.{key}", field)
+        for key, field in shared_settings(kind).items()
+        if key != "name"
+    ]
+    description = inspect.getdoc(found.params) or "It has no description."
+    if as_json:
+        told = {"identity": found.source.identity, "description": description}
+        _print_json(
+            {**_plugin_row(name, found), **told, "parameters": parameters, "settings": shared}
+        )
+        return
+    stdout.print(f"[bold]{escape(name)}[/]  {kind}, from {escape(found.source.origin)}\n")
+    stdout.print(escape(description), soft_wrap=True)
+    stdout.print()
+    if parameters:
+        _print_rows(parameters, {"name": "parameter"})
+    else:
+        stdout.print("It has no parameters.")
+    if shared:
+        stdout.print(f"\nSettings of every {kind}:\n")
+        _print_rows(shared, {"name": "setting"})
+
+
+def _known(kind: str) -> str:
+    if kind not in HOOKS:
+        raise UserError(f"no kind named '{kind}'.{suggestion(kind, list(HOOKS))}")
+    return kind
+
+
+def _plugin_row(name: str, plugin: Registration | Unloaded) -> dict[str, str]:
+    family = "a family: its names are known once it is imported" if name.endswith("*") else ""
+    return {
+        "kind": plugin.kind,
+        "name": name,
+        "summary": plugin.summary or family,
+        "origin": plugin.source.origin,
+        "status": plugin.status,
+    }
+
+
+def _setting(name: str, field: FieldInfo) -> dict[str, Any]:
+    default = "required"
+    if not field.is_required():
+        try:
+            value = field.get_default(call_default_factory=True, validated_data={})
+        except Exception as error:  # a plugin's own code
+            default = f"raises {type(error).__name__}: {error}"
+        else:
+            default = _value(value)
+    return {
+        "name": name,
+        "accepts": accepted(field),
+        "default": default,
+        "meaning": field.description or "",
+    }
+
+
+def _value(value: Any) -> str:
+    """As an override would write it."""
+    if value is None:
+        return "none"
+    if isinstance(value, str | Path):
+        return str(value)
+    return json.dumps(value, default=str)
+
+
+def _print_rows(rows: list[dict[str, Any]], headings: dict[str, str]) -> None:
+    table = Table(box=None, pad_edge=False)
+    for key in rows[0] if rows else ():
+        table.add_column(headings.get(key, key), overflow="fold")
+    for row in rows:
+        table.add_row(*map(escape, row.values()))
+    print_table(table)
+
+
+def _print_json(answer: dict[str, Any]) -> None:
+    print(json.dumps(answer, indent=1, ensure_ascii=False))
+
+
+@commands.command("check")
+def check_plugins() -> None:
+    """Report what is wrong with the plugins, by file and line; exit status 1 if anything is.
+
+    Plugins that were set aside, misspelled or unmarked hooks, wrong arguments, classes that
+    are no parameter class or lack `build` or a docstring.
+    """
+    found = problems(host())
+    for problem in found:
+        stdout.print(escape(str(problem)), soft_wrap=True)
+    if found:
+        raise typer.Exit(1)
+    count = sum(len(list(host().registrations(kind))) for kind in HOOKS)
+    stdout.print(f"[green]Right:[/] {count} plugins from {len(host().sources)} modules and files.")

@@ -1,0 +1,106 @@
+"""The commands `torchyard promote`, `rollback` and `models`: which version is the champion."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any, Optional
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from torchyard.core.config.resolve import read_recipe
+from torchyard.core.errors import RunError, UserError
+from torchyard.core.hosting.manager import host
+from torchyard.core.tracking.lookup import find_run, recorded_config
+from torchyard.core.tracking.registry import champion_of, history, promote, roll_back
+from torchyard.core.tracking.store import open_existing, store_errors, tracking_uri
+from torchyard.pipelines.commands.arguments import DEFAULT_PRESET, PRESETS
+from torchyard.pipelines.display import print_table, stdout
+
+commands = typer.Typer()
+
+
+@commands.command(name="promote")
+def promote_run(
+    run: Annotated[
+        str, typer.Argument(metavar="RUN", help="an id, a name, latest, best, MODEL@ALIAS")
+    ],
+    overrides: Annotated[
+        Optional[list[str]],  # noqa: UP045 - typer reads the annotation
+        typer.Argument(
+            metavar="[KEY=VALUE]...",
+            help="model=NAME, gates=[…]; else as the run's own promote section says",
+        ),
+    ] = None,
+) -> None:
+    r"""Make a run's model the champion of a registered model, if every gate lets it.
+
+    Example: [bold]torchyard promote latest model=digits
+    'gates=\[beats_champion, {name: min_accuracy, threshold: 0.95}]'[/]
+    """
+    uri = tracking_uri()
+    client = open_existing(uri)
+    with store_errors(uri):
+        found = find_run(client, run)
+        own = recorded_config(client, found).get("promote")
+    settings = [f"promote={json.dumps(own)}"] if own else []
+    settings += [f"promote.{override}" for override in overrides or []]
+    # Of the rest of a configuration nothing is needed here, its plugins least of all.
+    recipe = read_recipe(DEFAULT_PRESET, settings, PRESETS, host())
+    if recipe.config.promote is None:
+        raise UserError(
+            f"promote.model: {found.info.run_name} names no registered model: say model=NAME"
+        )
+    champion = champion_of(client, recipe.config.promote.model)
+    if champion is not None and champion.run_id == found.info.run_id:
+        name = recipe.config.promote.model
+        raise UserError(f"{found.info.run_name} is the champion of {name} already.")
+    judged = promote(client, found, recipe.config.promote.model, recipe.named_gates)
+    for line in judged.lines:
+        stdout.print(escape(line), soft_wrap=True)
+    if judged.version is None:
+        raise RunError(judged.outcome)
+    stdout.print(escape(f"{found.info.run_name} is now {judged.outcome}"), soft_wrap=True)
+
+
+@commands.command()
+def rollback(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="a registered model's name")],
+) -> None:
+    """Put the champion before the present one back."""
+    client = open_existing(tracking_uri())
+    before, now = roll_back(client, model)
+    stdout.print(escape(f"{model}: version {now} is the champion again, version {before} is not."))
+
+
+@commands.command()
+def models(
+    model: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Argument(metavar="[MODEL]", help="a registered model's name"),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="for machines")] = False,
+) -> None:
+    """Show the history of champions: who, when, why, with which figures."""
+    rows = history(open_existing(tracking_uri()), model)
+    if as_json:
+        stdout.print_json(data=rows)
+        return
+    if not rows:
+        stdout.print("No model is registered yet: `torchyard promote RUN model=NAME` does that.")
+        return
+    table = Table(box=None, pad_edge=False)
+    for heading in ("model", "version", "status", "run", "accuracy", "when", "by", "why"):
+        table.add_column(heading, justify="right" if heading in ("version", "accuracy") else "left")
+    for row in rows:
+        table.add_row(*(escape(cell) for cell in _cells(row)))
+    print_table(table)
+
+
+def _cells(row: dict[str, Any]) -> list[str]:
+    accuracy = "–" if row["accuracy"] is None else f"{row['accuracy']:.2%}"
+    version = "–" if row["version"] is None else str(row["version"])
+    when = row["promoted_at"][:19].replace("T", " ")
+    run = row["run"] or "deleted"
+    return [row["model"], version, row["status"], run, accuracy, when, row["by"], row["why"]]

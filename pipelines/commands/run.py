@@ -1,0 +1,252 @@
+"""The command line: `torchyard run` and `check`; others look: `inspection`, `plugin_listing`.
+
+Neither torch, MLflow nor Prefect is imported before a configuration is known to be right:
+`--help` and a misspelled setting answer at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import gc
+import json
+import logging
+import os
+import sys
+from typing import Annotated, Any
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from torchyard.core.config.resolve import Recipe, resolve
+from torchyard.core.errors import RunError, UserError
+from torchyard.core.hosting.manager import host
+from torchyard.core.tracking.lookup import caught_up, find_run, recorded_config
+from torchyard.core.tracking.store import (
+    LOCAL_UI,
+    check_writable,
+    open_existing,
+    store_errors,
+    tracking_uri,
+)
+from torchyard.pipelines.commands import compare, inspect, plugins, promote, services, ui, verify
+from torchyard.pipelines.commands.arguments import Overrides, Source, preset_recipe
+from torchyard.pipelines.display import Display, JsonDisplay, QuietDisplay, display, stderr, stdout
+
+app = typer.Typer(
+    help="Train PyTorch classifiers: prepare → train → evaluate → per-class report.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="print the run's id and nothing else")]
+AsJson = Annotated[bool, typer.Option("--json", help="for machines: a JSON object a line")]
+
+
+@app.command()
+def run(
+    source: Source = None,
+    overrides: Overrides = None,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Run the whole pipeline, recorded in Prefect and MLflow.
+
+    Examples: [bold]torchyard run digits[/]   [bold]torchyard run cifar10 model=resnet18
+    optimizer=adam optimizer.lr=3e-4 train.epochs=10[/]
+    """
+    shown = _display(quiet, as_json)
+    recipe = preset_recipe(source, overrides)
+    check_writable(tracking_uri())
+    _run(recipe, shown)
+
+
+@app.command()
+def resume(
+    run: Annotated[
+        str,
+        typer.Argument(metavar="RUN", help="an MLflow run's id or name, latest, best, champion"),
+    ],
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Go on with a run that was killed or failed, from its last checkpoint.
+
+    On a CPU it ends with the same weights, bit for bit, as one that was never interrupted.
+    """
+    from torchyard.pipelines.worker.process import shared_worker
+
+    shown = _display(quiet, as_json)
+    uri = tracking_uri()
+    shared_worker()  # torch's import overlaps MLflow's
+    client = open_existing(uri)
+    with store_errors(uri):
+        found = find_run(client, run)
+        run_id, before = found.info.run_id, found.info.status
+        found = caught_up(client, found)
+        if found.info.status == "FINISHED" != before:
+            stdout.print(
+                f"{escape(found.info.run_name)}: it was finished, and MLflow now has all of it."
+            )
+            return
+        recipe = resolve(recorded_config(client, found), host())
+    _run(recipe, shown, run_id)
+
+
+def _display(quiet: bool, as_json: bool) -> Display:
+    if quiet and as_json:
+        raise UserError("--quiet and --json: say one of them")
+    return JsonDisplay() if as_json else QuietDisplay() if quiet else Display(stdout)
+
+
+def _run(recipe: Recipe, shown: Display, run_id: str | None = None) -> None:
+    display.set(shown)
+    for change in recipe.changed:
+        stderr.print(f"[yellow]note:[/] {escape(change)}", soft_wrap=True)
+
+    # Seconds of imports overlap: torch in the worker, Prefect's server in its process,
+    # Prefect and MLflow here.
+    from torchyard.pipelines.services.prefect_server import PrefectServer, use, without_heartbeat
+    from torchyard.pipelines.worker.process import shared_worker
+
+    os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
+    # A server that is lost is told in one line at the end, not for each event and line of log.
+    os.environ.setdefault("PREFECT_LOGGING_INTERNAL_LEVEL", "CRITICAL")
+    logging.raiseExceptions = False
+    os.environ.setdefault("DO_NOT_TRACK", "1")
+    try:
+        worker = shared_worker()
+        with PrefectServer.connect() as server, shown.bars():
+            if server.started:
+                worker.wait_for_stage()
+            # The garbage collector would walk the half-built modules again and again, and all of
+            # them once more at the end: 1.5 s together.
+            gc.disable()
+            from torchyard.pipelines.flow.pipeline import train_pipeline
+            from torchyard.pipelines.flow.recording import load_libraries
+            from torchyard.pipelines.worker.process import check_config
+
+            load_libraries()
+            gc.freeze()
+            gc.enable()
+
+            check_config(recipe.config)
+            # The flow is to see, and to record, which plugins are not what they were.
+            config = recipe.config.model_copy(update={"plugins": dict(recipe.recorded)})
+            quickly = without_heartbeat if server.ours else contextlib.nullcontext
+            with use(server.wait()), quickly():
+                train_pipeline(config, run_id)
+    except BaseException as error:
+        if shown.outcome is not None and isinstance(error, Exception):
+            _print_outcome(shown)
+            reason = error if isinstance(error, RunError) else f"{type(error).__name__}: {error}."
+            stderr.print(
+                f"The run is finished, but Prefect was not told. {escape(str(reason))}",
+                soft_wrap=True,
+            )
+            # Prefect would go on for minutes to tell a server that is gone of each task.
+            for stream in (sys.stdout, sys.stderr):
+                stream.flush()
+            os._exit(0)
+        if not _interrupted(error):
+            raise
+        # Not left to Typer, which would end without a word.
+        if isinstance(error, Exception):  # cancelled in Prefect: its message has the notes
+            stderr.print(escape(str(error)), soft_wrap=True)
+            stderr.print("`torchyard resume latest` goes on with it.")
+        else:
+            stderr.print("Interrupted.")
+            _print_notes(error)
+        raise typer.Exit(130) from None
+    _print_outcome(shown)
+
+
+def _print_outcome(shown: Display) -> None:
+    from torchyard.pipelines.commands.ui import mlflow_ui_command
+    from torchyard.pipelines.services.manager import ui_address
+
+    uri, outcome = tracking_uri(), shown.outcome
+    address = ui_address(uri)
+    if address:
+        shown.outcome = dataclasses.replace(outcome, url=outcome.url.replace(LOCAL_UI, address))
+    shown.result("" if address else mlflow_ui_command(uri))
+
+
+def _interrupted(error: BaseException) -> bool:
+    """By Ctrl-C, by a termination that Prefect has made an exception of, or from Prefect's UI."""
+    prefect = sys.modules.get("prefect.exceptions")
+    return isinstance(error, KeyboardInterrupt) or (
+        prefect is not None and isinstance(error, prefect.TerminationSignal | prefect.CancelledRun)
+    )
+
+
+def _print_notes(error: BaseException) -> None:
+    """Say where a run that did not finish is recorded, if it had begun."""
+    for note in getattr(error, "__notes__", []):
+        stderr.print(escape(note), soft_wrap=True)
+        stderr.print("`torchyard resume latest` goes on with it.")
+
+
+@app.command()
+def check(source: Source = None, overrides: Overrides = None) -> None:
+    """Validate a configuration, plugins and device included; runs and records nothing."""
+    recipe = preset_recipe(source, overrides)
+    check_writable(tracking_uri())
+    from torchyard.pipelines.worker.process import check_config
+
+    found = check_config(recipe.config)
+    stdout.print(_config_table(recipe.config.model_dump(mode="json")))
+    if found["parameters"] is None:
+        stdout.print("The model is tried once the data are prepared: their shape is not known yet.")
+    else:
+        shape = "x".join(map(str, found["shape"]))
+        stdout.print(
+            f"{recipe.config.model.name}: {found['parameters']:,} parameters on samples of {shape}"
+        )
+    stdout.print(f"[green]Right.[/] It would run on {found['device']}.")
+
+
+app.add_typer(inspect.commands)
+app.add_typer(compare.commands)
+app.add_typer(ui.commands)
+app.add_typer(promote.commands)
+app.add_typer(verify.commands)
+app.add_typer(services.commands)
+app.add_typer(plugins.commands, name="plugins")
+
+
+def main() -> None:
+    """Run the command line; every error is a message and an exit status."""
+    try:
+        app(standalone_mode=True)
+    except UserError as error:
+        for problem in error.problems:
+            stderr.print(f"[red]error:[/] {escape(problem)}", soft_wrap=True)
+        _print_notes(error)
+        sys.exit(2)
+    except RunError as error:
+        if error.details:
+            stderr.print(escape(error.details), style="dim", soft_wrap=True)
+        stderr.print(f"[red]failed:[/] {escape(str(error))}", soft_wrap=True)
+        _print_notes(error)
+        sys.exit(1)
+
+
+def _config_table(config: dict[str, Any]) -> Table:
+    table = Table(box=None, show_header=False, pad_edge=False)
+    for section, value in config.items():
+        if section == "plugins" and not value:
+            continue
+        if isinstance(value, dict):
+            name = value.pop("name", "")
+            settings = "  ".join(f"{key}={json.dumps(v)}" for key, v in value.items())
+            value = f"{name}  {settings}".strip()
+        table.add_row(section, escape(str(value)))
+    return table
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,94 @@
+"""The command `torchyard verify`: whether a run's record alone gives its weights again."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from torchyard.core.config.resolve import Recipe, resolve
+from torchyard.core.data.dataset import PreparedDataset
+from torchyard.core.data.files import cache_folder
+from torchyard.core.errors import RunError, UserError
+from torchyard.core.hosting.manager import host
+from torchyard.core.tracking.lookup import find_run, recorded_config
+from torchyard.core.tracking.store import open_existing, store_errors, tracking_uri
+from torchyard.pipelines.display import Display, print_table, stdout
+from torchyard.pipelines.worker.process import shared_worker
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run
+
+DIGEST = "weights_digest"
+VERIFIED = "torchyard.verified"  # tag of a run
+
+commands = typer.Typer()
+
+
+@commands.command()
+def verify(
+    run: Annotated[
+        str, typer.Argument(metavar="RUN", help="an id, a name, latest, best, champion")
+    ],
+) -> None:
+    """Train again from a run's record alone, and compare the weights bit for bit.
+
+    Exit status 0 if they are equal; 1 if not, with all that is known to differ.
+    """
+    uri = tracking_uri()
+    worker = shared_worker()  # torch's import overlaps MLflow's
+    client = open_existing(uri)
+    with store_errors(uri):
+        found = find_run(client, run)
+        recorded = found.data.tags.get(DIGEST)
+        if recorded is None:
+            raise UserError(f"run {found.info.run_name} is {found.info.status}: it has no weights.")
+        recipe = resolve(recorded_config(client, found), host())
+    shown = Display(stdout)
+    config = recipe.config.model_dump(mode="json")
+    with shown.bars(), tempfile.TemporaryDirectory() as folder:
+        with shown.stage("prepare", recipe.config.dataset.name):
+            prepared = worker.call(
+                "prepare", shown.event, config=config, cache=str(cache_folder())
+            )["folder"]
+        with shown.stage("train", recipe.config.model.name):
+            trained = worker.call("train", shown.event, config=config, data=prepared, folder=folder)
+    digest = PreparedDataset.open(Path(prepared)).digest
+    differing = differences(found, recipe, digest, trained["placement"])
+    named = escape(f"{found.info.run_name}  {found.info.run_id}")
+    if trained[DIGEST] == recorded:
+        with store_errors(uri):
+            client.set_tag(found.info.run_id, VERIFIED, recorded)
+        stdout.print(f"[green]Proven.[/] {named} trained again gives the same weights:")
+        stdout.print(f"sha256 {recorded}", soft_wrap=True)
+        return
+    if differing:
+        table = Table(box=None, pad_edge=False)
+        for heading in ("", "recorded", "now"):
+            table.add_column(heading)
+        for what, (before, now) in differing.items():
+            table.add_row(*map(escape, (what, before, now)))
+        print_table(table)
+    known = "the above differs" if differing else "nothing that is recorded differs"
+    raise RunError(
+        f"{found.info.run_name} trained again gives other weights; {known}. "
+        f"Recorded sha256 {recorded}, now {trained[DIGEST]}."
+    )
+
+
+def differences(
+    run: Run, recipe: Recipe, data_digest: str, placement: dict[str, Any]
+) -> dict[str, tuple[str, str]]:
+    """What is recorded of a run and is otherwise now: data, plugins, where and with what."""
+    now = {f"plugin.{place}": found.source.identity for place, found in recipe.plugins.items()}
+    now |= {key: str(value) for key, value in placement.items()}
+    tags = run.data.tags
+    found = {key: (tags[key], value) for key, value in now.items() if tags.get(key, value) != value}
+    began = [each.dataset.digest for each in run.inputs.dataset_inputs] if run.inputs else []
+    if began and not any(data_digest.startswith(digest) for digest in began):
+        found["data set"] = (began[0], data_digest[: len(began[0])])
+    return found

@@ -1,0 +1,1 @@
+"""The Prefect flow: its tasks, what they record, what happens when they fail."""

@@ -1,0 +1,117 @@
+"""A run heeds its cancellation in Prefect, also where no Prefect worker enforces it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
+from uuid import UUID
+
+import httpx
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.objects import State, TaskRun
+from prefect.exceptions import CancelledRun, PrefectException, TerminationSignal
+from prefect.runtime import deployment, flow_run
+from prefect.states import Cancelled
+from prefect.tasks import Task
+
+from torchyard.core.errors import StoreAwayError, UnreachableError
+from torchyard.core.tracking.provenance import owner_tags
+from torchyard.pipelines.worker.process import abort_shared_worker
+
+R = TypeVar("R")
+
+CANCELLED = "cancelled in Prefect"
+POLL_SECONDS = 3.0
+# A Prefect worker ends what it began by itself; a run whose worker has died heeds alone.
+WORKERS_SECONDS = 20.0
+
+
+def heeding_cancellation(pipeline: Callable[[], R]) -> R:
+    """Run the body of a flow; end as Cancelled, its stage stopped, when Prefect asks for that.
+
+    The flow run is also labelled with the process it runs in, so that the watch of a yard can
+    tell when that is dead.
+    """
+    with _heeded():
+        try:
+            return pipeline()
+        except CancelledRun as error:
+            message = ". ".join([str(error), *getattr(error, "__notes__", [])])
+            # Prefect's way to end a flow in a state of one's own: its caller gets a CancelledRun.
+            return Cancelled(message=message)  # type: ignore[return-value]
+
+
+def reason_of(error: BaseException) -> str:
+    """Why a run ended, in a line or some."""
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted"
+    if isinstance(error, TerminationSignal):
+        return CANCELLED if flow_run.id and _cancelled(UUID(flow_run.id)) else "terminated"
+    return str(error).strip() or type(error).__name__
+
+
+def _cancelled(run: UUID) -> bool:
+    with (
+        contextlib.suppress(httpx.HTTPError, PrefectException),  # the server is away
+        get_client(sync_client=True) as client,
+    ):
+        state = client.read_flow_run(run).state
+        return state is not None and (state.is_cancelling() or state.is_cancelled())
+    return False
+
+
+@contextlib.contextmanager
+def _heeded() -> Iterator[None]:
+    if flow_run.id is None:  # called without Prefect, as in tests
+        yield
+        return
+    ended = threading.Event()
+    thread = threading.Thread(target=_heed, args=[UUID(flow_run.id), ended], daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+
+
+def _heed(run: UUID, ended: threading.Event) -> None:
+    has_worker = os.environ.get("PREFECT__ENABLE_CANCELLATION_AND_CRASHED_HOOKS") == "false"
+    patience = WORKERS_SECONDS if has_worker else 0.0
+    labelled = False
+    with get_client(sync_client=True) as client:
+        while True:
+            with contextlib.suppress(httpx.HTTPError, PrefectException):  # the server is away
+                if not labelled:
+                    client.update_flow_run_labels(run, {**owner_tags()})
+                    labelled = True
+                state = client.read_flow_run(run).state
+                if state and (state.is_cancelling() or state.is_cancelled()):
+                    if ended.wait(patience):
+                        return
+                    patience = 0.0
+                    # Again at each round: the run may have been between two stages.
+                    abort_shared_worker(CancelledRun(CANCELLED))
+            if ended.wait(POLL_SECONDS):
+                return
+
+
+RETRY_SECONDS = [5.0, 30.0]
+
+
+def may_pass(failed: Task[..., Any], task_run: TaskRun, state: State[Any]) -> bool:
+    """Whether a task that failed is tried again; a wrong configuration never is."""
+    error = state.result(raise_on_failure=False)
+    if isinstance(error, UnreachableError):
+        # Whoever began the run by hand would rather know at once, and name another place.
+        return deployment.id is not None
+    return isinstance(error, StoreAwayError)
+
+
+RETRIED: dict[str, Any] = {
+    "retries": len(RETRY_SECONDS),
+    "retry_delay_seconds": RETRY_SECONDS,
+    "retry_condition_fn": may_pass,
+}

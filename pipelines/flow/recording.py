@@ -1,0 +1,316 @@
+"""What a run leaves behind in MLflow and Prefect: metrics, pictures, tables, the report."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import httpx
+import numpy as np
+import yaml
+from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
+from prefect.client.orchestration import get_client
+from prefect.exceptions import CancelledRun, ObjectNotFound, TerminationSignal
+from prefect.runtime import flow_run
+from prefect.utilities.urls import url_for
+
+from torchyard.core.config.resolve import Recipe
+from torchyard.core.config.schema import SINGLE, RunConfig
+from torchyard.core.data.dataset import PreparedDataset
+from torchyard.core.data.predictions import Predictions
+from torchyard.core.errors import StoreAwayError
+from torchyard.core.evaluation.metrics import Evaluation
+from torchyard.core.report import images, markdown, plots
+from torchyard.core.report.run_page import run_page
+from torchyard.core.tracking.mlflow_format import class_metric_keys
+from torchyard.core.tracking.record import RunRecord
+from torchyard.core.tracking.registry import Judged, promote
+from torchyard.core.tracking.store import (
+    database_of,
+    load_mlflow,
+    open_store,
+    run_folder,
+    tracking_uri,
+)
+from torchyard.core.training import journal
+
+logger = logging.getLogger(__name__)
+
+# What is told of where a run was, beside its headline facts.
+PLACES = ("model_device", "data_device", "threads", "torch_version", "python_version", "processes")
+
+
+def load_libraries() -> None:
+    """Import what a record is made with: seconds of work that can overlap the worker's."""
+    import pandas  # noqa: F401
+
+    load_mlflow()
+    if database_of(tracking_uri()):
+        import mlflow.store.tracking.sqlalchemy_store  # noqa: F401
+
+
+def start_record(recipe: Recipe, run_id: str | None) -> RunRecord:
+    """Begin the MLflow run, named alike in MLflow and Prefect, each with a link to the other.
+
+    A flow run that Prefect tries again continues the MLflow run it had.
+
+    Args:
+        run_id: of the run to go on with, if it is not a new one.
+    """
+    config = recipe.config
+    tags = {kind: recipe.plugins[kind].name for kind in SINGLE}
+    tags["augmentations"] = ", ".join(choice.name for choice in config.augmentations) or "none"
+    tags |= {f"plugin.{place}": found.source.identity for place, found in recipe.plugins.items()}
+    if recipe.changed:
+        tags["plugins_changed"] = "; ".join(recipe.changed)
+    settings = config.model_dump(mode="json")
+    parameters = {name: value for name, value in settings.items() if name != "plugins"}
+    begun = RunRecord.taken_up(run_id) if run_id is not None else None
+    if flow_run.id is not None:
+        if begun is None and flow_run.run_count > 1:
+            begun = RunRecord.tagged("prefect.flow_run_id", flow_run.id)
+        tags |= {"prefect.flow_run_id": flow_run.id, "prefect.flow_run_url": _flow_run_url()}
+    record = begun or RunRecord.start(
+        name_stem="·".join((config.model.name, config.optimizer.name, config.dataset.name)),
+        parameters=parameters,
+        tags=tags,
+    )
+    try:
+        if begun:  # it may have ended before all of this was there
+            record.set_tags(tags)
+            record.log_parameters(parameters)
+        # As a metric it sorts: MLflow takes parameters for texts, where 1e-05 comes after 0.1.
+        if isinstance(rate := settings["optimizer"].get("lr"), int | float):
+            record.log_metrics({"train/base_learning_rate": rate}, step=0)
+        record.log_config(config_text(config))
+        if flow_run.id is not None:
+            with get_client(sync_client=True) as client:
+                client.update_flow_run(flow_run.id, name=record.name)
+        _tell_prefect(
+            lambda: create_link_artifact(key="mlflow-run", link=record.url, link_text=record.name)
+        )
+    except BaseException as error:
+        record.finish(ended_as(error), str(error))
+        raise
+    return record
+
+
+def config_text(config: RunConfig) -> str:
+    """The whole configuration as YAML."""
+    settings = config.model_dump(mode="json")
+    return yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
+
+
+def ended_as(error: BaseException) -> Literal["KILLED", "FAILED"]:
+    """How a run that an exception ended is recorded: Ctrl-C and a cancellation killed it."""
+    killed = isinstance(error, CancelledRun | TerminationSignal) or not isinstance(error, Exception)
+    return "KILLED" if killed else "FAILED"
+
+
+def record_event(record: RunRecord, name: str, values: Mapping[str, Any]) -> None:
+    """Record the metrics of an event of the training; those of a step are recorded once."""
+    if name == "RunningLoss":
+        record.log_metrics({"train/running_loss": values["loss"]}, step=values["step"])
+    elif name == "GradientNorms":
+        norms = {layer.removeprefix("model."): norm for layer, norm in values["norms"].items()}
+        metrics = {f"gradient_norm/{layer}": norm for layer, norm in norms.items()}
+        record.log_metrics(metrics, step=values["step"])
+    elif name == "EpochDone":
+        record.log_metrics(epoch_metrics(values), step=values["epoch"])
+
+
+def record_journal(record: RunRecord, folder: Path) -> None:
+    """Record what an earlier process trained and could no longer tell."""
+    for name, values in journal.read(folder):
+        record_event(record, name, values)
+
+
+def epoch_metrics(values: Mapping[str, Any]) -> dict[str, float]:
+    """The metrics of an `EpochDone` event."""
+    metrics = {
+        "train/loss": values["loss"],
+        "train/accuracy": values["accuracy"],
+        "train/learning_rate": values["learning_rate"],
+        "train/images_per_second": values["images_per_second"],
+        "train/epoch_seconds": values["seconds"],
+    }
+    if values["validation_loss"] is not None:
+        metrics["val/loss"] = values["validation_loss"]
+        metrics["val/accuracy"] = values["validation_accuracy"]
+    return metrics
+
+
+def curves(run_id: str) -> dict[str, list[tuple[int, float]]]:
+    """What each epoch's metrics were, of the whole training, from its journal."""
+    found: dict[str, dict[int, float]] = {}
+    for name, values in journal.read(run_folder(run_id)):
+        if name == "EpochDone":
+            for key, value in epoch_metrics(values).items():
+                found.setdefault(key, {})[values["epoch"]] = value
+    return {key: sorted(points.items()) for key, points in found.items()}
+
+
+def record_training_batch(record: RunRecord, batch: Path, classes: Sequence[str]) -> None:
+    """Draw what training sees first, augmentation included."""
+    with np.load(batch, allow_pickle=False) as arrays:
+        title = "Training images as the network sees them"
+        figure = images.labelled_images_figure(arrays["samples"], arrays["labels"], classes, title)
+    if figure is not None:
+        record.log_figure(figure, "training_batch.png")
+
+
+def record_training(record: RunRecord, trained: Mapping[str, Any], folder: str) -> None:
+    """Where training was placed, what it cost, and what came out."""
+    fit = trained["fit"]
+    record.set_tags(
+        trained["placement"]
+        | {
+            "weights_digest": trained["weights_digest"],
+            "parameters": trained["parameters"],
+            "checkpoints": folder,
+            "stopped_early": str(fit["stopped_early"]).lower(),
+        }
+    )
+    metrics = {
+        "train/mean_images_per_second": fit["images_per_second"],
+        "train/epochs": fit["epochs"],
+        "train/best_epoch": fit["best_epoch"],
+        "train/steps": fit["steps"],
+        "train/parameters": trained["parameters"],
+    }
+    metrics |= {f"system/{key}": value for key, value in trained["peaks"].items()}
+    record.log_metrics(metrics, step=fit["epochs"])
+
+
+def overall_metrics(result: Evaluation) -> dict[str, float]:
+    """Accuracy and loss on the test split, and the recall of the worst class."""
+    return {
+        "test/accuracy": result.accuracy,
+        "test/loss": result.cross_entropy,
+        "test/worst_recall": float(result.per_class["accuracy"].min()),
+    }
+
+
+def class_metrics(result: Evaluation, classes: Sequence[str]) -> dict[str, float]:
+    """Recall, precision and F1 of each class, where they are defined."""
+    metrics = {}
+    for column, name in (("accuracy", "recall"), ("precision", "precision"), ("f1", "f1")):
+        keys = class_metric_keys(classes, f"test/{name}/")
+        for key, value in zip(keys, result.per_class[column], strict=True):
+            if not math.isnan(value):
+                metrics[key] = float(value)
+    return metrics
+
+
+def record_pictures(
+    record: RunRecord, prepared: PreparedDataset, predictions: Predictions, result: Evaluation
+) -> None:
+    """Draw what was predicted: the confusion matrix, test images, confident mistakes."""
+    classes, samples = prepared.classes, prepared.test.samples
+    pictures = {
+        "confusion_matrix.png": plots.confusion_matrix_figure(result, classes),
+        "test_images.png": images.test_images_figure(samples, predictions, classes),
+        "confident_mistakes.png": images.confident_mistakes_figure(samples, predictions, classes),
+    }
+    for name, figure in pictures.items():
+        if figure is not None:
+            record.log_figure(figure, name)
+
+
+def record_report(
+    record: RunRecord,
+    config: RunConfig,
+    prepared: PreparedDataset,
+    predictions: Predictions,
+    result: Evaluation,
+    facts: Mapping[str, Any],
+) -> list[dict[str, Any]]:
+    """Write tables and the report; gives the rows of the per-class table.
+
+    Args:
+        facts: of the training: its placement, how `fit` ended, the number of parameters.
+    """
+    record.log_text(result.per_class_csv(), "per_class.csv")
+    record.log_text(result.per_class_json(), "per_class.json")
+    classes, samples = prepared.classes, prepared.test.samples
+    stated: dict[str, str | float] = {
+        "model": config.model.name,
+        "data set": prepared.name,
+        "test images": result.images,
+        "trained parameters": facts["parameters"],
+        "epochs": facts["epochs"],
+        "training": f"{facts['seconds']:.1f} s, {facts['images_per_second']:,.0f} images/s",
+        "device": f"{facts['device']} ({facts['device_name']}), {facts['precision']}",
+        "data digest": prepared.digest,
+    }
+    links = {"Prefect flow run": _flow_run_url()} if flow_run.id else {}
+    text = markdown.markdown_report(
+        result,
+        classes,
+        facts=stated,
+        command="torchyard run config.yaml  # the file is beside this report",
+        links=links,
+    )
+    record.log_text(text, "images.md")
+    record.describe(text)
+    page = run_page(
+        samples,
+        predictions,
+        result,
+        classes,
+        title=record.name,
+        facts=stated,
+        places={key: facts[key] for key in PLACES},
+        metrics=record.metrics,
+        curves=curves(record.run_id),
+        matrix=plots.confusion_matrix_figure(result, classes),
+        config=config_text(config),
+        links=links | {"MLflow run": record.url},
+    )
+    record.log_text(page, "images.html")
+
+    shares = result.per_class.round(4)  # Prefect shows every digit there is
+    table = shares.astype(object).where(shares.notna(), None)
+    rows = [{str(key): row[key] for key in row} for row in table.to_dict("records")]
+
+    def show() -> None:
+        create_table_artifact(key="per-class", table=rows, description=record.name)
+        create_markdown_artifact(key="report", markdown=text, description=record.name)
+
+    _tell_prefect(show)
+    return rows
+
+
+def judge(record: RunRecord, recipe: Recipe) -> Judged:
+    """Let the gates judge what the run has recorded, and promote it if they let it.
+
+    Raises:
+        RunError: MLflow does not have all of the run yet.
+    """
+    assert recipe.config.promote is not None
+    if not record.catch_up():
+        raise StoreAwayError(
+            f"{record.name} is not judged: MLflow does not answer. Once it does, "
+            f"`torchyard resume {record.run_id}` goes on."
+        )
+    client = open_store(tracking_uri())
+    run = client.get_run(record.run_id)
+    return promote(client, run, recipe.config.promote.model, recipe.named_gates)
+
+
+def _tell_prefect(tell: Callable[[], object]) -> None:
+    """Tell Prefect something that a run does not need: its absence must not end one.
+
+    Prefect itself tries for a minute before it raises.
+    """
+    try:
+        tell()
+    except (httpx.HTTPError, ObjectNotFound) as error:
+        logger.warning("Prefect has no artifact of this run: %s.", error)
+
+
+def _flow_run_url() -> str:
+    return url_for("flow-run", obj_id=flow_run.id) or ""

@@ -1,0 +1,1 @@
+"""Writing a plugin to begin with: `torchyard plugins new`."""

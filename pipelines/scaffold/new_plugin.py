@@ -1,0 +1,128 @@
+"""`torchyard plugins new`: a plugin file that works at once, and its test."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import keyword
+import os
+import re
+import shlex
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+from rich.markup import escape
+
+from torchyard.core.errors import UserError, suggestion
+from torchyard.core.hosting.manager import HOOKS, host
+from torchyard.core.hosting.params import KINDS
+from torchyard.core.hosting.sources import DEFAULT_FOLDER, PLUGIN_FOLDERS
+from torchyard.pipelines.display import stdout
+from torchyard.pipelines.scaffold.package import file_test, package_files, package_folder
+
+TEMPLATES = Path(__file__).parent / "templates"
+
+
+def new_plugin(
+    kind: Annotated[str, typer.Argument(metavar="KIND", help=f"one of: {', '.join(HOOKS)}")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="e.g. small_net")],
+    folder: Annotated[
+        Optional[Path],  # noqa: UP045 - typer reads the annotation
+        typer.Option(
+            help=f"where to; as a rule {DEFAULT_FOLDER}, which is loaded by itself, "
+            "and for a package the working folder"
+        ),
+    ] = None,
+    package: Annotated[
+        bool, typer.Option("--package", help="a distribution to install, in a folder of its own")
+    ] = False,
+) -> None:
+    """Write a plugin that works at once, to be changed, and its test beside it."""
+    folder = folder or Path("." if package else DEFAULT_FOLDER)
+    written = write(kind, name, folder, package=package)
+    test = shlex.quote(str(next(file for file in written if file.name.startswith("test_"))))
+    settings = {"augmentation": f"augmentations=[{name}]", "gate": f"promote.gates=[{name}]"}
+    chosen = shlex.quote(settings.get(kind, f"{kind}={name}"))
+    chosen += " promote.model=digits" if kind == "gate" else ""
+    commands = ["torchyard plugins check", f"python -m pytest {test}"]
+    commands.append(f"torchyard run digits {chosen}")
+    if package:
+        commands.insert(0, f"python -m pip install -e {shlex.quote(str(written[0].parent))}")
+    elif folder.absolute() != Path(DEFAULT_FOLDER).absolute():
+        setting = f"{PLUGIN_FOLDERS}={shlex.quote(str(folder))}"
+        commands[0], commands[2] = f"{setting} {commands[0]}", f"{setting} {commands[2]}"
+    files = " and ".join(map(str, written)) if not package else written[0].parent
+    stdout.print(f"Written: {escape(str(files))}. Next:\n", soft_wrap=True)
+    for command in commands:
+        stdout.print(f"  {escape(command)}", soft_wrap=True)
+
+
+def write(kind: str, name: str, folder: Path, *, package: bool = False) -> list[Path]:
+    """Write the plugin and its test; nothing that is there is changed.
+
+    Args:
+        kind: of the plugin.
+        name: in lower case, as in a configuration; the class is named after it.
+        folder: made if need be.
+        package: whether to write a distribution (`pipelines/scaffold/package.py`).
+
+    Returns:
+        The files; the first is the plugin's, or the package's pyproject.toml.
+
+    Raises:
+        UserError: no such kind, the name is not usable or taken, a file is there already, or
+            the folder cannot be written to.
+    """
+    _check_name(kind, name)
+    text = (TEMPLATES / f"{kind}.py").read_text("utf-8")
+    class_name = _class_name(kind, name, text)
+    text = text.replace("NewThing", class_name).replace("new_thing", name)
+    if package:
+        inside = package_files(kind, name, class_name, text)
+        files = {folder / path: content for path, content in inside.items()}
+        there = {path for path in (package_folder(folder, name),) if os.path.lexists(path)}
+    else:
+        test = file_test(kind, name, class_name)
+        files = {folder / f"{name}.py": text, folder / f"test_{name}.py": test}
+        there = {path for path in files if os.path.lexists(path)}
+    if there:
+        raise UserError(f"{path} is there already, and is left as it is" for path in sorted(there))
+    try:
+        for file, content in files.items():
+            file.parent.mkdir(parents=True, exist_ok=True)
+            with file.open("x", encoding="utf-8") as new:
+                new.write(content)
+    except OSError as error:
+        raise UserError(f"cannot write into {folder}: {error.strerror or error}") from error
+    return list(files)
+
+
+def _check_name(kind: str, name: str) -> None:
+    if kind not in HOOKS:
+        raise UserError(f"no kind named '{kind}'.{suggestion(kind, list(HOOKS))}")
+    usable = re.fullmatch("[a-z][a-z0-9_]*", name) and not keyword.iskeyword(name)
+    if not usable or name == "conftest" or name.startswith("test_"):
+        near = re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_")
+        near = near.removeprefix("test_").lstrip("0123456789_") or f"my_{kind}"
+        near = f"{near}_{kind}" if keyword.iskeyword(near) or near == "conftest" else near
+        raise UserError(
+            f"'{name}' is no name for a plugin. Did you mean '{near}'?  (accepts: a-z, 0-9 and _, "
+            "a letter first; no word of Python's, and not test_… or conftest, which are tests)"
+        )
+    if importlib.util.find_spec(name):
+        # Its test, run from that folder, would import the plugin in the module's stead.
+        raise UserError(f"'{name}' is the name of a Python module. Did you mean '{name}_{kind}'?")
+    if name in dict(host().listed(kind)):
+        raise UserError(f"there is a {kind} named '{name}' already: choose another name")
+
+
+def _class_name(kind: str, name: str, text: str) -> str:
+    """`SmallNet` of `small_net`; `PathDataset` where the file means something else by `Path`."""
+    camel = "".join(word.capitalize() for word in name.split("_"))
+    taken = {node.id for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Name)}
+    taken |= {
+        alias.name for node in ast.walk(ast.parse(text)) for alias in getattr(node, "names", ())
+    }
+    taken |= {KINDS[kind].__name__}
+    return camel + kind.capitalize() if keyword.iskeyword(camel) or camel in taken else camel

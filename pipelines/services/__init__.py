@@ -1,0 +1,1 @@
+"""What runs beside the runs: the Prefect server, the MLflow UI, the worker, schedules."""

@@ -1,0 +1,1 @@
+"""The process that does the torch work, its stages, and the handle on it."""

@@ -1,0 +1,1 @@
+"""The built-in data sets, and what they share: archives, downloads, paths."""

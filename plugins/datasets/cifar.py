@@ -1,0 +1,197 @@
+"""The data sets `cifar10` and `cifar100`."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import pickle
+import tarfile
+import zlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+from urllib.parse import urlsplit
+
+from torchyard import ArraySplit, RawData, Register, SampleSpec, UserError, hookimpl
+from torchyard.plugins.datasets.downloads import checksum_of, fetch
+from torchyard.plugins.datasets.published import Checksum, PublishedDataset
+
+
+class Cifar(PublishedDataset):
+    """CIFAR: 60,000 colour images of 32x32.
+
+    A. Krizhevsky, "Learning Multiple Layers of Features from Tiny Images" (2009); the format is
+    on https://www.cs.toronto.edu/~kriz/cifar.html, "Dataset layout, Python".
+    """
+
+    checksum: Checksum
+
+    url: ClassVar[str]
+    archive: ClassVar[str]
+    meta: ClassVar[str]
+    names_key: ClassVar[str]
+    labels_key: ClassVar[str]
+    tests: ClassVar[tuple[str, ...]]  # which of the files hold the test part
+    num_classes: ClassVar[int]
+
+    def build(self, downloads: Path) -> RawData:
+        """Read the batches straight from the archive.
+
+        Raises:
+            UserError: no connection, a wrong checksum, a damaged archive, or contents that
+                are not what they should be.
+        """
+        import numpy as np
+
+        source, members = self._members(downloads)
+        batches = {}
+        for name, data in members:
+            batches[name] = _unpickle(data, f"{name} in {source}")
+        missing = [name for name in self.files if name not in batches]
+        if missing:
+            raise UserError(f"{source} is not {self.dataset}: it lacks {', '.join(missing)}")
+
+        def split(names: Sequence[str]) -> ArraySplit:
+            try:
+                pixels = np.concatenate([batches[name]["data"] for name in names])
+                labels = np.concatenate([batches[name][self.labels_key] for name in names])
+                return ArraySplit(pixels.reshape(-1, 3, 32, 32), labels)
+            except (KeyError, TypeError, ValueError) as error:
+                raise UserError(
+                    f"{source} is not in {self.dataset}'s format: {', '.join(names)} should hold "
+                    f"'data' and '{self.labels_key}' ({type(error).__name__}: {error})"
+                ) from error
+
+        try:
+            classes = [str(name) for name in batches[self.meta][self.names_key]]
+        except (KeyError, TypeError) as error:
+            raise UserError(f"{source} has no '{self.names_key}' in {self.meta}") from error
+        train = [name for name in self.files if name not in (*self.tests, self.meta)]
+        return RawData(classes, split(train), split(self.tests), source)
+
+    def describe(self) -> SampleSpec:
+        """Three channels of 32x32."""
+        return SampleSpec((3, 32, 32), self.num_classes)
+
+    def _members(self, downloads: Path) -> tuple[str, Iterator[tuple[str, bytes]]]:
+        """Where the batches come from, and (name, bytes) of each."""
+        if self.path is None:
+            address = self._address()
+            archive = fetch(downloads / self.dataset / self.archive, [address], self.checksum)
+            return address, self._archived(archive)
+        archive = self.path / self.archive if self.path.is_dir() else self.path
+        if not archive.is_file():
+            unpacked = self._unpacked()
+            return str(self.path), ((name, file.read_bytes()) for name, file in unpacked.items())
+        found = checksum_of(archive, self.checksum)
+        if found != self.checksum:
+            raise UserError(
+                f"{archive} is damaged, cut short or another file: its checksum is {found}, not "
+                f"{self.checksum} (dataset.checksum says which is right)"
+            )
+        return str(archive), self._archived(archive)
+
+    def _address(self) -> str:
+        if self.mirror is None:
+            return self.url
+        if urlsplit(self.mirror).path.endswith((".tar.gz", ".tgz")):
+            return self.mirror
+        return f"{self.mirror.rstrip('/')}/{self.archive}"
+
+    def _archived(self, archive: Path) -> Iterator[tuple[str, bytes]]:
+        # A stream, so the archive is decompressed once; nothing is unpacked to the disk.
+        try:
+            with tarfile.open(archive, "r|gz") as stream:
+                for member in stream:
+                    name = member.name.rpartition("/")[2]
+                    if name in self.files and (file := stream.extractfile(member)):
+                        yield name, file.read()
+        except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile) as error:
+            raise UserError(f"{archive} is damaged or cut short: {error}") from error
+
+
+class CIFAR10(Cifar):
+    """CIFAR-10: 60,000 colour images of 32x32 in 10 classes (A. Krizhevsky, 2009)."""
+
+    checksum: Checksum = "c58f30108f718f92721af3b95e74349a"
+
+    dataset = "cifar10"
+    url = "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz"
+    archive = "cifar-10-python.tar.gz"
+    folders = ("cifar-10-batches-py",)
+    files = (*(f"data_batch_{number}" for number in range(1, 6)), "test_batch", "batches.meta")
+    tests = ("test_batch",)
+    meta = "batches.meta"
+    names_key = "label_names"
+    labels_key = "labels"
+    num_classes = 10
+
+
+class CIFAR100(Cifar):
+    """CIFAR-100: 60,000 colour images of 32x32 in 100 fine classes (A. Krizhevsky, 2009)."""
+
+    checksum: Checksum = "eb9058c3a382ffc7106e4002c42a8d85"
+
+    dataset = "cifar100"
+    url = "https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz"
+    archive = "cifar-100-python.tar.gz"
+    folders = ("cifar-100-python",)
+    files = ("train", "test", "meta")
+    tests = ("test",)
+    meta = "meta"
+    names_key = "fine_label_names"
+    labels_key = "fine_labels"
+    num_classes = 100
+
+
+class ArrayUnpickler(pickle.Unpickler):
+    """Reads pickles of plain values and numpy arrays; anything else is refused.
+
+    A pickle is a program; these files come from the network.
+    """
+
+    def find_class(self, module: str, name: str) -> Any:
+        """Only what rebuilds an array.
+
+        Raises:
+            UnpicklingError: something else is named.
+        """
+        import codecs
+
+        import numpy as np
+
+        # numpy moved its module in version 2; the function an array names is the same.
+        reconstruct = np.empty(0).__reduce__()[0]
+        allowed = {
+            ("numpy.core.multiarray", "_reconstruct"): reconstruct,
+            ("numpy._core.multiarray", "_reconstruct"): reconstruct,
+            ("numpy", "ndarray"): np.ndarray,
+            ("numpy", "dtype"): np.dtype,
+            ("_codecs", "encode"): codecs.encode,
+        }
+        if (module, name) not in allowed:
+            raise pickle.UnpicklingError(f"it names {module}.{name}, which no array needs")
+        return allowed[module, name]
+
+
+def _unpickle(data: bytes, what: str) -> Any:
+    """A batch of CIFAR, a dictionary.
+
+    Raises:
+        UserError: it is damaged, or holds what has no place in it.
+    """
+    try:
+        # The files are of Python 2, whose byte strings "latin1" keeps as they are.
+        batch = ArrayUnpickler(io.BytesIO(data), encoding="latin1").load()
+    except Exception as error:  # a damaged pickle can raise nearly anything
+        raise UserError(f"{what} is refused or damaged: {error}") from error
+    if not isinstance(batch, dict):
+        raise UserError(f"{what} is not a dictionary")
+    return batch
+
+
+@hookimpl
+def register_datasets(register: Register) -> None:
+    """Registers `cifar10` and `cifar100`."""
+    register(CIFAR10.dataset, CIFAR10)
+    register(CIFAR100.dataset, CIFAR100)

@@ -1,0 +1,82 @@
+"""A parameter that names something on the disk, checked before any work begins."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import secrets
+import weakref
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated
+
+from filelock import FileLock, Timeout
+from pydantic import AfterValidator
+
+
+def existing(path: Path) -> Path:
+    """The absolute path of something that exists.
+
+    Raises:
+        ValueError: nothing is there; the message names the nearest name beside it.
+    """
+    path = path.expanduser().absolute()
+    if path.exists():
+        return path
+    message = f"no such file or folder: {path}"
+    if path.parent.is_dir():
+        siblings = sorted(entry.name for entry in path.parent.iterdir())
+        nearest = difflib.get_close_matches(path.name, siblings, n=1)
+        if nearest:
+            message += f". Did you mean '{path.with_name(nearest[0])}'?"
+    raise ValueError(message)
+
+
+ExistingPath = Annotated[Path, AfterValidator(existing)]
+
+
+def state_of(paths: Iterable[Path]) -> str:
+    """A digest of resolved paths, sizes and modification times: changes when a file does."""
+    state = hashlib.sha256()
+    for path in paths:
+        status = path.stat()
+        state.update(f"{path.resolve()}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
+    return state.hexdigest()
+
+
+class ScratchFile:
+    """A temporary file, removed by `close`, at exit, or by a later one if its process dies.
+
+    The lock beside it, which the system frees when its holder dies, tells who lives.
+
+    Attributes:
+        path: of the file, which is not made here.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        for lock_path in folder.glob("scratch-*.lock"):
+            _remove_abandoned(lock_path)
+        stem = folder / f"scratch-{secrets.token_hex(8)}"
+        self.path = stem.with_suffix(".tmp")
+        lock = FileLock(stem.with_suffix(".lock"), thread_local=False)
+        lock.acquire()
+        self._discard = weakref.finalize(self, _discard, self.path, lock)
+
+    def close(self) -> None:
+        """Remove the file."""
+        self._discard()
+
+
+def _remove_abandoned(lock_path: Path) -> None:
+    try:
+        with FileLock(lock_path, timeout=0):
+            lock_path.with_suffix(".tmp").unlink(missing_ok=True)
+            lock_path.unlink(missing_ok=True)
+    except Timeout:
+        pass  # in use
+
+
+def _discard(path: Path, lock: FileLock) -> None:
+    path.unlink(missing_ok=True)
+    Path(lock.lock_file).unlink(missing_ok=True)
+    lock.release()

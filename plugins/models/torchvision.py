@@ -1,0 +1,96 @@
+"""Every classification model of torchvision, under torchvision's own name."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from torchyard import ModelParams, Register, hookimpl
+
+if TYPE_CHECKING:
+    from torch import nn
+
+# Written out, because asking torchvision costs its import at every command; a test holds
+# the list equal to torchvision.models.list_models(module=torchvision.models).
+NAMES = (
+    *("alexnet", "convnext_base", "convnext_large", "convnext_small", "convnext_tiny"),
+    *("densenet121", "densenet161", "densenet169", "densenet201"),
+    *(f"efficientnet_b{size}" for size in range(8)),
+    *("efficientnet_v2_l", "efficientnet_v2_m", "efficientnet_v2_s"),
+    *("googlenet", "inception_v3", "maxvit_t"),
+    *("mnasnet0_5", "mnasnet0_75", "mnasnet1_0", "mnasnet1_3"),
+    *("mobilenet_v2", "mobilenet_v3_large", "mobilenet_v3_small"),
+    *("regnet_x_16gf", "regnet_x_1_6gf", "regnet_x_32gf", "regnet_x_3_2gf"),
+    *("regnet_x_400mf", "regnet_x_800mf", "regnet_x_8gf"),
+    *("regnet_y_128gf", "regnet_y_16gf", "regnet_y_1_6gf", "regnet_y_32gf", "regnet_y_3_2gf"),
+    *("regnet_y_400mf", "regnet_y_800mf", "regnet_y_8gf"),
+    *("resnet101", "resnet152", "resnet18", "resnet34", "resnet50"),
+    *("resnext101_32x8d", "resnext101_64x4d", "resnext50_32x4d"),
+    *("shufflenet_v2_x0_5", "shufflenet_v2_x1_0", "shufflenet_v2_x1_5", "shufflenet_v2_x2_0"),
+    *("squeezenet1_0", "squeezenet1_1"),
+    *("swin_b", "swin_s", "swin_t", "swin_v2_b", "swin_v2_s", "swin_v2_t"),
+    *("vgg11", "vgg11_bn", "vgg13", "vgg13_bn", "vgg16", "vgg16_bn", "vgg19", "vgg19_bn"),
+    *("vit_b_16", "vit_b_32", "vit_h_14", "vit_l_16", "vit_l_32"),
+    *("wide_resnet101_2", "wide_resnet50_2"),
+)
+
+
+class TorchvisionModel(ModelParams):
+    """A torchvision network, trained from scratch.
+
+    The last layer gets the number of classes, the first convolution the number of
+    channels; a vision transformer gets the size of the images. Auxiliary heads are off:
+    the network gives logits alone.
+    """
+
+    architecture: ClassVar[str]
+
+    def build(self, input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
+        """Make the network; it refuses images too small for its strides when it is tried."""
+        from torchvision.models import get_model
+
+        if len(input_shape) != 3:
+            raise ValueError("takes images, not vectors; 'linear' and 'mlp' take both")
+        channels, height, width = input_shape
+        settings: dict[str, Any] = {"num_classes": num_classes}
+        if self.architecture.startswith("vit_"):
+            patch = int(self.architecture.rpartition("_")[2])
+            if height != width or height % patch:
+                raise ValueError(f"needs square images whose side is a multiple of {patch}")
+            settings["image_size"] = height
+        elif self.architecture == "maxvit_t":
+            settings["input_size"] = (height, width)
+        elif self.architecture in ("googlenet", "inception_v3"):
+            settings |= {"aux_logits": False, "init_weights": True, "transform_input": False}
+        network: nn.Module = get_model(self.architecture, weights=None, **settings)
+        return network if channels == 3 else _with_channels(network, channels)
+
+
+def _with_channels(network: nn.Module, channels: int) -> nn.Module:
+    """Replace the first convolution by one for `channels` input channels."""
+    from torch import nn
+
+    for name, first in network.named_modules():
+        if isinstance(first, nn.Conv2d):
+            parent, _, attribute = name.rpartition(".")
+            replacement = nn.Conv2d(
+                channels,
+                first.out_channels,
+                first.kernel_size,  # type: ignore[arg-type]
+                stride=first.stride,  # type: ignore[arg-type]
+                padding=first.padding,  # type: ignore[arg-type]
+                bias=first.bias is not None,
+            )
+            setattr(network.get_submodule(parent), attribute, replacement)
+            return network
+    raise ValueError("has no convolution whose channels could be fitted")
+
+
+@hookimpl
+def register_models(register: Register) -> None:
+    for name in NAMES:
+        attributes = {
+            "architecture": name,
+            "__doc__": f"torchvision.models.{name}, trained from scratch.",
+            "__module__": __name__,
+        }
+        register(name, type(f"Torchvision_{name}", (TorchvisionModel,), attributes))

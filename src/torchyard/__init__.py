@@ -1,0 +1,88 @@
+"""torchyard: the public names that a plugin needs.
+
+    from torchyard import ModelParams, hookimpl
+
+`core`, `pipelines` and `plugins` in this folder are links to the three folders at the top.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from torchyard.core.data.dataset import PreparedDataset
+from torchyard.core.data.raw import (
+    ArraySplit,
+    EncodedSplit,
+    RawData,
+    SampleSpec,
+    SampleSplit,
+    stratified_split,
+)
+from torchyard.core.errors import UnreachableError, UserError
+from torchyard.core.hosting.hookspecs import Register, hookimpl
+from torchyard.core.hosting.params import (
+    Augmentation,
+    AugmentationParams,
+    DatasetParams,
+    Gate,
+    GateParams,
+    Loss,
+    LossParams,
+    ModelParams,
+    OptimizerParams,
+    SchedulerParams,
+    Verdict,
+)
+
+if TYPE_CHECKING:
+    from torchyard.core.data.predictions import Predictions, PredictionTable
+    from torchyard.core.evaluation.metrics import Evaluation, evaluate
+    from torchyard.core.evaluation.paired_test import Comparison, compare
+
+__all__ = [
+    "ArraySplit",
+    "Augmentation",
+    "AugmentationParams",
+    "Comparison",
+    "DatasetParams",
+    "EncodedSplit",
+    "Evaluation",
+    "Gate",
+    "GateParams",
+    "Loss",
+    "LossParams",
+    "ModelParams",
+    "OptimizerParams",
+    "PredictionTable",
+    "Predictions",
+    "PreparedDataset",
+    "RawData",
+    "Register",
+    "SampleSpec",
+    "SampleSplit",
+    "SchedulerParams",
+    "UnreachableError",
+    "UserError",
+    "Verdict",
+    "compare",
+    "evaluate",
+    "hookimpl",
+    "stratified_split",
+]
+
+# Imported when they are first asked for: with numpy, a quarter of a second of every command.
+_LATER = {
+    "Comparison": "torchyard.core.evaluation.paired_test",
+    "Evaluation": "torchyard.core.evaluation.metrics",
+    "PredictionTable": "torchyard.core.data.predictions",
+    "Predictions": "torchyard.core.data.predictions",
+    "compare": "torchyard.core.evaluation.paired_test",
+    "evaluate": "torchyard.core.evaluation.metrics",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LATER:
+        raise AttributeError(f"module 'torchyard' has no attribute '{name}'")
+    return getattr(import_module(_LATER[name]), name)

@@ -1,0 +1,30 @@
+"""The test kit for plugin authors: one assertion a kind.
+
+from torchyard.testing import assert_model_plugin
+
+def test_small():
+    assert_model_plugin(Small(width=8))
+"""
+
+from torchyard.core.testing.checks import PluginFault, plugin_in_file
+from torchyard.core.testing.models import assert_model_plugin
+from torchyard.core.testing.plugins import (
+    assert_augmentation_plugin,
+    assert_dataset_plugin,
+    assert_gate_plugin,
+    assert_loss_plugin,
+    assert_optimizer_plugin,
+    assert_scheduler_plugin,
+)
+
+__all__ = [
+    "PluginFault",
+    "assert_augmentation_plugin",
+    "assert_dataset_plugin",
+    "assert_gate_plugin",
+    "assert_loss_plugin",
+    "assert_model_plugin",
+    "assert_optimizer_plugin",
+    "assert_scheduler_plugin",
+    "plugin_in_file",
+]

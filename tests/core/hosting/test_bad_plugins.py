@@ -1,0 +1,285 @@
+"""A corpus of bad plugins: what the user sees of each, and that all else works.
+
+`check` is what `torchyard plugins check` prints, by line; `asked` is what a run says that asks for
+the plugin's model by `name`. Where that is None, the plugin works all the same.
+"""
+
+from typing import NamedTuple
+
+import pytest
+
+from torchyard.core.config.resolve import resolve
+from torchyard.core.errors import UserError
+from torchyard.core.hosting.lint import problems
+from torchyard.core.hosting.manager import HOOKS, host
+
+TINY = '''\
+from torchyard import ModelParams, hookimpl
+
+class Tiny(ModelParams):
+    """One layer."""
+    width: int = 8
+
+    def build(self, input_shape, num_classes):
+        raise AssertionError("not built")
+
+@hookimpl
+def register_models(register):
+    register("tiny", Tiny)
+'''
+KNOWN = ", ".join(HOOKS.values())
+FILE = "{file}"
+LOOK = f"{FILE} should register it: `torchyard plugins check` says what is wrong with it"
+
+
+class Bad(NamedTuple):
+    text: str | bytes
+    check: tuple[int | None, str]
+    asked: str | None = ""
+    name: str = "tiny"
+
+
+def aside(text, line, reason, name="tiny"):
+    return Bad(text, (line, f"set aside: {reason}"), f"Set aside: {FILE} ({reason})", name)
+
+
+def instead(old, new):
+    assert old in TINY
+    return TINY.replace(old, new)
+
+
+CORPUS = {
+    # ---- at import
+    "raises": aside("x = 1\n1 / 0", 2, "ZeroDivisionError: division by zero"),
+    "raises elsewhere": aside(
+        "import json\n\njson.loads('')",
+        3,
+        "JSONDecodeError: Expecting value: line 1 column 1 (char 0)",
+    ),
+    "exits": aside("\nraise SystemExit(3)", 2, "SystemExit: 3"),
+    "exits by the book": aside("import sys\nsys.exit()", 2, "SystemExit: "),
+    "raises no Exception": aside(
+        "class Odd(BaseException): pass\n\nraise Odd('odd')", 3, "Odd: odd"
+    ),
+    "an error without a text": aside("raise ValueError", 1, "ValueError: "),
+    "missing module": aside(
+        "import no_such_module", 1, "ModuleNotFoundError: No module named 'no_such_module'"
+    ),
+    "missing name": aside(
+        "from core import ModelPrams",
+        1,
+        "ImportError: cannot import name 'ModelPrams' from 'core'",
+    ),
+    "recursion": aside(
+        "def again():\n    again()\n\nagain()",
+        2,
+        "RecursionError: maximum recursion depth exceeded",
+    ),
+    "syntax": aside("x = 1\ndef broken(:\n", 2, "SyntaxError: "),
+    "indentation": aside("if True:\nx = 1\n", 2, "IndentationError: "),
+    "no text": aside("\0", None, "SyntaxError: "),
+    "no UTF-8": aside(b'x = "\xff"', 1, "SyntaxError: "),
+    "a field without a type": aside(
+        instead("width: int = 8", "width = 8"), 3, "PydanticUserError: "
+    ),
+    # ---- at registration
+    "misspelled hook": Bad(
+        instead("_models", "_modles"),
+        (
+            11,
+            "there is no hook named 'register_modles'. Did you mean 'register_models'?  "
+            f"(there are: {KNOWN})",
+        ),
+        "Set aside: {file} (PluginValidationError: unknown hook 'register_modles'",
+    ),
+    "unlike any hook": Bad(
+        instead("register_models", "zzz"),
+        (11, f"there is no hook named 'zzz'.  (there are: {KNOWN})"),
+        "Set aside: {file} (PluginValidationError: unknown hook 'zzz'",
+    ),
+    "no marker": Bad(
+        instead("@hookimpl", ""),
+        (11, "'register_models' is named like a hook but lacks @hookimpl"),
+        LOOK,
+    ),
+    "no marker, misspelled": Bad(
+        TINY.replace("@hookimpl", "").replace("_models", "_model"),
+        (
+            11,
+            "'register_model' is named like a hook but lacks @hookimpl, and 'register_models' may "
+            "be meant",
+        ),
+    ),
+    "a hook in a class": Bad(
+        instead("@hookimpl\n", "class Hooks:\n  @hookimpl\n")
+        .replace("def register", "  def register")
+        .replace('    register("', '      register("'),
+        (12, "'register_models' is in the class Hooks: hooks are functions at the top of a file"),
+    ),
+    "other argument": Bad(
+        instead("(register)", "(add)"),
+        (11, "'register_models' takes (add): a hook takes one argument, 'register'"),
+        "PluginValidationError: ",
+    ),
+    "no argument": Bad(
+        instead("models(register)", "models()"),
+        (11, "'register_models' takes none: a hook takes one argument, 'register'"),
+        "TypeError: ",
+    ),
+    "default": Bad(
+        instead("(register)", "(register=None)"),
+        (11, "'register_models': 'register' has a default, and pluggy would not pass it"),
+        None,
+    ),
+    "async": Bad(
+        instead("def register_", "async def register_"),
+        (11, "'register_models' is async: a hook is a plain function"),
+        LOOK,
+    ),
+    "generator": Bad(
+        instead('    register("', '    yield register("'),
+        (11, "'register_models' yields, so it never runs: a hook is a plain function"),
+        LOOK,
+    ),
+    # ---- when the hook is called
+    "half-way": aside(TINY + "    raise KeyError('half-way')\n", 13, "KeyError: 'half-way'"),
+    "exits when called": aside(TINY + "    raise SystemExit('no')\n", 13, "SystemExit: no"),
+    "no class": aside(
+        instead(", Tiny)", ", 3)"), 12, "TypeError: model 'tiny': 3 is not a ModelParams"
+    ),
+    "an instance": aside(
+        instead(", Tiny)", ", Tiny())"),
+        12,
+        "TypeError: model 'tiny': Tiny(width=8) is not a ModelParams",
+    ),
+    "another kind": aside(
+        instead("(ModelParams)", "(LossParams)").replace("import ", "import LossParams, "),
+        12,
+        "TypeError: model 'tiny': <class '",
+    ),
+    "no parameter class": aside(
+        instead("(ModelParams)", ""), 12, "TypeError: model 'tiny': <class '"
+    ),
+    "no build": aside(
+        instead("def build(", "def make("),
+        12,
+        "TypeError: model 'tiny': Tiny has no build method",
+    ),
+    "no name": aside(
+        instead('"tiny"', '""'), 12, "ValueError: model '': not a usable name", name=""
+    ),
+    "odd name": aside(
+        instead('"tiny"', '"a b"'), 12, "ValueError: model 'a b': not a usable name", name="a b"
+    ),
+    "a number for a name": aside(
+        instead('"tiny"', "7"), 12, "ValueError: model '7': not a usable name", name="7"
+    ),
+    "a name twice": aside(
+        TINY + '    register("tiny", Tiny)\n',
+        13,
+        "ValueError: model 'tiny': is registered twice",
+    ),
+    "a setting of the host": aside(
+        instead("width: int = 8", 'freeze: str = ""'),
+        12,
+        "ValueError: model 'tiny': no parameter can be named 'freeze'",
+    ),
+    # ---- that work all the same
+    "no docstring": Bad(
+        instead('    """One layer."""\n', ""),
+        (3, "the class Tiny has no docstring: `torchyard plugins` shows its first line"),
+        None,
+    ),
+}
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A plugin folder with one good plugin before and one after the bad one."""
+    monkeypatch.setenv("TORCHYARD_PLUGINS", str(tmp_path))
+    for name in ("aaa", "zzz"):
+        (tmp_path / f"{name}.py").write_text(TINY.replace('"tiny"', f'"{name}"'))
+    host.cache_clear()
+    yield tmp_path
+    host.cache_clear()
+
+
+def write(folder, case):
+    text = CORPUS[case].text
+    file = folder / "mine.py"
+    file.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return file
+
+
+def ask(name):
+    """What a run says that names a model; None if it is found."""
+    try:
+        resolve({"dataset": "digits", "model": name}, host())
+    except UserError as error:
+        [problem] = error.problems
+        return problem
+    return None
+
+
+def test_there_are_many():
+    assert len(CORPUS) >= 20
+
+
+@pytest.mark.filterwarnings("ignore:coroutine .* was never awaited")
+@pytest.mark.parametrize("case", CORPUS)
+def test_check_says_what_is_wrong_by_file_and_line_and_the_others_work(folder, case):
+    file = write(folder, case)
+    line, message = CORPUS[case].check
+    [problem] = problems(host())
+    assert (problem.place, problem.line) == (str(file), line)
+    assert problem.message.startswith(message)
+    for name in ("aaa", "zzz", "lenet"):
+        assert ask(name) is None
+    names = {name for kind in HOOKS for name, _ in host().registrations(kind)}
+    assert ("tiny" in names) == (CORPUS[case].asked is None)
+
+
+@pytest.mark.filterwarnings("ignore:coroutine .* was never awaited")
+@pytest.mark.parametrize("case", CORPUS)
+def test_a_run_meets_it_where_it_names_it_and_says_what_failed(folder, case):
+    file = write(folder, case)
+    for name in ("aaa", "lenet"):
+        assert ask(name) is None
+    # What is no Python at all is set aside unread.
+    imported = {source.name for source in host().sources} - {"torchyard"}
+    assert imported == {"aaa", *(broken.source.name for broken in host().broken)}
+    assert all("Error: " in broken.reason for broken in host().broken)
+    expected, name = CORPUS[case].asked, CORPUS[case].name
+    said = ask(name)
+    if expected is None:
+        assert said is None
+    else:
+        assert said.startswith(f"model: no model named '{name}'.")
+        assert expected.replace(FILE, str(file)).removesuffix(")") in said
+
+
+def test_what_a_plugin_prints_is_not_in_what_a_command_prints(folder, capsys):
+    (folder / "mine.py").write_text(f'print("hello")\n{TINY}')
+    assert ask("tiny") is None
+    said = capsys.readouterr()
+    assert (said.out, said.err) == ("", "hello\n")
+
+
+def test_a_parameter_that_cannot_be_written_down_is_said_to_be_so(folder):
+    text = TINY.replace("width: int = 8", "made: object = object()")
+    (folder / "mine.py").write_text(text)
+    assert ask("tiny").startswith(
+        f"model: 'tiny' ({folder / 'mine.py'}): PydanticSerializationError: Unable to serialize"
+    )
+
+
+def test_a_plugin_replaces_no_built_in(folder):
+    (folder / "mine.py").write_text(TINY.replace('"tiny"', '"lenet"'))
+    assert host().find("model", "lenet").builtin
+    assert host().find("model", "mine/lenet").source.name == "mine"
+
+
+def test_ctrl_c_stops_the_program(folder):
+    (folder / "mine.py").write_text(TINY + "    raise KeyboardInterrupt\n")
+    with pytest.raises(KeyboardInterrupt):
+        ask("tiny")

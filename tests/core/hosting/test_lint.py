@@ -1,0 +1,67 @@
+"""What is wrong with plugins is told by file and line, and all of it at once."""
+
+from torchyard.core.hosting.lint import problems
+from torchyard.core.hosting.manager import Host, host
+from torchyard.core.hosting.sources import file_source, import_file
+
+TINY = '''\
+from torchyard import ModelParams, hookimpl
+
+class Tiny(ModelParams):
+    """One layer."""
+    width: int = 8
+
+    def build(self, input_shape, num_classes):
+        raise AssertionError("not built")
+
+@hookimpl
+def register_models(register):
+    register("tiny", Tiny)
+'''
+
+
+def checked(tmp_path, text):
+    """The (line, message) of each problem of one file."""
+    file = tmp_path / "mine.py"
+    file.write_text(text)
+    own = Host()
+    own.load(file_source(file), lambda: import_file(file))
+    found = problems(own)
+    assert {problem.place for problem in found} <= {str(file)}
+    assert all(str(p).startswith(f"{file}:") for p in found)
+    return [(problem.line, problem.message) for problem in found]
+
+
+def test_nothing_is_wrong_with_the_built_ins():
+    assert problems(host()) == []
+
+
+def test_nothing_is_wrong_with_a_plugin_that_is_right(tmp_path):
+    assert checked(tmp_path, TINY) == []
+    assert checked(tmp_path, TINY.replace("@hookimpl", "@hookimpl(tryfirst=True)")) == []
+    other = TINY.replace("@hookimpl", '@hookimpl(specname="register_models")')
+    assert checked(tmp_path, other.replace("def register_models", "def ours")) == []
+
+
+def test_a_syntax_error_has_its_line(tmp_path):
+    [(line, message)] = checked(tmp_path, "x = 1\ny = 2\ndef broken(:\n")
+    assert line == 3
+    assert message.startswith("set aside: SyntaxError: ")
+
+
+def test_all_problems_of_a_file_are_told_at_once(tmp_path):
+    text = TINY.replace('    """One layer."""\n', "")
+    text += '    register("a b", Tiny)\n    register("other", int)\n    1 / 0\n'
+    text += "\ndef register_losses(register): pass\n"
+    assert [line for line, _ in checked(tmp_path, text)] == [3, 12, 13, 14, 16]
+
+
+def test_a_broken_plugin_lacks_its_docstring_too(tmp_path):
+    text = TINY.replace('    """One layer."""\n', "").replace("def build(", "def make(")
+    assert [line for line, _ in checked(tmp_path, text)] == [3, 11]
+
+
+def test_a_class_made_by_type_may_lack_a_docstring_as_well(tmp_path):
+    made = 'type("Made", (Tiny,), {"__module__": __name__})'
+    found = checked(tmp_path, TINY.replace('"tiny", Tiny', f'"made", {made}'))
+    assert [message.split(":")[0] for _, message in found] == ["the class Made has no docstring"]

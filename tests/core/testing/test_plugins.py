@@ -1,0 +1,418 @@
+"""The test kit: every built-in passes it, and each check finds what it is for."""
+
+import random
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from torchyard import (
+    ArraySplit,
+    AugmentationParams,
+    DatasetParams,
+    LossParams,
+    ModelParams,
+    OptimizerParams,
+    RawData,
+    SampleSpec,
+    SchedulerParams,
+)
+from torchyard.core.hosting.manager import host
+from torchyard.testing import (
+    PluginFault,
+    assert_augmentation_plugin,
+    assert_dataset_plugin,
+    assert_loss_plugin,
+    assert_model_plugin,
+    assert_optimizer_plugin,
+    assert_scheduler_plugin,
+    plugin_in_file,
+)
+
+ASSERTIONS = {
+    "model": assert_model_plugin,
+    "loss": assert_loss_plugin,
+    "optimizer": assert_optimizer_plugin,
+    "scheduler": assert_scheduler_plugin,
+    "augmentation": assert_augmentation_plugin,
+}
+TORCHVISION = {"squeezenet1_1", "shufflenet_v2_x0_5", "resnet18"}  # the small ones
+BASES = {
+    "model": ModelParams,
+    "loss": LossParams,
+    "optimizer": OptimizerParams,
+    "scheduler": SchedulerParams,
+    "augmentation": AugmentationParams,
+    "dataset": DatasetParams,
+}
+
+
+def built_ins():
+    for kind in ASSERTIONS:
+        for name, found in host().registrations(kind):
+            if not found.params.__module__.endswith("torchvision_models"):
+                yield kind, name
+            elif name in TORCHVISION:
+                yield pytest.param(kind, name, marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize(("kind", "name"), list(built_ins()))
+def test_every_built_in_passes(kind, name):
+    before = torch.get_rng_state(), random.getstate()
+    ASSERTIONS[kind](host().find(kind, name).params())
+    assert torch.equal(before[0], torch.get_rng_state())
+    assert before[1] == random.getstate()
+
+
+def test_vectors_are_taken():
+    assert_model_plugin(host().find("model", "mlp").params(), (20,), 3)
+
+
+@pytest.mark.parametrize("name", ["digits", "random_vectors"])
+def test_built_in_data_sets_pass(name, tmp_path):
+    assert_dataset_plugin(host().find("dataset", name).params(), tmp_path)
+
+
+def plugin(kind, build, **others):
+    """An instance of a documented plugin with that `build`."""
+    members = {"build": build, "__doc__": "A thing.", "__module__": __name__, **others}
+    return type("Thing", (BASES[kind],), members)()
+
+
+# ---- models
+
+
+class Net(nn.Module):
+    """A linear model, to be spoilt."""
+
+    def __init__(self, shape, classes):
+        super().__init__()
+        self.fc = nn.Linear(int(np.prod(shape)), classes)
+        self.hidden = 1.0
+
+    def forward(self, x):
+        return self.fc(x.flatten(1))
+
+
+def spoilt(forward, **attributes):
+    def build(self, shape, classes):
+        network = Net(shape, classes)
+        for name, make in attributes.items():
+            setattr(network, name, make())
+        network.forward = lambda x: forward(network, x)
+        return network
+
+    return build
+
+
+def other_classes(self, shape, classes):
+    return Net(shape, classes + 1)
+
+
+MODELS = {
+    "classes": (other_classes, r"gives \(2, 11\) for 2 samples"),
+    "nan": (spoilt(lambda n, x: Net.forward(n, x) * float("nan")), "logits: NaN or infinite"),
+    "unreached": (
+        spoilt(Net.forward, extra=lambda: nn.Linear(2, 2)),
+        "gradient: none reaches extra.weight, extra.bias",
+    ),
+    "detached": (
+        spoilt(lambda n, x: Net.forward(n, x).detach()),
+        "training step: raises RuntimeError",
+    ),
+    "does not learn": (
+        spoilt(lambda n, x: Net.forward(n, x) * 1e-6),
+        "learning: the loss of 8 samples does not fall",
+    ),
+    "random": (
+        spoilt(lambda n, x: Net.forward(n, x) + torch.rand(len(x), 10)),
+        "evaluation: random in eval mode",
+    ),
+    "seed": (
+        spoilt(lambda n, x: n.hidden * Net.forward(n, x), hidden=random.SystemRandom().random),
+        "seed: built twice under one torch seed",
+    ),
+    "branches": (
+        spoilt(lambda n, x: Net.forward(n, x) if x.sum() > 0 else 2 * Net.forward(n, x)),
+        "export: raises NotExportableError",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", MODELS)
+def test_a_model_that_is_wrong(case):
+    build, message = MODELS[case]
+    with pytest.raises(PluginFault, match=message) as caught:
+        assert_model_plugin(plugin("model", build), (1, 4, 4))
+    assert str(caught.value).startswith(f"Thing ({__file__}")
+
+
+def test_a_state_outside_of_the_parameters_is_found():
+    class Counting(Net):
+        def forward(self, x):
+            if self.training:
+                self.hidden += 0.01
+            return self.hidden * super().forward(x)
+
+    with pytest.raises(PluginFault, match="neither a parameter nor a buffer"):
+        assert_model_plugin(plugin("model", lambda self, *of: Counting(*of)), (1, 4, 4))
+
+
+def test_a_model_may_be_excused_from_export():
+    assert_model_plugin(plugin("model", MODELS["branches"][0]), (1, 4, 4), exports=False)
+
+
+# ---- losses
+
+cross_entropy = nn.functional.cross_entropy
+LOSSES = {
+    "a loss each": (
+        lambda x, y: cross_entropy(x, y, reduction="none"),
+        r"shape of \(8,\), not a scalar",
+    ),
+    "infinite": (
+        lambda x, y: -(x.softmax(1).gather(1, y[:, None]) * 0).log().mean(),
+        "right logits: the loss is inf",
+    ),
+    "float": (lambda x, y: cross_entropy(x, y).item(), "gives a float"),
+    "detached": (lambda x, y: cross_entropy(x.detach(), y), "does not depend"),
+    "slope": (
+        lambda x, y: cross_entropy(x, y) + (x.square() - x.square().detach()).sum().sqrt(),
+        "the gradient is NaN or infinite",
+    ),
+    "in place": (lambda x, y: cross_entropy(x, y.zero_()), "logits or targets in place"),
+    "random": (lambda x, y: cross_entropy(x, y) + torch.rand(()), "a second call differs"),
+    "upside down": (lambda x, y: -cross_entropy(x, y), "order: right logits give"),
+    "raises": (lambda x, y: x[0, 99], "right logits: raises IndexError"),
+}
+
+
+@pytest.mark.parametrize("case", LOSSES)
+def test_a_loss_that_is_wrong(case):
+    loss, message = LOSSES[case]
+    with pytest.raises(PluginFault, match=message):
+        assert_loss_plugin(plugin("loss", lambda self, classes: loss))
+
+
+def test_a_gradient_that_leads_upwards_is_found():
+    class Wrong(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx, grad):
+            return -grad
+
+    with pytest.raises(PluginFault, match="its gradient does not lead downwards"):
+        assert_loss_plugin(
+            plugin("loss", lambda self, classes: lambda x, y: cross_entropy(Wrong.apply(x), y))
+        )
+
+
+# ---- optimizers
+
+
+class Descent(torch.optim.Optimizer):
+    """Gradient descent with momentum, to be spoilt."""
+
+    def __init__(self, parameters):
+        super().__init__(parameters, {"lr": 0.01})
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        for group in self.param_groups:
+            for weight in group["params"]:
+                self.move(weight, group["lr"])
+
+    def move(self, weight, rate):
+        if weight.grad is not None:
+            weight.sub_(weight.grad, alpha=rate)
+
+
+class Ascent(Descent):
+    def move(self, weight, rate):
+        super().move(weight, -rate)
+
+
+class OwnRate(Descent):
+    def move(self, weight, rate):
+        super().move(weight, 0.01)
+
+
+class Shaking(Descent):
+    def move(self, weight, rate):
+        weight.mul_(1 - rate)
+
+
+class Forgetful(Descent):
+    def __init__(self, parameters):
+        super().__init__(parameters)
+        self.steps = 0
+
+    def move(self, weight, rate):
+        self.steps += 1
+        super().move(weight, rate / self.steps)
+
+
+OPTIMIZERS = {
+    "no optimizer": (lambda weights: list(weights), "gives a list, not a torch.optim.Optimizer"),
+    "no rate": (lambda weights: torch.optim.Optimizer(weights, {}), "has no 'lr'"),
+    "ascends": (Ascent, "learning: a quadratic does not fall"),
+    "own rate": (OwnRate, "learning rate: it moves although"),
+    "idle weights": (Shaking, "moves a weight that has no gradient"),
+    "forgetful": (Forgetful, "it takes other steps"),
+}
+
+
+@pytest.mark.parametrize("case", OPTIMIZERS)
+def test_an_optimizer_that_is_wrong(case):
+    make, message = OPTIMIZERS[case]
+    with pytest.raises(PluginFault, match=message):
+        assert_optimizer_plugin(plugin("optimizer", lambda self, weights: make(weights)))
+
+
+# ---- schedulers
+
+schedules = torch.optim.lr_scheduler
+
+
+class Forgetting(schedules.LRScheduler):
+    """Its factor is in no state that it saves."""
+
+    def __init__(self, optimizer):
+        self.rates = [0.1]
+        super().__init__(optimizer)
+
+    def get_lr(self):
+        self.rates.append(0.9 * self.rates[-1])
+        return [self.rates[-1]]
+
+    def state_dict(self):
+        return {}
+
+
+SCHEDULERS = {
+    "no schedule": (lambda optimizer, steps: None, "gives a NoneType, not an LRScheduler"),
+    "negative": (
+        lambda optimizer, steps: schedules.LambdaLR(optimizer, lambda step: 1 - step / 50),
+        r"learning rate: -0\.\d+ at step 52 of 100",
+    ),
+    "zero": (
+        lambda optimizer, steps: schedules.LambdaLR(optimizer, lambda step: 0.0),
+        "0 at every step",
+    ),
+    "too short": (
+        lambda optimizer, steps: schedules.OneCycleLR(optimizer, 0.1, total_steps=steps // 2),
+        "step 51: raises ValueError",
+    ),
+    "forgets": (lambda optimizer, steps: Forgetting(optimizer), "other learning rates"),
+}
+
+
+@pytest.mark.parametrize("case", SCHEDULERS)
+def test_a_schedule_that_is_wrong(case):
+    make, message = SCHEDULERS[case]
+    with pytest.raises(PluginFault, match=message):
+        assert_scheduler_plugin(plugin("scheduler", lambda self, *of: make(*of)))
+
+
+# ---- augmentations
+
+AUGMENTATIONS = {
+    "shape": (lambda x: x[..., :-1], "shape "),
+    "dtype": (lambda x: x.float(), r"dtype torch.float32, not torch.uint8 as it was"),
+    "in place": (lambda x: x.zero_(), "changes the samples or the indices in place"),
+    "other generator": (lambda x: x + random.randrange(200), "draws elsewhere"),
+    "one sample": (lambda x: x[[0, 1]], "1 samples on cpu: raises IndexError"),
+}
+
+
+@pytest.mark.parametrize("case", AUGMENTATIONS)
+def test_an_augmentation_that_is_wrong(case):
+    change, message = AUGMENTATIONS[case]
+    params = plugin("augmentation", lambda self, shape: lambda x, indices, epoch: change(x))
+    with pytest.raises(PluginFault, match=message):
+        assert_augmentation_plugin(params)
+
+
+# ---- data sets
+
+
+def data(classes=2, used=2, offset=0.0):
+    samples = np.random.default_rng(0).random((12, 3), dtype=np.float32) + np.float32(offset)
+    split = ArraySplit(samples, np.arange(12) % used)
+    return RawData([f"class {n}" for n in range(classes)], split, split)
+
+
+DATASETS = {
+    "raises": (lambda: 1 / 0, {}, "raises RunError: .*ZeroDivisionError"),
+    "random": (lambda: data(offset=random.SystemRandom().random()), {}, "the samples differ"),
+    "classes": (data, {"describe": lambda self: SampleSpec((3,), 4)}, "4 classes, there are 2"),
+    "shape": (data, {"describe": lambda self: SampleSpec((4,), 2)}, r"tells of \(4,\)"),
+    "missing": (lambda: data(classes=3), {}, "no training sample is of class 2"),
+    "fingerprint": (
+        data,
+        {"fingerprint": lambda self: str(random.SystemRandom().random())},
+        "not found again",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", DATASETS)
+def test_a_data_set_that_is_wrong(case, tmp_path):
+    make, others, message = DATASETS[case]
+    params = plugin("dataset", lambda self, downloads: make(), **others)
+    with pytest.raises(PluginFault, match=message):
+        assert_dataset_plugin(params, tmp_path)
+
+
+# ---- what all kinds share
+
+
+def test_a_class_or_another_kind_is_no_plugin_to_test():
+    params = host().find("loss", "mse").params
+    with pytest.raises(PluginFault, match="the class MeanSquaredError is no instance of a LossP"):
+        assert_loss_plugin(params)
+    with pytest.raises(PluginFault, match="is no instance of a ModelParams"):
+        assert_model_plugin(params())
+
+
+def test_what_is_not_explained_is_found():
+    def build(self, *arguments):
+        raise AssertionError("not built")
+
+    with pytest.raises(PluginFault, match="docstring: the class has none"):
+        assert_loss_plugin(plugin("loss", build, __doc__=None))
+    thing = type(
+        "Thing",
+        (LossParams,),
+        {"__annotations__": {"width": int}, "__doc__": "A.", "build": build},
+    )
+    with pytest.raises(PluginFault, match="'width' has neither default nor description"):
+        assert_loss_plugin(thing(width=3))
+
+
+def test_a_plugin_file_is_loaded_or_its_fault_told(tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text("import no_such_module")
+    with pytest.raises(PluginFault, match="is set aside: ModuleNotFoundError"):
+        plugin_in_file(file, ModelParams, "mine")
+    file.write_text("")
+    with pytest.raises(PluginFault, match="no model named 'mine'"):
+        plugin_in_file(file, ModelParams, "mine")
+
+
+def test_a_data_set_of_image_files_passes(tmp_path):
+    from PIL import Image
+
+    for part in ("train", "test"):
+        for name in ("cat", "dog"):
+            folder = tmp_path / "photos" / part / name
+            folder.mkdir(parents=True)
+            for number in range(3):
+                pixels = np.random.default_rng(number).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(folder / f"{number}.png")
+    params = host().find("dataset", "image_folder").params(path=tmp_path / "photos")
+    assert_dataset_plugin(params, tmp_path / "cache")

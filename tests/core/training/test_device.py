@@ -1,0 +1,82 @@
+"""Choosing a device: what is there, and what is said of what is not."""
+
+import sys
+
+import pytest
+import torch
+
+from torchyard.core.errors import UserError
+from torchyard.core.training import device
+
+NO_CUDA = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA GPU")
+NO_MPS = pytest.mark.skipif(torch.backends.mps.is_available(), reason="there is an Apple GPU")
+
+
+@pytest.mark.parametrize("wanted", ["cpu", "auto"])
+def test_the_cpu_is_always_there(wanted):
+    assert device.unavailable(wanted) is None
+    assert device.choose("cpu") == torch.device("cpu")
+
+
+def test_auto_takes_a_gpu_where_there_is_one():
+    chosen = device.choose("auto").type
+    if torch.cuda.is_available():
+        assert chosen == "cuda"
+    elif torch.backends.mps.is_available():
+        assert chosen == "mps"
+    else:
+        assert chosen == "cpu"
+
+
+@NO_CUDA
+@pytest.mark.parametrize("wanted", ["cuda", "cuda:0", "cuda:3"])
+def test_a_missing_cuda_gpu_is_said_and_what_runs_instead(wanted):
+    assert device.unavailable(wanted) == (
+        "this machine has no CUDA GPU (device=cpu and device=auto run here)"
+    )
+    with pytest.raises(UserError) as caught:
+        device.choose(wanted)
+    assert str(caught.value) == f"device: torch {torch.__version__} finds no '{wanted}' here"
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA GPU")
+def test_a_gpu_is_chosen_by_its_number_and_none_beyond_the_last():
+    count = torch.cuda.device_count()
+    assert device.unavailable("cuda") is None
+    assert device.choose(f"cuda:{count - 1}") == torch.device("cuda", count - 1)
+    assert "numbered from 0" in device.unavailable("cuda:999")
+    with pytest.raises(UserError, match="finds no 'cuda:999' here"):
+        device.choose("cuda:999")
+
+
+@NO_MPS
+def test_a_missing_apple_gpu_is_said():
+    if sys.platform != "darwin":
+        assert "no Apple GPU" in device.unavailable("mps")
+    with pytest.raises(UserError, match="device: torch finds no 'mps' here"):
+        device.choose("mps")
+
+
+def test_the_device_and_its_software_are_described():
+    told = device.describe(torch.device("cpu"))
+    assert told["device"] == "cpu"
+    assert told["device_name"].strip()
+    assert told["threads"] == str(torch.get_num_threads())
+    assert told["torch_version"] == torch.__version__
+    assert told["python_version"] == ".".join(map(str, sys.version_info[:3]))
+    assert float(told["host_memory_gib"]) > 0
+    assert all(isinstance(value, str) for value in told.values())
+
+
+def test_peak_memory_is_in_mib_and_never_falls():
+    cpu = torch.device("cpu")
+    before = device.peak_memory(cpu)
+    assert set(before) == {"peak_memory_mib"}
+    assert 20 < before["peak_memory_mib"] < 2**20  # torch alone takes more than 20
+    block = torch.ones(2**24)  # 64 MiB
+    assert device.peak_memory(cpu)["peak_memory_mib"] >= before["peak_memory_mib"]
+    del block
+
+
+def test_host_memory_maps_data_of_any_size():
+    assert device.fits(2**60, torch.device("cpu"))

@@ -1,0 +1,193 @@
+"""Several processes train what one would: real processes, started by torch's launcher."""
+
+import multiprocessing
+import os
+import re
+
+import psutil
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from torchyard.core.errors import RunError, UserError
+from torchyard.core.hosting.manager import host
+from torchyard.core.preparation.prepare import prepare_dataset
+from torchyard.core.training import checkpoint
+from torchyard.core.training.distributed import ALONE, ProcessTeam
+from torchyard.pipelines.worker import stages
+
+FAILING = '''
+"""A loss that fails in one process only, after some steps."""
+import os
+import signal
+
+from torchyard import LossParams, hookimpl
+
+
+class Failing(LossParams):
+    """Kills its process, or raises."""
+
+    how: str
+
+    def build(self, num_classes):
+        import torch
+
+        calls = 0
+
+        def loss(logits, targets):
+            nonlocal calls
+            calls += 1
+            if calls > 3 and os.environ.get("RANK") == "1":
+                if self.how == "kill":
+                    os.kill(os.getpid(), signal.SIGKILL)
+                raise ZeroDivisionError("boom in the loss")
+            return torch.nn.functional.cross_entropy(logits, targets)
+
+        return loss
+
+
+@hookimpl
+def register_losses(register):
+    register("failing", Failing)
+'''
+
+
+@pytest.fixture
+def trained(tmp_path_factory):
+    """Train with a configuration's changes; gives result, weights and events."""
+    cache = tmp_path_factory.mktemp("cache")
+
+    def train(folder, *, dataset="random_vectors", model="linear", loss=None, lr=0.1, **settings):
+        config = {
+            "dataset": {"name": dataset},
+            "model": {"name": model},
+            "loss": loss or {"name": "cross_entropy"},
+            "optimizer": {"name": "sgd", "lr": lr, "momentum": 0.9},
+            "train": {"epochs": 3, "batch_size": 30, "log_every": 2} | settings,
+            "device": "cpu",
+        }
+        recipe = stages.resolve(config, host())
+        data = prepare_dataset(dataset, recipe.dataset, cache, lambda *step: None)
+        folder.mkdir()
+        events = []
+        done = stages.train(config, str(data.folder), str(folder), events.append)
+        return done, checkpoint.load(folder / "last.pt"), events
+
+    threads = torch.get_num_threads()
+    yield train
+    torch.set_num_threads(threads)
+    torch.backends.mkldnn.enabled = True
+    assert not multiprocessing.active_children()
+    assert not [p for p in psutil.Process().children(recursive=True) if _is_member(p)]
+
+
+def _is_member(process: psutil.Process) -> bool:
+    try:
+        return any("spawn_main" in word for word in process.cmdline())
+    except psutil.Error:
+        return False
+
+
+def epochs_of(events):
+    return [event for event in events if isinstance(event, events.EpochDone)]
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(0, 999), min_size=1, max_size=20, unique=True), st.integers(1, 6))
+def test_the_shares_are_the_batch_and_their_means_its_mean(batch, size):
+    index = torch.tensor(batch)
+    shares = []
+    for rank in range(size):
+        team = ProcessTeam.__new__(ProcessTeam)
+        team.rank, team.size = rank, size
+        shares.append(team.share(index))
+    taken = torch.cat([own for own, weight in shares if weight])
+    assert sorted(taken.tolist()) == sorted(batch)
+    mean = sum(own.double().mean() * weight for own, weight in shares) / size
+    torch.testing.assert_close(mean, index.double().mean())
+    assert ALONE.share(index) == (index, 1.0)
+
+
+def test_two_processes_train_what_one_does(trained, tmp_path, capfd, caplog, monkeypatch):
+    monkeypatch.setattr(os, "cpu_count", lambda: 1)
+    # 100 samples in batches of 30: the last has 10; of the 90 left after the split, also 30.
+    one, alone, told_alone = trained(tmp_path / "one", validation=0.1, seed=4)
+    two, team, told = trained(tmp_path / "two", validation=0.1, seed=4, parallel="ddp", processes=2)
+    assert (one["placement"]["processes"], two["placement"]["processes"]) == ("1", "2")
+    for name, weight in alone["network"].items():
+        torch.testing.assert_close(team["network"][name], weight, rtol=1e-5, atol=1e-6)
+    assert team["position"]["step"] == alone["position"]["step"]
+    assert len(team["random"]) == 2
+    for mine, theirs in zip(epochs_of(told_alone), epochs_of(told), strict=True):
+        assert theirs.loss == pytest.approx(mine.loss, rel=1e-4)
+        assert theirs.accuracy == mine.accuracy
+        assert theirs.validation_loss == pytest.approx(mine.validation_loss, rel=1e-4)
+    printed = capfd.readouterr().out
+    for process in (0, 1):
+        sizes = "input size [15, 5], output size [15, 2]"
+        assert f"In Model, process {process}: {sizes}" in printed
+    assert "Outside: input size [30, 5], output size [30, 2]" in printed
+    assert "train.processes=2 on 1 cores: they wait for each other" in caplog.text
+
+
+def test_data_parallel_shows_the_sizes_inside_and_outside(trained, tmp_path, capfd):
+    _, wrapped, _ = trained(tmp_path / "wrapped", parallel="data_parallel")
+    _, plain, _ = trained(tmp_path / "plain")
+    for name, weight in plain["network"].items():
+        assert torch.equal(wrapped["network"][name], weight)
+    printed = capfd.readouterr().out
+    assert "\tIn Model: input size [30, 5], output size [30, 2]" in printed
+    assert "\nOutside: input size [30, 5], output size [30, 2]" in printed
+
+
+@pytest.fixture
+def failing(tmp_path, monkeypatch):
+    folder = tmp_path / "plugins"
+    folder.mkdir()
+    (folder / "failing.py").write_text(FAILING)
+    monkeypatch.setenv("TORCHYARD_PLUGINS", str(folder))
+    host.cache_clear()
+    yield
+    host.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("how", "message", "details"),
+    [
+        (
+            "raise",
+            r" failed in failing \(.*failing\.py, line \d+\): ZeroDivisionError: boom in the loss",
+            'ZeroDivisionError("boom',
+        ),
+        ("kill", r" died \(SIGKILL\)\.", ""),
+    ],
+)
+def test_a_process_that_dies_fails_the_run_and_leaves_no_other(
+    trained, failing, tmp_path, how, message, details
+):
+    loss = {"name": "failing", "how": how}
+    with pytest.raises(RunError) as caught:
+        trained(tmp_path / "run", loss=loss, parallel="ddp", processes=2)
+    assert re.fullmatch("Process 1 of the training" + message, str(caught.value))
+    assert details in caught.value.details
+
+
+@pytest.mark.slow
+def test_what_a_single_process_would_say_is_said_of_all(trained, tmp_path):
+    with pytest.raises(RunError) as caught:
+        trained(tmp_path / "run", lr=1e38, epochs=20, parallel="ddp", processes=2)
+    assert str(caught.value).startswith(("The loss became", "The weights became"))
+
+
+def test_processes_belong_to_ddp_and_share_a_batch():
+    def problems(**settings):
+        with pytest.raises(UserError) as caught:
+            stages.resolve({"dataset": {"name": "digits"}, "train": settings}, host())
+        return caught.value.problems
+
+    assert problems(processes=2) == ["train: processes are those of ddp: set train.parallel=ddp"]
+    assert problems(parallel="ddp", processes=4, batch_size=3) == [
+        "train: 4 processes cannot share a batch of 3"
+    ]
+    assert os.environ.get("RANK") is None

@@ -1,0 +1,379 @@
+"""`fit()` against a plain loop, resumed, stopped, clipped, diverging."""
+
+import copy
+import itertools
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from torchyard.core.config.schema import TrainConfig
+from torchyard.core.data.dataset import Split
+from torchyard.core.data.raw import stratified_split
+from torchyard.core.errors import RunError
+from torchyard.core.training import checkpoint, events, loop
+from torchyard.core.training.network import freeze
+
+CPU = torch.device("cpu")
+
+
+def make_split(count: int = 90, seed: int = 0) -> Split:
+    """Three classes that a linear network can tell apart by their brightest quarter."""
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, 3, count)
+    samples = rng.integers(0, 120, (count, 1, 8, 8), dtype=np.uint8)
+    for index, label in enumerate(labels):
+        samples[index, 0, : 2 + 2 * label, :4] += 100
+    return Split(samples, labels)
+
+
+def make_network(dropout: float = 0.0) -> nn.Module:
+    class Scale(nn.Module):
+        def forward(self, samples: torch.Tensor) -> torch.Tensor:
+            return samples.float() / 255 - 0.3
+
+    torch.manual_seed(1)
+    return nn.Sequential(Scale(), nn.Flatten(), nn.Dropout(dropout), nn.Linear(64, 3))
+
+
+def run_fit(folder, network, *, train=None, validation=None, emit=None, lr=0.1, momentum=0.9,
+            precision="float32", loss=None, augmentations=(), **settings):  # fmt: skip
+    if validation is not None:
+        settings["validation"] = 0.1  # the share is for who splits; here it is split already
+    settings = TrainConfig(**({"epochs": 3, "batch_size": 8, "seed": 5, "log_every": 4} | settings))
+    train = train or make_split()
+    trained = [weight for weight in network.parameters() if weight.requires_grad]
+    optimizer = torch.optim.SGD(trained, lr=lr, momentum=momentum)
+    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 100)
+    folder.mkdir(exist_ok=True)
+    return loop.fit(
+        network,
+        loss or nn.CrossEntropyLoss(),
+        optimizer,
+        scheduler,
+        train,
+        validation,
+        settings,
+        device=CPU,
+        data_device=CPU,
+        precision=precision,
+        folder=folder,
+        emit=emit or (lambda event: None),
+        augmentations=augmentations,
+    )
+
+
+def weights(network: nn.Module) -> list[torch.Tensor]:
+    return [weight.detach().clone() for weight in network.parameters()]
+
+
+def same(left: list[torch.Tensor], right: list[torch.Tensor]) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(left, right, strict=True))
+
+
+def test_fit_is_the_plain_loop(tmp_path):
+    split, network = make_split(), make_network()
+    plain = copy.deepcopy(network)
+    run_fit(tmp_path / "run", network, train=split)
+
+    optimizer = torch.optim.SGD(plain.parameters(), lr=0.1, momentum=0.9)
+    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 100)
+    samples, labels = torch.from_numpy(split.samples), torch.from_numpy(split.labels)
+    for epoch in range(3):
+        for index in loop.epoch_order(90, 5, epoch).split(8):
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(plain(samples[index]), labels[index]).backward()
+            optimizer.step()
+            scheduler.step()
+    assert same(weights(network), weights(plain))
+
+
+def test_epoch_figures_are_the_means_over_its_samples(tmp_path):
+    events = []
+    split = make_split(45)  # batches of 8: the last has 5, so a mean of batch means is wrong
+    network = make_network()
+    before = copy.deepcopy(network)
+    run_fit(tmp_path / "run", network, train=split, emit=events.append, epochs=1, lr=1e-12)
+    done = [event for event in events if isinstance(event, events.EpochDone)]
+    logits = before(torch.from_numpy(split.samples))
+    targets = torch.from_numpy(split.labels)
+    assert len(done) == 1
+    assert done[0].loss == pytest.approx(nn.functional.cross_entropy(logits, targets).item(), 1e-4)
+    assert done[0].accuracy == pytest.approx((logits.argmax(1) == targets).float().mean().item())
+    assert done[0].images_per_second == pytest.approx(45 / done[0].seconds)
+    running = [event for event in events if isinstance(event, events.RunningLoss)]
+    assert [event.step for event in running] == [4, 6]
+
+
+def test_it_learns(tmp_path):
+    events = []
+    run_fit(tmp_path / "run", make_network(), emit=events.append, epochs=15)
+    losses = [event.loss for event in events if isinstance(event, events.EpochDone)]
+    assert losses[-1] < 0.5 * losses[0]
+
+
+class StopHere(Exception):  # noqa: N818
+    pass
+
+
+@pytest.mark.parametrize("at", [1, 2])
+def test_continued_from_its_checkpoint_it_ends_with_the_same_weights(tmp_path, at):
+    whole = make_network(dropout=0.3)
+    run_fit(tmp_path / "whole", whole, epochs=4)
+
+    def stop(event):
+        # Of the next epoch: an epoch is told before its checkpoint is written.
+        if isinstance(event, events.RunningLoss) and event.step > 12 * at:
+            raise StopHere
+
+    interrupted = make_network(dropout=0.3)
+    with pytest.raises(StopHere):
+        run_fit(tmp_path / "cut", interrupted, epochs=4, emit=stop)
+    torch.manual_seed(999)  # what a new process would have
+    events = []
+    continued = make_network(dropout=0.3)
+    result = run_fit(tmp_path / "cut", continued, epochs=4, emit=events.append)
+    assert same(weights(whole), weights(continued))
+    done = [event.epoch for event in events if isinstance(event, events.EpochDone)]
+    assert done == list(range(at + 1, 5))
+    assert result.epochs == 4
+    assert result.steps == 4 * 12
+
+
+def test_continued_within_an_epoch_it_ends_with_the_same_weights(tmp_path, monkeypatch):
+    whole, whole_events = make_network(dropout=0.3), []
+    run_fit(tmp_path / "whole", whole, emit=whole_events.append)
+
+    monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", 0.0)  # at every log point
+
+    def stop(event):
+        if isinstance(event, events.RunningLoss) and event.step == 20:
+            raise StopHere
+
+    with pytest.raises(StopHere):
+        run_fit(tmp_path / "cut", make_network(dropout=0.3), emit=stop)
+    position = checkpoint.load(tmp_path / "cut" / checkpoint.LAST)["position"]
+    assert (position["epoch"], position["batch"], position["step"]) == (1, 4, 16)
+    continued, events = make_network(dropout=0.3), []
+    run_fit(tmp_path / "cut", continued, emit=events.append)
+    assert same(weights(whole), weights(continued))
+
+    def figures(events):
+        return [(e.epoch, e.step, e.loss, e.accuracy, e.learning_rate) for e in events
+                if isinstance(e, events.EpochDone)]  # fmt: skip
+
+    assert figures(events) == figures(whole_events)[1:]
+
+
+def test_a_finished_run_is_not_trained_again(tmp_path):
+    network = make_network()
+    run_fit(tmp_path / "run", network)
+    events, again = [], make_network()
+    run_fit(tmp_path / "run", again, emit=events.append)
+    assert events == []
+    assert same(weights(network), weights(again))
+
+
+def test_every_sample_is_seen_once_an_epoch():
+    for epoch in range(3):
+        order = loop.epoch_order(50, 3, epoch)
+        assert sorted(order.tolist()) == list(range(50))
+    assert not torch.equal(loop.epoch_order(50, 3, 0), loop.epoch_order(50, 3, 1))
+    assert not torch.equal(loop.epoch_order(50, 3, 0), loop.epoch_order(50, 4, 0))
+
+
+def test_only_the_training_part_is_learned_from(tmp_path):
+    split = make_split()
+    rest, part = stratified_split(split.labels, 0.3, seed=0)
+    spoiled = split.samples.copy()
+    spoiled[part] = 255 - spoiled[part]
+    first, second = make_network(), make_network()
+    run_fit(tmp_path / "a", first, train=Split(split.samples, split.labels, rest))
+    run_fit(tmp_path / "b", second, train=Split(spoiled, split.labels, rest))
+    assert same(weights(first), weights(second))
+    events = []
+    run_fit(tmp_path / "c", make_network(), train=Split(split.samples, split.labels, rest),
+            emit=events.append, epochs=1)  # fmt: skip
+    assert events[-1].step == loop.steps_per_epoch(len(rest), 8)
+
+
+def test_the_best_epoch_is_kept_and_patience_ends_the_run(tmp_path):
+    validation = make_split(60, seed=7)
+    events, network = [], make_network()
+    # A learning rate at which the loss first falls and then swings.
+    result = run_fit(tmp_path / "run", network, validation=validation, emit=events.append,
+                     epochs=60, patience=3, lr=3.0)  # fmt: skip
+    done = [event for event in events if isinstance(event, events.EpochDone)]
+    losses = [event.validation_loss for event in done]
+    assert result.best_epoch == 1 + losses.index(min(losses))
+    assert result.stopped_early
+    assert result.epochs == result.best_epoch + 3 == len(done)
+    logits = network.eval()(torch.from_numpy(validation.samples))
+    loss = nn.functional.cross_entropy(logits, torch.from_numpy(validation.labels)).item()
+    assert loss == pytest.approx(min(losses), rel=1e-5)
+
+
+def test_out_of_patience_stays_out_of_patience(tmp_path):
+    validation = make_split(60, seed=7)
+    settings = {"validation": validation, "epochs": 60, "patience": 3, "lr": 3.0}
+    first = run_fit(tmp_path / "run", make_network(), **settings)
+    events = []
+    second = run_fit(tmp_path / "run", make_network(), emit=events.append, **settings)
+    assert (first, events) == (second, [])
+
+
+def test_max_steps_ends_the_run_within_an_epoch(tmp_path):
+    events = []
+    result = run_fit(tmp_path / "run", make_network(), emit=events.append, max_steps=15)
+    done = [event for event in events if isinstance(event, events.EpochDone)]
+    assert (result.steps, result.epochs) == (15, 2)
+    assert [event.step for event in done] == [12, 15]
+
+
+def test_a_loss_that_becomes_nan_names_epoch_and_step_and_keeps_the_last_good_one(tmp_path):
+    calls = itertools.count(1)
+
+    def loss(logits, targets):
+        value = nn.functional.cross_entropy(logits, targets)
+        return value * math.nan if next(calls) == 12 + 7 else value
+
+    with pytest.raises(RunError, match=r"nan in epoch 2 at step 19.*last\.pt"):
+        run_fit(tmp_path / "run", make_network(), loss=loss)
+    state = checkpoint.load(tmp_path / "run" / checkpoint.LAST)
+    assert state["position"]["epoch"] == 1
+    assert all(value.isfinite().all() for value in state["network"].values())
+
+
+def test_weights_that_overflow_after_the_last_loss_are_not_saved(tmp_path):
+    with pytest.raises(RunError, match="weights became NaN or infinite by step 1"):
+        run_fit(tmp_path / "run", make_network(), loss=lambda logits, _: 1e30 * logits.sum(),
+                lr=1e30, momentum=0.0, max_steps=1)  # fmt: skip
+    assert not (tmp_path / "run" / checkpoint.LAST).exists()
+
+
+def test_gradients_are_clipped(tmp_path):
+    network = make_network()
+    before = weights(network)
+    run_fit(tmp_path / "run", network, clip_norm=0.01, lr=1.0, momentum=0.0, max_steps=1)
+    moved = math.sqrt(sum(((a - b) ** 2).sum().item()
+                          for a, b in zip(before, weights(network), strict=True)))  # fmt: skip
+    assert moved == pytest.approx(0.01, rel=1e-3)
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_mixed_precision_learns_and_keeps_float32_weights(tmp_path, precision):
+    events, types, network = [], set(), make_network()
+    network[3].register_forward_hook(lambda module, inputs, output: types.add(output.dtype))
+    run_fit(tmp_path / "run", network, emit=events.append, epochs=8, precision=precision)
+    losses = [event.loss for event in events if isinstance(event, events.EpochDone)]
+    assert types == {getattr(torch, precision)}
+    assert network[3].weight.dtype == torch.float32
+    assert losses[-1] < 0.8 * losses[0]
+
+
+@given(samples=st.integers(1, 500), batch_size=st.integers(1, 64))
+def test_steps_per_epoch_covers_all_but_a_lonely_last_sample(samples, batch_size):
+    steps = loop.steps_per_epoch(samples, batch_size)
+    sizes = [min(batch_size, samples - step * batch_size) for step in range(steps)]
+    assert all(size > 1 or batch_size == 1 or samples == 1 for size in sizes)
+    left_out = samples - sum(sizes)
+    assert left_out in (0, 1)
+    assert left_out == 0 or (samples > 1 and batch_size > 1)
+
+
+def test_batch_norm_survives_a_last_batch_of_one(tmp_path):
+    network = nn.Sequential(
+        make_network()[:3], nn.Linear(64, 8), nn.BatchNorm1d(8), nn.Linear(8, 3)
+    )
+    result = run_fit(tmp_path / "run", network, train=make_split(81), epochs=1)
+    assert result.steps == 10
+
+
+def test_augmentations_change_every_batch_in_order_and_know_sample_and_epoch(tmp_path):
+    split, seen = make_split(20), []
+
+    def darken(samples, indices, epoch):
+        assert torch.equal(samples, torch.from_numpy(split.samples)[indices])
+        seen.append((epoch, indices.tolist()))
+        return samples // 2
+
+    def halved_again(samples, indices, epoch):
+        assert torch.equal(samples, torch.from_numpy(split.samples)[indices] // 2)
+        return samples // 2
+
+    inputs = []
+    network = make_network()
+    network.register_forward_pre_hook(lambda module, given: inputs.append(given[0]))
+    before = split.samples.copy()
+    run_fit(tmp_path / "run", network, train=split, epochs=2, augmentations=[darken, halved_again])
+    assert [epoch for epoch, _ in seen] == [1, 1, 1, 2, 2, 2]
+    for epoch in (1, 2):
+        indices = [place for of, places in seen if of == epoch for place in places]
+        assert sorted(indices) == list(range(20))
+    for (_, indices), darkened in zip(seen, inputs, strict=True):
+        assert torch.equal(darkened, torch.from_numpy(before)[indices] // 2 // 2)
+    assert np.array_equal(split.samples, before)
+
+
+def test_random_augmentations_go_on_where_a_checkpoint_was_taken(tmp_path):
+    def noisy(samples, indices, epoch):
+        return (samples * torch.rand(len(samples), 1, 1, 1)).to(torch.uint8)
+
+    def stop_in_second(event):
+        if isinstance(event, events.RunningLoss) and event.step > 12:
+            raise KeyboardInterrupt
+
+    whole, halves = make_network(), make_network()
+    torch.manual_seed(3)
+    run_fit(tmp_path / "whole", whole, augmentations=[noisy])
+    torch.manual_seed(3)
+    with pytest.raises(KeyboardInterrupt):
+        run_fit(tmp_path / "halves", halves, augmentations=[noisy], emit=stop_in_second)
+    torch.manual_seed(99)
+    run_fit(tmp_path / "halves", halves, augmentations=[noisy])
+    assert same(weights(whole), weights(halves))
+
+
+def test_gradient_norms_are_told_by_layer_on_request(tmp_path):
+    def norms(**settings):
+        events = []
+        run_fit(tmp_path / str(len(settings)), make_network(), emit=events.append, **settings)
+        return [event for event in events if isinstance(event, events.GradientNorms)]
+
+    assert norms() == []
+    told = norms(log_gradients=True, epochs=1, max_steps=1, log_every=1, lr=1e-12)
+    split, network = make_split(), make_network()
+    index = loop.epoch_order(90, 5, 0)[:8]
+    samples, labels = torch.from_numpy(split.samples)[index], torch.from_numpy(split.labels)[index]
+    nn.functional.cross_entropy(network(samples), labels).backward()
+    layer = network[3]
+    expected = torch.cat([layer.weight.grad.flatten(), layer.bias.grad]).norm().item()
+    assert [event.step for event in told] == [1]
+    assert told[0].norms == {"3": pytest.approx(expected, 1e-4)}
+
+
+def test_frozen_parameters_stay_and_the_others_learn(tmp_path):
+    network = nn.Sequential(make_network(), nn.Linear(3, 3))
+    freeze(network, ["0.3"])
+    before = weights(network)
+    run_fit(tmp_path / "run", network)
+    kept = [torch.equal(old, new) for old, new in zip(before, weights(network), strict=True)]
+    assert kept == [True, True, False, False]
+
+
+def test_samples_become_a_tensor_without_a_copy(tmp_path):
+    split, seen = make_split(), []
+
+    def brighten_what_comes(samples, indices, epoch):
+        seen.append(samples.clone())
+        split.samples[:] = 200  # after the first batch was taken, the array is changed
+        return samples
+
+    run_fit(tmp_path / "run", make_network(), train=split, epochs=1,
+            augmentations=[brighten_what_comes])  # fmt: skip
+    assert not (seen[0] == 200).all()
+    assert all((batch == 200).all() for batch in seen[1:])  # one memory: the tensor has it too

@@ -1,0 +1,128 @@
+"""A server is killed in the middle of a run: training goes on, and nothing is lost."""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+
+import psutil
+import pytest
+
+pytestmark = pytest.mark.faults
+
+SETTINGS = ("digits", "train.epochs=30", "train.batch_size=16")
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+class MLflowServer:
+    def __init__(self, folder):
+        self.folder, self.port = folder, free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.start()
+
+    def start(self):
+        store = f"sqlite:///{self.folder}/server.db"
+        self.process = subprocess.Popen(
+            [
+                *(sys.executable, "-m", "mlflow", "server", "--backend-store-uri", store),
+                *("--artifacts-destination", str(self.folder / "artifacts"), "--workers", "1"),
+                *("--host", "127.0.0.1", "--port", str(self.port)),
+            ],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline:
+            try:
+                urllib.request.urlopen(f"{self.url}/health", timeout=2).close()
+                return
+            except OSError:
+                time.sleep(0.2)
+        pytest.fail("the MLflow server did not come up")
+
+    def kill(self):
+        os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
+
+@pytest.fixture
+def server(tmp_path):
+    started = MLflowServer(tmp_path)
+    yield started
+    started.kill()
+
+
+def run_until(yard, line, environment, folder):
+    """Start a run, and wait until it has printed that."""
+    process = yard.begin("run", *SETTINGS, cwd=folder, env=environment)
+    for printed in process.stdout:
+        if line in printed:
+            return process
+    pytest.fail(process.communicate()[1])
+
+
+def test_an_mlflow_server_that_is_killed_is_told_all_once_it_is_back(yard, server, tmp_path):
+    from mlflow import MlflowClient
+
+    environment = yard.environment | {"MLFLOW_TRACKING_URI": server.url}
+    process = run_until(yard, "epoch 2:", environment, tmp_path)
+    server.kill()
+    printed, told = process.communicate(timeout=200)
+    assert process.returncode == 0, told
+    assert "Traceback" not in told
+    assert re.search(r"MLflow does not answer: \d+ entries wait on disk", printed)
+    run_id = re.search(r"`torchyard resume ([0-9a-f]{32})`", printed)[1]
+
+    server.start()
+    client = MlflowClient(server.url)
+    assert client.get_run(run_id).info.status == "RUNNING"
+    resumed = yard.torchyard(
+        "resume", run_id, cwd=tmp_path, env={"MLFLOW_TRACKING_URI": server.url}
+    )
+    assert resumed.returncode == 0, resumed.stderr
+    assert "MLflow now has all of it" in resumed.stdout
+    run = client.get_run(run_id)
+    assert run.info.status == "FINISHED"
+    losses = client.get_metric_history(run_id, "train/loss")
+    assert [point.step for point in losses] == list(range(1, 31))
+    assert run.data.metrics["test/accuracy"] > 0.9
+    [output] = run.outputs.model_outputs
+    assert client.get_logged_model(output.model_id).status == "READY"
+    assert {"report.md", "report.html", "predictions.parquet"} <= {
+        found.path for found in client.list_artifacts(run_id)
+    }
+
+
+def test_a_prefect_server_that_is_killed_takes_no_result_with_it(yard, tmp_path):
+    from mlflow import MlflowClient
+
+    environment = {
+        **yard.environment,
+        "PREFECT_HOME": str(tmp_path / "prefect"),
+        "PREFECT_SERVER_API_PORT": str(free_port()),
+        "PREFECT_CLIENT_MAX_RETRIES": "0",  # as a rule it tries for a minute, each time
+    }
+    del environment["PREFECT_API_URL"]
+    process = run_until(yard, "epoch 2:", environment, tmp_path)
+    for child in psutil.Process(process.pid).children():
+        if "torchyard.pipelines.services.prefect_server" in child.cmdline():
+            child.kill()
+    printed, told = process.communicate(timeout=200)
+    assert process.returncode == 0, told
+    assert "Traceback" not in told
+    assert "of 359 test samples right" in printed
+    assert "The run is finished, but Prefect was not told." in told
+    client = MlflowClient(f"sqlite:///{tmp_path}/mlruns/mlflow.db")
+    [run] = client.search_runs(["1"])
+    assert run.info.status == "FINISHED"
+    assert "report.html" in {found.path for found in client.list_artifacts(run.info.run_id)}

@@ -1,0 +1,56 @@
+"""`torchyard ui`: MLflow's UI comes up, the browser is sent to the page, Ctrl-C ends it."""
+
+import re
+import signal
+import subprocess
+import time
+import urllib.request
+
+import pytest
+
+from torchyard.core.errors import UserError
+from torchyard.core.tracking.record import RunRecord
+
+
+@pytest.mark.slow
+def test_the_browser_is_sent_to_the_run_and_ctrl_c_ends_the_server(yard, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    record = RunRecord.start(name_stem="looked at", parameters={}, tags={})
+    record.finish("FINISHED")
+    browser = tmp_path / "browser"
+    browser.write_text(
+        f"#!/bin/sh\necho \"$1\" > '{tmp_path}/opened.part'\n"
+        f"mv '{tmp_path}/opened.part' '{tmp_path}/opened'\n"
+    )
+    browser.chmod(0o700)
+    process = subprocess.Popen(
+        yard.command("ui", "latest"),
+        cwd=tmp_path,
+        env=yard.environment | {"BROWSER": str(browser), "PYTHONUNBUFFERED": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    while not (tmp_path / "opened").exists():
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.1)
+    page = (tmp_path / "opened").read_text().strip()
+    assert re.fullmatch(
+        rf"http://127\.0\.0\.1:\d+/#/experiments/{record.experiment_id}/runs/{record.run_id}"
+        r"\?workflowType=machine_learning",
+        page,
+    )
+    urllib.request.urlopen(page.partition("#")[0], timeout=20).close()
+    process.send_signal(signal.SIGINT)
+    printed, told = process.communicate(timeout=60)
+    assert process.returncode == 0, told
+    assert printed.splitlines() == [page, "Ctrl-C ends it.", "Ended."]
+    with pytest.raises(OSError, match="refused"):
+        urllib.request.urlopen(page.partition("#")[0], timeout=20)
+
+
+def test_without_a_run_there_is_nothing_to_look_at(yard, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="There is no run yet"):
+        yard.here("ui")
+    assert list(tmp_path.iterdir()) == []

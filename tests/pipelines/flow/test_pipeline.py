@@ -1,0 +1,304 @@
+"""The whole pipeline on the digits, as a user runs it, and what it leaves in MLflow and Prefect."""
+
+import csv
+import io
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pandas as pd
+import psutil
+import pytest
+
+from torchyard.core.data.predictions import PredictionTable
+from torchyard.core.evaluation.paired_test import compare
+
+
+@pytest.fixture(scope="module")
+def finished(yard):
+    """`torchyard run digits`, with a validation split."""
+    done = yard.torchyard("run", "digits", "train.validation=0.1", "train.clip_norm=5")
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done
+
+
+@pytest.fixture(scope="module")
+def client(yard):
+    from mlflow import MlflowClient
+
+    return MlflowClient(f"sqlite:///{yard.folder}/mlruns/mlflow.db")
+
+
+@pytest.fixture(scope="module")
+def run(finished, client):
+    run_id = re.search(r"\b[0-9a-f]{32}\b", finished.stdout)[0]
+    return client.get_run(run_id)
+
+
+def artifact(client, run, name):
+    return Path(client.download_artifacts(run.info.run_id, name)).read_bytes()
+
+
+def test_it_ends_with_the_table_the_accuracy_the_run_and_the_way_to_look(finished, run):
+    lines = finished.stdout.splitlines()
+    rows = [line for line in lines if re.match(r"│ \d ", line)]
+    assert len(rows) == 10
+    assert "accuracy" in finished.stdout
+    assert "precision" in finished.stdout
+    accuracy = float(re.search(r"([\d.]+)% of 359 test samples right", finished.stdout)[1])
+    assert accuracy > 93
+    assert f"MLflow run:  {run.info.run_name}" in finished.stdout
+    assert "mlflow ui --backend-store-uri sqlite:///mlruns/mlflow.db" in finished.stdout
+    assert finished.stderr == ""
+
+
+def test_one_run_with_the_whole_configuration(run, client):
+    assert run.info.status == "FINISHED"
+    assert re.fullmatch(r"lenet·adam·digits #\d+", run.info.run_name)
+    params = run.data.params
+    assert params["dataset.name"] == "digits"
+    assert params["optimizer.lr"] == "0.005"
+    assert params["optimizer.betas"] == "[0.9, 0.999]"  # a default, recorded all the same
+    assert params["train.validation"] == "0.1"
+    assert params["scheduler.pct_start"] == "0.3"
+    assert params["device"] == "auto"
+
+
+def test_metrics_of_every_epoch_and_of_the_loss_within_it(run, client):
+    for name in ("train/loss", "train/accuracy", "val/loss", "val/accuracy", "train/learning_rate",
+                 "train/images_per_second", "train/epoch_seconds"):  # fmt: skip
+        history = client.get_metric_history(run.info.run_id, name)
+        assert [metric.step for metric in history] == [1, 2, 3, 4, 5], name
+    running = client.get_metric_history(run.info.run_id, "train/running_loss")
+    steps = [metric.step for metric in running]
+    assert len(steps) == len(set(steps)) >= 10
+    assert running[-1].value < 0.3 * running[0].value
+
+
+def test_final_metrics_overall_and_of_each_class(run):
+    metrics = run.data.metrics
+    assert metrics["test/accuracy"] > 0.93
+    for name in ("recall", "precision", "f1"):
+        values = [metrics[f"test/{name}/{digit}"] for digit in range(10)]
+        assert all(0.5 < value <= 1 for value in values)
+    assert metrics["system/peak_memory_mib"] > 100
+    assert {f"time/{stage}_seconds" for stage in ("prepare", "train", "evaluate", "report")} <= set(
+        metrics
+    )
+
+
+def test_device_placement_plugins_and_commit_are_tags(run):
+    tags = run.data.tags
+    assert tags["device"] == tags["model_device"] == tags["normalization_device"]
+    assert tags["data_device"]
+    assert tags["device_name"]
+    assert tags["precision"] == "float32"
+    assert int(tags["threads"]) >= 1
+    assert tags["torch_version"].startswith("2.")
+    assert tags["plugin.model"].startswith("torchyard==")
+    assert tags["model"] == "lenet"
+    assert re.fullmatch(r"[0-9a-f]{64}", tags["weights_digest"])
+
+
+def test_the_data_set_is_an_input_with_its_digest(run):
+    inputs = {entry.dataset.name: entry.dataset for entry in run.inputs.dataset_inputs}
+    assert set(inputs) == {"digits train", "digits test"}
+    profile = json.loads(inputs["digits test"].profile)
+    assert profile["rows"] == 359
+    assert profile["sha256"].startswith(inputs["digits test"].digest)
+
+
+def test_tables_pictures_and_report_are_artifacts(run, client):
+    table = list(csv.DictReader(io.StringIO(artifact(client, run, "per_class.csv").decode())))
+    assert [row["class"] for row in table] == [str(digit) for digit in range(10)]
+    assert json.loads(artifact(client, run, "per_class.json"))[3]["class"] == "3"
+    for picture in ("confusion_matrix.png", "test_images.png", "confident_mistakes.png"):
+        assert artifact(client, run, picture).startswith(b"\x89PNG")
+    report = artifact(client, run, "report.md").decode()
+    assert report.startswith("# lenet on digits: ")
+    assert "Prefect flow run" in report
+    assert run.data.tags["mlflow.note.content"] == report
+
+
+def test_the_report_is_a_page_that_needs_no_other_file(run, client):
+    page = artifact(client, run, "report.html").decode()
+    assert f"<h1>{run.info.run_name}</h1>" in page
+    assert f"{100 * run.data.metrics['test/accuracy']:.1f} %" in page
+    assert page.count("<svg") == 4  # two learning curves, confusion matrix, calibration
+    assert "validation" in page
+    assert "pct_start: 0.3" in page
+    for stage in ("prepare", "train", "evaluate"):
+        assert f"<th>{stage}</th>" in page
+    wrong = round(359 * (1 - run.data.metrics["test/accuracy"]))
+    assert page.count('<li><img src="data:image/png;base64,') == min(24, wrong)
+
+
+def test_what_was_predicted_of_each_sample_is_an_artifact(run, client):
+    path = Path(client.download_artifacts(run.info.run_id, "predictions.parquet"))
+    table = pd.read_parquet(path)
+    assert (table["true"] == table["predicted"]).mean() == run.data.metrics["test/accuracy"]
+    assert table.attrs["run"] == run.info.run_name
+    same = compare(PredictionTable.read(path), PredictionTable.read(path))
+    assert (same.overall.images, same.overall.difference) == (359, 0)
+
+
+def test_the_recorded_configuration_is_the_same_run_again(run, client, yard):
+    from torchyard.core.config.resolve import read_recipe
+    from torchyard.core.hosting.manager import host
+
+    path = client.download_artifacts(run.info.run_id, "config.yaml")
+    recipe = read_recipe(path, [], Path(), host())
+    assert recipe.config.model_dump(mode="json")["train"]["validation"] == 0.1
+    assert recipe.config.optimizer.lr == 0.005
+
+
+LOAD = """
+import json, sys
+import mlflow, numpy as np
+from torchyard.core.data.dataset import PreparedDataset
+from pathlib import Path
+mlflow.set_tracking_uri(sys.argv[1])
+model = mlflow.pyfunc.load_model(sys.argv[2])
+(folder,) = [p.parent for p in Path(sys.argv[3]).glob("prepared/*/manifest.json")
+             if json.loads(p.read_text())["shape"] == [1, 32, 32]]
+test = PreparedDataset.open(folder).test.samples
+outputs = np.concatenate([model.predict(np.array(test[:1])), model.predict(np.array(test[1:8])),
+                          model.predict(np.array(test[8:]))])
+np.save(sys.argv[4], outputs)
+print(json.dumps({"classes": model.metadata.metadata["classes"],
+                  "signature": str(model.metadata.signature)}))
+"""
+
+
+def test_the_model_takes_raw_pixels_and_predicts_what_was_evaluated(run, client, yard, tmp_path):
+    (output,) = run.outputs.model_outputs
+    done = subprocess.run(
+        [sys.executable, "-c", LOAD, f"sqlite:///{yard.folder}/mlruns/mlflow.db",
+         f"models:/{output.model_id}", str(yard.folder / "cache"), str(tmp_path / "out.npy")],
+        env=yard.environment, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    described = json.loads(done.stdout)
+    assert described["classes"] == [str(digit) for digit in range(10)]
+    assert "uint8" in described["signature"]
+    stored = yard.folder / "mlruns" / "runs" / run.info.run_id / "predictions.parquet"
+    evaluated = PredictionTable.read(stored).predictions
+    outputs = np.load(tmp_path / "out.npy")
+    assert np.array_equal(outputs.argmax(1), evaluated.predicted)
+    assert np.allclose(outputs, evaluated.logits, atol=1e-4)
+
+
+def prefect(yard, path, **body):
+    answer = httpx.post(f"{yard.api_url}/{path}", json=body, timeout=30)
+    answer.raise_for_status()
+    return answer.json()
+
+
+def test_prefect_has_the_flow_its_tasks_artifacts_and_the_link(run, yard):
+    flow_id = run.data.tags["prefect.flow_run_id"]
+    flow = httpx.get(f"{yard.api_url}/flow_runs/{flow_id}", timeout=30).json()
+    assert flow["name"] == run.info.run_name
+    assert flow["state"]["type"] == "COMPLETED"
+    assert flow["parameters"]["config"]["model"]["name"] == "lenet"
+    assert run.data.tags["prefect.flow_run_url"].endswith(f"/runs/flow-run/{flow_id}")
+    mine = {"flow_runs": {"id": {"any_": [flow_id]}}}
+    tasks = {each["name"] for each in prefect(yard, "task_runs/filter", **mine)}
+    assert tasks == {"prepare_data: digits", "train_model: lenet, adam", "evaluate_model: lenet",
+                     "report_per_class: digits"}  # fmt: skip
+    artifacts = {each["key"]: each for each in prefect(yard, "artifacts/filter", **mine)}
+    assert set(artifacts) == {"per-class", "report", "mlflow-run"}
+    assert len(json.loads(artifacts["per-class"]["data"])) == 10
+    assert run.info.run_id in artifacts["mlflow-run"]["data"]
+    assert artifacts["report"]["data"].startswith("# lenet on digits")
+
+
+def test_ctrl_c_leaves_a_killed_run_and_no_process(yard, client, finished):
+    running = subprocess.Popen(
+        yard.command("run", "digits", "train.epochs=100000"),
+        cwd=yard.folder, env=yard.environment, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        # As on a terminal: what a shell starts in the background ignores Ctrl-C, and so would
+        # every process that these tests start.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )  # fmt: skip
+    for line in running.stdout:
+        if "epoch 3" in line:
+            break
+    workers = [child for child in psutil.Process(running.pid).children()
+               if "torchyard.pipelines.worker.process" in child.cmdline()]  # fmt: skip
+    assert len(workers) == 1
+    os.kill(running.pid, signal.SIGINT)
+    try:
+        _, errors = running.communicate(timeout=60)
+    finally:
+        running.kill()
+    assert running.returncode == 130
+    assert "Traceback" not in errors
+    assert "KILLED" in errors
+    (newest,) = client.search_runs(["1"], max_results=1)
+    assert newest.info.status == "KILLED"
+    assert newest.data.metrics["train/loss"] > 0
+    _gone, alive = psutil.wait_procs(workers, timeout=10)
+    assert not alive
+    checkpoint = Path(newest.data.tags.get("checkpoints") or
+                      yard.folder / "mlruns" / "runs" / newest.info.run_id) / "last.pt"  # fmt: skip
+    assert checkpoint.is_file()
+
+
+def test_a_diverging_loss_fails_the_run_with_epoch_and_step(yard, client, finished):
+    done = yard.torchyard(
+        "run", "digits", "optimizer=sgd", "optimizer.lr=1e20", "scheduler=constant"
+    )
+    assert done.returncode == 1
+    assert "Traceback" not in done.stdout + done.stderr
+    assert re.search(r"failed: The loss became (nan|inf) in epoch 1 at step \d+", done.stderr)
+    (newest,) = client.search_runs(["1"], max_results=1)
+    assert newest.info.status == "FAILED"
+    assert "The loss became" in newest.data.tags["torchyard.reason"]
+    flow = httpx.get(
+        f"{yard.api_url}/flow_runs/{newest.data.tags['prefect.flow_run_id']}", timeout=30
+    ).json()
+    assert flow["state"]["type"] == "FAILED"
+
+
+@pytest.mark.slow
+def test_two_runs_at_once_have_their_own_records(yard, client, finished):
+    before = {run.info.run_id for run in client.search_runs(["1"])}
+    both = [
+        subprocess.Popen(
+            yard.command("run", "digits", "train.epochs=1", f"train.seed={seed}"),
+            cwd=yard.folder,
+            env=yard.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for seed in (1, 2)
+    ]
+    outputs = [each.communicate(timeout=120)[0] for each in both]
+    assert [each.returncode for each in both] == [0, 0], outputs
+    new = [run for run in client.search_runs(["1"]) if run.info.run_id not in before]
+    assert {run.info.status for run in new} == {"FINISHED"}
+    assert {run.data.params["train.seed"] for run in new} == {"1", "2"}
+    assert len({run.info.run_name for run in new}) == 2
+
+
+@pytest.mark.slow  # the C++ compiler works for a quarter of a minute
+@pytest.mark.skipif(shutil.which("g++") is None, reason="there is no C++ compiler")
+def test_a_compiled_run_says_so_and_keeps_what_it_compiled(yard, client, finished):
+    arguments = ["run", "digits", "train.batch_size=4", "train.epochs=1", "train.compile=true"]
+    first, second = yard.torchyard(*arguments), yard.torchyard(*arguments)
+    assert re.search(r"float32, 1 thread, compiled in \d+\.\d s", first.stdout)
+    newest, before = client.search_runs(["1"], max_results=2)
+    assert newest.data.tags["compiled"].startswith("in ")
+    assert newest.data.tags["weights_digest"] == before.data.tags["weights_digest"]
+    cache = Path(yard.environment["TORCHYARD_CACHE"])
+    assert any((cache / "compiled").rglob("*.so"))
+    assert second.returncode == 0

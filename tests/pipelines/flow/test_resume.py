@@ -1,0 +1,167 @@
+"""A run killed with SIGKILL and taken up again ends as if nothing had happened."""
+
+import contextlib
+import json
+import signal
+import subprocess
+from collections import Counter
+from pathlib import Path
+
+import psutil
+import pytest
+
+from torchyard.core.errors import UserError
+
+SETTINGS = (
+    "digits",
+    "train.epochs=12",
+    "train.batch_size=16",
+    "train.log_every=7",
+    "train.validation=0.1",
+    "train.log_gradients=true",
+    "augmentations=[random_crop]",
+)
+
+
+@pytest.fixture(scope="module")
+def client(yard):
+    from mlflow import MlflowClient
+
+    return lambda: MlflowClient(f"sqlite:///{yard.folder}/mlruns/mlflow.db")
+
+
+def steps(client, run):
+    """How often each step of each metric of the training was recorded."""
+    found = {}
+    for key in run.data.metrics:
+        if key.startswith(("train/", "val/", "gradient_norm/")):
+            found[key] = Counter(m.step for m in client.get_metric_history(run.info.run_id, key))
+    return found
+
+
+def values(client, run, key):
+    history = client.get_metric_history(run.info.run_id, key)
+    return [metric.value for metric in sorted(history, key=lambda metric: metric.step)]
+
+
+def killed_run(yard, after_epochs):
+    """Start a run and kill it with everything it started, once that many epochs are trained."""
+    before = set(Path(yard.folder, "mlruns/runs").glob("*"))
+    process = subprocess.Popen(
+        yard.command("run", *SETTINGS),
+        cwd=yard.folder,
+        env=yard.environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    for line in process.stdout:
+        if f"epoch {after_epochs}:" in line:
+            break
+    for child in psutil.Process(process.pid).children():
+        with contextlib.suppress(psutil.NoSuchProcess):
+            child.send_signal(signal.SIGKILL)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    process.stdout.close()
+    [folder] = set(Path(yard.folder, "mlruns/runs").glob("*")) - before
+    return folder.name
+
+
+@pytest.fixture(scope="module")
+def told(yard):
+    """What a run that is not killed tells a machine."""
+    return [json.loads(line) for line in yard.here("run", *SETTINGS, "--json").splitlines()]
+
+
+@pytest.fixture(scope="module")
+def whole(client, told):
+    return client().get_run(told[-1]["run_id"])
+
+
+def test_a_machine_is_told_of_each_stage_epoch_and_the_result(told, whole):
+    assert [event["event"] for event in (told[0], told[-1])] == ["run", "result"]
+    assert told[0]["run_id"] == whole.info.run_id
+    stages = [event["stage"] for event in told if event["event"] == "stage" and "seconds" in event]
+    assert stages == ["prepare", "train", "evaluate", "report"]
+    epochs = [event for event in told if event["event"] == "epoch"]
+    assert [event["epoch"] for event in epochs] == list(range(1, 13))
+    assert epochs[-1]["loss"] == whole.data.metrics["train/loss"]
+    assert told[-1]["accuracy"] == whole.data.metrics["test/accuracy"]
+    assert len(told[-1]["per_class"]) == 10
+
+
+def test_killed_and_resumed_it_is_the_run_that_was_never_killed(yard, client, whole):
+    run_id = killed_run(yard, after_epochs=5)
+    assert client().get_run(run_id).info.status == "RUNNING"  # nobody could say otherwise
+    printed = yard.here("resume", run_id)
+    assert run_id in printed
+    assert "epoch 3:" not in printed  # what was trained is not trained again
+    resumed = client().get_run(run_id)
+    assert resumed.info.status == "FINISHED"
+    assert resumed.data.tags["weights_digest"] == whole.data.tags["weights_digest"]
+    assert resumed.data.metrics["test/accuracy"] == whole.data.metrics["test/accuracy"]
+    assert steps(client(), resumed) == steps(client(), whole)
+    for key in ("train/loss", "train/running_loss", "val/loss", "gradient_norm/fc1"):
+        assert values(client(), resumed, key) == values(client(), whole, key)
+    assert set(steps(client(), whole)["train/loss"].values()) == {1}
+    assert len(resumed.outputs.model_outputs) == 1
+    assert resumed.data.params == whole.data.params
+
+
+@pytest.mark.slow
+def test_a_dead_process_leaves_no_run_running_once_another_begins(yard, client, whole):
+    run_id = killed_run(yard, after_epochs=1)
+    yard.here("run", "digits", "train.epochs=1")
+    run = client().get_run(run_id)
+    assert run.info.status == "KILLED"
+    assert run.data.tags["torchyard.reason"] == "its process ended without a word"
+    assert yard.here("resume", run.info.run_name, "--quiet") == f"{run_id}\n"
+    run = client().get_run(run_id)
+    assert (run.info.status, "torchyard.reason" in run.data.tags) == ("FINISHED", False)
+    assert run.data.tags["weights_digest"] == whole.data.tags["weights_digest"]
+
+
+def test_what_cannot_be_resumed_is_refused(yard, client, whole):
+    from torchyard.core.tracking.record import RunRecord
+
+    named = rf"run {whole.info.run_id} \({whole.info.run_name}\)"
+    with pytest.raises(UserError, match=named + " is finished: there is nothing left to do"):
+        yard.here("resume", whole.info.run_id)
+    with pytest.raises(UserError, match=f"Did you mean {whole.info.run_id}"):
+        yard.here("resume", whole.info.run_id[:-1] + "x")
+    # A run whose process lives is left alone.
+    sleeper = subprocess.Popen(["sleep", "60"])
+    try:
+        began = psutil.Process(sleeper.pid).create_time()
+        record = RunRecord.start(name_stem="alive", parameters={}, tags={})
+        record.set_tags({"torchyard.process": f"{sleeper.pid} {began:.2f}"})
+        with pytest.raises(UserError, match="is running, in process"):
+            RunRecord.taken_up(record.run_id)
+        assert client().get_run(record.run_id).info.status == "RUNNING"
+    finally:
+        sleeper.kill()
+        sleeper.wait()
+    again = RunRecord.taken_up(record.run_id)
+    again.log_metrics({"train/loss": 1.0}, step=1)
+    again.log_metrics({"train/loss": 2.0}, step=1)
+    again.finish("FINISHED")
+    assert [m.value for m in client().get_metric_history(record.run_id, "train/loss")] == [1.0]
+
+
+def test_a_journal_cut_short_is_read_to_where_it_is_whole(tmp_path):
+    from torchyard.core.training import journal
+    from torchyard.core.training.events import Progress, RunningLoss
+
+    told = []
+    for step in (1, 2):
+        with journal.kept(tmp_path, told.append) as tell:
+            tell(Progress(1, step, 9, 1.0))
+            tell(RunningLoss(step, 0.5))
+        file = tmp_path / journal.FILE
+        file.write_text(file.read_text() + '["RunningLoss", {"st')
+    assert [name for name, _ in journal.read(tmp_path)] == ["RunningLoss", "RunningLoss"]
+    assert [values["step"] for _, values in journal.read(tmp_path)] == [1, 2]
+    assert len(told) == 4
+    assert json.loads(file.read_text().splitlines()[0])[0] == "RunningLoss"
+    assert list(journal.read(tmp_path / "none")) == []

@@ -1,0 +1,79 @@
+"""How the command's process begins and ends."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import psutil
+import pytest
+
+COMMAND = (sys.executable, "-m", "torchyard.pipelines.__main__")
+
+
+def marked(mark):
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.environ().get("TORCHYARD_TEST_MARK") == mark:
+                found.append(process)
+        except psutil.Error:
+            continue
+    return found
+
+
+def wait_for(condition, seconds=20):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+@pytest.fixture
+def start(tmp_path):
+    """Start a command that is known, with all it starts, by a mark in its environment."""
+    started = []
+
+    def begin(*words):
+        environment = {**os.environ, "TORCHYARD_TEST_MARK": str(tmp_path)}
+        pipe = subprocess.PIPE
+        process = subprocess.Popen(
+            [*COMMAND, *words], cwd=tmp_path, env=environment, stdout=pipe, stderr=pipe, text=True
+        )
+        started.append(process)
+        return process
+
+    yield begin
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def test_a_wrong_configuration_leaves_no_process_that_imports_torch(tmp_path, start):
+    refused = start("run", "digits", "modle=lenet")
+    wait_for(lambda: len(marked(str(tmp_path))) == 2)  # torch's import has begun
+    _, errors = refused.communicate(timeout=60)
+    assert refused.returncode == 2
+    assert "modle" in errors
+    wait_for(lambda: not marked(str(tmp_path)))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_interruption_of_the_first_imports_is_a_line_and_no_traceback(tmp_path, start):
+    interrupted = start("run", "digits")
+    wait_for(lambda: len(marked(str(tmp_path))) == 2)
+    interrupted.send_signal(signal.SIGINT)
+    _, errors = interrupted.communicate(timeout=60)
+    assert interrupted.returncode == 130
+    assert "Traceback" not in errors
+    assert "Interrupted." in errors
+    wait_for(lambda: not marked(str(tmp_path)))
+
+
+@pytest.mark.parametrize(("words", "status"), [(["plugins"], 0), (["help"], 2), ([], 2)])
+def test_it_ends_with_the_status_of_the_command_line(start, words, status):
+    done = start(*words)
+    printed, errors = done.communicate(timeout=60)
+    assert done.returncode == status
+    assert printed or errors
