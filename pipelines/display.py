@@ -10,10 +10,12 @@ from collections.abc import Iterator
 from contextvars import ContextVar
 from typing import Any
 
+from rich import progress
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
+
+from torchyard.core.training.events import EpochDone, Event, Progress, RunningLoss, StageProgress
 
 stdout = Console(highlight=False)
 stderr = Console(stderr=True, highlight=False)
@@ -31,8 +33,8 @@ class Display:
 
     def __init__(self, console: Console | None = None) -> None:
         self._console = console
-        self._bar: Progress | None = None
-        self._task: TaskID | None = None
+        self._bar: progress.Progress | None = None
+        self._task: progress.TaskID | None = None
         self._loss = ""
         self.seconds: dict[str, float] = {}
         """How long each stage that has ended took."""
@@ -45,11 +47,11 @@ class Display:
         if self._console is None or not self._console.is_terminal:
             yield
             return
-        self._bar = Progress(
-            TextColumn("{task.description:<9}"),
-            BarColumn(bar_width=30),
-            TextColumn("{task.fields[status]}"),
-            TimeRemainingColumn(compact=True),
+        self._bar = progress.Progress(
+            progress.TextColumn("{task.description:<9}"),
+            progress.BarColumn(bar_width=30),
+            progress.TextColumn("{task.fields[status]}"),
+            progress.TimeRemainingColumn(compact=True),
             console=self._console,
             transient=True,
         )
@@ -83,27 +85,25 @@ class Display:
                 self._bar.remove_task(self._task)
                 self._task = None
 
-    def event(self, name: str, values: dict[str, Any]) -> None:
-        """Show an event of `pipelines/worker/stages.py`."""
-        if name == "EpochDone":
-            self.line("train", epoch_line(values))
-        elif name == "RunningLoss":
-            self._loss = f"loss {values['loss']:.4f}  "
-        if self._bar is None or self._task is None:
-            return
-        if name == "Reading":
-            status = f"{values['description']}  {values['done']:,} of {values['total']:,}"
-            self._bar.update(
-                self._task, completed=values["done"], total=values["total"], status=status
-            )
-        elif name == "Progress":
-            status = (
-                f"epoch {values['epoch']}  step {values['step']:,} of {values['total_steps']:,}  "
-                f"{self._loss}{values['images_per_second']:,.0f} images/s"
-            )
-            self._bar.update(
-                self._task, completed=values["step"], total=values["total_steps"], status=status
-            )
+    def event(self, event: Event) -> None:
+        """Show what a stage tells."""
+        match event:
+            case EpochDone():
+                self.line("train", epoch_line(event))
+            case RunningLoss():
+                self._loss = f"loss {event.loss:.4f}  "
+            case StageProgress(description, done, total):
+                self._advance(done, total, f"{description}  {done:,} of {total:,}")
+            case Progress():
+                status = (
+                    f"epoch {event.epoch}  step {event.step:,} of {event.total_steps:,}  "
+                    f"{self._loss}{event.images_per_second:,.0f} images/s"
+                )
+                self._advance(event.step, event.total_steps, status)
+
+    def _advance(self, done: int, total: int, status: str) -> None:
+        if self._bar is not None and self._task is not None:
+            self._bar.update(self._task, completed=done, total=total, status=status)
 
     def result(self, look: str) -> None:
         """Print what came out; `look` is the command that serves its page, where none does yet."""
@@ -155,9 +155,9 @@ class JsonDisplay(Display):
             yield
         self._tell("stage", stage=name, seconds=self.seconds[name])
 
-    def event(self, name: str, values: dict[str, Any]) -> None:  # noqa: D102
-        if name == "EpochDone":
-            self._tell("epoch", **values)
+    def event(self, event: Event) -> None:  # noqa: D102
+        if isinstance(event, EpochDone):
+            self._tell("epoch", **dataclasses.asdict(event))
 
     def result(self, look: str) -> None:  # noqa: D102
         self._tell("result", **dataclasses.asdict(self.outcome))
@@ -179,15 +179,14 @@ def _per_class_table(rows: list[dict[str, Any]]) -> Table:
     return table
 
 
-def epoch_line(values: dict[str, Any]) -> str:
+def epoch_line(done: EpochDone) -> str:
     """One finished epoch in a line."""
-    line = f"epoch {values['epoch']}: loss {values['loss']:.4f}, accuracy {values['accuracy']:.1%}"
-    if values["validation_loss"] is not None:
+    line = f"epoch {done.epoch}: loss {done.loss:.4f}, accuracy {done.accuracy:.1%}"
+    if done.validation_loss is not None:
         line += (
-            f", validation loss {values['validation_loss']:.4f}, "
-            f"accuracy {values['validation_accuracy']:.1%}"
+            f", validation loss {done.validation_loss:.4f}, accuracy {done.validation_accuracy:.1%}"
         )
-    return f"{line}, {values['images_per_second']:,.0f} images/s, {values['seconds']:.1f} s"
+    return f"{line}, {done.images_per_second:,.0f} images/s, {done.seconds:.1f} s"
 
 
 # Prefect runs tasks in copies of the caller's context: what the command line sets here

@@ -69,7 +69,7 @@ class Yard:
     environment: dict[str, str]
 
     def command(self, *arguments: str) -> list[str]:
-        return [sys.executable, "-m", "torchyard.pipelines.__main__", *arguments]
+        return [sys.executable, "-m", "torchyard", *arguments]
 
     @contextlib.contextmanager
     def plugins(self, folder: Path | str) -> Iterator[None]:

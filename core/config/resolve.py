@@ -71,7 +71,7 @@ def _cuda_devices() -> int | None:
 
 
 @dataclass(frozen=True)
-class Recipe:
+class ResolvedConfig:
     """A configuration with its plugins found and typed; nothing is built yet.
 
     Attributes:
@@ -105,7 +105,7 @@ class Recipe:
         ]
 
 
-def read_recipe(source: str, overrides: Sequence[str], presets: Path, host: Host) -> Recipe:
+def read_config(source: str, overrides: Sequence[str], presets: Path, host: Host) -> ResolvedConfig:
     """Read a preset or a YAML file, apply `key=value` overrides to it, and resolve it.
 
     An override of a plugin's name drops the parameters of the plugin it replaces; the
@@ -136,12 +136,12 @@ def read_recipe(source: str, overrides: Sequence[str], presets: Path, host: Host
         except UserError as error:
             problems += error.problems
     try:
-        recipe = resolve(raw, host)
+        resolved = resolve(raw, host)
     except UserError as error:
         problems += error.problems
     if problems:
         raise UserError(problems)
-    return recipe
+    return resolved
 
 
 def preset_names(presets: Path) -> list[str]:
@@ -187,7 +187,7 @@ def _section(value: Any, key: str = "name") -> Any:
     return {key: value} if isinstance(value, str) else value
 
 
-def resolve(raw: Mapping[str, Any], host: Host) -> Recipe:
+def resolve(raw: Mapping[str, Any], host: Host) -> ResolvedConfig:
     """Find every plugin, type every parameter, fill in every default.
 
     Raises:
@@ -270,7 +270,7 @@ def resolve(raw: Mapping[str, Any], host: Host) -> Recipe:
             "gates": complete_lists["promote.gates"],
         }
     filled["plugins"] = identities
-    return Recipe(
+    return ResolvedConfig(
         RunConfig.model_validate(config.model_dump(mode="json") | filled),
         recorded,
         found,

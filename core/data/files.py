@@ -30,7 +30,7 @@ def sweep(folder: Path) -> None:
 
 
 @contextmanager
-def whole_file(path: Path) -> Iterator[BinaryIO]:
+def atomic_write(path: Path) -> Iterator[BinaryIO]:
     """Write beside `path`; at the end bring it to the disk and rename it, on an error remove it."""
     partial = path.with_name(f".{os.getpid()}.{path.name}")
     try:

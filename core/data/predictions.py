@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from torchyard.core.data.files import whole_file
+from torchyard.core.data.files import atomic_write
 from torchyard.core.errors import RunError
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ class Predictions:
     def save(self, path: Path) -> None:
         """Write an .npz, whole or not at all; RunError if the disk does not take it."""
         try:
-            with whole_file(path) as file:
+            with atomic_write(path) as file:
                 np.savez(file, allow_pickle=False, logits=self.logits, targets=self.targets)
         except OSError as error:
             raise RunError(f"The predictions cannot be written to {path}: {error}") from error
@@ -138,7 +138,7 @@ class PredictionTable:
     def write(self, path: Path) -> None:
         """Write the file, whole or not at all; RunError if the disk does not take it."""
         try:
-            with whole_file(path) as file:
+            with atomic_write(path) as file:
                 self.frame().to_parquet(file, index=True)
         except OSError as error:
             raise RunError(f"The predictions cannot be written to {path}: {error}") from error

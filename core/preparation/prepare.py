@@ -34,7 +34,7 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from torchyard.core.data.dataset import MANIFEST, PreparedDataset
-from torchyard.core.data.files import whole_file
+from torchyard.core.data.files import atomic_write
 from torchyard.core.data.raw import RawData
 from torchyard.core.errors import RunError, UserError
 from torchyard.core.hosting.params import DatasetParams
@@ -98,7 +98,7 @@ def prepare_dataset(
                 )
             digest = _finish(folder, name, raw.source, splits, files)
             _publish(folder, prepared / digest[:16])
-            with whole_file(_record(prepared, key)) as record:
+            with atomic_write(_record(prepared, key)) as record:
                 record.write(json.dumps({"digest": digest, "source": raw.source}).encode())
         found = _look_up(name, prepared, key)
     except OSError as error:
@@ -225,7 +225,7 @@ def _finish(
         "source": source,
         "sizes": {path.name: path.stat().st_size for path in arrays},
     }
-    with whole_file(folder / MANIFEST) as file:
+    with atomic_write(folder / MANIFEST) as file:
         file.write(json.dumps(manifest, indent=1).encode())
     fsync(folder)
     return digest.hexdigest()

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from torchyard.core.data.files import whole_file
+from torchyard.core.data.files import atomic_write
 from torchyard.core.errors import RunError
 
 LAST = "last.pt"
@@ -24,7 +24,7 @@ def save(state: dict[str, Any], path: Path) -> None:
         RunError: the disk does not take it.
     """
     try:
-        with whole_file(path) as file:
+        with atomic_write(path) as file:
             try:
                 torch.save(state, file)
             except RuntimeError as error:

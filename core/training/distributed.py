@@ -28,7 +28,7 @@ from torch import nn
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-from torchyard.core.data.files import whole_file
+from torchyard.core.data.files import atomic_write
 from torchyard.core.errors import RunError, UserError
 from torchyard.core.hosting.manager import host
 from torchyard.core.hosting.sources import raised_in
@@ -252,7 +252,7 @@ def _member(
         # The others would wait for this process: it ends all of them by failing, and they
         # fail in their turn, of which nobody wants to hear.
         if not (first := Path(folder) / "error").exists():
-            with whole_file(first) as file:
+            with atomic_write(first) as file:
                 file.write(json.dumps(_told(error, rank)).encode())
         raise
     finally:

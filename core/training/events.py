@@ -1,8 +1,10 @@
-"""What a training tells while it runs."""
+"""What a stage tells while it runs, and how that is written: as lines of JSON."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, get_args
 
 
 @dataclass(frozen=True)
@@ -46,4 +48,39 @@ class GradientNorms:
     norms: dict[str, float]
 
 
-Event = Progress | RunningLoss | EpochDone | GradientNorms
+@dataclass(frozen=True)
+class StageProgress:
+    """How far a stage has come: what is being done, samples done, samples in all."""
+
+    description: str
+    done: int
+    total: int
+
+
+@dataclass(frozen=True)
+class TrainingBatch:
+    """The file with the first samples and labels of the training, augmented."""
+
+    file: str
+
+
+# What a run records of its training; the others are for whoever watches.
+Figures = RunningLoss | EpochDone | GradientNorms
+Event = Progress | StageProgress | TrainingBatch | Figures
+
+_KINDS: dict[str, type[Event]] = {kind.__name__: kind for kind in get_args(Event)}
+
+
+def as_plain(event: Event) -> dict[str, Any]:
+    """An event as JSON has it."""
+    return {"kind": type(event).__name__, **asdict(event)}
+
+
+def from_plain(plain: Mapping[str, Any]) -> Event:
+    """The event that `as_plain` was given.
+
+    Raises:
+        KeyError, TypeError: it is none.
+    """
+    fields = dict(plain)
+    return _KINDS[fields.pop("kind")](**fields)

@@ -16,7 +16,7 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 from torch.utils.flop_counter import FlopCounterMode
 
 from torchyard.core.data.dataset import PreparedDataset
-from torchyard.core.data.files import whole_file
+from torchyard.core.data.files import atomic_write
 from torchyard.core.data.raw import SampleSpec
 from torchyard.core.errors import RunError, UserError, suggestion
 from torchyard.core.hosting.params import ModelParams
@@ -241,5 +241,5 @@ def export(network: nn.Module, data: PreparedDataset, path: Path) -> None:
             f"The model cannot be exported by torch.export: {str(error).partition(chr(10))[0]}",
             details=str(error),
         ) from error
-    with whole_file(path) as file:
+    with atomic_write(path) as file:
         torch.export.save(program, file)

@@ -7,7 +7,7 @@ from typing import Annotated, Optional
 
 import typer
 
-from torchyard.core.config.resolve import Recipe, preset_names, read_recipe
+from torchyard.core.config.resolve import ResolvedConfig, preset_names, read_config
 from torchyard.core.errors import UserError
 from torchyard.core.hosting.manager import HOOKS, host
 
@@ -27,11 +27,11 @@ Overrides = Annotated[
 ]
 
 
-def preset_recipe(source: str | None, overrides: list[str] | None) -> Recipe:
+def preset_config(source: str | None, overrides: list[str] | None) -> ResolvedConfig:
     """Read and resolve what the arguments say; a first argument with '=' is an override."""
     arguments = [*([source] if source else []), *(overrides or [])]
     start = start_of(source)
-    return read_recipe(start, arguments[start == source :], PRESETS, host())
+    return read_config(start, arguments[start == source :], PRESETS, host())
 
 
 def start_of(source: str | None) -> str:
@@ -39,7 +39,7 @@ def start_of(source: str | None) -> str:
     return source if source and "=" not in source else DEFAULT_PRESET
 
 
-def plugin_recipe(kind: str, name: str, parameters: list[str] | None, *more: str) -> Recipe:
+def plugin_recipe(kind: str, name: str, parameters: list[str] | None, *more: str) -> ResolvedConfig:
     """A configuration with that plugin, whose parameters need no prefix.
 
     Args:
@@ -56,4 +56,4 @@ def plugin_recipe(kind: str, name: str, parameters: list[str] | None, *more: str
         if "=" not in parameter:
             raise UserError(f"'{parameter}' is not of the form key=value")
         overrides.append(parameter if dot and first in HOOKS else f"{kind}.{parameter}")
-    return read_recipe(DEFAULT_PRESET, overrides, PRESETS, host())
+    return read_config(DEFAULT_PRESET, overrides, PRESETS, host())

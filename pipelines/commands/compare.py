@@ -10,7 +10,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from torchyard.core.data.files import whole_file
+from torchyard.core.data.files import atomic_write
 from torchyard.core.errors import UserError
 from torchyard.core.tracking.lookup import find_run
 from torchyard.core.tracking.store import open_existing, store_errors, tracking_uri
@@ -103,7 +103,7 @@ def compare(
         from torchyard.core.report.comparison import comparison_page
 
         try:
-            with whole_file(html) as file:
+            with atomic_write(html) as file:
                 file.write(comparison_page(compared).encode())
         except OSError as error:
             raise UserError(f"--html: {html}: {error.strerror}") from error

@@ -45,13 +45,13 @@ def inspect_dataset(
 
     Example: [bold]torchyard inspect image_folder path=photos/ --picture photos.png[/]
     """
-    recipe = plugin_recipe("dataset", dataset, parameters)
+    resolved = plugin_recipe("dataset", dataset, parameters)
     if picture is not None and picture.suffix.lower() != ".png":
         raise UserError(f"--picture: {picture}: its name must end with .png")
     if picture is not None and not picture.absolute().parent.is_dir():
         raise UserError(f"--picture: {picture}: there is no such folder")
     arguments: dict[str, Any] = {
-        "config": recipe.config.model_dump(mode="json"),
+        "config": resolved.config.model_dump(mode="json"),
         "cache": str(cache_folder()),
     }
     shown = Display(stdout)
@@ -61,7 +61,7 @@ def inspect_dataset(
         with shown.stage("read", dataset):
             found = worker.call("inspect_dataset", **arguments)
     data = PreparedDataset.open(Path(found["folder"]))
-    _print_dataset(recipe.config.dataset.name, data, found)
+    _print_dataset(resolved.config.dataset.name, data, found)
     if picture is not None:
         _draw(data, picture)
 
@@ -85,12 +85,12 @@ def inspect_model(
     Example: [bold]torchyard inspect-model mlp hidden=[64,32] --shape 3,32,32 --classes 10[/]
     """
     sides = None if shape is None else _shape(shape)
-    recipe = plugin_recipe("model", model, parameters, f"dataset={dataset}")
+    resolved = plugin_recipe("model", model, parameters, f"dataset={dataset}")
     shown = Display(stdout)
     with _worker(shown) as worker:
         found = worker.call(
             "inspect_model",
-            config=recipe.config.model_dump(mode="json"),
+            config=resolved.config.model_dump(mode="json"),
             cache=str(cache_folder()),
             shape=sides,
             classes=classes,

@@ -9,7 +9,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from torchyard.core.config.resolve import read_recipe
+from torchyard.core.config.resolve import read_config
 from torchyard.core.errors import RunError, UserError
 from torchyard.core.hosting.manager import host
 from torchyard.core.tracking.lookup import find_run, recorded_config
@@ -47,16 +47,16 @@ def promote_run(
     settings = [f"promote={json.dumps(own)}"] if own else []
     settings += [f"promote.{override}" for override in overrides or []]
     # Of the rest of a configuration nothing is needed here, its plugins least of all.
-    recipe = read_recipe(DEFAULT_PRESET, settings, PRESETS, host())
-    if recipe.config.promote is None:
+    resolved = read_config(DEFAULT_PRESET, settings, PRESETS, host())
+    if resolved.config.promote is None:
         raise UserError(
             f"promote.model: {found.info.run_name} names no registered model: say model=NAME"
         )
-    champion = champion_of(client, recipe.config.promote.model)
+    champion = champion_of(client, resolved.config.promote.model)
     if champion is not None and champion.run_id == found.info.run_id:
-        name = recipe.config.promote.model
+        name = resolved.config.promote.model
         raise UserError(f"{found.info.run_name} is the champion of {name} already.")
-    judged = promote(client, found, recipe.config.promote.model, recipe.named_gates)
+    judged = promote(client, found, resolved.config.promote.model, resolved.named_gates)
     for line in judged.lines:
         stdout.print(escape(line), soft_wrap=True)
     if judged.version is None:

@@ -19,7 +19,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from torchyard.core.config.resolve import Recipe, resolve
+from torchyard.core.config.resolve import ResolvedConfig, resolve
 from torchyard.core.errors import RunError, UserError
 from torchyard.core.hosting.manager import host
 from torchyard.core.tracking.lookup import caught_up, find_run, recorded_config
@@ -31,7 +31,7 @@ from torchyard.core.tracking.store import (
     tracking_uri,
 )
 from torchyard.pipelines.commands import compare, inspect, plugins, promote, services, ui, verify
-from torchyard.pipelines.commands.arguments import Overrides, Source, preset_recipe
+from torchyard.pipelines.commands.arguments import Overrides, Source, preset_config
 from torchyard.pipelines.display import Display, JsonDisplay, QuietDisplay, display, stderr, stdout
 
 app = typer.Typer(
@@ -59,9 +59,9 @@ def run(
     optimizer=adam optimizer.lr=3e-4 train.epochs=10[/]
     """
     shown = _display(quiet, as_json)
-    recipe = preset_recipe(source, overrides)
+    resolved = preset_config(source, overrides)
     check_writable(tracking_uri())
-    _run(recipe, shown)
+    _run(resolved, shown)
 
 
 @app.command()
@@ -92,8 +92,8 @@ def resume(
                 f"{escape(found.info.run_name)}: it was finished, and MLflow now has all of it."
             )
             return
-        recipe = resolve(recorded_config(client, found), host())
-    _run(recipe, shown, run_id)
+        resolved = resolve(recorded_config(client, found), host())
+    _run(resolved, shown, run_id)
 
 
 def _display(quiet: bool, as_json: bool) -> Display:
@@ -102,9 +102,9 @@ def _display(quiet: bool, as_json: bool) -> Display:
     return JsonDisplay() if as_json else QuietDisplay() if quiet else Display(stdout)
 
 
-def _run(recipe: Recipe, shown: Display, run_id: str | None = None) -> None:
+def _run(resolved: ResolvedConfig, shown: Display, run_id: str | None = None) -> None:
     display.set(shown)
-    for change in recipe.changed:
+    for change in resolved.changed:
         stderr.print(f"[yellow]note:[/] {escape(change)}", soft_wrap=True)
 
     # Seconds of imports overlap: torch in the worker, Prefect's server in its process,
@@ -133,9 +133,9 @@ def _run(recipe: Recipe, shown: Display, run_id: str | None = None) -> None:
             gc.freeze()
             gc.enable()
 
-            check_config(recipe.config)
+            check_config(resolved.config)
             # The flow is to see, and to record, which plugins are not what they were.
-            config = recipe.config.model_copy(update={"plugins": dict(recipe.recorded)})
+            config = resolved.config.model_copy(update={"plugins": dict(resolved.recorded)})
             quickly = without_heartbeat if server.ours else contextlib.nullcontext
             with use(server.wait()), quickly():
                 train_pipeline(config, run_id)
@@ -193,19 +193,18 @@ def _print_notes(error: BaseException) -> None:
 @app.command()
 def check(source: Source = None, overrides: Overrides = None) -> None:
     """Validate a configuration, plugins and device included; runs and records nothing."""
-    recipe = preset_recipe(source, overrides)
+    resolved = preset_config(source, overrides)
     check_writable(tracking_uri())
     from torchyard.pipelines.worker.process import check_config
 
-    found = check_config(recipe.config)
-    stdout.print(_config_table(recipe.config.model_dump(mode="json")))
+    found = check_config(resolved.config)
+    stdout.print(_config_table(resolved.config.model_dump(mode="json")))
     if found["parameters"] is None:
         stdout.print("The model is tried once the data are prepared: their shape is not known yet.")
     else:
         shape = "x".join(map(str, found["shape"]))
-        stdout.print(
-            f"{recipe.config.model.name}: {found['parameters']:,} parameters on samples of {shape}"
-        )
+        name = resolved.config.model.name
+        stdout.print(f"{name}: {found['parameters']:,} parameters on samples of {shape}")
     stdout.print(f"[green]Right.[/] It would run on {found['device']}.")
 
 

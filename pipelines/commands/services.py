@@ -14,10 +14,10 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from torchyard.core.config.resolve import Recipe
+from torchyard.core.config.resolve import ResolvedConfig
 from torchyard.core.errors import UserError
 from torchyard.core.tracking.store import check_writable, tracking_uri
-from torchyard.pipelines.commands.arguments import Overrides, Source, preset_recipe, start_of
+from torchyard.pipelines.commands.arguments import Overrides, Source, preset_config, start_of
 from torchyard.pipelines.display import stdout
 from torchyard.pipelines.services.manager import FOUND, UP, Part, Yard, pool_name
 from torchyard.pipelines.services.prefect_server import FLOW, PrefectServer, use
@@ -112,14 +112,14 @@ def schedule_runs(
     from torchyard.pipelines.services import deployments
 
     problems: list[str] = []
-    recipe = _told(problems, preset_recipe, source, overrides)
+    resolved = _told(problems, preset_config, source, overrides)
     times = _told(problems, read_times, cron, interval, rrule, timezone)
     name = _told(problems, check_name, name, source)
     _told(problems, check_writable, tracking_uri())
-    if problems or recipe is None or times is None or name is None:
+    if problems or resolved is None or times is None or name is None:
         raise UserError(problems)
-    with _prefect(recipe) as server:
-        made = deployments.schedule(recipe, name, times, pool_name(server.api_url))
+    with _prefect(resolved) as server:
+        made = deployments.schedule(resolved, name, times, pool_name(server.api_url))
     stdout.print(
         f"{'Replaced' if made.replaced else 'Scheduled'} [bold]{escape(made.name)}[/]: "
         f"{escape(times.text)}; first {times.first:%a %d %b %Y %H:%M}",
@@ -167,13 +167,13 @@ def deploy(
     from torchyard.pipelines.services import deployments
 
     problems: list[str] = []
-    recipe = _told(problems, preset_recipe, source, overrides)
+    resolved = _told(problems, preset_config, source, overrides)
     variables = _told(problems, deployments.read_variables, job_variables or [])
     name = _told(problems, check_name, name, source)
-    if problems or recipe is None or variables is None or name is None:
+    if problems or resolved is None or variables is None or name is None:
         raise UserError(problems)
-    with _prefect(recipe):
-        made = deployments.deploy(recipe, name, pool, variables)
+    with _prefect(resolved):
+        made = deployments.deploy(resolved, name, pool, variables)
     stdout.print(
         f"{'Replaced' if made.replaced else 'Deployed'} [bold]{escape(made.name)}[/]: "
         f"prefect deployment run {FLOW}/{escape(made.name)}",
@@ -183,13 +183,13 @@ def deploy(
 
 
 @contextmanager
-def _prefect(recipe: Recipe | None = None) -> Iterator[PrefectServer]:
+def _prefect(resolved: ResolvedConfig | None = None) -> Iterator[PrefectServer]:
     """Use the Prefect server; first try the configuration, as `torchyard check` does."""
     with PrefectServer.connect() as server:
-        if recipe is not None:
+        if resolved is not None:
             from torchyard.pipelines.worker.process import check_config
 
-            check_config(recipe.config)
+            check_config(resolved.config)
         with use(server.wait()):
             yield server
 

@@ -10,7 +10,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from torchyard.core.config.resolve import Recipe, resolve
+from torchyard.core.config.resolve import ResolvedConfig, resolve
 from torchyard.core.data.dataset import PreparedDataset
 from torchyard.core.data.files import cache_folder
 from torchyard.core.errors import RunError, UserError
@@ -47,18 +47,18 @@ def verify(
         recorded = found.data.tags.get(DIGEST)
         if recorded is None:
             raise UserError(f"run {found.info.run_name} is {found.info.status}: it has no weights.")
-        recipe = resolve(recorded_config(client, found), host())
+        resolved = resolve(recorded_config(client, found), host())
     shown = Display(stdout)
-    config = recipe.config.model_dump(mode="json")
+    config = resolved.config.model_dump(mode="json")
     with shown.bars(), tempfile.TemporaryDirectory() as folder:
-        with shown.stage("prepare", recipe.config.dataset.name):
+        with shown.stage("prepare", resolved.config.dataset.name):
             prepared = worker.call(
                 "prepare", shown.event, config=config, cache=str(cache_folder())
             )["folder"]
-        with shown.stage("train", recipe.config.model.name):
+        with shown.stage("train", resolved.config.model.name):
             trained = worker.call("train", shown.event, config=config, data=prepared, folder=folder)
     digest = PreparedDataset.open(Path(prepared)).digest
-    differing = differences(found, recipe, digest, trained["placement"])
+    differing = differences(found, resolved, digest, trained["placement"])
     named = escape(f"{found.info.run_name}  {found.info.run_id}")
     if trained[DIGEST] == recorded:
         with store_errors(uri):
@@ -81,10 +81,10 @@ def verify(
 
 
 def differences(
-    run: Run, recipe: Recipe, data_digest: str, placement: dict[str, Any]
+    run: Run, resolved: ResolvedConfig, data_digest: str, placement: dict[str, Any]
 ) -> dict[str, tuple[str, str]]:
     """What is recorded of a run and is otherwise now: data, plugins, where and with what."""
-    now = {f"plugin.{place}": found.source.identity for place, found in recipe.plugins.items()}
+    now = {f"plugin.{place}": found.source.identity for place, found in resolved.plugins.items()}
     now |= {key: str(value) for key, value in placement.items()}
     tags = run.data.tags
     found = {key: (tags[key], value) for key, value in now.items() if tags.get(key, value) != value}

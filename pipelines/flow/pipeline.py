@@ -20,7 +20,7 @@ from prefect import flow, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 from prefect.runtime import deployment
 
-from torchyard.core.config.resolve import Recipe, resolve
+from torchyard.core.config.resolve import ResolvedConfig, resolve
 from torchyard.core.config.schema import RunConfig
 from torchyard.core.data.dataset import PreparedDataset
 from torchyard.core.data.files import cache_folder
@@ -31,6 +31,7 @@ from torchyard.core.hosting.manager import host
 from torchyard.core.hosting.sources import PLUGIN_FOLDERS
 from torchyard.core.tracking.record import RunRecord
 from torchyard.core.tracking.store import check_writable, run_folder, tracking_uri
+from torchyard.core.training.events import EpochDone, Event, TrainingBatch
 from torchyard.pipelines.display import current_display, epoch_line
 from torchyard.pipelines.flow import recording
 from torchyard.pipelines.flow.failures import RETRIED, heeding_cancellation, reason_of
@@ -39,7 +40,7 @@ from torchyard.pipelines.services.prefect_server import FLOW
 from torchyard.pipelines.worker.process import check_config, shared_worker
 
 
-def resolve_here(config: RunConfig) -> Recipe:
+def resolve_here(config: RunConfig) -> ResolvedConfig:
     """Find the plugins, by the folders and distributions that this process has.
 
     Raises:
@@ -115,14 +116,14 @@ def train_pipeline(config: RunConfig, run_id: str | None = None) -> Outcome:
 
 
 def _run_stages(config: RunConfig, run_id: str | None) -> Outcome:
-    recipe = resolve_here(config)
-    config = recipe.config
+    resolved = resolve_here(config)
+    config = resolved.config
     check_writable(tracking_uri())
-    for change in recipe.changed:
+    for change in resolved.changed:
         get_run_logger().warning(change)
     check_config(config)
     began = time.perf_counter()
-    record = recording.start_record(recipe, run_id)
+    record = recording.start_record(resolved, run_id)
     _records[record.run_id] = record
     current_display().began(record.run_id, record.name)
     try:
@@ -282,13 +283,13 @@ def _call(stage: str, run_id: str, classes: Sequence[str] = (), **arguments: Any
     """Run a stage in the worker, and tell display, MLflow and Prefect of its events."""
     record, shown, logger = _record(run_id), current_display(), get_run_logger()
 
-    def follow(name: str, values: dict[str, Any]) -> None:
-        shown.event(name, values)
-        recording.record_event(record, name, values)
-        if name == "TrainingBatch":
-            recording.record_training_batch(record, Path(values["file"]), classes)
-        elif name == "EpochDone":
-            logger.info(epoch_line(values))
+    def follow(event: Event) -> None:
+        shown.event(event)
+        recording.record_event(record, event)
+        if isinstance(event, TrainingBatch):
+            recording.record_training_batch(record, Path(event.file), classes)
+        elif isinstance(event, EpochDone):
+            logger.info(epoch_line(event))
 
     def told(line: str) -> None:
         shown.output(line)

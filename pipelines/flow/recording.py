@@ -17,7 +17,7 @@ from prefect.exceptions import CancelledRun, ObjectNotFound, TerminationSignal
 from prefect.runtime import flow_run
 from prefect.utilities.urls import url_for
 
-from torchyard.core.config.resolve import Recipe
+from torchyard.core.config.resolve import ResolvedConfig
 from torchyard.core.config.schema import SINGLE, RunConfig
 from torchyard.core.data.dataset import PreparedDataset
 from torchyard.core.data.predictions import Predictions
@@ -36,6 +36,7 @@ from torchyard.core.tracking.store import (
     tracking_uri,
 )
 from torchyard.core.training import journal
+from torchyard.core.training.events import EpochDone, Event, GradientNorms, RunningLoss
 
 logger = logging.getLogger(__name__)
 
@@ -52,7 +53,7 @@ def load_libraries() -> None:
         import mlflow.store.tracking.sqlalchemy_store  # noqa: F401
 
 
-def start_record(recipe: Recipe, run_id: str | None) -> RunRecord:
+def start_record(resolved: ResolvedConfig, run_id: str | None) -> RunRecord:
     """Begin the MLflow run, named alike in MLflow and Prefect, each with a link to the other.
 
     A flow run that Prefect tries again continues the MLflow run it had.
@@ -60,12 +61,12 @@ def start_record(recipe: Recipe, run_id: str | None) -> RunRecord:
     Args:
         run_id: of the run to go on with, if it is not a new one.
     """
-    config = recipe.config
-    tags = {kind: recipe.plugins[kind].name for kind in SINGLE}
+    config = resolved.config
+    tags = {kind: resolved.plugins[kind].name for kind in SINGLE}
     tags["augmentations"] = ", ".join(choice.name for choice in config.augmentations) or "none"
-    tags |= {f"plugin.{place}": found.source.identity for place, found in recipe.plugins.items()}
-    if recipe.changed:
-        tags["plugins_changed"] = "; ".join(recipe.changed)
+    tags |= {f"plugin.{place}": found.source.identity for place, found in resolved.plugins.items()}
+    if resolved.changed:
+        tags["plugins_changed"] = "; ".join(resolved.changed)
     settings = config.model_dump(mode="json")
     parameters = {name: value for name, value in settings.items() if name != "plugins"}
     begun = RunRecord.taken_up(run_id) if run_id is not None else None
@@ -110,46 +111,46 @@ def ended_as(error: BaseException) -> Literal["KILLED", "FAILED"]:
     return "KILLED" if killed else "FAILED"
 
 
-def record_event(record: RunRecord, name: str, values: Mapping[str, Any]) -> None:
+def record_event(record: RunRecord, event: Event) -> None:
     """Record the metrics of an event of the training; those of a step are recorded once."""
-    if name == "RunningLoss":
-        record.log_metrics({"train/running_loss": values["loss"]}, step=values["step"])
-    elif name == "GradientNorms":
-        norms = {layer.removeprefix("model."): norm for layer, norm in values["norms"].items()}
-        metrics = {f"gradient_norm/{layer}": norm for layer, norm in norms.items()}
-        record.log_metrics(metrics, step=values["step"])
-    elif name == "EpochDone":
-        record.log_metrics(epoch_metrics(values), step=values["epoch"])
+    match event:
+        case RunningLoss(step, loss):
+            record.log_metrics({"train/running_loss": loss}, step=step)
+        case GradientNorms(step, norms):
+            named = {layer.removeprefix("model."): norm for layer, norm in norms.items()}
+            record.log_metrics({f"gradient_norm/{key}": n for key, n in named.items()}, step=step)
+        case EpochDone():
+            record.log_metrics(epoch_metrics(event), step=event.epoch)
 
 
 def record_journal(record: RunRecord, folder: Path) -> None:
     """Record what an earlier process trained and could no longer tell."""
-    for name, values in journal.read(folder):
-        record_event(record, name, values)
+    for event in journal.read(folder):
+        record_event(record, event)
 
 
-def epoch_metrics(values: Mapping[str, Any]) -> dict[str, float]:
-    """The metrics of an `EpochDone` event."""
+def epoch_metrics(done: EpochDone) -> dict[str, float]:
+    """The metrics of a finished epoch."""
     metrics = {
-        "train/loss": values["loss"],
-        "train/accuracy": values["accuracy"],
-        "train/learning_rate": values["learning_rate"],
-        "train/images_per_second": values["images_per_second"],
-        "train/epoch_seconds": values["seconds"],
+        "train/loss": done.loss,
+        "train/accuracy": done.accuracy,
+        "train/learning_rate": done.learning_rate,
+        "train/images_per_second": done.images_per_second,
+        "train/epoch_seconds": done.seconds,
     }
-    if values["validation_loss"] is not None:
-        metrics["val/loss"] = values["validation_loss"]
-        metrics["val/accuracy"] = values["validation_accuracy"]
+    if done.validation_loss is not None and done.validation_accuracy is not None:
+        metrics["val/loss"] = done.validation_loss
+        metrics["val/accuracy"] = done.validation_accuracy
     return metrics
 
 
 def curves(run_id: str) -> dict[str, list[tuple[int, float]]]:
     """What each epoch's metrics were, of the whole training, from its journal."""
     found: dict[str, dict[int, float]] = {}
-    for name, values in journal.read(run_folder(run_id)):
-        if name == "EpochDone":
-            for key, value in epoch_metrics(values).items():
-                found.setdefault(key, {})[values["epoch"]] = value
+    for event in journal.read(run_folder(run_id)):
+        if isinstance(event, EpochDone):
+            for key, value in epoch_metrics(event).items():
+                found.setdefault(key, {})[event.epoch] = value
     return {key: sorted(points.items()) for key, points in found.items()}
 
 
@@ -284,13 +285,13 @@ def record_report(
     return rows
 
 
-def judge(record: RunRecord, recipe: Recipe) -> Judged:
+def judge(record: RunRecord, resolved: ResolvedConfig) -> Judged:
     """Let the gates judge what the run has recorded, and promote it if they let it.
 
     Raises:
         RunError: MLflow does not have all of the run yet.
     """
-    assert recipe.config.promote is not None
+    assert resolved.config.promote is not None
     if not record.catch_up():
         raise StoreAwayError(
             f"{record.name} is not judged: MLflow does not answer. Once it does, "
@@ -298,7 +299,7 @@ def judge(record: RunRecord, recipe: Recipe) -> Judged:
         )
     client = open_store(tracking_uri())
     run = client.get_run(record.run_id)
-    return promote(client, run, recipe.config.promote.model, recipe.named_gates)
+    return promote(client, run, resolved.config.promote.model, resolved.named_gates)
 
 
 def _tell_prefect(tell: Callable[[], object]) -> None:

@@ -20,7 +20,7 @@ from zoneinfo import ZoneInfo
 
 import yaml
 
-from torchyard.core.config.resolve import Recipe
+from torchyard.core.config.resolve import ResolvedConfig
 from torchyard.core.config.schema import SINGLE, RunConfig
 from torchyard.core.data.files import CACHE, cache_folder
 from torchyard.core.errors import UserError, suggestion
@@ -72,7 +72,7 @@ def read_variables(assignments: Sequence[str]) -> dict[str, Any]:
     return found
 
 
-def schedule(recipe: Recipe, name: str, times: Times, pool: str) -> Registered:
+def schedule(resolved: ResolvedConfig, name: str, times: Times, pool: str) -> Registered:
     """Have a run begun on this machine at its times; speaks to the Prefect server in use.
 
     It is begun as it would be here and now: in this working folder, with this virtual
@@ -91,7 +91,7 @@ def schedule(recipe: Recipe, name: str, times: Times, pool: str) -> Registered:
             )
         return _register(
             client,
-            recipe,
+            resolved,
             name,
             pool,
             job_variables={
@@ -106,7 +106,9 @@ def schedule(recipe: Recipe, name: str, times: Times, pool: str) -> Registered:
         )
 
 
-def deploy(recipe: Recipe, name: str, pool: str, job_variables: Mapping[str, Any]) -> Registered:
+def deploy(
+    resolved: ResolvedConfig, name: str, pool: str, job_variables: Mapping[str, Any]
+) -> Registered:
     """Register the flow for a work pool, whose workers have torchyard installed.
 
     Raises:
@@ -121,16 +123,16 @@ def deploy(recipe: Recipe, name: str, pool: str, job_variables: Mapping[str, Any
                 f"--pool: there is no work pool '{pool}'.{suggestion(pool, pools)}  "
                 f"`prefect work-pool create {pool} --type process` makes one."
             )
-        needs = {place: found.source.origin for place, found in recipe.plugins.items()}
+        needs = {place: found.source.origin for place, found in resolved.plugins.items()}
         environment = {NEEDS: json.dumps(needs), **job_variables.get("env", {})}
         return _register(
-            client, recipe, name, pool, job_variables={**job_variables, "env": environment}
+            client, resolved, name, pool, job_variables={**job_variables, "env": environment}
         )
 
 
 def _register(
     client: Any,
-    recipe: Recipe,
+    resolved: ResolvedConfig,
     name: str,
     pool: str,
     job_variables: Mapping[str, Any],
@@ -153,8 +155,8 @@ def _register(
         entrypoint=ENTRYPOINT,
         work_pool_name=pool,
         job_variables=dict(job_variables),
-        parameters={"config": recipe.config.model_dump(mode="json")},
-        parameter_openapi_schema=form(recipe),
+        parameters={"config": resolved.config.model_dump(mode="json")},
+        parameter_openapi_schema=form(resolved),
         enforce_parameter_schema=True,
         schedules=list(schedules),
         concurrency_limit=1,
@@ -292,7 +294,7 @@ def local_environment() -> dict[str, str | None]:
     return environment
 
 
-def form(recipe: Recipe) -> dict[str, Any]:
+def form(resolved: ResolvedConfig) -> dict[str, Any]:
     """The JSON schema that Prefect's UI makes a form of, and by which its server judges a run.
 
     `RunConfig` alone would leave out the plugins' parameters, which are no fields of its own.
@@ -300,9 +302,9 @@ def form(recipe: Recipe) -> dict[str, Any]:
     template = "#/definitions/{model}"
     schema = RunConfig.model_json_schema(ref_template=template)
     definitions, properties = schema.pop("$defs"), schema["properties"]
-    whole = recipe.config.model_dump(mode="json")
+    whole = resolved.config.model_dump(mode="json")
     for kind in SINGLE:
-        plugin = recipe.plugins[kind]
+        plugin = resolved.plugins[kind]
         own = plugin.params.model_json_schema(ref_template=template)
         base = definitions[properties[kind]["$ref"].rpartition("/")[2]]
         definitions |= own.pop("$defs", {})

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from torchyard.core.data.files import whole_file
+from torchyard.core.data.files import atomic_write
 from torchyard.core.errors import RunError, UserError
 from torchyard.core.tracking.provenance import user_name
 from torchyard.core.tracking.store import answers, check_writable, is_server, shown, tracking_uri
@@ -96,7 +96,7 @@ class Yard:
         with books(self.folder):
             before = self.stores
             if store not in before:
-                with whole_file(self.folder / WANTED) as file:
+                with atomic_write(self.folder / WANTED) as file:
                     file.write(json.dumps([*before, store]).encode())
             if not self.keeper.found():
                 program = [

@@ -56,9 +56,9 @@ def inspect_dataset(
     Raises:
         RunError: it is not prepared.
     """
-    recipe = resolve(config, host())
-    name = recipe.config.dataset.name
-    found = find_prepared(name, recipe.dataset, Path(cache))
+    resolved = resolve(config, host())
+    name = resolved.config.dataset.name
+    found = find_prepared(name, resolved.dataset, Path(cache))
     if found is None:
         raise RunError(f"The data set '{name}' is not prepared.")
     splits = {"train": found.train, "test": found.test}
@@ -90,15 +90,15 @@ def inspect_model(
     Raises:
         UserError: the data set's shape is not known yet, or the model cannot take it.
     """
-    recipe = resolve(config, host())
-    spec = _spec(recipe.config.dataset.name, recipe.dataset, Path(cache), shape, classes)
-    watched, chosen = _Watched(), recipe.config.model
+    resolved = resolve(config, host())
+    spec = _spec(resolved.config.dataset.name, resolved.dataset, Path(cache), shape, classes)
+    watched, chosen = _Watched(), resolved.config.model
 
     def begin(net: nn.Module) -> None:
         network.freeze(net, chosen.freeze)
         watched.begin(net)
 
-    trial = network.try_out(recipe.model, spec, chosen.name, begin)
+    trial = network.try_out(resolved.model, spec, chosen.name, begin)
     net = watched.network
     return {
         "shape": list(spec.shape),

@@ -9,7 +9,6 @@ of one stage, not the end of the flow. Parent and worker exchange JSON lines: a 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import errno
 import functools
 import gc
@@ -32,6 +31,7 @@ from torchyard.core.data.files import cache_folder
 from torchyard.core.errors import RunError, UnreachableError, UserError
 from torchyard.core.hosting.manager import host
 from torchyard.core.hosting.sources import raised_in
+from torchyard.core.training.events import Event, as_plain, from_plain
 
 
 def start_child(
@@ -50,7 +50,7 @@ def start_child(
     )
 
 
-OnEvent = Callable[[str, dict[str, Any]], None]
+OnEvent = Callable[[Event], None]
 
 TAIL_LINES = 20
 
@@ -97,7 +97,7 @@ class Worker:
         return self._process.poll() is None and not self._messages.closed
 
     def call(
-        self, stage: str, on_event: OnEvent = lambda name, values: None, **arguments: Any
+        self, stage: str, on_event: OnEvent = lambda event: None, **arguments: Any
     ) -> dict[str, Any]:
         """Run one stage of `pipelines/worker/stages.py` and wait for its result.
 
@@ -106,7 +106,7 @@ class Worker:
 
         Args:
             stage: the function's name.
-            on_event: called with each event's class name and fields.
+            on_event: called with each event.
             arguments: plain values, sent as JSON.
 
         Raises:
@@ -118,7 +118,7 @@ class Worker:
 
     @contextlib.contextmanager
     def asked(
-        self, stage: str, on_event: OnEvent = lambda name, values: None, **arguments: Any
+        self, stage: str, on_event: OnEvent = lambda event: None, **arguments: Any
     ) -> Iterator[Callable[[], dict[str, Any]]]:
         """`call` in two parts: the stage runs beside the body of the `with`.
 
@@ -131,7 +131,7 @@ class Worker:
             for line in self._messages:
                 message = json.loads(line)
                 if "event" in message:
-                    on_event(message["event"], message["values"])
+                    on_event(from_plain(message["event"]))
                     continue
                 answered = True
                 if "error" in message:
@@ -250,8 +250,8 @@ def serve(messages: IO[str]) -> None:
         messages.write(json.dumps(message) + "\n")
         messages.flush()
 
-    def emit(event: Any) -> None:
-        send(event=type(event).__name__, values=dataclasses.asdict(event))
+    def emit(event: Event) -> None:
+        send(event=as_plain(event))
 
     # Done when there is no request, a piece at a time: a run's parent imports for longer than this
     # process. Its first request then finds torch's compiler, 0.7 s; what an export needs, 0.3 s,

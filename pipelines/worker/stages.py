@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +13,18 @@ import numpy as np
 import torch
 from torch import nn
 
-from torchyard.core.config.resolve import Recipe, resolve
+from torchyard.core.config.resolve import ResolvedConfig, resolve
 from torchyard.core.data.dataset import PreparedDataset, Split
-from torchyard.core.data.files import whole_file
+from torchyard.core.data.files import atomic_write
 from torchyard.core.data.raw import SampleSpec, stratified_split
 from torchyard.core.errors import RunError, UserError
 from torchyard.core.evaluation.predict import predict
 from torchyard.core.hosting.manager import host
 from torchyard.core.hosting.params import Augmentation
 from torchyard.core.preparation.prepare import find_prepared, prepare_dataset
-from torchyard.core.training import checkpoint, device, events, journal, loop, network
+from torchyard.core.training import checkpoint, device, journal, loop, network
 from torchyard.core.training.distributed import ALONE, DataParallelTeam, Team
+from torchyard.core.training.events import Event, StageProgress, TrainingBatch
 from torchyard.core.training.execution.choice import THREADS, Execution
 from torchyard.core.training.execution.compilation import CompiledStep
 from torchyard.pipelines.worker.inspection import inspect_dataset, inspect_model  # noqa: F401 - stages, too
@@ -31,23 +32,6 @@ from torchyard.pipelines.worker.inspection import inspect_dataset, inspect_model
 SHOWN = 36  # samples in the picture of a training batch
 
 
-@dataclass(frozen=True)
-class Reading:
-    """How far preparation has come: what is being done, samples done, samples in all."""
-
-    description: str
-    done: int
-    total: int
-
-
-@dataclass(frozen=True)
-class TrainingBatch:
-    """The file with the first samples and labels of the training, augmented."""
-
-    file: str
-
-
-Event = Reading | TrainingBatch | events.Event
 Emit = Callable[[Event], None]
 
 
@@ -61,37 +45,37 @@ def check(config: Mapping[str, Any], cache: str, emit: Emit) -> dict[str, Any]:
     Raises:
         UserError: with every problem found.
     """
-    recipe = resolve(config, host())
-    found = find_prepared(recipe.config.dataset.name, recipe.dataset, Path(cache))
-    spec = found.spec if found else recipe.dataset.describe()
+    resolved = resolve(config, host())
+    found = find_prepared(resolved.config.dataset.name, resolved.dataset, Path(cache))
+    spec = found.spec if found else resolved.dataset.describe()
     problems = []
     summary: dict[str, Any] = {"parameters": None, "shape": list(spec.shape) if spec else None}
     try:
-        summary["device"] = str(device.choose(recipe.config.device))
+        summary["device"] = str(device.choose(resolved.config.device))
     except UserError as error:
         problems += error.problems
     if spec is not None:
         try:
-            summary["parameters"] = _trial(recipe, spec).parameters
+            summary["parameters"] = _trial(resolved, spec).parameters
         except UserError as error:
             problems += error.problems
         if spec.num_classes is not None:
             # Without the data, or max_steps, a long run stands for the length.
             samples = found.counts["train"] if found else 10**9
-            problems += _try_parts(recipe, spec, loop.total_steps(samples, recipe.config.train))
+            problems += _try_parts(resolved, spec, loop.total_steps(samples, resolved.config.train))
     if problems:
         raise UserError(problems)
     return summary
 
 
-def _trial(recipe: Recipe, spec: SampleSpec) -> network.Trial:
-    chosen = recipe.config.model
+def _trial(resolved: ResolvedConfig, spec: SampleSpec) -> network.Trial:
+    chosen = resolved.config.model
     return network.try_out(
-        recipe.model, spec, chosen.name, lambda built: network.freeze(built, chosen.freeze)
+        resolved.model, spec, chosen.name, lambda built: network.freeze(built, chosen.freeze)
     )
 
 
-def _try_parts(recipe: Recipe, spec: SampleSpec, steps: int) -> list[str]:
+def _try_parts(resolved: ResolvedConfig, spec: SampleSpec, steps: int) -> list[str]:
     """Build loss, optimizer and schedule once, on a parameter of no consequence."""
     problems: list[str] = []
 
@@ -105,17 +89,17 @@ def _try_parts(recipe: Recipe, spec: SampleSpec, steps: int) -> list[str]:
             problems.append(f"{kind}: {type(error).__name__}: {error}")
 
     optimizer = None
-    names = [choice.name for choice in recipe.config.augmentations]
-    for at, (name, augmentation) in enumerate(zip(names, recipe.augmentations, strict=True)):
+    names = [choice.name for choice in resolved.config.augmentations]
+    for at, (name, augmentation) in enumerate(zip(names, resolved.augmentations, strict=True)):
         with trying(f"augmentations.{at}: '{name}'"):
             augmentation.build(spec.shape)
     with trying("loss"):
-        recipe.loss.build(spec.num_classes or 2)
+        resolved.loss.build(spec.num_classes or 2)
     with trying("optimizer"):
-        optimizer = recipe.optimizer.build([nn.Parameter(torch.zeros(1))])
+        optimizer = resolved.optimizer.build([nn.Parameter(torch.zeros(1))])
     if optimizer is not None:
         with trying("scheduler"):
-            recipe.scheduler.build(optimizer, steps)
+            resolved.scheduler.build(optimizer, steps)
     return problems
 
 
@@ -125,12 +109,14 @@ def prepare(config: Mapping[str, Any], cache: str, emit: Emit) -> dict[str, Any]
     Returns:
         folder: where they are; found: whether they were there already.
     """
-    recipe = resolve(config, host())
-    name = recipe.config.dataset.name
-    found = find_prepared(name, recipe.dataset, Path(cache))
+    resolved = resolve(config, host())
+    name = resolved.config.dataset.name
+    found = find_prepared(name, resolved.dataset, Path(cache))
     if found:
         return {"folder": str(found.folder), "found": True}
-    data = prepare_dataset(name, recipe.dataset, Path(cache), lambda *step: emit(Reading(*step)))
+    data = prepare_dataset(
+        name, resolved.dataset, Path(cache), lambda *step: emit(StageProgress(*step))
+    )
     return {"folder": str(data.folder), "found": False}
 
 
@@ -141,9 +127,9 @@ def train(config: Mapping[str, Any], data: str, folder: str, emit: Emit) -> dict
         weights: the checkpoint to use; fit: how training ended; placement: where things
         were; peaks: memory; weights_digest: sha256 of the weights; parameters: how many.
     """
-    recipe = resolve(config, host())
-    settings = recipe.config.train
-    place = device.choose(recipe.config.device)
+    resolved = resolve(config, host())
+    settings = resolved.config.train
+    place = device.choose(resolved.config.device)
     handles = (config, data, folder)
     if settings.parallel == "ddp":
         from torchyard.core.training.distributed import train_together
@@ -158,16 +144,16 @@ def _train(
 ) -> dict[str, Any]:
     """Train as one of a team; what `train` returns."""
     config, data, folder = handles
-    recipe = resolve(config, host())
-    settings = recipe.config.train
+    resolved = resolve(config, host())
+    settings = resolved.config.train
     prepared = PreparedDataset.open(Path(data))
-    trial = _trial(recipe, prepared.spec)
+    trial = _trial(resolved, prepared.spec)
     checkpoint.seed_everything(settings.seed)
     if place.type == "cuda":
         torch.cuda.reset_peak_memory_stats(place)
 
-    net = _network(recipe, prepared)
-    network.freeze(net.model, recipe.config.model.freeze)
+    net = _network(resolved, prepared)
+    network.freeze(net.model, resolved.config.model.freeze)
     net = net.to(place)
     whole = prepared.train
     held_out = None
@@ -176,14 +162,14 @@ def _train(
         held_out = Split(whole.samples, whole.labels, part)
         whole = Split(whole.samples, whole.labels, rest)
     steps = loop.total_steps(len(whole), settings)
-    execution = Execution.choose(recipe.config, net.model, trial, steps, place)
+    execution = Execution.choose(resolved.config, net.model, trial, steps, place)
     execution.apply(net)
-    if problems := _try_parts(recipe, prepared.spec, steps):
+    if problems := _try_parts(resolved, prepared.spec, steps):
         raise UserError(problems)
-    augmentations = [augment.build(prepared.shape) for augment in recipe.augmentations]
-    loss = recipe.loss.build(len(prepared.classes))
-    optimizer = recipe.optimizer.build([p for p in net.parameters() if p.requires_grad])
-    scheduler = recipe.scheduler.build(optimizer, steps)
+    augmentations = [augment.build(prepared.shape) for augment in resolved.augmentations]
+    loss = resolved.loss.build(len(prepared.classes))
+    optimizer = resolved.optimizer.build([p for p in net.parameters() if p.requires_grad])
+    scheduler = resolved.scheduler.build(optimizer, steps)
     if isinstance(loss, nn.Module):
         loss = loss.to(place)
     data_device = place if device.fits(whole.samples.nbytes, place) else torch.device("cpu")
@@ -192,12 +178,12 @@ def _train(
     if team.leads and len(prepared.shape) == 3:
         first = Path(folder) / "training_batch.npz"
         samples, labels = _first_batch(whole, augmentations, settings.seed, place, SHOWN)
-        with whole_file(first) as file:
+        with atomic_write(first) as file:
             np.savez(file, samples=samples.cpu().numpy(), labels=labels.cpu().numpy())
         emit(TrainingBatch(str(first)))
     compiled, compilation = None, "false"
     if execution.compiled:
-        emit(Reading("compiling", 0, 0))
+        emit(StageProgress("compiling", 0, 0))
         batch = _first_batch(whole, augmentations, settings.seed, place, settings.batch_size)
         try:
             gradients_used = settings.clip_norm is not None or settings.log_gradients
@@ -264,12 +250,12 @@ def evaluate(
     config: Mapping[str, Any], data: str, weights: str, target: str, emit: Emit
 ) -> dict[str, Any]:
     """Predict the test split with trained weights; the predictions go to the file `target`."""
-    recipe = resolve(config, host())
+    resolved = resolve(config, host())
     prepared = PreparedDataset.open(Path(data))
-    place = device.choose(recipe.config.device)
-    torch.set_num_threads(recipe.config.train.threads or THREADS)
+    place = device.choose(resolved.config.device)
+    torch.set_num_threads(resolved.config.train.threads or THREADS)
     torch.backends.mkldnn.enabled = True  # type: ignore[assignment]
-    net = _restored(recipe, prepared, Path(weights), place)
+    net = _restored(resolved, prepared, Path(weights), place)
     test = prepared.test
     predict(net, test.samples, test.labels, device=place).save(Path(target))
     return {}
@@ -283,9 +269,9 @@ def export(
     Returns:
         refused: why torch.export cannot write this model, or None.
     """
-    recipe = resolve(config, host())
+    resolved = resolve(config, host())
     prepared = PreparedDataset.open(Path(data))
-    net = _restored(recipe, prepared, Path(weights), torch.device("cpu"))
+    net = _restored(resolved, prepared, Path(weights), torch.device("cpu"))
     try:
         network.export(net, prepared, Path(target))
     except network.NotExportableError as error:
@@ -304,14 +290,14 @@ def load_export() -> None:
     torch.export.save(program, io.BytesIO())
 
 
-def _network(recipe: Recipe, prepared: PreparedDataset) -> network.Network:
-    model = recipe.model.build(prepared.shape, len(prepared.classes))
-    return network.Network(model, prepared, recipe.config.dataset.normalize)
+def _network(resolved: ResolvedConfig, prepared: PreparedDataset) -> network.Network:
+    model = resolved.model.build(prepared.shape, len(prepared.classes))
+    return network.Network(model, prepared, resolved.config.dataset.normalize)
 
 
 def _restored(
-    recipe: Recipe, prepared: PreparedDataset, weights: Path, place: torch.device
+    resolved: ResolvedConfig, prepared: PreparedDataset, weights: Path, place: torch.device
 ) -> network.Network:
-    net = _network(recipe, prepared)
+    net = _network(resolved, prepared)
     net.load_state_dict(checkpoint.load(weights)["network"])
     return net.to(place)

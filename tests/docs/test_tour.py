@@ -50,10 +50,10 @@ def shell(tmp_path_factory, document):
 
 def test_every_command_of_the_tour_works(line, shell):
     if line == "make run":  # what it does here, without its installation
-        recipe = subprocess.run(
+        resolved = subprocess.run(
             ["make", "-n", "--no-print-directory", "run"], cwd=ROOT, text=True, capture_output=True
         )
-        line = recipe.stdout.splitlines()[-1].removeprefix(".venv/bin/")
+        line = resolved.stdout.splitlines()[-1].removeprefix(".venv/bin/")
         assert line == "torchyard run digits"
     printed = shell(line)
     if line.startswith("torchyard run "):

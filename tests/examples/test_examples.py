@@ -124,10 +124,10 @@ def test_each_class_has_the_overtones_of_its_wave(tmp_path):
 @pytest.mark.parametrize("model", ["linear", "swish_mlp"])
 def test_training_on_the_waves_lowers_the_loss(tmp_path, model):
     _, found = waves(tmp_path)
-    recipe = resolve({"dataset": "wave_vectors", "model": model}, host())
+    resolved = resolve({"dataset": "wave_vectors", "model": model}, host())
     torch.manual_seed(0)
-    network = recipe.model.build(found.shape, len(found.classes))
-    loss_function = recipe.loss.build(len(found.classes))
+    network = resolved.model.build(found.shape, len(found.classes))
+    loss_function = resolved.loss.build(len(found.classes))
     optimizer = torch.optim.Adam(network.parameters(), lr=0.01)
     mean, std = torch.tensor(found.mean), torch.tensor(found.std)
 

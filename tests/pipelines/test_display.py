@@ -12,6 +12,7 @@ import pytest
 from rich.console import Console
 
 from torchyard.core.errors import UserError
+from torchyard.core.training.events import EpochDone, Progress, RunningLoss
 from torchyard.pipelines.display import Display, JsonDisplay
 from torchyard.pipelines.flow.pipeline import Outcome
 
@@ -33,11 +34,9 @@ def follow(shown: Display) -> None:
     """A run as the flow tells of it."""
     shown.began("a" * 32, "lenet #1")
     with shown.bars(), shown.stage("train", "lenet"):
-        shown.event("RunningLoss", {"step": 3, "loss": 0.7})
-        shown.event(
-            "Progress", {"epoch": 1, "step": 3, "total_steps": 9, "images_per_second": 1000.0}
-        )
-        shown.event("EpochDone", EPOCH)
+        shown.event(RunningLoss(step=3, loss=0.7))
+        shown.event(Progress(epoch=1, step=3, total_steps=9, images_per_second=1000.0))
+        shown.event(EpochDone(**EPOCH))
         shown.output("a warning [red]of torch")
     shown.line("train", "done [of it]")
     shown.outcome = Outcome("a" * 32, "lenet #1", "http://127.0.0.1:5000/", 0.875, 8, [ROW])
@@ -70,10 +69,8 @@ def test_a_terminal_gets_a_bar_with_rate_and_no_colour_where_it_wants_none(monke
     file = io.StringIO()
     shown = Display(Console(file=file, highlight=False, width=100, force_terminal=True))
     with shown.bars(), shown.stage("train", "lenet"):
-        shown.event("RunningLoss", {"step": 3, "loss": 0.7})
-        shown.event(
-            "Progress", {"epoch": 1, "step": 3, "total_steps": 9, "images_per_second": 1000.0}
-        )
+        shown.event(RunningLoss(step=3, loss=0.7))
+        shown.event(Progress(epoch=1, step=3, total_steps=9, images_per_second=1000.0))
         end = time.monotonic() + 20
         while "1,000 images/s" not in file.getvalue() and time.monotonic() < end:
             time.sleep(0.05)
@@ -92,7 +89,7 @@ def test_a_machine_gets_an_object_a_line(capsys) -> None:
     assert events[3]["text"] == "a warning [red]of torch"
     assert events[4]["seconds"] >= 0
     assert events[-1]["per_class"] == [ROW]
-    shown.event("EpochDone", EPOCH | {"loss": math.nan})
+    shown.event(EpochDone(**EPOCH | {"loss": math.nan}))
     assert json.loads(capsys.readouterr().out)["loss"] is None
 
 

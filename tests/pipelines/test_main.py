@@ -9,7 +9,7 @@ import time
 import psutil
 import pytest
 
-COMMAND = (sys.executable, "-m", "torchyard.pipelines.__main__")
+COMMAND = (sys.executable, "-m", "torchyard")
 
 
 def marked(mark):

@@ -7,7 +7,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from torchyard.core.config.resolve import read_recipe
+from torchyard.core.config.resolve import read_config
 from torchyard.core.hosting.manager import host
 
 PRESETS = Path(__file__).parents[2] / "pipelines" / "presets"
@@ -228,7 +228,7 @@ def test_what_is_out_of_range_is_refused(name, settings):
 
 def test_class_weights_from_the_command_line():
     words = ["loss.weight=[1, 0.5, 0, 4]", "loss.label_smoothing=0.1"]
-    loss = read_recipe("digits", words, PRESETS, host()).loss
+    loss = read_config("digits", words, PRESETS, host()).loss
     assert loss.weight == WEIGHT
     expected = cross_entropy(0.1, WEIGHT)
     assert loss.build(CLASSES)(LOGITS, TARGETS).item() == pytest.approx(expected, rel=1e-5)

@@ -13,11 +13,10 @@ from pydantic import field_validator
 
 from torchyard import ModelParams, hookimpl
 from torchyard.core.config.parsing import is_secret
-from torchyard.core.config.resolve import preset_names, read_recipe, resolve
+from torchyard.core.config.resolve import preset_names, read_config, resolve, unavailable
 from torchyard.core.errors import UserError
 from torchyard.core.hosting.manager import Host, host
 from torchyard.core.hosting.sources import Source, builtin_sources
-from torchyard.core.training import device
 
 PRESETS = Path(__file__).parents[3] / "pipelines" / "presets"
 
@@ -37,7 +36,7 @@ def small(tmp_path):
 
 
 def read(source, *overrides):
-    return read_recipe(source, overrides, PRESETS, host())
+    return read_config(source, overrides, PRESETS, host())
 
 
 def problems(source, *overrides):
@@ -63,10 +62,10 @@ def test_presets_resolve_and_only_they_are_listed():
 
 
 def test_cifar10_is_the_tutorial_setting_for_setting():
-    recipe = read("cifar10")
-    config = recipe.config
+    resolved = read("cifar10")
+    config = resolved.config
     assert (config.model.name, config.loss.name) == ("lenet", "cross_entropy")
-    assert (config.optimizer.name, recipe.optimizer.lr, recipe.optimizer.momentum) == (
+    assert (config.optimizer.name, resolved.optimizer.lr, resolved.optimizer.momentum) == (
         "sgd",
         0.001,
         0.9,
@@ -100,15 +99,15 @@ def test_a_file_is_read_and_every_default_filled_in(small):
 
 def test_augmentations_are_a_list_of_names_or_of_settings(small):
     assert read(small).config.augmentations == ()
-    recipe = read(small, "augmentations=[random_crop, {name: cutout, size: 6}]")
-    assert recipe.config.model_dump(mode="json")["augmentations"] == [
+    resolved = read(small, "augmentations=[random_crop, {name: cutout, size: 6}]")
+    assert resolved.config.model_dump(mode="json")["augmentations"] == [
         {"name": "random_crop", "padding": 4, "mode": "reflect"},
         {"name": "cutout", "size": 6, "fill": 128},
     ]
-    assert [type(each).__name__ for each in recipe.augmentations] == ["RandomCrop", "Cutout"]
+    assert [type(each).__name__ for each in resolved.augmentations] == ["RandomCrop", "Cutout"]
     assert read(small, "augmentations=cutout").config.augmentations[0].name == "cutout"
-    again = resolve(recipe.config.model_dump(mode="json"), host())
-    assert again.config == recipe.config
+    again = resolve(resolved.config.model_dump(mode="json"), host())
+    assert again.config == resolved.config
     assert problems(small, "augmentations=[random_corp, {name: cutout, sise: 6}]") == [
         "augmentations.0: no augmentation named 'random_corp'. Did you mean 'random_crop'?",
         "augmentations.1.sise: unknown parameter of 'cutout'. Did you mean 'size'?  "
@@ -126,9 +125,9 @@ def test_a_preset_wins_over_a_file_of_its_name_unless_the_path_is_written(tmp_pa
 def test_a_name_alone_stands_for_a_section(tmp_path):
     file = tmp_path / "short.yaml"
     file.write_text("dataset: digits\nmodel: linear\noptimizer: adam\n")
-    recipe = read(str(file), "model.bias=false", "optimizer.lr=0.5")
-    assert (recipe.config.model.name, recipe.model.bias) == ("linear", False)
-    assert (recipe.config.optimizer.name, recipe.optimizer.lr) == ("adam", 0.5)
+    resolved = read(str(file), "model.bias=false", "optimizer.lr=0.5")
+    assert (resolved.config.model.name, resolved.model.bias) == ("linear", False)
+    assert (resolved.config.optimizer.name, resolved.optimizer.lr) == ("adam", 0.5)
 
 
 # ---- overrides
@@ -158,9 +157,9 @@ def test_an_override_gets_the_type_its_parameter_has(small, override, value):
 
 
 def test_the_default_plugins_parameters_can_be_set_without_naming_it(small):
-    recipe = read(small, "loss.weight=[1, 2.5]", "scheduler.warmup_steps=3")
-    assert (recipe.config.loss.name, recipe.loss.weight) == ("cross_entropy", (1.0, 2.5))
-    assert (recipe.config.scheduler.name, recipe.scheduler.warmup_steps) == ("constant", 3)
+    resolved = read(small, "loss.weight=[1, 2.5]", "scheduler.warmup_steps=3")
+    assert (resolved.config.loss.name, resolved.loss.weight) == ("cross_entropy", (1.0, 2.5))
+    assert (resolved.config.scheduler.name, resolved.scheduler.warmup_steps) == ("constant", 3)
 
 
 def test_an_empty_value_is_not_none(small):
@@ -181,8 +180,8 @@ def test_the_last_of_two_overrides_counts(small):
 def test_a_value_may_hold_an_equals_sign_and_text_yaml_would_change(tmp_path, small):
     for odd in ("a=b", "no", "1e3", "0x10"):
         (tmp_path / odd).mkdir()
-        recipe = read(small, f"dataset.path={tmp_path / odd}")
-        assert recipe.dataset.path == tmp_path / odd
+        resolved = read(small, f"dataset.path={tmp_path / odd}")
+        assert resolved.dataset.path == tmp_path / odd
 
 
 def test_order_on_the_line_does_not_matter(small):
@@ -191,11 +190,11 @@ def test_order_on_the_line_does_not_matter(small):
 
 
 def test_another_plugin_drops_the_replaced_ones_parameters_only(small):
-    recipe = read(small, "model=linear", "optimizer=adam", "dataset=mnist")
-    assert recipe.optimizer.lr == 1e-3  # adam's own, not the file's 0.05
-    assert recipe.config.dataset.name == "mnist"
-    assert recipe.config.dataset.normalize == (0.5, 0.25)  # the host's, so it stays
-    assert recipe.config.train.epochs == 2
+    resolved = read(small, "model=linear", "optimizer=adam", "dataset=mnist")
+    assert resolved.optimizer.lr == 1e-3  # adam's own, not the file's 0.05
+    assert resolved.config.dataset.name == "mnist"
+    assert resolved.config.dataset.normalize == (0.5, 0.25)  # the host's, so it stays
+    assert resolved.config.train.epochs == 2
 
 
 def test_the_same_plugin_by_name_keeps_its_parameters(small):
@@ -269,7 +268,7 @@ def test_a_missing_parameter_is_named(small):
     assert only_problem(small, "dataset=image_folder") == "dataset.path: is missing"
 
 
-@pytest.mark.skipif(device.unavailable("cuda") is None, reason="there is a CUDA GPU")
+@pytest.mark.skipif(unavailable("cuda") is None, reason="there is a CUDA GPU")
 @pytest.mark.parametrize("wanted", ["cuda", "cuda:1"])
 def test_cuda_where_there_is_none(small, wanted):
     assert only_problem(small, f"device={wanted}") == (
@@ -418,13 +417,13 @@ values = st.one_of(
 @settings(deadline=None)
 @given(st.lists(st.one_of(words, st.tuples(names, values).map("=".join)), max_size=5))
 def test_no_override_raises_anything_but_a_user_error(overrides):
-    recipe, said = None, []
+    resolved, said = None, []
     try:
-        recipe = read("digits", *overrides)
+        resolved = read("digits", *overrides)
     except UserError as error:
         said = error.problems
-    if recipe:
-        assert resolve(recipe.config.model_dump(mode="json"), host()).config == recipe.config
+    if resolved:
+        assert resolve(resolved.config.model_dump(mode="json"), host()).config == resolved.config
     else:
         assert said
         assert all(said)
@@ -486,17 +485,17 @@ CONFIGS = st.fixed_dictionaries(
 @settings(deadline=None)
 @given(CONFIGS)
 def test_a_resolved_configuration_survives_being_written_down(raw):
-    recipe = resolve(raw, host())
+    resolved = resolve(raw, host())
     for again in (
-        json.loads(json.dumps(recipe.config.model_dump(mode="json"))),
-        json.loads(recipe.config.model_dump_json()),
-        yaml.safe_load(yaml.safe_dump(recipe.config.model_dump(mode="json"))),
-        recipe.config.model_dump(),
+        json.loads(json.dumps(resolved.config.model_dump(mode="json"))),
+        json.loads(resolved.config.model_dump_json()),
+        yaml.safe_load(yaml.safe_dump(resolved.config.model_dump(mode="json"))),
+        resolved.config.model_dump(),
     ):
         repeated = resolve(again, host())
-        assert repeated.config == recipe.config
-        assert repeated.optimizer == recipe.optimizer
-        assert repeated.model == recipe.model
+        assert repeated.config == resolved.config
+        assert repeated.optimizer == resolved.optimizer
+        assert repeated.model == resolved.model
 
 
 # ---- where the plugins are from
@@ -575,12 +574,12 @@ def guarded(**settings):
 
 def test_a_secret_reaches_the_plugin_and_nothing_that_is_recorded(monkeypatch):
     monkeypatch.setenv("HUB_TOKEN", "hunter2hunter2")
-    recipe = guarded(hub_token="env:HUB_TOKEN", tokens=5)
-    assert recipe.model.build((1,), 2) == "hunter2hunter2"
-    assert recipe.config.model.model_dump()["hub_token"] == "env:HUB_TOKEN"
-    assert "hunter2" not in recipe.config.model_dump_json()
+    resolved = guarded(hub_token="env:HUB_TOKEN", tokens=5)
+    assert resolved.model.build((1,), 2) == "hunter2hunter2"
+    assert resolved.config.model.model_dump()["hub_token"] == "env:HUB_TOKEN"
+    assert "hunter2" not in resolved.config.model_dump_json()
     # What was recorded is resolved again, as in the trainer, when resumed and when deployed.
-    again = guarded(**recipe.config.model.model_dump(exclude={"name"}))
+    again = guarded(**resolved.config.model.model_dump(exclude={"name"}))
     assert again.model.build((1,), 2) == "hunter2hunter2"
 
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.core.test_training import make_network, make_split, run_fit, same, weights
 from torch import nn
 
+from tests.core.training.test_loop import make_network, make_split, run_fit, same, weights
 from torchyard.core.data import dataset
 from torchyard.core.data.dataset import FileRows, Split, readable
 from torchyard.core.errors import RunError

@@ -127,12 +127,12 @@ def test_a_model_from_a_file_trains(folder):
     write(folder, "tiny.py", TINY)
     import torch
 
-    recipe = resolve({"dataset": "digits", "model": {"name": "tiny", "width": "5"}}, host())
+    resolved = resolve({"dataset": "digits", "model": {"name": "tiny", "width": "5"}}, host())
     assert host().broken == []
     torch.manual_seed(0)
-    network = recipe.model.build((1, 8, 8), 10)
+    network = resolved.model.build((1, 8, 8), 10)
     assert network[1].out_features == 5
-    loss_function = recipe.loss.build(10)
+    loss_function = resolved.loss.build(10)
     optimizer = resolve(
         {"dataset": "digits", "optimizer": {"name": "sgd", "lr": 0.5}}, host()
     ).optimizer.build(network.parameters())

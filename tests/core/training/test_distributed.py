@@ -15,6 +15,7 @@ from torchyard.core.hosting.manager import host
 from torchyard.core.preparation.prepare import prepare_dataset
 from torchyard.core.training import checkpoint
 from torchyard.core.training.distributed import ALONE, ProcessTeam
+from torchyard.core.training.events import EpochDone
 from torchyard.pipelines.worker import stages
 
 FAILING = '''
@@ -67,8 +68,8 @@ def trained(tmp_path_factory):
             "train": {"epochs": 3, "batch_size": 30, "log_every": 2} | settings,
             "device": "cpu",
         }
-        recipe = stages.resolve(config, host())
-        data = prepare_dataset(dataset, recipe.dataset, cache, lambda *step: None)
+        resolved = stages.resolve(config, host())
+        data = prepare_dataset(dataset, resolved.dataset, cache, lambda *step: None)
         folder.mkdir()
         events = []
         done = stages.train(config, str(data.folder), str(folder), events.append)
@@ -90,7 +91,7 @@ def _is_member(process: psutil.Process) -> bool:
 
 
 def epochs_of(events):
-    return [event for event in events if isinstance(event, events.EpochDone)]
+    return [event for event in events if isinstance(event, EpochDone)]
 
 
 @settings(deadline=None)

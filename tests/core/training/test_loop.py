@@ -15,7 +15,8 @@ from torchyard.core.config.schema import TrainConfig
 from torchyard.core.data.dataset import Split
 from torchyard.core.data.raw import stratified_split
 from torchyard.core.errors import RunError
-from torchyard.core.training import checkpoint, events, loop
+from torchyard.core.training import checkpoint, loop
+from torchyard.core.training.events import EpochDone, GradientNorms, RunningLoss
 from torchyard.core.training.network import freeze
 
 CPU = torch.device("cpu")
@@ -98,21 +99,21 @@ def test_epoch_figures_are_the_means_over_its_samples(tmp_path):
     network = make_network()
     before = copy.deepcopy(network)
     run_fit(tmp_path / "run", network, train=split, emit=events.append, epochs=1, lr=1e-12)
-    done = [event for event in events if isinstance(event, events.EpochDone)]
+    done = [event for event in events if isinstance(event, EpochDone)]
     logits = before(torch.from_numpy(split.samples))
     targets = torch.from_numpy(split.labels)
     assert len(done) == 1
     assert done[0].loss == pytest.approx(nn.functional.cross_entropy(logits, targets).item(), 1e-4)
     assert done[0].accuracy == pytest.approx((logits.argmax(1) == targets).float().mean().item())
     assert done[0].images_per_second == pytest.approx(45 / done[0].seconds)
-    running = [event for event in events if isinstance(event, events.RunningLoss)]
+    running = [event for event in events if isinstance(event, RunningLoss)]
     assert [event.step for event in running] == [4, 6]
 
 
 def test_it_learns(tmp_path):
     events = []
     run_fit(tmp_path / "run", make_network(), emit=events.append, epochs=15)
-    losses = [event.loss for event in events if isinstance(event, events.EpochDone)]
+    losses = [event.loss for event in events if isinstance(event, EpochDone)]
     assert losses[-1] < 0.5 * losses[0]
 
 
@@ -127,7 +128,7 @@ def test_continued_from_its_checkpoint_it_ends_with_the_same_weights(tmp_path, a
 
     def stop(event):
         # Of the next epoch: an epoch is told before its checkpoint is written.
-        if isinstance(event, events.RunningLoss) and event.step > 12 * at:
+        if isinstance(event, RunningLoss) and event.step > 12 * at:
             raise StopHere
 
     interrupted = make_network(dropout=0.3)
@@ -138,7 +139,7 @@ def test_continued_from_its_checkpoint_it_ends_with_the_same_weights(tmp_path, a
     continued = make_network(dropout=0.3)
     result = run_fit(tmp_path / "cut", continued, epochs=4, emit=events.append)
     assert same(weights(whole), weights(continued))
-    done = [event.epoch for event in events if isinstance(event, events.EpochDone)]
+    done = [event.epoch for event in events if isinstance(event, EpochDone)]
     assert done == list(range(at + 1, 5))
     assert result.epochs == 4
     assert result.steps == 4 * 12
@@ -151,7 +152,7 @@ def test_continued_within_an_epoch_it_ends_with_the_same_weights(tmp_path, monke
     monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", 0.0)  # at every log point
 
     def stop(event):
-        if isinstance(event, events.RunningLoss) and event.step == 20:
+        if isinstance(event, RunningLoss) and event.step == 20:
             raise StopHere
 
     with pytest.raises(StopHere):
@@ -164,7 +165,7 @@ def test_continued_within_an_epoch_it_ends_with_the_same_weights(tmp_path, monke
 
     def figures(events):
         return [(e.epoch, e.step, e.loss, e.accuracy, e.learning_rate) for e in events
-                if isinstance(e, events.EpochDone)]  # fmt: skip
+                if isinstance(e, EpochDone)]  # fmt: skip
 
     assert figures(events) == figures(whole_events)[1:]
 
@@ -207,7 +208,7 @@ def test_the_best_epoch_is_kept_and_patience_ends_the_run(tmp_path):
     # A learning rate at which the loss first falls and then swings.
     result = run_fit(tmp_path / "run", network, validation=validation, emit=events.append,
                      epochs=60, patience=3, lr=3.0)  # fmt: skip
-    done = [event for event in events if isinstance(event, events.EpochDone)]
+    done = [event for event in events if isinstance(event, EpochDone)]
     losses = [event.validation_loss for event in done]
     assert result.best_epoch == 1 + losses.index(min(losses))
     assert result.stopped_early
@@ -229,7 +230,7 @@ def test_out_of_patience_stays_out_of_patience(tmp_path):
 def test_max_steps_ends_the_run_within_an_epoch(tmp_path):
     events = []
     result = run_fit(tmp_path / "run", make_network(), emit=events.append, max_steps=15)
-    done = [event for event in events if isinstance(event, events.EpochDone)]
+    done = [event for event in events if isinstance(event, EpochDone)]
     assert (result.steps, result.epochs) == (15, 2)
     assert [event.step for event in done] == [12, 15]
 
@@ -269,7 +270,7 @@ def test_mixed_precision_learns_and_keeps_float32_weights(tmp_path, precision):
     events, types, network = [], set(), make_network()
     network[3].register_forward_hook(lambda module, inputs, output: types.add(output.dtype))
     run_fit(tmp_path / "run", network, emit=events.append, epochs=8, precision=precision)
-    losses = [event.loss for event in events if isinstance(event, events.EpochDone)]
+    losses = [event.loss for event in events if isinstance(event, EpochDone)]
     assert types == {getattr(torch, precision)}
     assert network[3].weight.dtype == torch.float32
     assert losses[-1] < 0.8 * losses[0]
@@ -324,7 +325,7 @@ def test_random_augmentations_go_on_where_a_checkpoint_was_taken(tmp_path):
         return (samples * torch.rand(len(samples), 1, 1, 1)).to(torch.uint8)
 
     def stop_in_second(event):
-        if isinstance(event, events.RunningLoss) and event.step > 12:
+        if isinstance(event, RunningLoss) and event.step > 12:
             raise KeyboardInterrupt
 
     whole, halves = make_network(), make_network()
@@ -342,7 +343,7 @@ def test_gradient_norms_are_told_by_layer_on_request(tmp_path):
     def norms(**settings):
         events = []
         run_fit(tmp_path / str(len(settings)), make_network(), emit=events.append, **settings)
-        return [event for event in events if isinstance(event, events.GradientNorms)]
+        return [event for event in events if isinstance(event, GradientNorms)]
 
     assert norms() == []
     told = norms(log_gradients=True, epochs=1, max_steps=1, log_every=1, lr=1e-12)

@@ -74,7 +74,7 @@ def torchyard(site, tmp_path):
         environment = {**os.environ, "PYTHONPATH": str(site), **settings}
         environment["TORCHYARD_CACHE"] = str(tmp_path / "cache")
         done = subprocess.run(
-            [sys.executable, "-m", "torchyard.pipelines.__main__", *words],
+            [sys.executable, "-m", "torchyard", *words],
             cwd=tmp_path,
             env=environment,
             capture_output=True,

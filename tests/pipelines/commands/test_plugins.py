@@ -15,7 +15,7 @@ def check(folder, **environment):
             "-X",
             "importtime",
             "-m",
-            "torchyard.pipelines.__main__",
+            "torchyard",
             "plugins",
             "check",
         ],

@@ -16,7 +16,7 @@ SETTINGS = ("TORCHYARD_PLUGINS", "MLFLOW_TRACKING_URI", "PREFECT_API_URL")
 def torchyard(folder, *words, options=(), **environment):
     kept = {key: value for key, value in os.environ.items() if key not in SETTINGS}
     return subprocess.run(
-        [sys.executable, *options, "-m", "torchyard.pipelines.__main__", *words],
+        [sys.executable, *options, "-m", "torchyard", *words],
         cwd=folder,
         env=kept | {"TORCHYARD_CACHE": str(folder / "cache"), "COLUMNS": "200"} | environment,
         capture_output=True,

@@ -150,13 +150,13 @@ def test_what_was_predicted_of_each_sample_is_an_artifact(run, client):
 
 
 def test_the_recorded_configuration_is_the_same_run_again(run, client, yard):
-    from torchyard.core.config.resolve import read_recipe
+    from torchyard.core.config.resolve import read_config
     from torchyard.core.hosting.manager import host
 
     path = client.download_artifacts(run.info.run_id, "config.yaml")
-    recipe = read_recipe(path, [], Path(), host())
-    assert recipe.config.model_dump(mode="json")["train"]["validation"] == 0.1
-    assert recipe.config.optimizer.lr == 0.005
+    resolved = read_config(path, [], Path(), host())
+    assert resolved.config.model_dump(mode="json")["train"]["validation"] == 0.1
+    assert resolved.config.optimizer.lr == 0.005
 
 
 LOAD = """

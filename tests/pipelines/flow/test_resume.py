@@ -159,9 +159,8 @@ def test_a_journal_cut_short_is_read_to_where_it_is_whole(tmp_path):
             tell(Progress(1, step, 9, 1.0))
             tell(RunningLoss(step, 0.5))
         file = tmp_path / journal.FILE
-        file.write_text(file.read_text() + '["RunningLoss", {"st')
-    assert [name for name, _ in journal.read(tmp_path)] == ["RunningLoss", "RunningLoss"]
-    assert [values["step"] for _, values in journal.read(tmp_path)] == [1, 2]
+        file.write_text(file.read_text() + '{"kind": "RunningLoss", "st')
+    assert list(journal.read(tmp_path)) == [RunningLoss(1, 0.5), RunningLoss(2, 0.5)]
     assert len(told) == 4
-    assert json.loads(file.read_text().splitlines()[0])[0] == "RunningLoss"
+    assert json.loads(file.read_text().splitlines()[0])["kind"] == "RunningLoss"
     assert list(journal.read(tmp_path / "none")) == []

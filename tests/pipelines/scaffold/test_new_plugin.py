@@ -62,7 +62,7 @@ def test_what_is_written_is_found_and_fits_together(written):
     chosen = [f"{kind}=my_{kind}" for kind in SINGLE]
     chosen += ["augmentations=[my_augmentation]", "train.epochs=1"]
     chosen += ["promote.model=digits", "promote.gates=[my_gate]"]
-    done = process(written, "-m", "torchyard.pipelines.__main__", "check", "digits", *chosen)
+    done = process(written, "-m", "torchyard", "check", "digits", *chosen)
     assert done.returncode == 0, done.stderr
     assert "my_model: " in done.stdout
     assert "Right." in done.stdout
@@ -149,7 +149,7 @@ def test_the_command_refuses_with_exit_status_2(tmp_path):
         "-X",
         "importtime",
         "-m",
-        "torchyard.pipelines.__main__",
+        "torchyard",
         "plugins",
         "new",
         "x",

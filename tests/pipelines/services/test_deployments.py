@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from torchyard.core.errors import UserError
-from torchyard.pipelines.commands.arguments import preset_recipe
+from torchyard.pipelines.commands.arguments import preset_config
 from torchyard.pipelines.commands.services import check_name
 from torchyard.pipelines.services.deployments import form, local_environment, read_variables
 from torchyard.pipelines.services.schedules import read_times
@@ -106,16 +106,16 @@ def test_a_scheduled_run_gets_what_this_shell_has_and_no_password(monkeypatch, t
 def test_the_form_has_a_typed_field_for_every_setting_and_takes_the_configuration():
     from jsonschema import Draft202012Validator
 
-    recipe = preset_recipe("cifar10", ["augmentations=[cutout]", "optimizer=adam"])
-    schema = form(recipe)
-    whole = {"config": recipe.config.model_dump(mode="json")}
+    resolved = preset_config("cifar10", ["augmentations=[cutout]", "optimizer=adam"])
+    schema = form(resolved)
+    whole = {"config": resolved.config.model_dump(mode="json")}
     assert list(Draft202012Validator(schema).iter_errors(whole)) == []
     fields = schema["definitions"]["chosen_optimizer"]["properties"]
     assert fields["lr"]["type"] == "number"
     assert fields["lr"]["description"]
     assert (
         schema["definitions"]["RunConfig"]["properties"]["optimizer"]["default"]["lr"]
-        == (recipe.config.optimizer.model_dump()["lr"])
+        == (resolved.config.optimizer.model_dump()["lr"])
     )
     whole["config"]["optimizer"]["lr"] = "fast"
     [error] = Draft202012Validator(schema).iter_errors(whole)

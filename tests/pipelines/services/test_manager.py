@@ -134,7 +134,7 @@ class Town:
         self.api = f"http://127.0.0.1:{port}/api"
 
     def start(self, *arguments: str, **options: Any) -> subprocess.Popen[str]:
-        command = [sys.executable, "-m", "torchyard.pipelines.__main__", *arguments]
+        command = [sys.executable, "-m", "torchyard", *arguments]
         return subprocess.Popen(
             command, cwd=self.folder / "work", env=self.environment, text=True,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **options,

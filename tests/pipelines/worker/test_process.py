@@ -11,16 +11,17 @@ from pathlib import Path
 import psutil
 import pytest
 
-from torchyard.core.config.resolve import read_recipe
+from torchyard.core.config.resolve import read_config
 from torchyard.core.errors import RunError, UserError
 from torchyard.core.hosting.manager import host
+from torchyard.core.training.events import EpochDone
 from torchyard.pipelines.worker.process import Worker, shared_worker
 
 PRESETS = Path(__file__).parents[3] / "pipelines" / "presets"
 
 
 def config(*overrides):
-    return read_recipe("digits", overrides, PRESETS, host()).config.model_dump(mode="json")
+    return read_config("digits", overrides, PRESETS, host()).config.model_dump(mode="json")
 
 
 def until(happened, otherwise):
@@ -59,22 +60,19 @@ def test_it_keeps_memory_that_it_will_need_again_unless_told_otherwise(worker, m
 def test_stages_from_data_to_exported_model(worker, cache, tmp_path):
     events = []
 
-    def follow(name, values):
-        events.append((name, values))
-
     settings = config("train.epochs=2", "train.validation=0.2", "train.threads=1")
     summary = worker.call("check", config=settings, cache=cache)
     assert (summary["parameters"], summary["shape"]) == (61_706, [1, 32, 32])
-    first = worker.call("prepare", follow, config=settings, cache=cache)
-    second = worker.call("prepare", follow, config=settings, cache=cache)
+    first = worker.call("prepare", events.append, config=settings, cache=cache)
+    second = worker.call("prepare", events.append, config=settings, cache=cache)
     assert not first["found"]
     assert second == {"folder": first["folder"], "found": True}
     trained = worker.call(
-        "train", follow, config=settings, data=first["folder"], folder=str(tmp_path)
+        "train", events.append, config=settings, data=first["folder"], folder=str(tmp_path)
     )
-    done = [values for name, values in events if name == "EpochDone"]
-    assert [values["epoch"] for values in done] == [1, 2]
-    assert done[1]["validation_accuracy"] > 0.3
+    done = [event for event in events if isinstance(event, EpochDone)]
+    assert [event.epoch for event in done] == [1, 2]
+    assert done[1].validation_accuracy > 0.3
     assert trained["placement"]["model_device"] == trained["placement"]["data_device"] == "cpu"
     assert trained["placement"]["threads"] == "1"
     assert trained["peaks"]["peak_memory_mib"] > 100
@@ -163,7 +161,7 @@ def test_telling_a_dead_worker_to_wait_is_no_error_of_its_own(cache):
 def test_an_error_in_the_listener_ends_the_worker(cache, tmp_path):
     worker = Worker()
 
-    def follow(name, values):
+    def follow(event):
         raise RunError("the listener's own")
 
     data = worker.call("prepare", config=config(), cache=cache)["folder"]
@@ -195,6 +193,7 @@ def test_the_shared_worker_is_replaced_when_it_has_ended():
 
 ORPHAN = """
 import time
+from torchyard.core.training.events import EpochDone
 from torchyard.pipelines.worker.process import Worker
 worker = Worker()
 print(worker._process.pid, flush=True)

@@ -11,6 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from torchyard.core.config.schema import RunConfig, TrainConfig
 from torchyard.core.errors import RunError, UserError
 from torchyard.core.training import loop
+from torchyard.core.training.events import EpochDone
 from torchyard.core.training.execution.choice import Execution
 from torchyard.core.training.execution.compilation import CompiledStep
 from torchyard.core.training.network import Normalize, Trial
@@ -149,7 +150,7 @@ def train(network, folder, precision="float32", optimizer=None, compiled=None, m
         emit=events.append,
         compiled=compiled,
     )
-    done = [event for event in events if isinstance(event, events.EpochDone)]
+    done = [event for event in events if isinstance(event, EpochDone)]
     return network.state_dict(), done
 
 
