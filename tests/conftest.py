@@ -55,7 +55,7 @@ def document(request) -> Document:
 
 
 @dataclass(frozen=True)
-class Yard:
+class Workspace:
     """A working folder with a running Prefect server.
 
     Attributes:
@@ -96,7 +96,7 @@ class Yard:
         host.cache_clear()
         shared_worker().close()
 
-    def here(self, *arguments: str) -> str:
+    def invoke(self, *arguments: str) -> str:
         """Run a command in this process, which spares seconds of imports; gives its output.
 
         What it raises is raised.
@@ -149,10 +149,10 @@ def disk(tmp_path) -> Iterator[Callable[[str], Path]]:
 
 
 @pytest.fixture(scope="session")
-def yard(tmp_path_factory) -> Iterator[Yard]:
+def workspace(tmp_path_factory) -> Iterator[Workspace]:
     from torchyard.pipelines.services.prefect_server import PrefectServer, use
 
-    folder = tmp_path_factory.mktemp("yard")
+    folder = tmp_path_factory.mktemp("workspace")
     settings = {
         "PREFECT_HOME": str(folder / "prefect"),
         "TORCHYARD_CACHE": str(folder / "cache"),
@@ -164,7 +164,7 @@ def yard(tmp_path_factory) -> Iterator[Yard]:
         os.environ.pop(name, None)
     os.chdir(folder)
     with PrefectServer.connect() as server, use(server.wait()):
-        yield Yard(folder, server.api_url, dict(os.environ))
+        yield Workspace(folder, server.api_url, dict(os.environ))
     gc.unfreeze()  # what the commands froze in this process; torch's bindings count their leaks
     os.chdir(here)
     os.environ.clear()

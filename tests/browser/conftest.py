@@ -48,7 +48,7 @@ class Site:
 
 
 @pytest.fixture(scope="session")
-def made_runs(yard, tmp_path_factory) -> tuple[Path, dict[str, str]]:
+def made_runs(workspace, tmp_path_factory) -> tuple[Path, dict[str, str]]:
     """Three runs of the digits with three optimizers, and `comparison.html`, in a folder."""
     folder = tmp_path_factory.mktemp("looking")
     settings = {
@@ -59,10 +59,10 @@ def made_runs(yard, tmp_path_factory) -> tuple[Path, dict[str, str]]:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         runs = {
-            name: yard.here("run", "digits", *more, "--quiet").strip()
+            name: workspace.invoke("run", "digits", *more, "--quiet").strip()
             for name, more in settings.items()
         }
-        yard.here("compare", *runs.values(), "--html", "comparison.html")
+        workspace.invoke("compare", *runs.values(), "--html", "comparison.html")
     return folder, runs
 
 

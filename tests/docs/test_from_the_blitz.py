@@ -22,34 +22,34 @@ DOCUMENT = "from-the-blitz.md"
 
 
 @pytest.fixture(scope="module")
-def page(yard, document):
+def page(workspace, document):
     """A folder with what the page's reader would have: its plugins, the examples, images."""
-    document.write_plugins(yard.folder)
-    (yard.folder / "examples").symlink_to(ROOT / "examples")
+    document.write_plugins(workspace.folder)
+    (workspace.folder / "examples").symlink_to(ROOT / "examples")
     random = np.random.default_rng(0)
     for part in ("train", "test"):
         for name, brightness in (("cat", 60), ("ship", 200)):
-            folder = yard.folder / "photos" / part / name
+            folder = workspace.folder / "photos" / part / name
             folder.mkdir(parents=True)
             for number in range(7):
                 pixels = random.normal(brightness, 30, (32, 32, 3)).clip(0, 255).astype(np.uint8)
                 Image.fromarray(pixels).save(folder / f"{number}.png")
     Image.fromarray(random.integers(0, 255, (32, 32), dtype=np.uint8)).save(
-        yard.folder / "digit.png"
+        workspace.folder / "digit.png"
     )
-    return yard.folder
+    return workspace.folder
 
 
 @pytest.fixture
-def command(page, yard):
+def command(page, workspace):
     """Run a command line of the page in this process; gives its output."""
 
     def run(line):
         folder, arguments = re.fullmatch(
             r"(?:TORCHYARD_PLUGINS=(\S+) )?torchyard (.*)", line
         ).groups()
-        with yard.plugins(folder) if folder else contextlib.nullcontext():
-            return yard.here(*shlex.split(arguments))
+        with workspace.plugins(folder) if folder else contextlib.nullcontext():
+            return workspace.invoke(*shlex.split(arguments))
 
     return run
 

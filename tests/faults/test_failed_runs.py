@@ -108,8 +108,8 @@ def register_models(register):
 
 
 @pytest.fixture(scope="module", autouse=True)
-def plugins(yard):
-    with yard.plugin_file("misbehaving", PLUGIN):
+def plugins(workspace):
+    with workspace.plugin_file("misbehaving", PLUGIN):
         yield
 
 
@@ -145,8 +145,8 @@ def test_vectors_run_from_data_to_model():
     assert len(run.outputs.model_outputs) == 1
 
 
-def test_a_plugin_that_raises_fails_the_run_which_goes_on_once_it_is_mended(yard, tmp_path):
-    file = yard.folder / "plugins_misbehaving" / "misbehaving.py"
+def test_a_plugin_that_raises_fails_the_run_which_goes_on_once_it_is_mended(workspace, tmp_path):
+    file = workspace.folder / "plugins_misbehaving" / "misbehaving.py"
     text = file.read_text()
     line = text.splitlines().index('                    raise RuntimeError("boom, once")') + 1
     with pytest.raises(RunError) as caught:
@@ -163,15 +163,15 @@ def test_a_plugin_that_raises_fails_the_run_which_goes_on_once_it_is_mended(yard
     assert not any(name.startswith("plugins") for name in run.data.params)
 
     (tmp_path / "empty").mkdir()
-    with yard.plugins(tmp_path / "empty"), pytest.raises(UserError) as caught:
-        yard.here("resume", run.info.run_id)
+    with workspace.plugins(tmp_path / "empty"), pytest.raises(UserError) as caught:
+        workspace.invoke("resume", run.info.run_id)
     assert "model: no model named 'raises_once'." in str(caught.value)
     assert str(caught.value).endswith(f"This configuration had it from {before}.")
 
     (tmp_path / "mended").mkdir()
     (tmp_path / "mended" / "misbehaving.py").write_text(f"{text}# mended")
-    with yard.plugins(tmp_path / "mended"):
-        yard.here("resume", run.info.run_id)
+    with workspace.plugins(tmp_path / "mended"):
+        workspace.invoke("resume", run.info.run_id)
     run = client.get_run(run.info.run_id)
     assert run.info.status == "FINISHED"
     assert run.data.tags["plugin.model"] != before
@@ -342,18 +342,18 @@ def test_a_wrong_configuration_records_nothing():
     assert after.info.run_id == before.info.run_id
 
 
-def test_mlruns_that_cannot_be_written_is_said_before_any_work(yard, tmp_path):
+def test_mlruns_that_cannot_be_written_is_said_before_any_work(workspace, tmp_path):
     (tmp_path / "mlruns").write_text("a file")
-    done = yard.torchyard("run", "digits", cwd=tmp_path)
+    done = workspace.torchyard("run", "digits", cwd=tmp_path)
     assert done.returncode == 2
     assert "mlruns" in done.stderr
     assert "Traceback" not in done.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["mlruns"]
 
 
-def test_a_full_disk_is_one_message_and_the_record_stays_whole(yard, disk):
+def test_a_full_disk_is_one_message_and_the_record_stays_whole(workspace, disk):
     small = disk("6m")
-    done = yard.torchyard("run", "digits", "model=mlp", "model.hidden=[1024]", cwd=small)
+    done = workspace.torchyard("run", "digits", "model=mlp", "model.hidden=[1024]", cwd=small)
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
     assert "last.pt cannot be written: no space left on the disk" in done.stderr

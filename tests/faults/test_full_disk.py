@@ -25,10 +25,10 @@ def fill(folder):
 
 
 @pytest.mark.parametrize("task", BEFORE)
-def test_a_disk_that_fills_up_in_a_task_loses_nothing(yard, disk, task):
+def test_a_disk_that_fills_up_in_a_task_loses_nothing(workspace, disk, task):
     small = disk("60m")
-    environment = yard.environment | {"TORCHYARD_CACHE": str(small / "cache")}
-    process = yard.begin("run", *SETTINGS, cwd=small, env=environment)
+    environment = workspace.environment | {"TORCHYARD_CACHE": str(small / "cache")}
+    process = workspace.begin("run", *SETTINGS, cwd=small, env=environment)
     if BEFORE[task]:
         for line in process.stdout:
             if re.match(BEFORE[task], line):
@@ -46,7 +46,7 @@ def test_a_disk_that_fills_up_in_a_task_loses_nothing(yard, disk, task):
 
     from mlflow import MlflowClient
 
-    resumed = yard.torchyard(
+    resumed = workspace.torchyard(
         "resume", "latest", cwd=small, env={"TORCHYARD_CACHE": str(small / "cache")}
     )
     if process.returncode:

@@ -95,15 +95,15 @@ def recorded(client):
 class Watched:
     """A command that runs, and the task it is in."""
 
-    def __init__(self, yard, *arguments):
-        self.runs = Path(yard.folder, "mlruns/runs")
+    def __init__(self, workspace, *arguments):
+        self.runs = Path(workspace.folder, "mlruns/runs")
         self.before = set(self.runs.glob("*"))
         self.task = "prepare" if "resume" in arguments else "start"
         self.lasted = Counter()
         self.process = subprocess.Popen(
-            yard.command(*arguments),
-            cwd=yard.folder,
-            env=yard.environment | {"PYTHONUNBUFFERED": "1"},
+            workspace.command(*arguments),
+            cwd=workspace.folder,
+            env=workspace.environment | {"PYTHONUNBUFFERED": "1"},
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             text=True,
@@ -152,9 +152,9 @@ class Watched:
         self.process.stdout.close()
 
 
-def kill_once(yard, rng, lasts, *arguments):
+def kill_once(workspace, rng, lasts, *arguments):
     """Start a command and kill it at a random moment; gives the task it was in, and the victim."""
-    watched = Watched(yard, *arguments)
+    watched = Watched(workspace, *arguments)
     task = rng.choice(TASKS)
     watched.reach(task)
     watched.wait(rng.uniform(0, lasts[task]))
@@ -163,9 +163,9 @@ def kill_once(yard, rng, lasts, *arguments):
     return killed_in, victim
 
 
-def one_kill(yard, client, rng, reference, lasts):
+def one_kill(workspace, client, rng, reference, lasts):
     before = set(recorded(client))
-    task, victim = kill_once(yard, rng, lasts, "run", *SETTINGS)
+    task, victim = kill_once(workspace, rng, lasts, "run", *SETTINGS)
     new = {key: run for key, run in recorded(client).items() if key not in before}
     if not new:
         return Kill(task, victim, "nothing was recorded yet")
@@ -174,11 +174,11 @@ def one_kill(yard, client, rng, reference, lasts):
         return Kill(task, victim, "had finished", figures(client, run_id).differences(reference))
     outcome = "resumed"
     if rng.random() < 0.25:
-        again, _ = kill_once(yard, rng, lasts, "resume", run_id)
+        again, _ = kill_once(workspace, rng, lasts, "resume", run_id)
         outcome = f"killed again in {again}, resumed"
         if client.get_run(run_id).info.status == "FINISHED":
             return Kill(task, victim, outcome, figures(client, run_id).differences(reference))
-    yard.here("resume", run_id)
+    workspace.invoke("resume", run_id)
     return Kill(task, victim, outcome, figures(client, run_id).differences(reference))
 
 
@@ -195,14 +195,14 @@ def table(kills):
     return "\n".join(lines)
 
 
-def test_a_run_killed_at_any_moment_ends_as_if_it_had_not_been(yard):
+def test_a_run_killed_at_any_moment_ends_as_if_it_had_not_been(workspace):
     from mlflow import MlflowClient
 
-    watched = Watched(yard, "run", *SETTINGS)
+    watched = Watched(workspace, "run", *SETTINGS)
     watched.reach("end")
     watched.wait(None)
     watched.kill("trainer")
-    client = MlflowClient(f"sqlite:///{yard.folder}/mlruns/mlflow.db")
+    client = MlflowClient(f"sqlite:///{workspace.folder}/mlruns/mlflow.db")
     [run_id] = recorded(client)
     reference = figures(client, run_id)
     assert reference.models == ["READY"]
@@ -211,13 +211,13 @@ def test_a_run_killed_at_any_moment_ends_as_if_it_had_not_been(yard):
     rng = random.Random(int(os.environ.get("TORCHYARD_KILLS_SEED", "0")))
     kills = []
     for number in range(KILLS):
-        kills.append(one_kill(yard, client, rng, reference, watched.lasted))
+        kills.append(one_kill(workspace, client, rng, reference, watched.lasted))
         print(f"{number + 1:>3}  {kills[-1]}", flush=True)
     print(f"\n{table(kills)}\n")
     assert [kill for kill in kills if kill.differences] == []
     left = [run for run in recorded(client).values() if run.info.status == "RUNNING"]
     if left:  # of the last kills: the next start ends them
-        yard.here("run", "digits", "train.epochs=1")
+        workspace.invoke("run", "digits", "train.epochs=1")
         left = [run for run in recorded(client).values() if run.info.status == "RUNNING"]
     assert left == []
-    assert not list(Path(yard.folder, "mlruns/runs").rglob(".*"))  # nothing half-written
+    assert not list(Path(workspace.folder, "mlruns/runs").rglob(".*"))  # nothing half-written

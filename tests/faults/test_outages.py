@@ -62,20 +62,20 @@ def server(tmp_path):
     started.kill()
 
 
-def run_until(yard, line, environment, folder):
+def run_until(workspace, line, environment, folder):
     """Start a run, and wait until it has printed that."""
-    process = yard.begin("run", *SETTINGS, cwd=folder, env=environment)
+    process = workspace.begin("run", *SETTINGS, cwd=folder, env=environment)
     for printed in process.stdout:
         if line in printed:
             return process
     pytest.fail(process.communicate()[1])
 
 
-def test_an_mlflow_server_that_is_killed_is_told_all_once_it_is_back(yard, server, tmp_path):
+def test_an_mlflow_server_that_is_killed_is_told_all_once_it_is_back(workspace, server, tmp_path):
     from mlflow import MlflowClient
 
-    environment = yard.environment | {"MLFLOW_TRACKING_URI": server.url}
-    process = run_until(yard, "epoch 2:", environment, tmp_path)
+    environment = workspace.environment | {"MLFLOW_TRACKING_URI": server.url}
+    process = run_until(workspace, "epoch 2:", environment, tmp_path)
     server.kill()
     printed, told = process.communicate(timeout=200)
     assert process.returncode == 0, told
@@ -86,7 +86,7 @@ def test_an_mlflow_server_that_is_killed_is_told_all_once_it_is_back(yard, serve
     server.start()
     client = MlflowClient(server.url)
     assert client.get_run(run_id).info.status == "RUNNING"
-    resumed = yard.torchyard(
+    resumed = workspace.torchyard(
         "resume", run_id, cwd=tmp_path, env={"MLFLOW_TRACKING_URI": server.url}
     )
     assert resumed.returncode == 0, resumed.stderr
@@ -103,17 +103,17 @@ def test_an_mlflow_server_that_is_killed_is_told_all_once_it_is_back(yard, serve
     }
 
 
-def test_a_prefect_server_that_is_killed_takes_no_result_with_it(yard, tmp_path):
+def test_a_prefect_server_that_is_killed_takes_no_result_with_it(workspace, tmp_path):
     from mlflow import MlflowClient
 
     environment = {
-        **yard.environment,
+        **workspace.environment,
         "PREFECT_HOME": str(tmp_path / "prefect"),
         "PREFECT_SERVER_API_PORT": str(free_port()),
         "PREFECT_CLIENT_MAX_RETRIES": "0",  # as a rule it tries for a minute, each time
     }
     del environment["PREFECT_API_URL"]
-    process = run_until(yard, "epoch 2:", environment, tmp_path)
+    process = run_until(workspace, "epoch 2:", environment, tmp_path)
     for child in psutil.Process(process.pid).children():
         if "torchyard.pipelines.services.prefect_server" in child.cmdline():
             child.kill()

@@ -87,7 +87,7 @@ def exported(network, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def database(tmp_path_factory: pytest.TempPathFactory) -> str:
-    folder = tmp_path_factory.mktemp("a yard 场") / "mlruns"
+    folder = tmp_path_factory.mktemp("a workspace 场") / "mlruns"
     return f"sqlite:///{folder}/mlflow.db"
 
 
@@ -99,13 +99,13 @@ def environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def yard(monkeypatch: pytest.MonkeyPatch, database: str) -> str:
+def workspace(monkeypatch: pytest.MonkeyPatch, database: str) -> str:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", database)
     return database
 
 
 @pytest.fixture
-def record(yard: str) -> Iterator[RunRecord]:
+def record(workspace: str) -> Iterator[RunRecord]:
     record = start()
     yield record
     record.finish("KILLED")
@@ -320,7 +320,7 @@ def test_another_process_continues_a_run_by_its_id(record: RunRecord) -> None:
 
 
 @pytest.mark.parametrize("status", ["FINISHED", "FAILED", "KILLED"])
-def test_the_end_sends_the_buffer_and_says_why(yard: str, status) -> None:
+def test_the_end_sends_the_buffer_and_says_why(workspace: str, status) -> None:
     record = start()
     record.log_metrics({"test/accuracy": 0.9}, 3)
     record.finish(status, "because")
@@ -335,7 +335,7 @@ def test_the_end_sends_the_buffer_and_says_why(yard: str, status) -> None:
 
 
 def test_the_experiment_is_the_one_the_environment_names(
-    yard: str, monkeypatch: pytest.MonkeyPatch
+    workspace: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "nightly")
     named = start()
@@ -530,11 +530,11 @@ def test_a_file_that_is_no_database_is_named(tmp_path: Path) -> None:
         start()
 
 
-def test_a_run_that_cannot_be_begun_is_not_left_running(yard: str, monkeypatch) -> None:
+def test_a_run_that_cannot_be_begun_is_not_left_running(workspace: str, monkeypatch) -> None:
     monkeypatch.setattr(record_module, "flattened", lambda _: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         start()
-    client = store.open_store(yard)
+    client = store.open_store(workspace)
     experiment = client.get_experiment_by_name("torchyard")
     assert client.search_runs([experiment.experiment_id])[0].info.status == "FAILED"
 

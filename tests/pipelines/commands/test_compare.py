@@ -60,9 +60,9 @@ def record(folder: Path, model: str, dataset: str, accuracy: float | None, **mor
 
 
 @pytest.fixture(scope="module")
-def yard(tmp_path_factory):
+def workspace(tmp_path_factory):
     """A store with runs on two data sets, one that failed, and one of another program."""
-    folder = tmp_path_factory.mktemp("yard 场")
+    folder = tmp_path_factory.mktemp("workspace 场")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder}/mlruns/mlflow.db")
         patch.delenv("MLFLOW_EXPERIMENT_NAME", raising=False)
@@ -86,14 +86,14 @@ def yard(tmp_path_factory):
 
 
 @pytest.fixture
-def client(yard):
-    return yard[0]
+def client(workspace):
+    return workspace[0]
 
 
 @pytest.fixture
-def runs(yard):
-    return {name: begun.run_id for name, begun in yard[1].items()} | {
-        "foreign": yard[2].info.run_id
+def runs(workspace):
+    return {name: begun.run_id for name, begun in workspace[1].items()} | {
+        "foreign": workspace[2].info.run_id
     }
 
 
@@ -104,9 +104,9 @@ def found(client, wanted: str) -> str:
 # ---- what people call a run
 
 
-def test_a_run_is_found_by_id_name_alias_and_as_the_latest_or_best(client, runs, yard) -> None:
+def test_a_run_is_found_by_id_name_alias_and_as_the_latest_or_best(client, runs, workspace) -> None:
     assert found(client, runs["good"]) == runs["good"]
-    assert found(client, yard[1]["better"].name) == runs["better"]
+    assert found(client, workspace[1]["better"].name) == runs["better"]
     assert found(client, "latest") == runs["foreign"]
     assert found(client, "best:digits") == runs["better"]
     assert found(client, "best:cifar10") == runs["other"]
@@ -227,8 +227,8 @@ def test_any_text_is_a_condition_or_a_mistake_that_is_named(text: str) -> None:
 
 @given(value=st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=12))
 @settings(max_examples=40, deadline=None)
-def test_a_value_is_a_value_and_never_a_part_of_the_query(yard, value: str) -> None:
-    client, _, _ = yard
+def test_a_value_is_a_value_and_never_a_part_of_the_query(workspace, value: str) -> None:
+    client, _, _ = workspace
     if "'" in value and '"' in value:
         with pytest.raises(UserError, match="both ' and"):
             RunQuery.parse([f"model={value}"])
@@ -294,10 +294,10 @@ def test_nothing_is_compared_by_class_without_predictions_of_the_first(client, r
 
 
 @pytest.fixture
-def here(yard, monkeypatch, capsys):
+def here(workspace, monkeypatch, capsys):
     from torchyard.pipelines.commands.run import app
 
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", yard[0].tracking_uri)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", workspace[0].tracking_uri)
 
     def command(*arguments: str) -> str:
         app(list(arguments), standalone_mode=False)

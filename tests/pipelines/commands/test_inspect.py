@@ -45,13 +45,13 @@ def register_datasets(register):
 
 
 @pytest.fixture(scope="module", autouse=True)
-def plugins(yard):
-    with yard.plugin_file("inspected", PLUGIN):
+def plugins(workspace):
+    with workspace.plugin_file("inspected", PLUGIN):
         yield
 
 
 @pytest.fixture
-def torchyard(yard, monkeypatch):
+def torchyard(workspace, monkeypatch):
     """Run a command in this process; its error is raised."""
     import mlflow
 
@@ -60,7 +60,7 @@ def torchyard(yard, monkeypatch):
     # The command makes the store MLflow's own; no other test shall find it so.
     service = mlflow.tracking._tracking_service.utils
     monkeypatch.setattr(service, "_tracking_uri", service._tracking_uri)
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{yard.folder}/mlruns/mlflow.db")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{workspace.folder}/mlruns/mlflow.db")
     monkeypatch.setenv("COLUMNS", "160")
 
     def invoke(*words):
@@ -81,22 +81,22 @@ def train(**settings):
 
 
 @pytest.fixture(scope="module")
-def run(yard):
+def run(workspace):
     """The id of a run on the digits."""
     return train(dataset={"name": "digits", "image_size": 16}, train={"epochs": 2}).run_id
 
 
 @pytest.fixture(scope="module")
-def digits(yard, run, tmp_path_factory):
+def digits(workspace, run, tmp_path_factory):
     """Two test images as files, and the probabilities that the run's evaluation found."""
     from torchyard.core.data.dataset import PreparedDataset
     from torchyard.core.data.predictions import PredictionTable
 
-    file = yard.folder / "mlruns" / "runs" / run / "predictions.parquet"
+    file = workspace.folder / "mlruns" / "runs" / run / "predictions.parquet"
     predictions = PredictionTable.read(file).predictions
     found = [
         PreparedDataset.open(file.parent)
-        for file in (yard.folder / "cache" / "prepared").glob("*/manifest.json")
+        for file in (workspace.folder / "cache" / "prepared").glob("*/manifest.json")
         if json.loads(file.read_text())["shape"] == [1, 16, 16]
     ]
     folder, files = tmp_path_factory.mktemp("digits"), []
@@ -210,7 +210,7 @@ def test_a_photo_of_another_size_is_scaled_as_in_preparation(run, digits, tmp_pa
 
 
 def test_images_that_cannot_be_read_are_named_and_the_others_answered(
-    yard, run, digits, tmp_path, capsys
+    workspace, run, digits, tmp_path, capsys
 ):
     (tmp_path / "text.png").write_text("no image")
     files = [tmp_path / "text.png", digits[0][0], tmp_path / "missing.png", tmp_path]
@@ -236,10 +236,10 @@ def test_a_run_that_is_not_there_is_answered_with_the_nearest(torchyard, run, di
         torchyard("predict", "?", str(digits[0][0]))
 
 
-def test_a_run_without_a_model_says_why(torchyard, yard, run, digits):
+def test_a_run_without_a_model_says_why(torchyard, workspace, run, digits):
     from mlflow import MlflowClient
 
-    client = MlflowClient(f"sqlite:///{yard.folder}/mlruns/mlflow.db")
+    client = MlflowClient(f"sqlite:///{workspace.folder}/mlruns/mlflow.db")
     experiment = client.get_run(run).info.experiment_id
     bare = client.create_run(experiment, run_name="bare").info.run_id
     with pytest.raises(UserError, match=rf"run {bare} \(bare\) has no model: it is RUNNING"):
@@ -267,12 +267,12 @@ class Malicious:
 
 
 @pytest.mark.parametrize("how", ["a pickle for its archive", "code beside it", "another loader"])
-def test_a_model_that_would_run_something_is_refused(torchyard, yard, digits, tmp_path, how):
+def test_a_model_that_would_run_something_is_refused(torchyard, workspace, digits, tmp_path, how):
     """One whose files somebody has changed in the store."""
     from mlflow import MlflowClient
 
     run = train(dataset={"name": "digits"}, train={"epochs": 1}).run_id
-    client = MlflowClient(f"sqlite:///{yard.folder}/mlruns/mlflow.db")
+    client = MlflowClient(f"sqlite:///{workspace.folder}/mlruns/mlflow.db")
     [output] = client.get_run(run).outputs.model_outputs
     location = client.get_logged_model(output.model_id).artifact_location
     folder = Path(url2pathname(urlsplit(location).path))

@@ -14,8 +14,8 @@ QUICK = ("digits", "train.epochs=1", "model=linear")
 
 
 @pytest.fixture(scope="module")
-def folder(yard, tmp_path_factory):
-    """A working folder of its own: other tests have runs in the yard's."""
+def folder(workspace, tmp_path_factory):
+    """A working folder of its own: other tests have runs in the workspace's."""
     own = tmp_path_factory.mktemp("promoting")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(own)
@@ -30,14 +30,14 @@ def client(folder):
 
 
 @pytest.fixture(scope="module")
-def nights(yard, folder):
+def nights(workspace, folder):
     """Three nights: the first champion, a better one, one that is worse."""
     promote = (
         "promote.model=digits",
         "promote.gates=[beats_champion,{name: min_accuracy, threshold: 0.3}]",
     )
     return [
-        yard.here("run", *QUICK, *promote, *more)
+        workspace.invoke("run", *QUICK, *promote, *more)
         for more in ((), ("train.epochs=6",), ("train.max_steps=20",))
     ]
 
@@ -46,7 +46,7 @@ def run_id(printed):
     return re.search(r"\b[0-9a-f]{32}\b", printed)[0]
 
 
-def test_every_night_the_better_model_is_the_champion(yard, client, nights):
+def test_every_night_the_better_model_is_the_champion(workspace, client, nights):
     first, better, worse = nights
     assert "champion of digits: version 1\n" in first
     assert "champion of digits: version 2, in place of version 1" in better
@@ -61,67 +61,69 @@ def test_every_night_the_better_model_is_the_champion(yard, client, nights):
     assert "promotion.json" in {each.path for each in client.list_artifacts(run_id(worse))}
     assert refused.data.params["promote.model"] == "digits"
 
-    rows = json.loads(yard.here("models", "--json"))
+    rows = json.loads(workspace.invoke("models", "--json"))
     assert [(row["version"], row["status"]) for row in rows] == [
         (None, refused.data.tags["torchyard.promotion"]),
         (2, "champion"),
         (1, "replaced by version 2"),
     ]
-    listed = yard.here("models", "digits")
+    listed = workspace.invoke("models", "digits")
     assert "replaced by version 2" in listed
     assert "30.00% are asked for" in listed
 
 
-def test_by_hand_a_refusal_is_exit_status_1_and_says_why(yard, client, nights):
+def test_by_hand_a_refusal_is_exit_status_1_and_says_why(workspace, client, nights):
     worse = run_id(nights[2])
     with pytest.raises(RunError, match=r"not the champion of digits .version 2 stays.: refused by"):
-        yard.here("promote", worse)  # with the gates of its own configuration
+        workspace.invoke("promote", worse)  # with the gates of its own configuration
     with pytest.raises(UserError, match=r"Did you mean 'promote.model'"):
-        yard.here("promote", worse, "modl=digits")
+        workspace.invoke("promote", worse, "modl=digits")
     with pytest.raises(
         UserError, match=r"no gate named 'min_acuracy'. Did you mean 'min_accuracy'"
     ):
-        yard.here("promote", worse, "gates=[min_acuracy]")
+        workspace.invoke("promote", worse, "gates=[min_acuracy]")
 
 
-def test_the_champion_answers_for_its_model(yard, client, nights, tmp_path, capsys):
+def test_the_champion_answers_for_its_model(workspace, client, nights, tmp_path, capsys):
     rng = np.random.default_rng(0)
     Image.fromarray(rng.integers(0, 255, (32, 32), dtype=np.uint8)).save(tmp_path / "a.png")
     ask = (str(tmp_path / "a.png"), "--json", "--top", "10")
     answers = {
-        name: json.loads(yard.here("predict", name, *ask))[0]["classes"]
+        name: json.loads(workspace.invoke("predict", name, *ask))[0]["classes"]
         for name in ("digits", "digits/2", "digits/1", "digits@champion", run_id(nights[1]))
     }
     assert answers["digits"] == answers["digits/2"] == answers[run_id(nights[1])]
     assert answers["digits"] == answers["digits@champion"]
     assert answers["digits"] != answers["digits/1"]
     with pytest.raises(UserError, match="digits/7: no such version"):
-        yard.here("predict", "digits/7", *ask)
+        workspace.invoke("predict", "digits/7", *ask)
     with pytest.raises(UserError, match=r"registered models: digits"):
-        yard.here("predict", "digts", *ask)
+        workspace.invoke("predict", "digts", *ask)
 
 
-def test_rolled_back_and_promoted_again(yard, client, nights):
-    assert "version 1 is the champion again, version 2 is not" in yard.here("rollback", "digits")
+def test_rolled_back_and_promoted_again(workspace, client, nights):
+    assert "version 1 is the champion again, version 2 is not" in workspace.invoke(
+        "rollback", "digits"
+    )
     assert str(client.get_model_version_by_alias("digits", "champion").version) == "1"
     with pytest.raises(
         UserError, match=r"no registered model named 'digit'. Did you mean 'digits'"
     ):
-        yard.here("rollback", "digit")
-    printed = yard.here("promote", run_id(nights[1]), "gates=[beats_champion]")
+        workspace.invoke("rollback", "digit")
+    printed = workspace.invoke("promote", run_id(nights[1]), "gates=[beats_champion]")
     assert "is now champion of digits: version 3, in place of version 1" in printed
 
 
-def test_a_run_without_a_promotion_names_no_model(yard, nights):
-    bare = run_id(yard.here("run", *QUICK, "train.max_steps=5"))
+def test_a_run_without_a_promotion_names_no_model(workspace, nights):
+    bare = run_id(workspace.invoke("run", *QUICK, "train.max_steps=5"))
     with pytest.raises(UserError, match=r"promote.model: .* names no registered model: say model="):
-        yard.here("promote", bare)
-    assert "is now champion of other: version 1" in yard.here("promote", bare, "model=other")
+        workspace.invoke("promote", bare)
+    assert "is now champion of other: version 1" in workspace.invoke("promote", bare, "model=other")
 
 
-def test_a_run_is_proven_by_training_it_again(yard, client, nights):
+def test_a_run_is_proven_by_training_it_again(workspace, client, nights):
     better = run_id(nights[1])
-    printed = yard.here("verify", better)
+    printed = workspace.invoke("verify", better)
     digest = client.get_run(better).data.tags["weights_digest"]
     assert "Proven." in printed
     assert digest in printed
@@ -129,11 +131,11 @@ def test_a_run_is_proven_by_training_it_again(yard, client, nights):
     assert not list(Path("mlruns/runs", better).glob("*.tmp"))
 
 
-def test_a_run_that_is_not_what_its_record_says_is_not_proven(yard, client, nights, capsys):
+def test_a_run_that_is_not_what_its_record_says_is_not_proven(workspace, client, nights, capsys):
     worse = run_id(nights[2])
     client.set_tag(worse, "weights_digest", "0" * 64)
     with pytest.raises(RunError, match="gives other weights; nothing that is recorded differs"):
-        yard.here("verify", worse)
+        workspace.invoke("verify", worse)
     client.set_tag(worse, "torch_version", "1.0")
     client.set_tag(worse, "plugin.model", "torchyard==0.0.1")
     from torchyard.pipelines.commands.run import app

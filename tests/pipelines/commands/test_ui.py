@@ -13,7 +13,9 @@ from torchyard.core.tracking.record import RunRecord
 
 
 @pytest.mark.slow
-def test_the_browser_is_sent_to_the_run_and_ctrl_c_ends_the_server(yard, tmp_path, monkeypatch):
+def test_the_browser_is_sent_to_the_run_and_ctrl_c_ends_the_server(
+    workspace, tmp_path, monkeypatch
+):
     monkeypatch.chdir(tmp_path)
     record = RunRecord.start(name_stem="looked at", parameters={}, tags={})
     record.finish("FINISHED")
@@ -24,9 +26,9 @@ def test_the_browser_is_sent_to_the_run_and_ctrl_c_ends_the_server(yard, tmp_pat
     )
     browser.chmod(0o700)
     process = subprocess.Popen(
-        yard.command("ui", "latest"),
+        workspace.command("ui", "latest"),
         cwd=tmp_path,
-        env=yard.environment | {"BROWSER": str(browser), "PYTHONUNBUFFERED": "1"},
+        env=workspace.environment | {"BROWSER": str(browser), "PYTHONUNBUFFERED": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -49,8 +51,8 @@ def test_the_browser_is_sent_to_the_run_and_ctrl_c_ends_the_server(yard, tmp_pat
         urllib.request.urlopen(page.partition("#")[0], timeout=20)
 
 
-def test_without_a_run_there_is_nothing_to_look_at(yard, tmp_path, monkeypatch):
+def test_without_a_run_there_is_nothing_to_look_at(workspace, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match="There is no run yet"):
-        yard.here("ui")
+        workspace.invoke("ui")
     assert list(tmp_path.iterdir()) == []

@@ -15,7 +15,7 @@ from torchyard.core.errors import RunError, StoreAwayError, UnreachableError, Us
         (RunError("the trainer died"), True, 1),
     ],
 )
-def test_only_what_may_pass_is_tried_again(yard, monkeypatch, error, deployed, tries):
+def test_only_what_may_pass_is_tried_again(workspace, monkeypatch, error, deployed, tries):
     from prefect import flow, task
 
     from torchyard.pipelines.flow.failures import RETRIED

@@ -22,18 +22,18 @@ from torchyard.core.evaluation.paired_test import compare
 
 
 @pytest.fixture(scope="module")
-def finished(yard):
+def finished(workspace):
     """`torchyard run digits`, with a validation split."""
-    done = yard.torchyard("run", "digits", "train.validation=0.1", "train.clip_norm=5")
+    done = workspace.torchyard("run", "digits", "train.validation=0.1", "train.clip_norm=5")
     assert done.returncode == 0, done.stdout + done.stderr
     return done
 
 
 @pytest.fixture(scope="module")
-def client(yard):
+def client(workspace):
     from mlflow import MlflowClient
 
-    return MlflowClient(f"sqlite:///{yard.folder}/mlruns/mlflow.db")
+    return MlflowClient(f"sqlite:///{workspace.folder}/mlruns/mlflow.db")
 
 
 @pytest.fixture(scope="module")
@@ -149,7 +149,7 @@ def test_what_was_predicted_of_each_sample_is_an_artifact(run, client):
     assert (same.overall.images, same.overall.difference) == (359, 0)
 
 
-def test_the_recorded_configuration_is_the_same_run_again(run, client, yard):
+def test_the_recorded_configuration_is_the_same_run_again(run, client, workspace):
     from torchyard.core.config.resolve import read_config
     from torchyard.core.hosting.manager import host
 
@@ -177,52 +177,54 @@ print(json.dumps({"classes": model.metadata.metadata["classes"],
 """
 
 
-def test_the_model_takes_raw_pixels_and_predicts_what_was_evaluated(run, client, yard, tmp_path):
+def test_the_model_takes_raw_pixels_and_predicts_what_was_evaluated(
+    run, client, workspace, tmp_path
+):
     (output,) = run.outputs.model_outputs
     done = subprocess.run(
-        [sys.executable, "-c", LOAD, f"sqlite:///{yard.folder}/mlruns/mlflow.db",
-         f"models:/{output.model_id}", str(yard.folder / "cache"), str(tmp_path / "out.npy")],
-        env=yard.environment, capture_output=True, text=True, timeout=120,
+        [sys.executable, "-c", LOAD, f"sqlite:///{workspace.folder}/mlruns/mlflow.db",
+         f"models:/{output.model_id}", str(workspace.folder / "cache"), str(tmp_path / "out.npy")],
+        env=workspace.environment, capture_output=True, text=True, timeout=120,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     described = json.loads(done.stdout)
     assert described["classes"] == [str(digit) for digit in range(10)]
     assert "uint8" in described["signature"]
-    stored = yard.folder / "mlruns" / "runs" / run.info.run_id / "predictions.parquet"
+    stored = workspace.folder / "mlruns" / "runs" / run.info.run_id / "predictions.parquet"
     evaluated = PredictionTable.read(stored).predictions
     outputs = np.load(tmp_path / "out.npy")
     assert np.array_equal(outputs.argmax(1), evaluated.predicted)
     assert np.allclose(outputs, evaluated.logits, atol=1e-4)
 
 
-def prefect(yard, path, **body):
-    answer = httpx.post(f"{yard.api_url}/{path}", json=body, timeout=30)
+def prefect(workspace, path, **body):
+    answer = httpx.post(f"{workspace.api_url}/{path}", json=body, timeout=30)
     answer.raise_for_status()
     return answer.json()
 
 
-def test_prefect_has_the_flow_its_tasks_artifacts_and_the_link(run, yard):
+def test_prefect_has_the_flow_its_tasks_artifacts_and_the_link(run, workspace):
     flow_id = run.data.tags["prefect.flow_run_id"]
-    flow = httpx.get(f"{yard.api_url}/flow_runs/{flow_id}", timeout=30).json()
+    flow = httpx.get(f"{workspace.api_url}/flow_runs/{flow_id}", timeout=30).json()
     assert flow["name"] == run.info.run_name
     assert flow["state"]["type"] == "COMPLETED"
     assert flow["parameters"]["config"]["model"]["name"] == "lenet"
     assert run.data.tags["prefect.flow_run_url"].endswith(f"/runs/flow-run/{flow_id}")
     mine = {"flow_runs": {"id": {"any_": [flow_id]}}}
-    tasks = {each["name"] for each in prefect(yard, "task_runs/filter", **mine)}
+    tasks = {each["name"] for each in prefect(workspace, "task_runs/filter", **mine)}
     assert tasks == {"prepare_data: digits", "train_model: lenet, adam", "evaluate_model: lenet",
                      "report_per_class: digits"}  # fmt: skip
-    artifacts = {each["key"]: each for each in prefect(yard, "artifacts/filter", **mine)}
+    artifacts = {each["key"]: each for each in prefect(workspace, "artifacts/filter", **mine)}
     assert set(artifacts) == {"per-class", "report", "mlflow-run"}
     assert len(json.loads(artifacts["per-class"]["data"])) == 10
     assert run.info.run_id in artifacts["mlflow-run"]["data"]
     assert artifacts["report"]["data"].startswith("# lenet on digits")
 
 
-def test_ctrl_c_leaves_a_killed_run_and_no_process(yard, client, finished):
+def test_ctrl_c_leaves_a_killed_run_and_no_process(workspace, client, finished):
     running = subprocess.Popen(
-        yard.command("run", "digits", "train.epochs=100000"),
-        cwd=yard.folder, env=yard.environment, text=True,
+        workspace.command("run", "digits", "train.epochs=100000"),
+        cwd=workspace.folder, env=workspace.environment, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         # As on a terminal: what a shell starts in the background ignores Ctrl-C, and so would
         # every process that these tests start.
@@ -247,13 +249,13 @@ def test_ctrl_c_leaves_a_killed_run_and_no_process(yard, client, finished):
     assert newest.data.metrics["train/loss"] > 0
     _gone, alive = psutil.wait_procs(workers, timeout=10)
     assert not alive
-    checkpoint = Path(newest.data.tags.get("checkpoints") or
-                      yard.folder / "mlruns" / "runs" / newest.info.run_id) / "last.pt"  # fmt: skip
+    default = workspace.folder / "mlruns" / "runs" / newest.info.run_id
+    checkpoint = Path(newest.data.tags.get("checkpoints") or default) / "last.pt"
     assert checkpoint.is_file()
 
 
-def test_a_diverging_loss_fails_the_run_with_epoch_and_step(yard, client, finished):
-    done = yard.torchyard(
+def test_a_diverging_loss_fails_the_run_with_epoch_and_step(workspace, client, finished):
+    done = workspace.torchyard(
         "run", "digits", "optimizer=sgd", "optimizer.lr=1e20", "scheduler=constant"
     )
     assert done.returncode == 1
@@ -263,19 +265,19 @@ def test_a_diverging_loss_fails_the_run_with_epoch_and_step(yard, client, finish
     assert newest.info.status == "FAILED"
     assert "The loss became" in newest.data.tags["torchyard.reason"]
     flow = httpx.get(
-        f"{yard.api_url}/flow_runs/{newest.data.tags['prefect.flow_run_id']}", timeout=30
+        f"{workspace.api_url}/flow_runs/{newest.data.tags['prefect.flow_run_id']}", timeout=30
     ).json()
     assert flow["state"]["type"] == "FAILED"
 
 
 @pytest.mark.slow
-def test_two_runs_at_once_have_their_own_records(yard, client, finished):
+def test_two_runs_at_once_have_their_own_records(workspace, client, finished):
     before = {run.info.run_id for run in client.search_runs(["1"])}
     both = [
         subprocess.Popen(
-            yard.command("run", "digits", "train.epochs=1", f"train.seed={seed}"),
-            cwd=yard.folder,
-            env=yard.environment,
+            workspace.command("run", "digits", "train.epochs=1", f"train.seed={seed}"),
+            cwd=workspace.folder,
+            env=workspace.environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -292,13 +294,13 @@ def test_two_runs_at_once_have_their_own_records(yard, client, finished):
 
 @pytest.mark.slow  # the C++ compiler works for a quarter of a minute
 @pytest.mark.skipif(shutil.which("g++") is None, reason="there is no C++ compiler")
-def test_a_compiled_run_says_so_and_keeps_what_it_compiled(yard, client, finished):
+def test_a_compiled_run_says_so_and_keeps_what_it_compiled(workspace, client, finished):
     arguments = ["run", "digits", "train.batch_size=4", "train.epochs=1", "train.compile=true"]
-    first, second = yard.torchyard(*arguments), yard.torchyard(*arguments)
+    first, second = workspace.torchyard(*arguments), workspace.torchyard(*arguments)
     assert re.search(r"float32, 1 thread, compiled in \d+\.\d s", first.stdout)
     newest, before = client.search_runs(["1"], max_results=2)
     assert newest.data.tags["compiled"].startswith("in ")
     assert newest.data.tags["weights_digest"] == before.data.tags["weights_digest"]
-    cache = Path(yard.environment["TORCHYARD_CACHE"])
+    cache = Path(workspace.environment["TORCHYARD_CACHE"])
     assert any((cache / "compiled").rglob("*.so"))
     assert second.returncode == 0

@@ -24,10 +24,10 @@ SETTINGS = (
 
 
 @pytest.fixture(scope="module")
-def client(yard):
+def client(workspace):
     from mlflow import MlflowClient
 
-    return lambda: MlflowClient(f"sqlite:///{yard.folder}/mlruns/mlflow.db")
+    return lambda: MlflowClient(f"sqlite:///{workspace.folder}/mlruns/mlflow.db")
 
 
 def steps(client, run):
@@ -44,13 +44,13 @@ def values(client, run, key):
     return [metric.value for metric in sorted(history, key=lambda metric: metric.step)]
 
 
-def killed_run(yard, after_epochs):
+def killed_run(workspace, after_epochs):
     """Start a run and kill it with everything it started, once that many epochs are trained."""
-    before = set(Path(yard.folder, "mlruns/runs").glob("*"))
+    before = set(Path(workspace.folder, "mlruns/runs").glob("*"))
     process = subprocess.Popen(
-        yard.command("run", *SETTINGS),
-        cwd=yard.folder,
-        env=yard.environment,
+        workspace.command("run", *SETTINGS),
+        cwd=workspace.folder,
+        env=workspace.environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -64,14 +64,14 @@ def killed_run(yard, after_epochs):
     process.send_signal(signal.SIGKILL)
     process.wait()
     process.stdout.close()
-    [folder] = set(Path(yard.folder, "mlruns/runs").glob("*")) - before
+    [folder] = set(Path(workspace.folder, "mlruns/runs").glob("*")) - before
     return folder.name
 
 
 @pytest.fixture(scope="module")
-def told(yard):
+def told(workspace):
     """What a run that is not killed tells a machine."""
-    return [json.loads(line) for line in yard.here("run", *SETTINGS, "--json").splitlines()]
+    return [json.loads(line) for line in workspace.invoke("run", *SETTINGS, "--json").splitlines()]
 
 
 @pytest.fixture(scope="module")
@@ -91,10 +91,10 @@ def test_a_machine_is_told_of_each_stage_epoch_and_the_result(told, whole):
     assert len(told[-1]["per_class"]) == 10
 
 
-def test_killed_and_resumed_it_is_the_run_that_was_never_killed(yard, client, whole):
-    run_id = killed_run(yard, after_epochs=5)
+def test_killed_and_resumed_it_is_the_run_that_was_never_killed(workspace, client, whole):
+    run_id = killed_run(workspace, after_epochs=5)
     assert client().get_run(run_id).info.status == "RUNNING"  # nobody could say otherwise
-    printed = yard.here("resume", run_id)
+    printed = workspace.invoke("resume", run_id)
     assert run_id in printed
     assert "epoch 3:" not in printed  # what was trained is not trained again
     resumed = client().get_run(run_id)
@@ -110,26 +110,26 @@ def test_killed_and_resumed_it_is_the_run_that_was_never_killed(yard, client, wh
 
 
 @pytest.mark.slow
-def test_a_dead_process_leaves_no_run_running_once_another_begins(yard, client, whole):
-    run_id = killed_run(yard, after_epochs=1)
-    yard.here("run", "digits", "train.epochs=1")
+def test_a_dead_process_leaves_no_run_running_once_another_begins(workspace, client, whole):
+    run_id = killed_run(workspace, after_epochs=1)
+    workspace.invoke("run", "digits", "train.epochs=1")
     run = client().get_run(run_id)
     assert run.info.status == "KILLED"
     assert run.data.tags["torchyard.reason"] == "its process ended without a word"
-    assert yard.here("resume", run.info.run_name, "--quiet") == f"{run_id}\n"
+    assert workspace.invoke("resume", run.info.run_name, "--quiet") == f"{run_id}\n"
     run = client().get_run(run_id)
     assert (run.info.status, "torchyard.reason" in run.data.tags) == ("FINISHED", False)
     assert run.data.tags["weights_digest"] == whole.data.tags["weights_digest"]
 
 
-def test_what_cannot_be_resumed_is_refused(yard, client, whole):
+def test_what_cannot_be_resumed_is_refused(workspace, client, whole):
     from torchyard.core.tracking.record import RunRecord
 
     named = rf"run {whole.info.run_id} \({whole.info.run_name}\)"
     with pytest.raises(UserError, match=named + " is finished: there is nothing left to do"):
-        yard.here("resume", whole.info.run_id)
+        workspace.invoke("resume", whole.info.run_id)
     with pytest.raises(UserError, match=f"Did you mean {whole.info.run_id}"):
-        yard.here("resume", whole.info.run_id[:-1] + "x")
+        workspace.invoke("resume", whole.info.run_id[:-1] + "x")
     # A run whose process lives is left alone.
     sleeper = subprocess.Popen(["sleep", "60"])
     try:

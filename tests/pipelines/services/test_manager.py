@@ -1,4 +1,4 @@
-"""A yard with real servers, a real worker and schedules that fire: up, down, and all that dies."""
+"""Real servers, a real worker and schedules that fire: up, down, and all that dies."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def test_a_stale_number_is_never_believed(tmp_path: Path) -> None:
     assert piece.found() is None
 
 
-# ------------------------------------------------------------------------------------ a yard
+# ---------------------------------------------------------------------------------- the services
 
 PLUGIN = """
 from torchyard import ModelParams, hookimpl
@@ -327,7 +327,7 @@ def test_whatever_is_killed_is_told_truly_and_comes_back(town: Town) -> None:
         assert after[name]["process"] != before[name]["process"]
     assert town.run(flow_run)["state_type"] == "RUNNING"
 
-    # Without its keeper the yard goes on; `up` gives it a new one.
+    # Without its supervisor all goes on; `up` gives it a new one.
     psutil.Process(after["keeper"]["process"]).kill()
     assert eventually(lambda: town.parts()["keeper"]["state"] == "down")
     assert town.parts()["Prefect"] == after["Prefect"]
