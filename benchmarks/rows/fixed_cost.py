@@ -13,7 +13,7 @@ BARE, NAIVE = "bare torch script", "Prefect + MLflow at defaults"
 
 
 def measure(bench: Bench) -> tuple[list[Comparison], list[str]]:
-    """Cold and first runs beside the scripts; then runs beside a yard that is up."""
+    """Cold and first runs beside the scripts; then runs beside services that are up."""
     with bench.home("cold") as home, bench.home("scripts") as scripts:
 
         def bare() -> float:

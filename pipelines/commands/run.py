@@ -120,7 +120,7 @@ def _run(resolved: ResolvedConfig, shown: Display, run_id: str | None = None) ->
     try:
         worker = shared_worker()
         with PrefectServer.connect() as server, shown.bars():
-            if server.started:
+            if server.starting:
                 worker.wait_for_stage()
             # The garbage collector would walk the half-built modules again and again, and all of
             # them once more at the end: 1.5 s together.
@@ -136,7 +136,7 @@ def _run(resolved: ResolvedConfig, shown: Display, run_id: str | None = None) ->
             check_config(resolved.config)
             # The flow is to see, and to record, which plugins are not what they were.
             config = resolved.config.model_copy(update={"plugins": dict(resolved.recorded)})
-            quickly = without_heartbeat if server.ours else contextlib.nullcontext
+            quickly = without_heartbeat if server.managed else contextlib.nullcontext
             with use(server.wait()), quickly():
                 train_pipeline(config, run_id)
     except BaseException as error:

@@ -1,4 +1,4 @@
-"""The commands of a yard: `up`, `down`, `status`, and what is begun without a person."""
+"""The commands of the services: `up`, `down`, `status`, `schedule`, `unschedule`, `deploy`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any, Optional, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Optional, TypeVar
 
 import typer
 from rich.markup import escape
@@ -19,22 +19,18 @@ from torchyard.core.errors import UserError
 from torchyard.core.tracking.store import check_writable, tracking_uri
 from torchyard.pipelines.commands.arguments import Overrides, Source, preset_config, start_of
 from torchyard.pipelines.display import stdout
-from torchyard.pipelines.services.manager import FOUND, UP, Part, Yard, pool_name
+from torchyard.pipelines.services.manager import (
+    FOUND,
+    UP,
+    ServiceManager,
+    ServiceStatus,
+    pool_name,
+)
 from torchyard.pipelines.services.prefect_server import FLOW, PrefectServer, use
-from torchyard.pipelines.services.schedules import read_times
+from torchyard.pipelines.services.schedules import describe, parse_schedule
 
-
-def check_name(name: str | None, source: str | None) -> str:
-    """The name that was given, else that of the preset or the file.
-
-    Raises:
-        UserError: it is empty, or has characters that addresses give a meaning.
-    """
-    chosen = Path(start_of(source)).stem if name is None else name
-    if not chosen.strip() or re.search(r"[/%&<>]", chosen):
-        raise UserError(f"--name: '{chosen}' must not be empty or have any of / % & < >")
-    return chosen
-
+if TYPE_CHECKING:
+    from torchyard.pipelines.services.deployments import Registered
 
 commands = typer.Typer()
 
@@ -43,38 +39,38 @@ Name = Annotated[
     Optional[str],  # noqa: UP045 - typer reads the annotation
     typer.Option(metavar="NAME", help="its name. \\[default: the preset's or the file's]"),
 ]
-
-AsJson = Annotated[bool, typer.Option("--json", help="for machines")]
+AsJson = Annotated[bool, typer.Option("--json", help="print JSON, for programs")]
 
 
 @commands.command()
 def up() -> None:
-    """Start the Prefect server, the MLflow UI and a worker for what is scheduled, or find them.
+    """Start the Prefect server, the MLflow UI and a worker for scheduled runs, or find them.
 
-    They stay until [bold]torchyard down[/]; what dies is started again. A second `up` changes
+    They run until [bold]torchyard down[/], and are restarted when they die. A second `up` changes
     nothing.
     """
-    _print_parts(Yard().up())
+    _print_services(ServiceManager().up())
 
 
 @commands.command()
 def down() -> None:
-    """End what `torchyard up` started. Schedules are kept, and go on with the next `up`."""
-    ended, server_stays = Yard().down()
-    stdout.print(f"Ended: {', '.join(ended)}" if ended else "Nothing was up.")
+    """Stop what `torchyard up` started. Schedules are kept, and resume with the next `up`."""
+    stopped, server_stays = ServiceManager().down()
+    stdout.print(f"Stopped: {', '.join(stopped)}" if stopped else "Nothing was up.")
     if server_stays:
-        stdout.print("The Prefect server stays for the runs that use it, and ends with them.")
+        stdout.print("The Prefect server stays for the runs that use it, and stops after them.")
 
 
 @commands.command()
 def status(as_json: AsJson = False) -> None:
-    """Show what runs, where, since when and started by whom, and when what is done next."""
-    parts = Yard().parts()
-    plan = _plan(parts)
+    """Show what is running, where, since when and started by whom, and what runs next."""
+    services = ServiceManager().status()
+    plan = _plan(services[0])
     if as_json:
-        print(json.dumps({"parts": [_plain(part) for part in parts], "plan": plan}, indent=1))
+        rows = [_as_dict(service) for service in services]
+        print(json.dumps({"services": rows, "plan": plan}, indent=1))
         return
-    _print_parts(parts)
+    _print_services(services)
     if plan:
         stdout.print(_plan_table(plan))
 
@@ -89,7 +85,7 @@ def schedule_runs(
     ] = None,
     interval: Annotated[
         Optional[str],  # noqa: UP045
-        typer.Option(metavar="LENGTH", help="e.g. 30m, 12h, 1d12h; from now on"),
+        typer.Option(metavar="LENGTH", help="e.g. 30m, 12h, 1d12h; counted from now"),
     ] = None,
     rrule: Annotated[
         Optional[str],  # noqa: UP045
@@ -101,10 +97,10 @@ def schedule_runs(
     ] = None,
     name: Name = None,
 ) -> None:
-    """Have a run begun at its times, on this machine, while `torchyard up` is up.
+    """Schedule a run on this machine, for as long as `torchyard up` is up.
 
-    A run that is late or would overlap with the one before is skipped. The same name again
-    replaces a schedule.
+    A run that is late or would overlap with the one before is skipped. Scheduling under the same
+    name replaces the schedule.
 
     Example: [bold]torchyard schedule cifar10 model=resnet18 --cron "0 3 * * *"
     --timezone Asia/Shanghai[/]
@@ -112,36 +108,32 @@ def schedule_runs(
     from torchyard.pipelines.services import deployments
 
     problems: list[str] = []
-    resolved = _told(problems, preset_config, source, overrides)
-    times = _told(problems, read_times, cron, interval, rrule, timezone)
-    name = _told(problems, check_name, name, source)
-    _told(problems, check_writable, tracking_uri())
-    if problems or resolved is None or times is None or name is None:
+    resolved = _read(problems, preset_config, source, overrides)
+    when = _read(problems, parse_schedule, cron, interval, rrule, timezone)
+    name = _read(problems, check_name, name, source)
+    _read(problems, check_writable, tracking_uri())
+    if problems or resolved is None or when is None or name is None:
         raise UserError(problems)
     with _prefect(resolved) as server:
-        made = deployments.schedule(resolved, name, times, pool_name(server.api_url))
-    stdout.print(
-        f"{'Replaced' if made.replaced else 'Scheduled'} [bold]{escape(made.name)}[/]: "
-        f"{escape(times.text)}; first {times.first:%a %d %b %Y %H:%M}",
-        soft_wrap=True,
-    )
-    stdout.print(f"Its configuration: {made.url}", soft_wrap=True)
-    if not Yard().stores:
-        stdout.print("Nothing is begun before `torchyard up`.")
+        registered = deployments.schedule(resolved, name, when, pool_name(server.api_url))
+    text = f"{describe(when.prefect)}; first {when.first:%a %d %b %Y %H:%M}"
+    _print_registered(registered, "Scheduled", text)
+    if not ServiceManager().stores:
+        stdout.print("It does not start before `torchyard up`.")
 
 
 @commands.command()
 def unschedule(
     name: Annotated[str, typer.Argument(metavar="NAME", help="as `torchyard status` lists it")],
 ) -> None:
-    """Forget a schedule or a deployment; a run under way goes on."""
+    """Remove a schedule or a deployment; a run that has started goes on."""
     from torchyard.pipelines.services import deployments
 
     with _prefect():
         deleted = deployments.remove(name)
-    stdout.print(f"Forgotten: [bold]{escape(name)}[/]")
+    stdout.print(f"Removed: [bold]{escape(name)}[/]")
     if not deleted:
-        stdout.print("The run that is under way goes on.")
+        stdout.print("Its run that has started goes on.")
 
 
 @commands.command()
@@ -159,7 +151,7 @@ def deploy(
         ),
     ] = None,
 ) -> None:
-    """Register a run for a work pool: any `prefect worker` of it runs it, here or elsewhere.
+    """Register a run for a work pool, to run on any `prefect worker` of that pool.
 
     Example: [bold]torchyard deploy cifar10 --pool gpus
     --job-variable env.MLFLOW_TRACKING_URI=http://tracking:5000[/]
@@ -167,24 +159,31 @@ def deploy(
     from torchyard.pipelines.services import deployments
 
     problems: list[str] = []
-    resolved = _told(problems, preset_config, source, overrides)
-    variables = _told(problems, deployments.read_variables, job_variables or [])
-    name = _told(problems, check_name, name, source)
+    resolved = _read(problems, preset_config, source, overrides)
+    variables = _read(problems, deployments.read_variables, job_variables or [])
+    name = _read(problems, check_name, name, source)
     if problems or resolved is None or variables is None or name is None:
         raise UserError(problems)
     with _prefect(resolved):
-        made = deployments.deploy(resolved, name, pool, variables)
-    stdout.print(
-        f"{'Replaced' if made.replaced else 'Deployed'} [bold]{escape(made.name)}[/]: "
-        f"prefect deployment run {FLOW}/{escape(made.name)}",
-        soft_wrap=True,
-    )
-    stdout.print(f"Its configuration: {made.url}", soft_wrap=True)
+        registered = deployments.deploy(resolved, name, pool, variables)
+    _print_registered(registered, "Deployed", f"prefect deployment run {FLOW}/{name}")
+
+
+def check_name(name: str | None, source: str | None) -> str:
+    """The name that was given, else that of the preset or the file.
+
+    Raises:
+        UserError: it is empty, or has characters that addresses give a meaning.
+    """
+    chosen = Path(start_of(source)).stem if name is None else name
+    if not chosen.strip() or re.search(r"[/%&<>]", chosen):
+        raise UserError(f"--name: '{chosen}' must not be empty or have any of / % & < >")
+    return chosen
 
 
 @contextmanager
 def _prefect(resolved: ResolvedConfig | None = None) -> Iterator[PrefectServer]:
-    """Use the Prefect server; first try the configuration, as `torchyard check` does."""
+    """Use the Prefect server, once the configuration has passed what `torchyard check` does."""
     with PrefectServer.connect() as server:
         if resolved is not None:
             from torchyard.pipelines.worker.process import check_config
@@ -194,8 +193,8 @@ def _prefect(resolved: ResolvedConfig | None = None) -> Iterator[PrefectServer]:
             yield server
 
 
-def _told(problems: list[str], read: Callable[..., T], *arguments: Any) -> T | None:
-    """What `read` gives; what is wrong is added to the problems."""
+def _read(problems: list[str], read: Callable[..., T], *arguments: Any) -> T | None:
+    """What `read` returns; None if it raises a `UserError`, whose problems are collected."""
     try:
         return read(*arguments)
     except UserError as error:
@@ -203,30 +202,29 @@ def _told(problems: list[str], read: Callable[..., T], *arguments: Any) -> T | N
         return None
 
 
-def _plan(parts: list[Part]) -> list[dict[str, Any]]:
-    """What is scheduled and deployed, where there is a server to ask."""
-    prefect = parts[0]
+def _plan(prefect: ServiceStatus) -> list[dict[str, Any]]:
+    """What is scheduled and deployed; nothing while there is no server to ask."""
     if prefect.state not in (UP, FOUND):
         return []
     from torchyard.pipelines.services import deployments
 
     with use(prefect.api):
-        return deployments.planned()
+        return deployments.overview()
 
 
 def _plan_table(plan: list[dict[str, Any]]) -> Table:
     table = Table(box=None, pad_edge=False, title_justify="left", title="\nscheduled and deployed")
-    for heading in ("name", "pool", "times", "next", "last", ""):
+    for heading in ("name", "pool", "schedule", "next", "last", ""):
         table.add_column(heading, overflow="fold")
     for row in plan:
-        times = "by hand" if row["times"] is None else row["times"]
+        schedule = row["schedule"] or "by hand"
         last = row["last_state"] or "–"
         if row["last_message"] and last not in ("Completed", "Running"):
             last = f"{last}: {row['last_message']}"
         cells = (
             row["name"],
             row["pool"] or "–",
-            f"{times} (paused)" if row["paused"] else times,
+            f"{schedule} (paused)" if row["paused"] else schedule,
             _short(row["next"]),
             _short(row["last"]),
             last,
@@ -239,32 +237,38 @@ def _short(time: str | None) -> str:
     return f"{datetime.fromisoformat(time):%d %b %H:%M}" if time else "–"
 
 
-def _print_parts(parts: list[Part]) -> None:
+def _print_registered(registered: Registered, verb: str, text: str) -> None:
+    verb = "Replaced" if registered.replaced else verb
+    stdout.print(f"{verb} [bold]{escape(registered.name)}[/]: {escape(text)}", soft_wrap=True)
+    stdout.print(f"Its configuration: {registered.url}", soft_wrap=True)
+
+
+def _print_services(services: list[ServiceStatus]) -> None:
     table = Table(box=None, pad_edge=False)
     for heading in ("", "", "where", "since", "by", "process"):
         table.add_column(heading, no_wrap=True)
-    for part in parts:
-        facts = part.facts
-        since = datetime.fromisoformat(facts.since).astimezone() if facts else None
+    for service in services:
+        daemon = service.daemon
+        since = datetime.fromisoformat(daemon.started_at).astimezone() if daemon else None
         table.add_row(
-            part.name,
-            part.state if part.state in (UP, FOUND) else f"[red]{part.state}[/]",
-            escape(part.address),
+            service.name,
+            service.state if service.state in (UP, FOUND) else f"[red]{service.state}[/]",
+            escape(service.address),
             f"{since:%d %b %H:%M}" if since else "",
-            escape(facts.by) if facts else "",
-            str(facts.pid or "") if facts else "",
+            escape(daemon.started_by) if daemon else "",
+            str(daemon.pid or "") if daemon else "",
         )
     stdout.print(table)
 
 
-def _plain(part: Part) -> dict[str, object]:
-    facts = part.facts
+def _as_dict(service: ServiceStatus) -> dict[str, object]:
+    daemon = service.daemon
     return {
-        "name": part.name,
-        "state": part.state,
-        "address": part.address or None,
-        "since": facts.since if facts else None,
-        "started_by": facts.by if facts else None,
-        "process": facts.pid if facts else None,
-        "log": str(part.log) if facts else None,
+        "name": service.name,
+        "state": service.state,
+        "address": service.address or None,
+        "since": daemon.started_at if daemon else None,
+        "started_by": daemon.started_by if daemon else None,
+        "process": daemon.pid if daemon else None,
+        "log": str(service.log) if daemon else None,
     }

@@ -32,7 +32,7 @@ WORKERS_SECONDS = 20.0
 def heeding_cancellation(pipeline: Callable[[], R]) -> R:
     """Run the body of a flow; end as Cancelled, its stage stopped, when Prefect asks for that.
 
-    The flow run is also labelled with the process it runs in, so that the watch of a yard can
+    The flow run is also labelled with the process it runs in, so that the reaper can
     tell when that is dead.
     """
     with _heeded():

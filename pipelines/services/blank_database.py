@@ -1,4 +1,4 @@
-"""Make the blank databases that first runs begin with; a program, run by `make install`."""
+"""Create the blank databases that first runs start with; a program, run by `make install`."""
 
 from __future__ import annotations
 
@@ -13,18 +13,19 @@ from torchyard.core.tracking.store import blank_database, load_mlflow
 
 
 def make_blank(program: str) -> None:
-    """Let the program's own migrations make its blank database."""
+    """Create the blank database of `prefect` or `mlflow` with its own migrations."""
     target = blank_database(program)
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent) as scratch, contextlib.chdir(scratch):
-        made, whole = Path(scratch) / "made.db", Path(scratch) / "whole.db"
-        MAKERS[program](made)
-        with contextlib.closing(sqlite3.connect(made)) as database:
-            database.execute("VACUUM INTO ?", [str(whole)])  # with what is still in its log
-        whole.replace(target)
+        created, compact = Path(scratch) / "created.db", Path(scratch) / "compact.db"
+        MIGRATIONS[program](created)
+        with contextlib.closing(sqlite3.connect(created)) as database:
+            # Includes what is still in the write-ahead log.
+            database.execute("VACUUM INTO ?", [str(compact)])
+        compact.replace(target)
 
 
-def _prefects(database: Path) -> None:
+def _prefect(database: Path) -> None:
     os.environ |= {
         "PREFECT_HOME": str(database.parent),
         "PREFECT_API_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{database}",
@@ -34,18 +35,18 @@ def _prefects(database: Path) -> None:
     asyncio.run(provide_database_interface().create_db())
 
 
-def _mlflows(database: Path) -> None:
+def _mlflow(database: Path) -> None:
     load_mlflow()
     from mlflow import MlflowClient
 
     MlflowClient(tracking_uri=f"sqlite:///{database}").search_experiments()
     with contextlib.closing(sqlite3.connect(database)) as connection, connection:
-        # Its artifacts would go to this folder; MLflow makes another where there is none.
+        # The default experiment points at this folder; MLflow creates one where there is none.
         connection.execute("DELETE FROM experiments")
 
 
-MAKERS = {"prefect": _prefects, "mlflow": _mlflows}
+MIGRATIONS = {"prefect": _prefect, "mlflow": _mlflow}
 
 if __name__ == "__main__":
-    for name in MAKERS:
+    for name in MIGRATIONS:
         make_blank(name)

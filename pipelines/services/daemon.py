@@ -1,8 +1,8 @@
-"""A process that outlives the command that started it, found by a lock and not by its number.
+"""A process that outlives the command that started it, identified by a lock, not by its PID.
 
-Each piece has a file `<name>.lock` that its process holds locked from birth to death: the kernel
-drops the lock with the process, so a number that another program has by now is never believed.
-The file's first line says what was started, by whom and when; the process itself adds its number.
+Each daemon holds a lock on `<name>.lock` from birth to death. The kernel releases the lock with
+the process, so a PID that another program has by now is never mistaken for the daemon's. The
+first line of the file says what was started, when and by whom; the daemon appends its PID.
 """
 
 from __future__ import annotations
@@ -24,33 +24,34 @@ import psutil
 
 from torchyard.core.tracking.provenance import user_name
 
-MARK = "TORCHYARD_PIECE"  # in the environment of a piece and of all that it starts: its lock
-LOG_BYTES = 1_000_000  # a longer log is begun anew at the next start
+# Set in the environment of a daemon, and so of every process it starts: the path of its lock.
+DAEMON_VARIABLE = "TORCHYARD_DAEMON"
+MAX_LOG_BYTES = 1_000_000  # a longer log is emptied at the next start
 
 
 @dataclass(frozen=True)
-class Facts:
-    """What the books say of a piece that lives.
+class DaemonState:
+    """What the lock file of a living daemon says.
 
     Attributes:
-        address: where it answers, or what it works for.
-        since: when it was started, ISO 8601.
-        by: the user and machine that started it.
-        pid: its number; None in the first moments.
-        state: what it says of itself.
+        address: where it answers, or the API a worker polls.
+        started_at: ISO 8601.
+        started_by: user@machine.
+        pid: None until the process has written it.
+        mode: what the daemon reported about itself.
     """
 
     address: str
-    since: str
-    by: str
+    started_at: str
+    started_by: str
     pid: int | None = None
-    state: str = ""
+    mode: str = ""
 
 
-class Piece:
-    """One process of a yard, under its name.
+class Daemon:
+    """A background process with a name, a lock file and a log file.
 
-    Whoever asks or starts holds `books(folder)` meanwhile.
+    Callers of `state` and `start` hold `state_lock(folder)`.
     """
 
     def __init__(self, folder: Path, name: str) -> None:
@@ -58,10 +59,10 @@ class Piece:
         self.lock = folder / f"{name}.lock"
         self.log = folder / f"{name}.log"
 
-    def found(self) -> Facts | None:
-        """What is known of the living process, or None if there is none."""
-        with _opened(self.lock) as life:
-            return None if try_lock(life) else self._read(life)
+    def state(self) -> DaemonState | None:
+        """The state of the living process, or None if there is none."""
+        with _opened(self.lock) as lock:
+            return None if try_lock(lock) else self._read(lock)
 
     def start(
         self,
@@ -70,107 +71,106 @@ class Piece:
         environment: Mapping[str, str] | None = None,
         pass_fds: Sequence[int] = (),
     ) -> None:
-        """Start it; there must be none.
+        """Start the process.
 
         Args:
-            command: given the descriptor of the lock, which the process is to `announce`.
-            address: for the books.
-            environment: on top of this process's own.
-            pass_fds: further descriptors it is to have.
+            command: makes the command line from the descriptor of the lock, which the new
+                process passes to `report_pid`.
+            address: see `DaemonState`.
+            environment: added to that of this process.
+            pass_fds: further descriptors that the process inherits.
+
+        Raises:
+            BlockingIOError: it is running already.
         """
-        with _opened(self.lock) as life, self.log.open("ab") as log:
-            if not try_lock(life):
-                raise BlockingIOError(f"{self.name} is there")
-            if log.tell() > LOG_BYTES:
+        with _opened(self.lock) as lock, self.log.open("ab") as log:
+            if not try_lock(lock):
+                raise BlockingIOError(f"{self.name} is running already")
+            if log.tell() > MAX_LOG_BYTES:
                 log.truncate(0)
             now = datetime.now(UTC).isoformat(timespec="seconds")
-            first = json.dumps([address, now, f"{user_name()}@{platform.node()}"])
-            os.ftruncate(life, 0)
-            os.pwrite(life, f"{first}\n".encode(), 0)
+            header = json.dumps([address, now, f"{user_name()}@{platform.node()}"])
+            os.ftruncate(lock, 0)
+            os.pwrite(lock, f"{header}\n".encode(), 0)
             subprocess.Popen(
-                command(life),
-                env={**os.environ, **(environment or {}), MARK: str(self.lock)},
+                command(lock),
+                env={**os.environ, **(environment or {}), DAEMON_VARIABLE: str(self.lock)},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                pass_fds=[life, *pass_fds],
-                start_new_session=True,  # Ctrl-C in the terminal is not meant for it
+                pass_fds=[lock, *pass_fds],
+                start_new_session=True,  # Ctrl-C in the terminal must not reach it
             )
 
-    def members(self) -> list[psutil.Process]:
-        """Its process, and whatever it started that still lives, also after its death."""
+    def processes(self) -> list[psutil.Process]:
+        """The daemon and every living process it started, even after its own death."""
         found = []
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.Error):
-                if process.environ().get(MARK) == str(self.lock):
+                if process.environ().get(DAEMON_VARIABLE) == str(self.lock):
                     found.append(process)
         return found
 
-    def stop(self, seconds: float = 60) -> None:
-        """End it and all it started: asked first, killed after so many seconds.
+    def stop(self, timeout: float = 60) -> None:
+        """Terminate the daemon and every process it started; kill what is left after `timeout` s.
 
-        What it started is asked before itself, which would ask again: a run that is terminated
-        twice does not get to say why it ended. A process in a session that another of them leads
-        is not asked: a run ends its trainer by itself, and would take it for broken.
+        Its children get SIGTERM before the daemon, which would send them a second one: a run that
+        is terminated twice cannot record why it ended. A child in a session of its own gets none:
+        it is the trainer of a run, which ends it and would take its sudden end for a crash.
         """
-        facts, members = self.found(), self.members()
-        main = [process for process in members if facts and process.pid == facts.pid]
-        sessions = {process.pid for process in members} - {process.pid for process in main}
-        started = [process for process in members if _session(process) not in sessions]
-        for asked in ([process for process in started if process not in main], main):
-            for process in asked:
+        state, processes = self.state(), self.processes()
+        daemon = [process for process in processes if state and process.pid == state.pid]
+        children = [process for process in processes if process not in daemon]
+        own_sessions = {process.pid for process in children}
+        runs = [process for process in children if _session(process) not in own_sessions]
+        for group in (runs, daemon):
+            for process in group:
                 with contextlib.suppress(psutil.NoSuchProcess):
                     process.send_signal(signal.SIGTERM)
-            psutil.wait_procs(asked, timeout=seconds)
-        for process in self.members():
+            psutil.wait_procs(group, timeout=timeout)
+        for process in self.processes():
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
 
-    def last_words(self, lines: int = 5) -> list[str]:
-        """The end of its log."""
+    def log_tail(self, lines: int = 5) -> list[str]:
+        """The last lines of its log."""
         text = self.log.read_text("utf-8", "replace") if self.log.exists() else ""
         return text.splitlines()[-lines:]
 
-    def _read(self, life: int) -> Facts:
-        first, *said = os.pread(life, 4096, 0).decode().splitlines()
-        pid, _, state = said[-1].partition(" ") if said else ("", "", "")
-        address, since, by = json.loads(first)
-        return Facts(address, since, by, int(pid) if pid else None, state)
+    def _read(self, lock: int) -> DaemonState:
+        header, *reports = os.pread(lock, 4096, 0).decode().splitlines()
+        pid, _, mode = reports[-1].partition(" ") if reports else ("", "", "")
+        address, started_at, started_by = json.loads(header)
+        return DaemonState(address, started_at, started_by, int(pid) if pid else None, mode)
 
 
 @contextlib.contextmanager
-def books(folder: Path) -> Iterator[None]:
-    """Nobody else starts, ends or asks for a piece meanwhile."""
-    with _opened(folder / "start.lock") as starting:
-        fcntl.flock(starting, fcntl.LOCK_EX)
+def state_lock(folder: Path) -> Iterator[None]:
+    """Keep other processes from starting, stopping or querying the daemons of a folder."""
+    with _opened(folder / "start.lock") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
 
-def announce(life: int, state: str = "") -> None:
-    """Tell the books, in a new process, the number and the state of this process."""
-    os.lseek(life, 0, os.SEEK_END)
-    os.write(life, f"{os.getpid()} {state}\n".encode())
+def report_pid(lock: int, mode: str = "") -> None:
+    """Append the PID and mode of this process to its lock file."""
+    os.lseek(lock, 0, os.SEEK_END)
+    os.write(lock, f"{os.getpid()} {mode}\n".encode())
 
 
-def foreign(command: Sequence[str]) -> Callable[[int], list[str]]:
-    """A `command` for `Piece.start` that announces itself and then becomes that program."""
-    return lambda life: [
-        sys.executable,
-        "-P",
-        "-m",
-        "torchyard.pipelines.services.daemon",
-        str(life),
-        *command,
-    ]
+def exec_command(program: Sequence[str]) -> Callable[[int], list[str]]:
+    """A `command` for `Daemon.start`: reports its PID, then becomes `program` by exec."""
+    module = "torchyard.pipelines.services.daemon"
+    return lambda lock: [sys.executable, "-P", "-m", module, str(lock), *program]
 
 
 def open_lock(path: Path) -> int:
-    """The descriptor of a lock file; the lock goes with the last descriptor."""
+    """The descriptor of a lock file; the lock is released with its last descriptor."""
     return os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
 
 
 def try_lock(descriptor: int) -> bool:
-    """Take the lock unless another has it."""
+    """Take the lock unless another process holds it."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -194,5 +194,5 @@ def _opened(path: Path) -> Iterator[int]:
 
 
 if __name__ == "__main__":
-    announce(int(sys.argv[1]))
+    report_pid(int(sys.argv[1]))
     os.execv(sys.argv[2], sys.argv[2:])

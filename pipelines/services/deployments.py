@@ -1,7 +1,7 @@
-"""Runs that Prefect begins: at their time on this machine, or by the workers of a pool.
+"""Prefect deployments: runs that start on a schedule, or when a pool's worker is asked to.
 
-A deployment holds the whole configuration, checked. Its form in Prefect's UI has a typed field
-for every setting and every parameter of the chosen plugins.
+A deployment holds the whole checked configuration as its parameter `config`. Its form in
+Prefect's UI has a typed field for every setting and every parameter of the chosen plugins.
 """
 
 from __future__ import annotations
@@ -19,6 +19,31 @@ from uuid import UUID
 from zoneinfo import ZoneInfo
 
 import yaml
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.actions import (
+    DeploymentScheduleCreate,
+    DeploymentUpdate,
+    WorkPoolCreate,
+)
+from prefect.client.schemas.filters import (
+    DeploymentFilter,
+    DeploymentFilterId,
+    FlowFilter,
+    FlowFilterName,
+    FlowRunFilter,
+    FlowRunFilterState,
+    FlowRunFilterStateType,
+)
+from prefect.client.schemas.objects import (
+    ConcurrencyLimitStrategy,
+    ConcurrencyOptions,
+    FlowRun,
+    StateType,
+)
+from prefect.client.schemas.responses import DeploymentResponse
+from prefect.client.schemas.sorting import FlowRunSort
+from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
+from prefect.utilities.urls import url_for
 
 from torchyard.core.config.resolve import ResolvedConfig
 from torchyard.core.config.schema import SINGLE, RunConfig
@@ -27,19 +52,20 @@ from torchyard.core.errors import UserError, suggestion
 from torchyard.core.hosting.sources import PLUGIN_FOLDERS
 from torchyard.core.tracking.store import tracking_uri
 from torchyard.pipelines.services.prefect_server import FLOW
-from torchyard.pipelines.services.schedules import Times, said
+from torchyard.pipelines.services.schedules import Schedule, describe
 
 ENTRYPOINT = "torchyard.pipelines.flow.pipeline.train_pipeline"
-TAG, FORGOTTEN = "torchyard", "torchyard:forgotten"
-NEEDS = "TORCHYARD_NEEDS"  # in the environment of a deployed run: its plugins, and where from
+TAG = "torchyard"
+RETIRED = "torchyard:retired"  # tag of a deployment to be deleted once its last run has ended
+NEEDS = "TORCHYARD_NEEDS"  # in the environment of a deployed run: its plugins and their sources
 
 
 @dataclass(frozen=True)
 class Registered:
-    """A deployment as it is now.
+    """A deployment that was created or replaced.
 
     Attributes:
-        name: without the flow's.
+        name: without the name of the flow.
         url: its page in Prefect's UI.
         replaced: whether there was one of that name.
     """
@@ -50,17 +76,17 @@ class Registered:
 
 
 def read_variables(assignments: Sequence[str]) -> dict[str, Any]:
-    """Job variables from `key=value`; a dot leads into a section, as in `env.NAME`.
+    """Job variables from `key=value`; a dot in the key opens a section, as in `env.NAME`.
 
     Raises:
-        UserError: with all that is wrong.
+        UserError: with every problem.
     """
-    found: dict[str, Any] = {}
+    variables: dict[str, Any] = {}
     problems = []
     for assignment in assignments:
         key, separator, value = assignment.partition("=")
         *sections, last = key.split(".")
-        inner = found
+        inner = variables
         for section in sections:
             inner = inner.setdefault(section, {}) if isinstance(inner, dict) else inner
         if not separator or not all([*sections, last]) or not isinstance(inner, dict):
@@ -69,19 +95,16 @@ def read_variables(assignments: Sequence[str]) -> dict[str, Any]:
             inner[last] = yaml.safe_load(value) if value.startswith(("[", "{")) else value
     if problems:
         raise UserError(problems)
-    return found
+    return variables
 
 
-def schedule(resolved: ResolvedConfig, name: str, times: Times, pool: str) -> Registered:
-    """Have a run begun on this machine at its times; speaks to the Prefect server in use.
+def schedule(resolved: ResolvedConfig, name: str, when: Schedule, pool: str) -> Registered:
+    """Schedule runs on this machine with the Prefect server in use.
 
-    It is begun as it would be here and now: in this working folder, with this virtual
-    environment, these plugins and this store.
+    They start as a run would here and now: in this working folder, with this virtual environment,
+    these plugins and this tracking store.
     """
-    from prefect.client.orchestration import get_client
-    from prefect.client.schemas.actions import DeploymentScheduleCreate, WorkPoolCreate
-    from prefect.exceptions import ObjectAlreadyExists
-    from prefect.workers.process import ProcessWorker
+    from prefect.workers.process import ProcessWorker  # takes long to import
 
     template = ProcessWorker.get_default_base_job_template()
     with get_client(sync_client=True) as client:
@@ -95,35 +118,33 @@ def schedule(resolved: ResolvedConfig, name: str, times: Times, pool: str) -> Re
             name,
             pool,
             job_variables={
-                # -P: nothing in the working folder may stand in for a module.
+                # -P: nothing in the working folder may shadow a module.
                 "command": f"{sys.executable} -P -m prefect.engine",
                 "working_dir": str(Path.cwd()),
                 "env": local_environment(),
-                # Else a run whose worker was killed could not print any more.
+                # Otherwise a run whose worker was killed fails at its next print.
                 "stream_output": False,
             },
-            schedules=[DeploymentScheduleCreate(schedule=times.schedule, slug="torchyard")],
+            schedules=[DeploymentScheduleCreate(schedule=when.prefect, slug="torchyard")],
         )
 
 
 def deploy(
     resolved: ResolvedConfig, name: str, pool: str, job_variables: Mapping[str, Any]
 ) -> Registered:
-    """Register the flow for a work pool, whose workers have torchyard installed.
+    """Register the flow for a work pool whose workers have torchyard installed.
 
     Raises:
         UserError: there is no such pool.
     """
-    from prefect.client.orchestration import get_client
-
     with get_client(sync_client=True) as client:
-        pools = [found.name for found in client.read_work_pools()]
+        pools = [each.name for each in client.read_work_pools()]
         if pool not in pools:
             raise UserError(
                 f"--pool: there is no work pool '{pool}'.{suggestion(pool, pools)}  "
                 f"`prefect work-pool create {pool} --type process` makes one."
             )
-        needs = {place: found.source.origin for place, found in resolved.plugins.items()}
+        needs = {path: plugin.source.origin for path, plugin in resolved.plugins.items()}
         environment = {NEEDS: json.dumps(needs), **job_variables.get("env", {})}
         return _register(
             client, resolved, name, pool, job_variables={**job_variables, "env": environment}
@@ -131,25 +152,21 @@ def deploy(
 
 
 def _register(
-    client: Any,
+    client: SyncPrefectClient,
     resolved: ResolvedConfig,
     name: str,
     pool: str,
     job_variables: Mapping[str, Any],
-    schedules: Sequence[Any] = (),
+    schedules: Sequence[DeploymentScheduleCreate] = (),
 ) -> Registered:
-    from prefect.client.schemas.objects import ConcurrencyLimitStrategy, ConcurrencyOptions
-    from prefect.exceptions import ObjectNotFound
-    from prefect.utilities.urls import url_for
-
     try:
         client.read_deployment_by_name(f"{FLOW}/{name}")
         replaced = True
     except ObjectNotFound:
         replaced = False
-    # A run that is late, or would overlap with another, is skipped: they never pile up.
+    # A run that would overlap with another is skipped: they never pile up.
     skip = ConcurrencyOptions(collision_strategy=ConcurrencyLimitStrategy.CANCEL_NEW)
-    identity = client.create_deployment(
+    deployment_id = client.create_deployment(
         flow_id=client.create_flow_from_name(FLOW),
         name=name,
         entrypoint=ENTRYPOINT,
@@ -165,122 +182,99 @@ def _register(
         pull_steps=[],
         description="The configuration of the run is the parameter `config`.",
     )
-    return Registered(name, url_for("deployment", obj_id=identity) or "", replaced)
+    return Registered(name, url_for("deployment", obj_id=deployment_id) or "", replaced)
 
 
 def remove(name: str) -> bool:
-    """Forget a deployment and what it would begin; False if a run of it is under way.
+    """Delete a deployment and its schedule; False if it has a run that must end first.
 
-    Prefect's server deletes the slot that the run holds with the deployment, and then cannot end
-    the run. So this is only marked, and deleted by the reaper after the run.
+    With the deployment Prefect's server deletes the concurrency slot that the run holds, and then
+    cannot end the run. So such a deployment is only marked; the reaper deletes it after the run.
 
     Raises:
-        UserError: there is none of that name; the message names the nearest.
+        UserError: there is none of that name; the message has the nearest name.
     """
-    from prefect.client.orchestration import get_client
-    from prefect.client.schemas.actions import DeploymentUpdate
-
     with get_client(sync_client=True) as client:
-        known = {found.name: found for found in deployed(client)}
+        known = {each.name: each for each in list_deployments(client)}
         if name not in known:
-            near = suggestion(name, [*known])
-            raise UserError(f"no schedule or deployment named '{name}'.{near}")
-        if not under_way(client, known[name].id):
-            client.delete_deployment(known[name].id)
+            raise UserError(
+                f"no schedule or deployment named '{name}'.{suggestion(name, [*known])}"
+            )
+        deployment = known[name]
+        if not has_active_run(client, deployment.id):
+            client.delete_deployment(deployment.id)
             return True
-        for each in known[name].schedules:
-            client.delete_deployment_schedule(known[name].id, each.id)
-        client.update_deployment(known[name].id, DeploymentUpdate(paused=True, tags=[FORGOTTEN]))
+        for each in deployment.schedules:
+            client.delete_deployment_schedule(deployment.id, each.id)
+        client.update_deployment(deployment.id, DeploymentUpdate(paused=True, tags=[RETIRED]))
         return False
 
 
-def under_way(client: Any, deployment_id: UUID) -> bool:
-    """Whether a run of a deployment has begun and not ended."""
-    from prefect.client.schemas.filters import (
-        DeploymentFilter,
-        DeploymentFilterId,
-        FlowRunFilter,
-        FlowRunFilterState,
-        FlowRunFilterStateType,
-    )
-    from prefect.client.schemas.objects import StateType
-
-    begun = [StateType.PENDING, StateType.RUNNING, StateType.CANCELLING]
-    state = FlowRunFilterState(type=FlowRunFilterStateType(any_=begun))
-    runs = client.read_flow_runs(
-        deployment_filter=DeploymentFilter(id=DeploymentFilterId(any_=[deployment_id])),
-        flow_run_filter=FlowRunFilter(state=state),
-        limit=1,
-    )
-    return bool(runs)
+def has_active_run(client: SyncPrefectClient, deployment_id: UUID) -> bool:
+    """Whether a run of a deployment has started and not ended."""
+    active = [StateType.PENDING, StateType.RUNNING, StateType.CANCELLING]
+    return _find_run(client, deployment_id, FlowRunFilterStateType(any_=active)) is not None
 
 
-def deployed(client: Any, forgotten: bool = False) -> list[Any]:
-    """torchyard's deployments on a Prefect server, or those that are to be deleted."""
-    from prefect.client.schemas.filters import FlowFilter, FlowFilterName
-
+def list_deployments(client: SyncPrefectClient, retired: bool = False) -> list[DeploymentResponse]:
+    """torchyard's deployments on a Prefect server: those in use, or those to be deleted."""
     flow = FlowFilter(name=FlowFilterName(any_=[FLOW]))
-    found = client.read_deployments(flow_filter=flow)
-    return [each for each in found if (FORGOTTEN in each.tags) == forgotten]
+    deployments = client.read_deployments(flow_filter=flow)
+    return [each for each in deployments if (RETIRED in each.tags) == retired]
 
 
-def planned() -> list[dict[str, Any]]:
-    """The deployments with their times: name, pool, times, next run, and how the last run ended."""
-    from prefect.client.orchestration import get_client
-    from prefect.client.schemas.filters import (
-        DeploymentFilter,
-        DeploymentFilterId,
-        FlowRunFilter,
-        FlowRunFilterState,
-        FlowRunFilterStateType,
-    )
-    from prefect.client.schemas.objects import StateType
-    from prefect.client.schemas.sorting import FlowRunSort
-
-    coming = FlowRunFilterStateType(any_=[StateType.SCHEDULED])
-    begun = FlowRunFilterStateType(not_any_=[StateType.SCHEDULED])
+def overview() -> list[dict[str, Any]]:
+    """The deployments: name, pool, schedule, next run, and how the last run ended."""
+    scheduled = FlowRunFilterStateType(any_=[StateType.SCHEDULED])
+    started = FlowRunFilterStateType(not_any_=[StateType.SCHEDULED])
     rows = []
     with get_client(sync_client=True) as client:
-        for found in deployed(client):
-            mine = DeploymentFilter(id=DeploymentFilterId(any_=[found.id]))
-
-            def first(state: Any, sort: Any, mine: Any = mine) -> Any:
-                chosen = FlowRunFilter(state=FlowRunFilterState(type=state))
-                runs = client.read_flow_runs(
-                    deployment_filter=mine, flow_run_filter=chosen, sort=sort, limit=1
-                )
-                return runs[0] if runs else None
-
-            coming_run = first(coming, FlowRunSort.EXPECTED_START_TIME_ASC)
-            last = first(begun, FlowRunSort.EXPECTED_START_TIME_DESC)
+        for each in list_deployments(client):
+            coming = _find_run(client, each.id, scheduled, FlowRunSort.EXPECTED_START_TIME_ASC)
+            last = _find_run(client, each.id, started, FlowRunSort.EXPECTED_START_TIME_DESC)
             rows.append(
                 {
-                    "name": found.name,
-                    "pool": found.work_pool_name,
-                    "times": "; ".join(said(each.schedule) for each in found.schedules) or None,
-                    "paused": found.paused,
-                    "next": _when(coming_run, found),
-                    "last": _when(last, found),
+                    "name": each.name,
+                    "pool": each.work_pool_name,
+                    "schedule": "; ".join(describe(one.schedule) for one in each.schedules) or None,
+                    "paused": each.paused,
+                    "next": _start_time(coming, each),
+                    "last": _start_time(last, each),
                     "last_state": last.state_name if last else None,
-                    "last_message": last.state.message if last else None,
+                    "last_message": last.state.message if last and last.state else None,
                 }
             )
     return rows
 
 
-def _when(run: Any, deployment: Any) -> str | None:
+def _find_run(
+    client: SyncPrefectClient,
+    deployment_id: UUID,
+    state: FlowRunFilterStateType,
+    sort: FlowRunSort | None = None,
+) -> FlowRun | None:
+    runs = client.read_flow_runs(
+        deployment_filter=DeploymentFilter(id=DeploymentFilterId(any_=[deployment_id])),
+        flow_run_filter=FlowRunFilter(state=FlowRunFilterState(type=state)),
+        sort=sort,
+        limit=1,
+    )
+    return runs[0] if runs else None
+
+
+def _start_time(run: FlowRun | None, deployment: Any) -> str | None:
     if run is None or run.expected_start_time is None:
         return None
     zones = [each.schedule.timezone for each in deployment.schedules]
     zone = ZoneInfo(zones[0]) if zones else None
-    when: datetime = run.expected_start_time.astimezone(zone)
-    return when.isoformat(timespec="seconds")
+    start: datetime = run.expected_start_time.astimezone(zone)
+    return start.isoformat(timespec="seconds")
 
 
 def local_environment() -> dict[str, str | None]:
-    """What a run begun here by somebody else needs to find what a command finds here.
+    """The variables with which a scheduled run finds what a command in this shell finds.
 
-    What is not set here is unset there: the worker was started in another shell.
+    None unsets a variable: the worker was started in another shell.
     """
     environment = {CACHE: str(cache_folder().absolute())} | {
         name: os.environ.get(name) for name in ("MLFLOW_EXPERIMENT_NAME", "MLFLOW_EXPERIMENT_ID")
@@ -289,15 +283,15 @@ def local_environment() -> dict[str, str | None]:
         folders = filter(None, os.environ.get(name, "").split(os.pathsep))
         whole = (str(Path(folder).expanduser().absolute()) for folder in folders)
         environment[name] = os.pathsep.join(whole) or None
-    if "@" not in (uri := tracking_uri()):  # a password is not for Prefect's database
+    if "@" not in (uri := tracking_uri()):  # a password must not reach Prefect's database
         environment["MLFLOW_TRACKING_URI"] = uri
     return environment
 
 
 def form(resolved: ResolvedConfig) -> dict[str, Any]:
-    """The JSON schema that Prefect's UI makes a form of, and by which its server judges a run.
+    """The JSON schema of the form in Prefect's UI, which its server also validates runs against.
 
-    `RunConfig` alone would leave out the plugins' parameters, which are no fields of its own.
+    `RunConfig`'s own schema does not have the plugins' parameters: they are extra fields to it.
     """
     template = "#/definitions/{model}"
     schema = RunConfig.model_json_schema(ref_template=template)
@@ -314,7 +308,7 @@ def form(resolved: ResolvedConfig) -> dict[str, Any]:
             "description": plugin.summary,
             "properties": base["properties"] | own.get("properties", {}),
             "required": ["name"],
-            # Another plugin may be named instead: the run judges its parameters.
+            # Another plugin may be named instead: then the run checks its parameters.
             "additionalProperties": True,
         }
         properties[kind] = {"$ref": f"#/definitions/chosen_{kind}"}
@@ -325,7 +319,7 @@ def form(resolved: ResolvedConfig) -> dict[str, Any]:
         "title": "run_id",
         "anyOf": [{"type": "string"}, {"type": "null"}],
         "default": None,
-        "description": "of an MLflow run that ended early, to go on with from its last checkpoint",
+        "description": "an MLflow run that ended early, to resume from its last checkpoint",
         "position": 1,
     }
     config = {"$ref": "#/definitions/RunConfig", "title": "config", "position": 0}

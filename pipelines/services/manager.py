@@ -1,15 +1,15 @@
-"""The yard: what `torchyard up` keeps up, `status` tells of and `down` ends.
+"""The service manager: what `torchyard up` starts, `status` shows and `down` stops.
 
-| piece           | what it is                                                             |
-|-----------------|------------------------------------------------------------------------|
-| `server`        | the Prefect server, with its scheduler                                 |
-| `worker`        | `prefect worker`: begins what is scheduled on this machine             |
-| `mlflow-<hash>` | the MLflow UI, one for each store that `up` was asked for              |
-| `keeper`        | starts the others, starts them again when they die, and keeps watch    |
+| daemon          | what it is                                                              |
+|-----------------|-------------------------------------------------------------------------|
+| `server`        | the Prefect server with its scheduler                                   |
+| `worker`        | `prefect worker`: starts the runs that are scheduled on this machine    |
+| `mlflow-<hash>` | the MLflow UI of one tracking store that `up` was called for            |
+| `supervisor`    | starts the other three, restarts them when they die, reaps dead runs    |
 
-That the yard is wanted is said by `yard.json`, whether a piece lives by its lock (see
-`daemon.py`). So each can be killed at any moment and `status` tells the truth: the keeper
-starts the others again, and they go on without it until the next `up`.
+`services.json` exists while the services are wanted; a daemon is alive while its lock is held
+(see `daemon.py`). So any of them can be killed at any moment and `status` stays correct: the
+supervisor restarts the others, and they go on without a supervisor until the next `up`.
 """
 
 from __future__ import annotations
@@ -27,39 +27,53 @@ from urllib.parse import urlsplit
 from torchyard.core.data.files import atomic_write
 from torchyard.core.errors import RunError, UserError
 from torchyard.core.tracking.provenance import user_name
-from torchyard.core.tracking.store import answers, check_writable, is_server, shown, tracking_uri
-from torchyard.pipelines.services.daemon import Facts, Piece, books
-from torchyard.pipelines.services.prefect_server import LASTING, WANTED, found_server, state_folder
+from torchyard.core.tracking.store import (
+    LOCAL_UI,
+    answers,
+    check_writable,
+    database_of,
+    is_server,
+    shown,
+    tracking_uri,
+)
+from torchyard.pipelines.services.daemon import Daemon, DaemonState, state_lock
+from torchyard.pipelines.services.prefect_server import (
+    PERSISTENT,
+    SERVICES_FILE,
+    found_server,
+    listen,
+    state_folder,
+)
 from torchyard.pipelines.services.prefect_settings import configured_api_url
 
-START_SECONDS = 180  # on a busy machine; a quiet one takes 20
-STARTS = 2  # a piece that dies so often while it starts will not come up
+START_SECONDS = 180  # on a busy machine; an idle one takes 20
+MAX_STARTS = 2  # a daemon that dies more often than this during `up` will not come up
 UP, FOUND, STARTING, DOWN = "up", "found", "starting", "down"
 
 
 @dataclass(frozen=True)
-class Part:
-    """One thing of the yard, as a person sees it.
+class ServiceStatus:
+    """One row of `torchyard status`.
 
     Attributes:
-        name: Prefect, MLflow, worker, keeper.
-        state: up; found, if somebody else's; starting; down.
-        address: where a person opens it, or what it works for.
-        api: of a Prefect server.
-        facts: of the piece that torchyard started.
-        log: of that piece.
+        name: Prefect, MLflow, worker or supervisor.
+        state: up; found, if torchyard did not start it; starting; down.
+        address: where a browser opens it, or what the worker works for.
+        daemon: the process, if torchyard started it.
+        api: the API of a Prefect server.
+        log: the log of the daemon.
     """
 
     name: str
     state: str
     address: str = ""
-    facts: Facts | None = None
+    daemon: DaemonState | None = None
     api: str = ""
     log: Path | None = None
 
 
-class Yard:
-    """The pieces of one PREFECT_HOME.
+class ServiceManager:
+    """The services of one PREFECT_HOME.
 
     Raises:
         UserError: PREFECT_HOME or Prefect's settings cannot be used.
@@ -67,149 +81,174 @@ class Yard:
 
     def __init__(self, folder: Path | None = None) -> None:
         self.folder = folder or state_folder()
-        self.server = Piece(self.folder, "server")
-        self.worker = Piece(self.folder, "worker")
-        self.keeper = Piece(self.folder, "keeper")
+        self.server = Daemon(self.folder, "server")
+        self.worker = Daemon(self.folder, "worker")
+        self.supervisor = Daemon(self.folder, "supervisor")
 
     @property
     def stores(self) -> list[str]:
-        """The tracking stores that `up` was asked for; none if the yard is not wanted."""
+        """The tracking stores that `up` was called for; empty while no services are wanted."""
         try:
-            stores: list[str] = json.loads((self.folder / WANTED).read_text("utf-8"))
+            stores: list[str] = json.loads((self.folder / SERVICES_FILE).read_text("utf-8"))
         except FileNotFoundError:
             return []
         return stores
 
-    def mlflow(self, store: str) -> Piece:
+    def mlflow(self, store: str) -> Daemon:
         """The MLflow UI of a store."""
-        return Piece(self.folder, f"mlflow-{hashlib.sha256(store.encode()).hexdigest()[:8]}")
+        return Daemon(self.folder, f"mlflow-{hashlib.sha256(store.encode()).hexdigest()[:8]}")
 
-    def up(self) -> list[Part]:
-        """Bring up what is not up, and wait until all of it answers.
+    def up(self) -> list[ServiceStatus]:
+        """Start what is not running, and wait until every service answers.
 
         Raises:
-            UserError: the store of the runs cannot be used.
-            RunError: something does not come up; the message says what its log says.
+            UserError: the tracking store cannot be used.
+            RunError: a service does not come up; the message has the end of its log.
         """
         store = tracking_uri()
         check_writable(store)
-        with books(self.folder):
+        with state_lock(self.folder):
             before = self.stores
             if store not in before:
-                with atomic_write(self.folder / WANTED) as file:
+                with atomic_write(self.folder / SERVICES_FILE) as file:
                     file.write(json.dumps([*before, store]).encode())
-            if not self.keeper.found():
-                program = [
-                    sys.executable,
-                    "-P",
-                    "-m",
-                    "torchyard.pipelines.services.supervisor",
-                    str(self.folder),
-                ]
-                self.keeper.start(lambda life: [*program, str(life)], "")
-        end = time.monotonic() + START_SECONDS
+            if not self.supervisor.state():
+                module = "torchyard.pipelines.services.supervisor"
+                program = [sys.executable, "-P", "-m", module, str(self.folder)]
+                self.supervisor.start(lambda lock: [*program, str(lock)], "")
+        deadline = time.monotonic() + START_SECONDS
         starts: set[tuple[str, str]] = set()
-        while late := [part for part in self.parts() if part.state not in (UP, FOUND)]:
-            starts |= {(part.name, part.facts.since) for part in late if part.facts}
-            again = any(sum(name == part.name for name, _ in starts) > STARTS for part in late)
-            gone = any(part.name == "keeper" for part in late)
-            if again or gone or time.monotonic() > end:
+        while late := [each for each in self.status() if each.state not in (UP, FOUND)]:
+            starts |= {(each.name, each.daemon.started_at) for each in late if each.daemon}
+            restarted = any(
+                sum(name == each.name for name, _ in starts) > MAX_STARTS for each in late
+            )
+            unsupervised = any(each.name == "supervisor" for each in late)
+            if restarted or unsupervised or time.monotonic() > deadline:
                 if not before:
                     self.down()
-                raise RunError(_complaint(late))
+                raise RunError(_failure(late))
             time.sleep(0.3)
-        return self.parts()
+        return self.status()
 
     def down(self) -> tuple[list[str], bool]:
-        """End what `up` started; gives the names of what ended, and whether the server stays.
+        """Stop what `up` started; gives the names of the stopped and whether the server stays.
 
-        The Prefect server stays for as long as runs that were started by hand use it. Runs that
-        the worker began are ended, KILLED with their checkpoint.
+        The Prefect server stays while runs that were started by hand use it. Runs that the worker
+        started end as KILLED, with a checkpoint.
         """
-        with books(self.folder):
-            (self.folder / WANTED).unlink(missing_ok=True)
-            uis = [Piece(self.folder, path.stem) for path in self.folder.glob("mlflow-*.lock")]
-            pieces = [piece for piece in (self.keeper, self.worker, *uis) if piece.found()]
-            for piece in (self.keeper, self.worker, *uis):
-                piece.stop()
-            served = self.server.found()
-        names = [piece.name.partition("-")[0] for piece in pieces]
-        end = time.monotonic() + 20
-        while served and self._server() == served and time.monotonic() < end:
+        with state_lock(self.folder):
+            (self.folder / SERVICES_FILE).unlink(missing_ok=True)
+            uis = [Daemon(self.folder, path.stem) for path in self.folder.glob("mlflow-*.lock")]
+            daemons = (self.supervisor, self.worker, *uis)
+            names = [daemon.name.partition("-")[0] for daemon in daemons if daemon.state()]
+            for daemon in daemons:
+                daemon.stop()
+            server = self.server.state()
+        deadline = time.monotonic() + 20
+        while stays := server is not None and self._server_state() == server:
+            if time.monotonic() > deadline:
+                break
             time.sleep(0.2)
-        stays = served is not None and self._server() == served
-        return names + ["server"] * (served is not None and not stays), stays
+        if server and not stays:
+            names.append("server")
+        return names, stays
 
-    def _server(self) -> Facts | None:
-        with books(self.folder):
-            return self.server.found()
+    def _server_state(self) -> DaemonState | None:
+        with state_lock(self.folder):
+            return self.server.state()
 
-    def parts(self) -> list[Part]:
-        """What there is now. What torchyard did not start is asked whether it answers."""
-        with books(self.folder):
-            stores = self.stores
-            server, worker, keeper = (
-                piece.found() for piece in (self.server, self.worker, self.keeper)
+    def status(self) -> list[ServiceStatus]:
+        """The services as they are now, the Prefect server first.
+
+        Servers that torchyard did not start are asked whether they answer.
+        """
+        with state_lock(self.folder):
+            server, worker, supervisor = (
+                daemon.state() for daemon in (self.server, self.worker, self.supervisor)
             )
-            uis = {store: self.mlflow(store).found() for store in stores}
-        parts = [self._prefect(server)]
-        for store, facts in uis.items():
-            if is_server(store):
-                parts.append(Part("MLflow", FOUND if answers(store) else DOWN, shown(store)))
-                continue
-            state = _state(facts, facts is not None and answers(f"{facts.address}/health"))
-            address = facts.address if facts else shown(store)
-            parts.append(Part("MLflow", state, address, facts, log=self.mlflow(store).log))
-        for piece, facts in ((self.worker, worker), (self.keeper, keeper)):
-            address = "" if piece is self.keeper else self._for_pool(facts)
-            parts.append(Part(piece.name, _state(facts, True), address, facts, log=piece.log))
-        return parts
+            uis = {store: self.mlflow(store).state() for store in self.stores}
+        pool = f"pool {pool_name(worker.address)}" if worker else ""
+        return [
+            self._prefect_status(server),
+            *(self._mlflow_status(store, daemon) for store, daemon in uis.items()),
+            ServiceStatus("worker", _state(worker), pool, worker, log=self.worker.log),
+            ServiceStatus(
+                "supervisor", _state(supervisor), "", supervisor, "", self.supervisor.log
+            ),
+        ]
 
-    def _for_pool(self, facts: Facts | None) -> str:
-        return f"pool {pool_name(facts.address)}" if facts else ""
-
-    def _prefect(self, facts: Facts | None) -> Part:
-        if url := configured_api_url() or (None if facts else found_server()):
+    def _prefect_status(self, daemon: DaemonState | None) -> ServiceStatus:
+        if url := configured_api_url() or (None if daemon else found_server()):
             state = FOUND if answers(f"{url}/health") else DOWN
-            return Part("Prefect", state, _page(url), api=url)
-        ready = facts is not None and facts.state == LASTING and answers(f"{facts.address}/health")
-        url = facts.address if facts else ""
-        return Part("Prefect", _state(facts, ready), _page(url), facts, url, self.server.log)
+            return ServiceStatus("Prefect", state, _page(url), api=url)
+        url = daemon.address if daemon else ""
+        ready = daemon is not None and daemon.mode == PERSISTENT and answers(f"{url}/health")
+        state = _state(daemon, ready)
+        return ServiceStatus("Prefect", state, _page(url), daemon, url, self.server.log)
+
+    def _mlflow_status(self, store: str, daemon: DaemonState | None) -> ServiceStatus:
+        if is_server(store):
+            return ServiceStatus("MLflow", FOUND if answers(store) else DOWN, shown(store))
+        state = _state(daemon, daemon is not None and answers(f"{daemon.address}/health"))
+        address = daemon.address if daemon else shown(store)
+        return ServiceStatus("MLflow", state, address, daemon, log=self.mlflow(store).log)
 
 
 def ui_address(store: str) -> str | None:
-    """Where the MLflow UI of a store answers, if `torchyard up` keeps one up."""
-    with contextlib.suppress(UserError):  # a PREFECT_HOME that cannot be used has no yard
-        yard = Yard()
-        with books(yard.folder):
-            facts = yard.mlflow(store).found()
-        return facts.address if facts else None
+    """The address of the MLflow UI that `torchyard up` started for a store, if it is running."""
+    with contextlib.suppress(UserError):  # an unusable PREFECT_HOME has no services
+        manager = ServiceManager()
+        with state_lock(manager.folder):
+            daemon = manager.mlflow(store).state()
+        return daemon.address if daemon else None
     return None
 
 
-def pool_name(api_url: str) -> str:
-    """The work pool of what is scheduled on this machine.
+def mlflow_server(store: str) -> tuple[str, list[str], dict[str, str]]:
+    """How to serve MLflow's UI for a store: address, command, and variables for its environment.
 
-    A server that several machines share has one for each: the other's worker has not the files.
+    The port is the default one, or a free one where that is taken.
+    """
+    with listen(urlsplit(LOCAL_UI).port or 0) as listener:
+        port = listener.getsockname()[1]
+    # One worker answers in a quarter of the time that the default four take.
+    program = [sys.executable, "-P", "-m", "mlflow", "server", "--workers", "1"]
+    options = ["--host", "127.0.0.1", "--port", str(port), "--uvicorn-opts", "--log-level warning"]
+    environment = {
+        "MLFLOW_BACKEND_STORE_URI": store,  # not an argument: it may contain a password
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+    }
+    if (database := database_of(store)) is not None:
+        environment["MLFLOW_ARTIFACTS_DESTINATION"] = (database.parent / "artifacts").as_uri()
+    return f"http://127.0.0.1:{port}", [*program, *options], environment
+
+
+def pool_name(api_url: str) -> str:
+    """The work pool of the runs that are scheduled on this machine.
+
+    On a server shared by several machines each has its own pool: another machine's worker does
+    not have the files.
     """
     if urlsplit(api_url).hostname in ("127.0.0.1", "localhost"):
         return "torchyard"
     return f"torchyard-{user_name()}-{platform.node()}"
 
 
-def _state(facts: Facts | None, ready: bool) -> str:
-    return DOWN if facts is None else UP if ready else STARTING
+def _state(daemon: DaemonState | None, ready: bool = True) -> str:
+    return DOWN if daemon is None else UP if ready else STARTING
 
 
 def _page(api_url: str) -> str:
     return shown(api_url).removesuffix("/").removesuffix("/api")
 
 
-def _complaint(late: list[Part]) -> str:
+def _failure(late: list[ServiceStatus]) -> str:
     lines = []
-    for part in late:
-        lines.append(f"{part.name} is {part.state}.")
-        if part.log is not None and (words := Piece(part.log.parent, part.log.stem).last_words()):
-            lines.append(f"Its log is {part.log} and ends with:")
-            lines += [f"    {line}" for line in words]
+    for each in late:
+        lines.append(f"{each.name} is {each.state}.")
+        if each.log is not None and (tail := Daemon(each.log.parent, each.log.stem).log_tail()):
+            lines.append(f"Its log is {each.log} and ends with:")
+            lines += [f"    {line}" for line in tail]
     return "\n".join(lines)

@@ -1,21 +1,21 @@
-"""The local services a run leans on: the Prefect server, and the MLflow UI to look at afterwards.
+"""The Prefect server of a run, and the process that serves it.
 
-A run needs a Prefect server. One that the user's own Prefect settings name is used; else one that
+A run needs a Prefect server. One that the user's Prefect settings name is used; else one that
 answers at Prefect's default address; else torchyard starts one on the user's own Prefect database.
 
-Who lives and who uses whom is kept in file locks alone, in `$PREFECT_HOME/torchyard/`. The kernel
-drops a lock with the process that held it, so no death, however sudden, leaves the books wrong:
+Who serves and who uses the server is recorded in file locks alone, in `$PREFECT_HOME/torchyard/`.
+The kernel releases a lock with the process that held it, so no crash leaves a wrong record:
 
-| file          | locked by                    | for as long as                             |
-|---------------|------------------------------|--------------------------------------------|
-| `server.lock` | the server; holds its address | it lives (it inherits the lock at birth)   |
-| `users.lock`  | every user, shared           | the user's process lives                   |
-| `start.lock`  | whoever starts or ends it    | two first starts must give one server      |
+| file          | locked by                      | for as long as                           |
+|---------------|--------------------------------|------------------------------------------|
+| `server.lock` | the server; has its address    | it lives (it inherits the lock at birth) |
+| `users.lock`  | every user, shared             | the user's process lives                 |
+| `start.lock`  | whoever starts or stops it     | two first starts must give one server    |
 
-Nobody stops the server: it ends by itself once `users.lock` is free, unless `torchyard up` wants
-it to stay (`yard.json` is there, see `manager.py`). Then it has Prefect's scheduler, too; a
-server that was started for the time of a run becomes one that stays without letting go of its
-port: it shuts down, the requests queue, and the same process begins anew.
+A temporary server has no scheduler and exits by itself once `users.lock` is free. While
+`services.json` exists (see `manager.py`) the server is persistent and has Prefect's scheduler. A
+temporary one becomes persistent without releasing its port: it shuts down while new requests
+queue at the socket, and the same process starts again.
 """
 
 from __future__ import annotations
@@ -40,49 +40,58 @@ from urllib.parse import urlsplit
 
 from torchyard.core.errors import RunError, UserError
 from torchyard.core.tracking.store import begin_with_blank, fetch
-from torchyard.pipelines.services.daemon import Piece, announce, books, open_lock, try_lock
+from torchyard.pipelines.services.daemon import (
+    Daemon,
+    open_lock,
+    report_pid,
+    state_lock,
+    try_lock,
+)
 from torchyard.pipelines.services.prefect_settings import configured_api_url, setting
 
 FLOW = "train_pipeline"
-MARK = "X-Torchyard"  # a response header: this server serves one PREFECT_HOME and may go away
-WANTED = "yard.json"  # in the folder as long as `torchyard up` wants the server to stay
-LASTING, TEMPORARY = "lasting", "temporary"  # what a server says of itself in the books
-
-# ----------------------------------------------------------------------------- the Prefect server
+HEADER = "X-Torchyard"  # a response header: this server serves one PREFECT_HOME and may exit
+SERVICES_FILE = "services.json"  # in the state folder while `torchyard up` wants the services
+PERSISTENT, TEMPORARY = "persistent", "temporary"  # the mode that a server reports
 
 
 class PrefectServer:
     """The Prefect server of this run: configured, found, or started by torchyard.
 
-        with PrefectServer.connect() as server:   # at once; the server comes up meanwhile
+        with PrefectServer.connect() as server:   # returns at once; the server starts meanwhile
             import mlflow, prefect
             with use(server.wait()):
                 flow(...)
 
-    A server that torchyard started is shared by all runs of one PREFECT_HOME, and this process
-    counts as its user until it ends, not only until the `with` does: Prefect sends its last task
-    states and log lines when the process exits.
+    A server that torchyard started is shared by all runs of one PREFECT_HOME. This process counts
+    as its user until it exits, not only until the end of the `with`: Prefect sends its last task
+    states and log lines at exit.
 
-    Raises, from `wait` and at the end of the `with`, `RunError` if the server is gone.
+    Attributes:
+        api_url: its API.
+        log: its log file, if torchyard started it.
+        starting: whether this object started it; it may not answer yet.
+
+    Raises:
+        RunError: from `wait` and at the end of the `with`, if the server is gone.
     """
 
-    def __init__(self, api_url: str, log: Path | None = None, started: bool = False) -> None:
+    def __init__(self, api_url: str, log: Path | None = None, starting: bool = False) -> None:
         self.api_url = api_url
         self.log = log
-        """The server's output, if torchyard started it."""
-        self.started = started
-        """Whether it was started now, and is still to come up."""
+        self.starting = starting
 
     @property
-    def ours(self) -> bool:
-        """Whether torchyard started it (this process, or another run): then it will go away."""
+    def managed(self) -> bool:
+        """Whether torchyard started it, in this process or another: then it may exit."""
         return self.log is not None
 
     @classmethod
     def connect(cls) -> PrefectServer:
-        """Find the server, or start one. Does not wait for it, and does not import Prefect.
+        """Find the server, or start one. Does not wait for it and does not import Prefect.
 
-        Raises `UserError` for settings that cannot be read or a PREFECT_HOME one cannot write to.
+        Raises:
+            UserError: Prefect's settings cannot be read, or PREFECT_HOME cannot be written to.
         """
         if api_url := configured_api_url():
             return cls(api_url)
@@ -95,41 +104,42 @@ class PrefectServer:
 
     @classmethod
     def share_or_start(cls, folder: Path) -> PrefectServer:
-        """The local server of a `state_folder`, or another that answers at the default port."""
+        """The server of a `state_folder`, one found at the default address, or a new one."""
         port = _default_port()
-        server = Piece(folder, "server")
-        with books(folder):
+        server = Daemon(folder, "server")
+        with state_lock(folder):
             users = open_lock(folder / "users.lock")
             fcntl.flock(users, fcntl.LOCK_SH)
-            if facts := server.found():
-                return cls(facts.address, server.log)
+            if state := server.state():
+                return cls(state.address, server.log)
             if found := found_server():
                 os.close(users)
                 return cls(found)
-            # Listening before the server is there: nobody else can take the port while it loads,
-            # and a first request waits in the queue instead of being refused and tried again.
+            # The socket listens before the server runs: no other process can take the port while
+            # it loads, and a first request queues instead of being refused and retried.
             with listen(port) as listener:
                 port = listener.getsockname()[1]
                 api_url = f"http://127.0.0.1:{port}/api"
                 server.start(
-                    lambda life: _server_command(folder, listener.fileno(), life),
+                    lambda lock: _server_command(folder, listener.fileno(), lock),
                     api_url,
                     _server_settings(port, api_url),
                     [listener.fileno()],
                 )
-            return cls(api_url, server.log, started=True)
+            return cls(api_url, server.log, starting=True)
 
     def wait(self, timeout: float = 120) -> str:
         """The address of the API, once it answers.
 
-        Raises `RunError` if it does not within `timeout` seconds, or its process has died.
+        Raises:
+            RunError: it does not answer within `timeout` seconds, or its process has died.
         """
         try:
             fetch(f"{self.api_url}/health", timeout)
         except TimeoutError as error:
             raise self._gone(f"has not answered for {timeout:g} seconds") from error
         except (OSError, http.client.HTTPException) as error:
-            raise self._gone("does not answer" if not self.ours else "has died") from error
+            raise self._gone("has died" if self.managed else "does not answer") from error
         return self.api_url
 
     def _gone(self, what: str) -> RunError:
@@ -139,12 +149,12 @@ class PrefectServer:
                 f"The Prefect server at {shown.geturl()} {what}. "
                 "Start it, or name another with PREFECT_API_URL."
             )
-        lines = self.log.read_text("utf-8", "replace").splitlines() if self.log.exists() else []
-        last = "".join(f"\n    {line}" for line in lines[-5:])
+        lines = Daemon(self.log.parent, self.log.stem).log_tail(100)
+        tail = "".join(f"\n    {line}" for line in lines[-5:])
         return RunError(
             f"The local Prefect server at {shown.geturl()} {what}. Its log is {self.log}"
-            + (f" and ends with:{last}" if last else ", and empty."),
-            details="\n".join(lines[-100:]),
+            + (f" and ends with:{tail}" if tail else ", and empty."),
+            details="\n".join(lines),
         )
 
     def __enter__(self) -> PrefectServer:
@@ -156,7 +166,7 @@ class PrefectServer:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Name the server's death as the cause, where it is, instead of an error deep in httpx."""
+        """Where the server is gone, raise that instead of an error from deep inside httpx."""
         if isinstance(error, Exception) and not isinstance(error, UserError | RunError):
             try:
                 self.wait(timeout=5)
@@ -165,10 +175,10 @@ class PrefectServer:
 
 
 def state_folder() -> Path:
-    """Where it is kept what runs: `torchyard/` in the user's PREFECT_HOME.
+    """The folder of locks and logs: `torchyard/` in the user's PREFECT_HOME.
 
     Raises:
-        UserError: it cannot be made.
+        UserError: it cannot be created.
     """
     home = Path(setting("PREFECT_HOME", "home") or "~/.prefect").expanduser()
     folder = home.absolute() / "torchyard"
@@ -181,14 +191,14 @@ def state_folder() -> Path:
 
 @contextlib.contextmanager
 def use(api_url: str) -> Iterator[None]:
-    """Make flows of this process, and of processes it starts, speak to the server at `api_url`.
+    """Make flows of this process and its children use the server at `api_url`.
 
     Works before and after Prefect is imported (it reads its settings once, at import).
     """
     changed = {"PREFECT_API_URL": api_url}
     proxies = urllib.request.getproxies_environment()
     if proxies and urlsplit(api_url).hostname == "127.0.0.1":
-        # Prefect's client would ask the proxy for 127.0.0.1.
+        # Without it Prefect's client asks the proxy for 127.0.0.1.
         changed["no_proxy"] = ",".join(filter(None, [proxies.get("no"), "127.0.0.1"]))
     before = {name: os.environ.get(name) for name in changed}
     os.environ.update(changed)
@@ -208,9 +218,9 @@ def use(api_url: str) -> Iterator[None]:
 def without_heartbeat() -> Iterator[None]:
     """Flows send no heartbeat to the server, and end half a second sooner.
 
-    The thread that sends it sleeps in whole seconds, and the flow's end waits for it. It tells a
-    server of a flow's process that died. One that torchyard started needs none for that: it ends
-    with its last user, or has a keeper that finds the dead (`pipelines/services/reaper.py`).
+    The thread that sends it sleeps in whole seconds, and the end of the flow waits for it. A
+    server learns from heartbeats that a flow's process has died. One that torchyard started does
+    without: it exits with its last user, or has a reaper (`pipelines/services/reaper.py`).
     """
     from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 
@@ -228,7 +238,7 @@ def _reread_settings() -> None:
 
 
 def found_server() -> str | None:
-    """A server somebody has started at Prefect's default address, if this Prefect can use it."""
+    """A server started by others at Prefect's default address, if this Prefect can use it."""
     api_url = f"http://127.0.0.1:{_default_port()}/api"
     try:
         headers, body = fetch(f"{api_url}/admin/version", timeout=1)
@@ -236,8 +246,8 @@ def found_server() -> str | None:
     except (OSError, http.client.HTTPException, ValueError, AttributeError):
         return None
     client = [int(part) for part in importlib.metadata.version("prefect").split(".")[:2]]
-    # Prefect refuses another major version, and warns of a server older than the client.
-    usable = server[0] == client[0] and server >= client and MARK not in headers
+    # Prefect refuses another major version, and warns about a server older than the client.
+    usable = server[0] == client[0] and server >= client and HEADER not in headers
     return api_url if usable else None
 
 
@@ -246,10 +256,10 @@ def _default_port() -> int:
 
 
 def listen(port: int) -> socket.socket:
-    """A socket listening on `port` of this machine alone, or on a free one where that is taken."""
+    """A socket listening on `port` of 127.0.0.1, or on a free port where that one is taken."""
     for candidate in (port, 0):
         listener = socket.socket()
-        # Else the port stays taken for a minute after a server that closed its connections.
+        # Otherwise the port stays taken for a minute after a server closed its connections.
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listener.bind(("127.0.0.1", candidate))
@@ -260,10 +270,10 @@ def listen(port: int) -> socket.socket:
     raise OSError("no port of 127.0.0.1 is free")
 
 
-def _server_command(folder: Path, listener: int, life: int) -> list[str]:
-    # -P: nothing in the working folder may stand in for a module of the server.
+def _server_command(folder: Path, listener: int, lock: int) -> list[str]:
+    # -P: nothing in the working folder may shadow a module of the server.
     program = [sys.executable, "-P", "-m", "torchyard.pipelines.services.prefect_server"]
-    return [*program, str(folder), str(listener), str(life)]
+    return [*program, str(folder), str(listener), str(lock)]
 
 
 def _server_settings(port: int, api_url: str) -> dict[str, str]:
@@ -275,28 +285,30 @@ def _server_settings(port: int, api_url: str) -> dict[str, str]:
         # Telemetry prints a traceback when offline.
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "DO_NOT_TRACK": "1",
-        # Those in memory are gone with the server, and so is the run that holds one: a run that
-        # is scheduled one at a time is cancelled when its lease cannot be renewed.
+        # Leases in memory are lost when the server restarts, and then Prefect cancels the
+        # scheduled run that cannot renew the one it holds.
         "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": (
             "prefect.server.concurrency.lease_storage.filesystem"
         ),
     }
 
 
-def _serve(folder: Path, listener: socket.socket, life: int) -> None:
-    """The server's process: what `prefect server start` does, without its command line.
+# ---- the server's process
 
-    8.2 CPU seconds to the first answer instead of 10.2; 1 second less again without the garbage
-    collector walking the half-built modules during the imports.
+
+def _serve(folder: Path, listener: socket.socket, lock: int) -> None:
+    """Do what `prefect server start` does, without loading its command line.
+
+    That saves two of ten CPU seconds to the first answer; not letting the garbage collector walk
+    half-built modules during the imports saves another.
     """
-    os.set_inheritable(life, False)  # its own children must not outlive it as "the server"
-    staying = (folder / WANTED).exists()
-    # A server that is here for one run must not plan or mark late what it will not see start.
-    # (The other services stay: without them it would idle at 1.2 instead of 1.4 CPU seconds
-    # a minute, and the user's automations would miss this run.)
+    os.set_inheritable(lock, False)  # its children must not hold the lock after its death
+    persistent = (folder / SERVICES_FILE).exists()
+    # A temporary server must not plan runs, or mark them late, that it will not see start. The
+    # other services stay enabled: the user's automations must see this run.
     for service in ("SCHEDULER", "LATE_RUNS"):
-        os.environ[f"PREFECT_SERVER_SERVICES_{service}_ENABLED"] = str(staying).lower()
-    announce(life, LASTING if staying else TEMPORARY)
+        os.environ[f"PREFECT_SERVER_SERVICES_{service}_ENABLED"] = str(persistent).lower()
+    report_pid(lock, PERSISTENT if persistent else TEMPORARY)
     gc.disable()
     import uvicorn
     from prefect.server.api.server import create_app
@@ -310,56 +322,54 @@ def _serve(folder: Path, listener: socket.socket, life: int) -> None:
     config = uvicorn.Config(
         app,
         log_level="warning",
-        headers=[(MARK, "temporary")],
+        headers=[(HEADER, "temporary")],
         timeout_graceful_shutdown=5,  # an open browser page must not keep it
     )
     server = uvicorn.Server(config)
-    kept = os.dup(listener.fileno())  # the server closes its own: then requests would be refused
+    socket_copy = os.dup(listener.fileno())  # uvicorn closes its own, which refuses requests
 
-    def stay() -> None:
+    def shut_down() -> None:
         server.should_exit = True
 
-    threading.Thread(target=_look_after, args=[folder, staying, stay], daemon=True).start()
+    monitor = threading.Thread(target=_monitor, args=[folder, persistent, shut_down], daemon=True)
+    monitor.start()
     threading.Thread(target=_warm_up, args=[listener.getsockname()[1]], daemon=True).start()
     server.run(sockets=[listener])
-    if not staying and (folder / WANTED).exists():
-        for descriptor in (kept, life):
+    if not persistent and (folder / SERVICES_FILE).exists():
+        for descriptor in (socket_copy, lock):
             os.set_inheritable(descriptor, True)
-        os.execv(sys.executable, _server_command(folder, kept, life))
+        os.execv(sys.executable, _server_command(folder, socket_copy, lock))
 
 
 def _warm_up(port: int) -> None:
-    """Ask for something: FastAPI prepares its routes at the first request, which takes 0.3 s.
+    """Send a first request, at which FastAPI prepares its routes (0.3 s).
 
-    A run asks for the first time when it has imported all it needs, and would wait.
+    Otherwise a run waits for that when it has imported all it needs.
     """
     with contextlib.suppress(OSError, http.client.HTTPException):
         fetch(f"http://127.0.0.1:{port}/api/admin/version", timeout=60)
 
 
-def _look_after(folder: Path, staying: bool, stay: Callable[[], None]) -> None:
-    """End this server when nobody uses it; have it begin anew when it is to stay."""
+def _monitor(folder: Path, persistent: bool, shut_down: Callable[[], None]) -> None:
+    """End this server when nobody uses it; shut it down once it is to become persistent."""
     starting, users = open_lock(folder / "start.lock"), open_lock(folder / "users.lock")
-    unused = 0
-    while unused < 2:  # at least a second for the last user's last events to reach the database
+    unused_seconds = 0
+    while unused_seconds < 2:  # the last user's last events need a second to reach the database
         time.sleep(1)
-        wanted = (folder / WANTED).exists()
-        if wanted and not staying:
-            return stay()
+        wanted = (folder / SERVICES_FILE).exists()
+        if wanted and not persistent:
+            return shut_down()
         if wanted or not try_lock(starting):
-            unused = 0
+            unused_seconds = 0
             continue
-        unused = unused + 1 if try_lock(users) else 0
-        if unused < 2:
+        unused_seconds = unused_seconds + 1 if try_lock(users) else 0
+        if unused_seconds < 2:
             fcntl.flock(users, fcntl.LOCK_UN)
             fcntl.flock(starting, fcntl.LOCK_UN)
-    # Both locks go with the process: the next start waits until this server has let go.
+    # This process keeps both locks to its end: the next start waits until it has exited.
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(15)
     os._exit(1)
-
-
-# ---------------------------------------------------------------------------------- the MLflow UI
 
 
 if __name__ == "__main__":

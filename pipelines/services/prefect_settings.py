@@ -1,4 +1,4 @@
-"""What the user's Prefect settings say, read as Prefect reads them but without importing it."""
+"""The user's Prefect settings, read as Prefect reads them but without importing it."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from torchyard.core.errors import UserError
 def configured_api_url() -> str | None:
     """The Prefect server that the user's settings name, or None.
 
-    Gives Prefect's own answer without importing it (3 seconds) as long as nobody else has.
+    Without importing Prefect, which takes 3 seconds, unless this process has done so already.
     """
-    if "prefect.context" in sys.modules:  # then also knows settings that were made in this process
+    if "prefect.context" in sys.modules:  # Prefect also knows settings made in this process
         from prefect.settings import get_current_settings
 
         return get_current_settings().api.url or None
@@ -26,9 +26,10 @@ def configured_api_url() -> str | None:
 
 
 def setting(variable: str, *keys: str) -> str | None:
-    """One Prefect setting, from the places Prefect 3.8 reads and in its order.
+    """One Prefect setting, from the sources that Prefect reads, in its order.
 
-    The environment, .env, prefect.toml and pyproject.toml of the working folder, the profile.
+    These are the environment, .env, prefect.toml and pyproject.toml of the working folder, and
+    the active profile.
     """
     for variables in (os.environ, _dotenv()):
         for name, value in variables.items():
@@ -42,7 +43,7 @@ def setting(variable: str, *keys: str) -> str | None:
 
 
 def _profile() -> Mapping[str, Any]:
-    """The settings of the active profile; the default one of a fresh install names no server."""
+    """The settings of the active profile; a fresh install's default profile names no server."""
     in_tests = ("TEST_MODE", "UNIT_TEST_MODE", "TESTING_UNIT_TEST_MODE", "TESTING_TEST_MODE")
     if any(os.environ.get(f"PREFECT_{name}") for name in in_tests):
         return {}

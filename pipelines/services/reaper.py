@@ -1,6 +1,6 @@
-"""The server's own watch: what dead processes left behind is set right without a next command.
+"""Ends what dead processes left behind: MLflow runs, flow runs, late runs, old deployments.
 
-It runs in the process that keeps a yard up (`pipelines/services/manager.py`), every few seconds.
+The supervisor calls it every few seconds, so nothing stays RUNNING until the next command.
 """
 
 from __future__ import annotations
@@ -27,35 +27,35 @@ from prefect.states import Cancelled, Crashed
 from torchyard.core.tracking.lookup import end_orphans
 from torchyard.core.tracking.provenance import owner_lives
 from torchyard.core.tracking.store import load_mlflow, one_at_a_time, open_store
-from torchyard.pipelines.services.deployments import deployed, under_way
+from torchyard.pipelines.services.deployments import has_active_run, list_deployments
 from torchyard.pipelines.services.prefect_server import FLOW
 
-MISSED = timedelta(minutes=10)  # a run that was to begin longer ago does not begin any more
+MISSED = timedelta(minutes=10)  # a run that is later than this is cancelled instead of started
 
 
 def end_dead_runs(tracking_uri: str) -> None:
-    """Set to KILLED what a dead process of this machine left RUNNING in an MLflow store."""
+    """Set the MLflow runs of a store whose process on this machine has died to KILLED."""
     load_mlflow()
     client = open_store(tracking_uri)
-    with one_at_a_time(tracking_uri):  # a run that is being taken up has no owner for a moment
-        end_orphans(client, *(found.experiment_id for found in client.search_experiments()))
+    with one_at_a_time(tracking_uri):  # a run that is being resumed has no owner for a moment
+        end_orphans(client, *(each.experiment_id for each in client.search_experiments()))
 
 
 def end_dead_flow_runs() -> None:
-    """Set to Crashed, or Cancelled where that was wanted, the flow runs of dead processes."""
+    """Set the flow runs whose process has died to Crashed; to Cancelled those being cancelled."""
     with get_client(sync_client=True) as client:
         for run in _flow_runs(client, StateType.RUNNING, StateType.CANCELLING):
             if owner_lives({key: str(value) for key, value in run.labels.items()}) is False:
-                wanted = run.state_type == StateType.CANCELLING
-                ended = Cancelled if wanted else Crashed
+                cancelling = run.state_type == StateType.CANCELLING
+                ended = Cancelled if cancelling else Crashed
                 state: State[None] = ended(message="Its process ended without a word.")
-                # A server that cannot end one run now must not keep this from the others.
+                # The server's failure to end one run must not keep the others RUNNING.
                 with contextlib.suppress(httpx.HTTPError, PrefectException):
                     client.set_flow_run_state(run.id, state, force=True)
 
 
 def skip_missed(pool: str) -> None:
-    """Cancel what a schedule wanted begun at a time when nothing was here to begin it."""
+    """Cancel the scheduled runs of a pool whose time passed while nothing was up to start them."""
     before = datetime.now(UTC) - MISSED
     with get_client(sync_client=True) as client:
         missed = client.read_flow_runs(
@@ -71,12 +71,12 @@ def skip_missed(pool: str) -> None:
                 client.set_flow_run_state(run.id, Cancelled(message=message), force=True)
 
 
-def delete_forgotten() -> None:
-    """Delete the deployments that were unscheduled while a run of theirs was under way."""
+def delete_retired() -> None:
+    """Delete the deployments that were unscheduled during a run, once that run has ended."""
     with get_client(sync_client=True) as client:
-        for found in deployed(client, forgotten=True):
-            if not under_way(client, found.id):
-                client.delete_deployment(found.id)
+        for deployment in list_deployments(client, retired=True):
+            if not has_active_run(client, deployment.id):
+                client.delete_deployment(deployment.id)
 
 
 def _flow_runs(client: SyncPrefectClient, *states: StateType) -> list[FlowRun]:

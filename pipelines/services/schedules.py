@@ -1,7 +1,8 @@
-"""When a run begins: cron, interval or rule, judged by Prefect before anything is registered."""
+"""Cron, interval or calendar rule, checked by Prefect's own scheduler before it is registered."""
 
 from __future__ import annotations
 
+import asyncio
 import difflib
 import os
 import re
@@ -17,50 +18,54 @@ UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"
 
 
 @dataclass(frozen=True)
-class Times:
-    """When a run begins.
+class Schedule:
+    """When runs start.
 
     Attributes:
-        schedule: Prefect's.
-        first: the first time.
+        prefect: Prefect's `CronSchedule`, `IntervalSchedule` or `RRuleSchedule`.
+        first: the first start.
     """
 
-    schedule: Any
+    prefect: Any
     first: datetime
 
-    @property
-    def text(self) -> str:
-        """The schedule as a person says it."""
-        return said(self.schedule)
 
-
-def read_times(
+def parse_schedule(
     cron: str | None, interval: str | None, rrule: str | None, timezone: str | None
-) -> Times:
-    """Judge what was said of the time. Imports Prefect, whose judgement counts.
+) -> Schedule:
+    """Parse the one of the three that is given. Imports Prefect.
 
     Raises:
-        UserError: with all that is wrong.
+        UserError: with every problem.
     """
     problems = []
     zone = timezone or local_timezone()
     if zone not in available_timezones():
-        problems.append(f"--timezone: there is no '{zone}'.{_near(zone)}")
+        problems.append(f"--timezone: there is no '{zone}'.{_nearest_zone(zone)}")
         zone = "UTC"
-    given = {"--cron": cron, "--interval": interval, "--rrule": rrule}
-    chosen = {option: value for option, value in given.items() if value is not None}
+    options = {"--cron": cron, "--interval": interval, "--rrule": rrule}
+    chosen = {option: value for option, value in options.items() if value is not None}
     if len(chosen) != 1:
         what = " and ".join(chosen) if chosen else "none of them"
-        problems.append(f"give one of {', '.join(given)}, not {what}")
-    found = None
+        problems.append(f"give one of {', '.join(options)}, not {what}")
+    schedule = None
     for option, value in chosen.items():
         try:
-            found = _READERS[option](value, zone)
+            schedule = _PARSERS[option](value, zone)
         except ValueError as error:
             problems.append(f"{option}: '{value}': {error}")
-    if problems or found is None:
+    if problems or schedule is None:
         raise UserError(problems)
-    return found
+    return schedule
+
+
+def describe(schedule: Any) -> str:
+    """One of Prefect's schedules in a line."""
+    if cron := getattr(schedule, "cron", None):
+        return f'"{cron}", {schedule.timezone}'
+    if rule := getattr(schedule, "rrule", None):
+        return f"{rule}, {schedule.timezone}"
+    return f"every {schedule.interval}"
 
 
 def local_timezone() -> str:
@@ -70,7 +75,7 @@ def local_timezone() -> str:
     return next((zone for zone in (named, linked) if zone in available_timezones()), "UTC")
 
 
-def _near(zone: str) -> str:
+def _nearest_zone(zone: str) -> str:
     known = {}
     for name in sorted(available_timezones()):
         known[name.lower()] = known[name.rpartition("/")[2].lower()] = name
@@ -78,23 +83,23 @@ def _near(zone: str) -> str:
     return f" Did you mean '{known[near[0]]}'?" if near else "  (e.g. Asia/Shanghai, UTC)"
 
 
-def _cron(value: str, zone: str) -> Times:
-    from prefect._vendor import croniter
+def _cron(value: str, zone: str) -> Schedule:
     from prefect.client.schemas.schedules import CronSchedule
+    from prefect.server.schemas.schedules import CronSchedule as ServerCronSchedule
     from pydantic import ValidationError
 
     try:
         schedule = CronSchedule(cron=value, timezone=zone)
-        times: Any = croniter  # the judge Prefect's scheduler asks; it has no types
-        first = times.croniter(value, datetime.now(ZoneInfo(zone))).get_next(datetime)
+        # The client's schedule cannot tell its dates; the server's is what the scheduler asks.
+        dates = asyncio.run(ServerCronSchedule(cron=value, timezone=zone).get_dates(n=1))
     except ValidationError as error:
         raise ValueError(
             f'{_reason(error)}  (minute hour day month weekday, e.g. "0 3 * * *")'
         ) from None
-    return Times(schedule, first)
+    return Schedule(schedule, dates[0])
 
 
-def _interval(value: str, zone: str) -> Times:
+def _interval(value: str, zone: str) -> Schedule:
     from prefect.client.schemas.schedules import IntervalSchedule
 
     parts = re.findall(r"(\d+)([smhdw])", value)
@@ -109,10 +114,10 @@ def _interval(value: str, zone: str) -> Times:
     if length <= timedelta():
         raise ValueError("must be longer than nothing")
     schedule = IntervalSchedule(interval=length, anchor_date=datetime.now(UTC), timezone=zone)
-    return Times(schedule, first)
+    return Schedule(schedule, first)
 
 
-def _rrule(value: str, zone: str) -> Times:
+def _rrule(value: str, zone: str) -> Schedule:
     from prefect.client.schemas.schedules import RRuleSchedule
     from pydantic import ValidationError
 
@@ -123,19 +128,10 @@ def _rrule(value: str, zone: str) -> Times:
     first = schedule.to_rrule().after(datetime.now(ZoneInfo(zone)))
     if first is None:
         raise ValueError("all its times have passed")
-    return Times(schedule, first)
+    return Schedule(schedule, first)
 
 
-def said(schedule: Any) -> str:
-    """A schedule of Prefect's as a person says it."""
-    if cron := getattr(schedule, "cron", None):
-        return f'"{cron}", {schedule.timezone}'
-    if rule := getattr(schedule, "rrule", None):
-        return f"{rule}, {schedule.timezone}"
-    return f"every {schedule.interval}"
-
-
-_READERS = {"--cron": _cron, "--interval": _interval, "--rrule": _rrule}
+_PARSERS = {"--cron": _cron, "--interval": _interval, "--rrule": _rrule}
 
 
 def _reason(error: Any) -> str:

@@ -1,4 +1,4 @@
-"""The process that keeps a yard up: starts its pieces, starts them again, and keeps watch."""
+"""The supervisor process: starts the daemons, restarts them, and runs the reaper."""
 
 from __future__ import annotations
 
@@ -12,64 +12,63 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
-from torchyard.core.tracking.store import LOCAL_UI, database_of, is_server, one_at_a_time
-from torchyard.pipelines.services.daemon import Piece, announce, books, foreign
-from torchyard.pipelines.services.manager import Yard, pool_name
-from torchyard.pipelines.services.prefect_server import PrefectServer, listen, use
+from torchyard.core.tracking.store import database_of, is_server, one_at_a_time
+from torchyard.pipelines.services.daemon import Daemon, exec_command, report_pid, state_lock
+from torchyard.pipelines.services.manager import ServiceManager, mlflow_server, pool_name
+from torchyard.pipelines.services.prefect_server import PrefectServer, use
 from torchyard.pipelines.services.prefect_settings import configured_api_url
 
 logger = logging.getLogger(__name__)
 
-TEND_SECONDS = 1.0
-WATCH_SECONDS = 5.0
-LONGEST_PAUSE = 60.0  # between two starts of a piece that dies at once
+CHECK_SECONDS = 1.0
+REAP_SECONDS = 5.0
+MAX_BACKOFF = 60.0  # seconds between two starts of a daemon that dies at once
 
-# A new store's tables are made before MLflow's server looks at it: of two processes that make
+# A new store's tables are created before MLflow's server opens it: of two processes that create
 # them at once one fails.
-MAKE_STORE = (
+CREATE_STORE = (
     "import sys; from torchyard.core.tracking.store import load_mlflow, open_store; "
     "load_mlflow(); open_store(sys.argv[1])"
 )
 
 
-class Keeper:
-    """What the keeper of one yard knows and does."""
+class Supervisor:
+    """Keeps the daemons of one service manager running."""
 
-    def __init__(self, yard: Yard) -> None:
-        self._yard = yard
+    def __init__(self, manager: ServiceManager) -> None:
+        self._manager = manager
         self._configured = configured_api_url()
         self._server: PrefectServer | None = None
         self._using = contextlib.ExitStack()
-        self._starts: dict[str, tuple[float, float]] = {}  # by piece: the last, the next's pause
-        self._troubles: dict[str, str] = {}  # the last of each task
-        self._looked = threading.Event()  # the watch has skipped what was missed
+        self._starts: dict[str, tuple[float, float]] = {}  # by daemon: last start, then backoff
+        self._errors: dict[str, str] = {}  # by task: the last message
+        self._missed_skipped = threading.Event()
 
-    def keep(self) -> None:
-        """Tend the pieces for as long as the yard is wanted."""
-        threading.Thread(target=self._watch, daemon=True).start()
-        while stores := self._yard.stores:
-            self._try(self._tend_server)
+    def run(self) -> None:
+        """Check the daemons every second for as long as the services are wanted."""
+        threading.Thread(target=self._reap, daemon=True).start()
+        while stores := self._manager.stores:
+            self._try(self._ensure_server)
             for store in stores:
-                self._try(self._tend_ui, store)
-            if self._looked.is_set():
-                self._try(self._tend_worker)
-            time.sleep(TEND_SECONDS)
+                self._try(self._ensure_ui, store)
+            if self._missed_skipped.is_set():
+                self._try(self._ensure_worker)
+            time.sleep(CHECK_SECONDS)
 
     def _try(self, task: Callable[..., None], *arguments: Any) -> None:
         try:
             task(*arguments)
-        except Exception as error:  # a keeper that ends over one trouble keeps nothing
+        except Exception as error:  # one daemon's failure must not end the supervision of others
             self._log(task.__name__, error)
 
-    # ---- the pieces
+    # ---- the daemons
 
-    def _tend_server(self) -> None:
+    def _ensure_server(self) -> None:
         if self._configured:
             server = PrefectServer(self._configured)
-        elif self._server is None or self._needed(self._yard.server):
-            server = PrefectServer.share_or_start(self._yard.folder)
+        elif self._server is None or self._due(self._manager.server):
+            server = PrefectServer.share_or_start(self._manager.folder)
         else:
             return
         if self._server is None or self._server.api_url != server.api_url:
@@ -77,92 +76,74 @@ class Keeper:
             self._using.enter_context(use(server.api_url))
         self._server = server
 
-    def _tend_worker(self) -> None:
+    def _ensure_worker(self) -> None:
         assert self._server is not None
-        url = self._server.api_url
-        with books(self._yard.folder):
-            facts = self._yard.worker.found()
-            if facts and facts.address != url:  # its server is not there any more
-                self._yard.worker.stop()
-        if self._needed(self._yard.worker):
+        url, worker = self._server.api_url, self._manager.worker
+        with state_lock(self._manager.folder):
+            state = worker.state()
+            if state and state.address != url:  # the server has moved to another port
+                worker.stop()
+        if self._due(worker):
             program = [sys.executable, "-P", "-m", "prefect", "worker", "start"]
             options = ["--type", "process", "--pool", pool_name(url), "--name", platform.node()]
-            with books(self._yard.folder):
-                self._yard.worker.start(foreign([*program, *options]), url)
+            with state_lock(self._manager.folder):
+                worker.start(exec_command([*program, *options]), url)
 
-    def _tend_ui(self, store: str) -> None:
-        piece, database = self._yard.mlflow(store), database_of(store)
-        if is_server(store) or not self._needed(piece):
+    def _ensure_ui(self, store: str) -> None:
+        ui, database = self._manager.mlflow(store), database_of(store)
+        if is_server(store) or not self._due(ui):
             return
-        environment = {
-            "MLFLOW_BACKEND_STORE_URI": store,  # not an argument: there may be a password in it
-            "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
-            "MLFLOW_DISABLE_TELEMETRY": "true",
-        }
         if database is not None:
-            environment["MLFLOW_ARTIFACTS_DESTINATION"] = (database.parent / "artifacts").as_uri()
             with one_at_a_time(store):
                 if not database.exists():
-                    program = [sys.executable, "-P", "-c", MAKE_STORE, store]
+                    program = [sys.executable, "-P", "-c", CREATE_STORE, store]
                     subprocess.run(program, check=True)
-        with books(self._yard.folder):
-            piece.stop()  # what its last process left holds the port
-            with listen(urlsplit(LOCAL_UI).port or 0) as free:
-                port = free.getsockname()[1]
-            # One worker answers in a quarter of the time that the default four take.
-            program = [sys.executable, "-P", "-m", "mlflow", "server", "--workers", "1"]
-            options = [
-                "--host",
-                "127.0.0.1",
-                "--port",
-                str(port),
-                "--uvicorn-opts",
-                "--log-level warning",
-            ]
-            address = f"http://127.0.0.1:{port}"
-            piece.start(foreign([*program, *options]), address, environment)
+        with state_lock(self._manager.folder):
+            ui.stop()  # children of a dead UI still hold the port
+            address, program, environment = mlflow_server(store)
+            ui.start(exec_command(program), address, environment)
 
-    def _needed(self, piece: Piece) -> bool:
-        """Whether it is not there, and its last start is not too recent."""
-        with books(self._yard.folder):
-            if piece.found():
+    def _due(self, daemon: Daemon) -> bool:
+        """Whether it is not running and its backoff is over; if so, counts this as a start."""
+        with state_lock(self._manager.folder):
+            if daemon.state():
                 return False
         now = time.monotonic()
-        last, pause = self._starts.get(piece.name, (-LONGEST_PAUSE, 0.0))
-        if now < last + pause:
+        last, backoff = self._starts.get(daemon.name, (-MAX_BACKOFF, 0.0))
+        if now < last + backoff:
             return False
-        died_soon = now < last + pause + LONGEST_PAUSE
-        self._starts[piece.name] = now, min(2 * pause or 1.0, LONGEST_PAUSE) if died_soon else 1.0
+        died_soon = now < last + backoff + MAX_BACKOFF
+        self._starts[daemon.name] = now, min(2 * backoff or 1.0, MAX_BACKOFF) if died_soon else 1.0
         return True
 
-    # ---- the watch
+    # ---- the reaper
 
-    def _watch(self) -> None:
+    def _reap(self) -> None:
         while self._server is None:
-            time.sleep(TEND_SECONDS)
+            time.sleep(CHECK_SECONDS)
         from torchyard.pipelines.services import reaper
 
         while True:
             try:
                 self._server.wait()
                 reaper.skip_missed(pool_name(self._server.api_url))
-                self._looked.set()
+                self._missed_skipped.set()
                 reaper.end_dead_flow_runs()
-                reaper.delete_forgotten()
-                for store in self._yard.stores:
+                reaper.delete_retired()
+                for store in self._manager.stores:
                     reaper.end_dead_runs(store)
-            except Exception as error:  # an outage of a server: it is asked again
-                self._log("the watch", error)
-            time.sleep(WATCH_SECONDS)
+            except Exception as error:  # a server is down: try again
+                self._log("reaper", error)
+            time.sleep(REAP_SECONDS)
 
-    def _log(self, what: str, error: Exception) -> None:
-        # Once: what lasts for a night must not fill the disk.
-        if self._troubles.get(what) != str(error):
-            self._troubles[what] = str(error)
-            logger.error("%s:", what, exc_info=error)
+    def _log(self, task: str, error: Exception) -> None:
+        # Once per message: an outage that lasts all night must not fill the disk.
+        if self._errors.get(task) != str(error):
+            self._errors[task] = str(error)
+            logger.error("%s:", task, exc_info=error)
 
 
 if __name__ == "__main__":
-    announce(int(sys.argv[2]))
+    report_pid(int(sys.argv[2]))
     logging.basicConfig(format="%(asctime)s %(message)s")
-    Keeper(Yard(Path(sys.argv[1]))).keep()
+    Supervisor(ServiceManager(Path(sys.argv[1]))).run()
