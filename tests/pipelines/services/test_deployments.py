@@ -1,85 +1,30 @@
-"""What is registered with Prefect: times, names, and the form that its UI shows."""
+"""Deployments: their variables and form, schedules that fire, and workers of other machines."""
 
-from datetime import datetime
-from zoneinfo import ZoneInfo
+from __future__ import annotations
 
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import psutil
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
+from tests.pipelines.services.sandbox import OFTEN, Sandbox, eventually
 from torchyard.core.errors import UserError
 from torchyard.pipelines.commands.arguments import preset_config
-from torchyard.pipelines.commands.services import check_name
-from torchyard.pipelines.services.deployments import form, local_environment, read_variables
-from torchyard.pipelines.services.schedules import read_times
-
-
-def times(cron=None, interval=None, rrule=None, timezone="Asia/Shanghai"):
-    return read_times(cron, interval, rrule, timezone)
-
-
-def problems(**given):
-    with pytest.raises(UserError) as caught:
-        times(**given)
-    return caught.value.problems
-
-
-def test_a_cron_line_means_the_hour_of_its_time_zone():
-    found = times(cron="0 3 * * *")
-    assert (found.first.hour, found.first.minute) == (3, 0)
-    assert found.first.utcoffset() == datetime.now(ZoneInfo("Asia/Shanghai")).utcoffset()
-    assert found.schedule.timezone == "Asia/Shanghai"
-
-
-def test_without_a_time_zone_it_is_this_machines(monkeypatch):
-    monkeypatch.setenv("TZ", "Europe/Lisbon")
-    assert times(cron="0 3 * * *", timezone=None).schedule.timezone == "Europe/Lisbon"
-
-
-@given(st.lists(st.tuples(st.integers(1, 99), st.sampled_from("smhdw")), min_size=1, max_size=4))
-def test_an_interval_is_the_sum_of_its_parts(parts):
-    seconds = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
-    found = times(interval="".join(f"{number}{unit}" for number, unit in parts))
-    expected = sum(number * seconds[unit] for number, unit in parts)
-    assert found.schedule.interval.total_seconds() == expected
-
-
-def test_a_rule_of_the_calendar():
-    first = times(rrule="FREQ=WEEKLY;BYDAY=SA;BYHOUR=4;BYMINUTE=30;BYSECOND=0").first
-    assert (first.weekday(), first.hour, first.minute) == (5, 4, 30)
-
-
-@pytest.mark.parametrize(
-    ("wrong", "says"),
-    [
-        ({"cron": "0 3 * *"}, "--cron: '0 3 * *': Invalid cron string"),
-        ({"cron": "0 0 31 2 *"}, "--cron: '0 0 31 2 *': "),
-        ({"interval": "5 minutes"}, "is not an interval such as 30m"),
-        ({"interval": "0s"}, "must be longer than nothing"),
-        ({"interval": "9999999999w"}, "is too long"),
-        ({"rrule": "FREQ=DALY"}, "Invalid RRule string"),
-        ({"rrule": "FREQ=DAILY;UNTIL=20200101T000000"}, "all its times have passed"),
-        ({}, "give one of --cron, --interval, --rrule, not none of them"),
-        ({"cron": "0 3 * * *", "interval": "1d"}, "not --cron and --interval"),
-        ({"interval": "1d", "timezone": "shanghai"}, "Did you mean 'Asia/Shanghai'?"),
-    ],
+from torchyard.pipelines.services.deployments import (
+    form,
+    local_environment,
+    overview,
+    read_variables,
+    remove,
+    schedule,
 )
-def test_what_is_wrong_with_the_times(wrong, says):
-    assert says in "\n".join(problems(**wrong))
+from torchyard.pipelines.services.schedules import parse_schedule
 
-
-def test_all_that_is_wrong_with_the_times_comes_at_once():
-    assert len(problems(cron="x", interval="y", rrule="z", timezone="Nowhere")) == 5
-
-
-def test_a_name_is_the_presets_unless_it_is_given():
-    assert check_name(None, None) == "digits"
-    assert check_name(None, "train.epochs=3") == "digits"
-    assert check_name(None, "some/where/night.yaml") == "night"
-    assert check_name("nightly", "digits") == "nightly"
-    for name in ("", " ", "a/b", "50%"):
-        with pytest.raises(UserError, match="--name"):
-            check_name(name, None)
+ROOT = Path(__file__).parents[3]
 
 
 def test_job_variables_have_sections():
@@ -120,3 +65,135 @@ def test_the_form_has_a_typed_field_for_every_setting_and_takes_the_configuratio
     whole["config"]["optimizer"]["lr"] = "fast"
     [error] = Draft202012Validator(schema).iter_errors(whole)
     assert list(error.absolute_path) == ["config", "optimizer", "lr"]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [("0 * * * *", None, None), (None, "1h", None), (None, None, "FREQ=HOURLY")],
+    ids=["cron", "interval", "rule"],
+)
+def test_the_server_plans_runs_of_every_kind_of_schedule(workspace, plan_runs, options):
+    from prefect.client.orchestration import get_client
+
+    when = parse_schedule(*options, "Asia/Shanghai")
+    schedule(preset_config("digits", []), "hourly", when, "hourly")
+    with get_client(sync_client=True) as client:
+        [deployment] = [each for each in client.read_deployments() if each.name == "hourly"]
+    plan_runs(deployment.id)
+    [row] = [row for row in overview() if row["name"] == "hourly"]
+    assert row["next"]
+    assert row["next"].endswith("+08:00")
+    assert remove("hourly")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_what_is_wrong_registers_nothing(sandbox: Sandbox) -> None:
+    sandbox.torchyard("up")
+    printed = sandbox.torchyard(
+        "schedule", "digits", "model=strait", "train.epochs=x", "--cron", "0 3", "--timezone",
+        "Mars", status=2,
+    )  # fmt: skip
+    for problem in ("Did you mean 'straight'", "train.epochs", "--cron: '0 3'", "'Mars'"):
+        assert problem in printed
+    printed = sandbox.torchyard("deploy", "digits", "--pool", "torchyrd", status=2)
+    assert "no work pool 'torchyrd'" in printed
+    printed = sandbox.torchyard("unschedule", "nothing", status=2)
+    assert "no schedule or deployment named 'nothing'" in printed
+    assert sandbox.post("deployments/filter") == []
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_prefects_scheduler_plans_every_kind_of_schedule(sandbox: Sandbox) -> None:
+    """It only logs what it cannot plan."""
+    sandbox.torchyard("up")
+    kinds = {"cron": "0 3 * * *", "interval": "12h", "rrule": "FREQ=DAILY;BYHOUR=3"}
+    for kind, when in kinds.items():
+        sandbox.torchyard("schedule", "digits", f"--{kind}", when, "--name", kind)
+
+    def planned() -> set[str]:
+        plan = json.loads(sandbox.torchyard("status", "--json"))["plan"]
+        return {row["name"] for row in plan if row["next"]}
+
+    assert eventually(lambda: planned() == set(kinds), 60)
+    for kind in kinds:
+        sandbox.torchyard("unschedule", kind)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_schedule_fires_here_and_a_run_that_would_overlap_is_skipped(sandbox: Sandbox) -> None:
+    sandbox.torchyard("up")
+    both = [
+        sandbox.start(*OFTEN),
+        sandbox.start(*OFTEN),
+    ]
+    printed = [process.communicate(timeout=300)[0] for process in both]
+    assert [process.returncode for process in both] == [0, 0], printed
+    [deployment] = sandbox.post("deployments/filter")
+    assert len(deployment["schedules"]) == 1
+    fields = deployment["parameter_openapi_schema"]["definitions"]["chosen_optimizer"]
+    assert fields["properties"]["lr"]["type"] == "number"
+    flow_run, record = eventually(sandbox.training)
+    assert record["plugin.model"].startswith("sha256:")  # the plugin of the working folder
+    assert Path(psutil.Process(sandbox.processes("prefect.engine")[0].pid).cwd()) == (
+        sandbox.folder / "work"
+    )
+    [skipped, *_] = eventually(lambda: sandbox.runs("CANCELLED"))
+    assert "concurrency limit" in skipped["state"]["message"]
+    assert len(sandbox.runs("RUNNING")) == 1
+    plan = json.loads(sandbox.torchyard("status", "--json"))["plan"]
+    assert [(row["name"], row["schedule"]) for row in plan] == [("often", "every 0:00:15")]
+    assert plan[0]["next"]
+
+    sandbox.cancel(flow_run)  # what Prefect's UI does
+    assert eventually(lambda: sandbox.run(flow_run)["state_type"] == "CANCELLED")
+    record = sandbox.record(flow_run)
+    assert record
+    assert (record["status"], record["torchyard.reason"]) == ("KILLED", "cancelled in Prefect")
+    assert list(sandbox.folder.glob(f"work/mlruns/runs/{record['id']}/last.pt"))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_worker_of_a_pool_runs_what_was_deployed_or_says_what_it_lacks(sandbox: Sandbox) -> None:
+    """The worker is in an empty folder, as on another machine."""
+    sandbox.torchyard("up")
+    sandbox.unschedule_often()  # to have the machine's cores
+    elsewhere = sandbox.folder / "elsewhere"
+    elsewhere.mkdir()
+    environment = sandbox.environment | {"PREFECT_API_URL": sandbox.api}
+
+    def prefect(*arguments: str, **more: str) -> None:
+        done = subprocess.run(
+            [sys.executable, "-P", "-m", "prefect", "--no-prompt", *arguments],
+            cwd=ROOT if arguments[0] == "deploy" else elsewhere, env=environment | more,
+            capture_output=True, text=True, timeout=300, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    def worked(deployment: str, **more: str) -> dict[str, Any]:
+        prefect("deployment", "run", f"train_pipeline/{deployment}")
+        prefect("worker", "start", "--pool", "elsewhere", "--run-once", **more)
+        return sandbox.runs("COMPLETED", "FAILED", "CRASHED")[0]["state"]
+
+    store = f"env.MLFLOW_TRACKING_URI=sqlite:///{sandbox.folder}/work/mlruns/mlflow.db"
+    prefect("work-pool", "create", "elsewhere", "--type", "process")
+    short = ("digits", "model=straight", "train.epochs=1")
+    sandbox.torchyard("deploy", *short, "--pool", "elsewhere", "--name", "bare")
+    assert "the record would be lost" in worked("bare")["message"]
+    sandbox.torchyard(
+        "deploy", *short, "--pool", "elsewhere", "--name", "bare", "--job-variable", store
+    )
+    message = worked("bare")["message"]
+    assert "no model named 'straight'" in message
+    assert "straight.py when this was deployed" in message
+    plugins = str(sandbox.folder / "work" / "torchyard_plugins")
+    assert worked("bare", TORCHYARD_PLUGINS=plugins)["type"] == "COMPLETED"
+
+    prefect("deploy", "-n", "digits", MLFLOW_TRACKING_URI="sqlite:////nowhere/mlflow.db")
+    names = {found["name"] for found in sandbox.post("deployments/filter")}
+    assert {"bare", "digits"} <= names
+    sandbox.torchyard("unschedule", "bare")
+    sandbox.torchyard("unschedule", "digits")

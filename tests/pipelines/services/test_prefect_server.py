@@ -24,9 +24,8 @@ import pytest
 
 from torchyard.core.errors import RunError, UserError
 from torchyard.core.tracking import store
-from torchyard.pipelines.commands.ui import mlflow_ui_command
 from torchyard.pipelines.services import prefect_server
-from torchyard.pipelines.services.prefect_server import MARK, PrefectServer, configured_api_url
+from torchyard.pipelines.services.prefect_server import HEADER, PrefectServer
 
 # ----------------------------------------------------------------------------------- users
 
@@ -56,7 +55,7 @@ def doubles():
 
 
 class User:
-    """A process that uses the Prefect server, and does what it is told on its standard input."""
+    """A process that uses the Prefect server, and executes the lines of its standard input."""
 
     def __init__(self, env: dict[str, str], folder: Path) -> None:
         pipe = subprocess.PIPE
@@ -72,7 +71,7 @@ class User:
         assert self.process.stderr
         raise AssertionError(self.process.stderr.read())
 
-    def told(self, line: str) -> str:
+    def execute(self, line: str) -> str:
         assert self.process.stdin
         self.process.stdin.write(line + "\n")
         self.process.stdin.flush()
@@ -152,8 +151,8 @@ def test_two_first_runs_share_one_server_until_the_last_has_ended(
     assert address == f"http://127.0.0.1:{env['PREFECT_SERVER_API_PORT']}/api"
     assert second.says() == address
     assert (first.says(), second.says()) == ("up", "up")
-    told = [(user.told("print(server.started)"), user.says()) for user in (first, second)]
-    assert sorted(told) == [("False", "done"), ("True", "done")], "one of them has started it"
+    starters = [(user.execute("print(server.starting)"), user.says()) for user in (first, second)]
+    assert sorted(starters) == [("False", "done"), ("True", "done")], "one of them has started it"
     (server,) = servers(env["PREFECT_HOME"])
     assert {at.laddr.ip for at in server.net_connections() if at.status == "LISTEN"} == {
         "127.0.0.1"
@@ -167,10 +166,10 @@ def test_two_first_runs_share_one_server_until_the_last_has_ended(
     time.sleep(4)  # twice the time an unused server stays
     (folder / "doubles.py").write_text(textwrap.dedent(FLOW))
     assert (
-        second.told("sys.path.insert(0, '.'); import doubles") == "done"
+        second.execute("sys.path.insert(0, '.'); import doubles") == "done"
     )  # before `use`: settings are read
-    assert second.told("with use(server.wait()): doubles.doubles()") == "done"
-    assert second.told("assert 'prefect.server.api.server' not in sys.modules") == "done"
+    assert second.execute("with use(server.wait()): doubles.doubles()") == "done"
+    assert second.execute("assert 'prefect.server.api.server' not in sys.modules") == "done"
     assert "Traceback" not in second.ends()
     assert wait_until(lambda: not servers(env["PREFECT_HOME"])), "nobody uses it any more"
 
@@ -234,7 +233,7 @@ def test_an_unused_server_ends_by_itself(
         ('"2.20.4"', {}, False),
         ('{"detail": "Not Found"}', {}, False),
         ("<html>", {}, False),
-        (json.dumps(version("prefect")), {MARK: "temporary"}, False),
+        (json.dumps(version("prefect")), {HEADER: "temporary"}, False),
     ],
 )
 def test_only_a_lasting_server_of_a_fitting_version_is_used(
@@ -258,190 +257,18 @@ def test_only_a_lasting_server_of_a_fitting_version_is_used(
     assert found == (f"http://127.0.0.1:{server.server_port}/api" if usable else None)
 
 
-# -------------------------------------------------------------------- what the settings name
-
-ASK = """
-import json, os, sys
-from pathlib import Path
-from torchyard.pipelines.services.prefect_server import configured_api_url
-def ask(how):
-    answers = []
-    for case in json.loads(sys.argv[1]):
-        os.chdir(case["folder"])
-        os.environ.update(case["env"])
-        answers.append(how())
-        for name in case["env"]:
-            del os.environ[name]
-    return answers
-ours = ask(configured_api_url)
-assert "prefect" not in sys.modules
-from prefect.settings import Settings
-print(json.dumps([ours, ask(lambda: Settings().api.url)]))
-"""
-
-PROFILES = """
-active = "team"
-[profiles.team]
-PREFECT_API_URL = "http://team/api"
-[profiles.mine]
-PREFECT_API_URL = "http://mine/api"
-[profiles.ephemeral]
-PREFECT_SERVER_ALLOW_EPHEMERAL_MODE = "true"
-"""
-
-SETTINGS: dict[str, tuple[dict[str, str], dict[str, str], str | None]] = {
-    "nothing": ({}, {}, None),
-    "environment": ({"PREFECT_API_URL": "http://env/api"}, {}, "http://env/api"),
-    "lower case": ({"prefect_api_url": "http://lower/api"}, {}, "http://lower/api"),
-    ".env": ({}, {".env": "PREFECT_API_URL=http://dot/api"}, "http://dot/api"),
-    "prefect.toml": ({}, {"prefect.toml": '[api]\nurl = "http://toml/api"'}, "http://toml/api"),
-    "pyproject": (
-        {},
-        {"pyproject.toml": '[tool.prefect.api]\nurl = "http://project/api"'},
-        "http://project/api",
-    ),
-    "pyproject without": ({}, {"pyproject.toml": '[project]\nname = "mine"'}, None),
-    "active profile": ({"PREFECT_HOME": "."}, {"profiles.toml": PROFILES}, "http://team/api"),
-    "named profile": (
-        {"PREFECT_HOME": ".", "PREFECT_PROFILE": "mine"},
-        {"profiles.toml": PROFILES},
-        "http://mine/api",
-    ),
-    "ephemeral profile": (
-        {"PREFECT_HOME": ".", "PREFECT_PROFILE": "ephemeral"},
-        {"profiles.toml": PROFILES},
-        None,
-    ),
-    "unknown profile": (
-        {"PREFECT_HOME": ".", "PREFECT_PROFILE": "yours"},
-        {"profiles.toml": PROFILES},
-        None,
-    ),
-    "shipped profile": ({"PREFECT_PROFILE": "local"}, {}, "http://127.0.0.1:4200/api"),
-    "profiles path": (
-        {"PREFECT_PROFILES_PATH": "elsewhere"},
-        {"elsewhere": PROFILES},
-        "http://team/api",
-    ),
-    "profiles path in .env": (
-        {},
-        {".env": "PREFECT_PROFILES_PATH=elsewhere", "elsewhere": PROFILES},
-        "http://team/api",
-    ),
-    "profiles path in prefect.toml": (
-        {},
-        {"prefect.toml": 'profiles_path = "elsewhere"', "elsewhere": PROFILES},
-        "http://team/api",
-    ),
-    "home in .env, which the profiles do not follow": (
-        {},
-        {".env": "PREFECT_HOME=.", "profiles.toml": PROFILES},
-        None,
-    ),
-    "test mode": (
-        {"PREFECT_HOME": ".", "PREFECT_TEST_MODE": "1"},
-        {"profiles.toml": PROFILES},
-        None,
-    ),
-    ".env before prefect.toml": (
-        {},
-        {".env": "PREFECT_API_URL=http://dot/api", "prefect.toml": '[api]\nurl = "http://toml"'},
-        "http://dot/api",
-    ),
-    "prefect.toml before pyproject, profile": (
-        {"PREFECT_HOME": "."},
-        {
-            "prefect.toml": '[api]\nurl = "http://toml/api"',
-            "pyproject.toml": '[tool.prefect.api]\nurl = "http://project/api"',
-            "profiles.toml": PROFILES,
-        },
-        "http://toml/api",
-    ),
-}
-
-
-@pytest.fixture(scope="module")
-def answers(folder: Path) -> dict[str, tuple[str | None, str | None]]:
-    """By case: what we read without Prefect, and what Prefect reads."""
-    cases = []
-    for number, (variables, files, _) in enumerate(SETTINGS.values()):
-        place = folder / f"case{number}"
-        place.mkdir()
-        for name, text in files.items():
-            (place / name).write_text(text)
-        cases.append({"env": variables, "folder": str(place)})
-    plain = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
-    run = subprocess.run(
-        [sys.executable, "-c", ASK, json.dumps(cases)],
-        env=plain | {"HOME": str(folder / "empty")}, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert run.returncode == 0, run.stderr
-    ours, prefects = json.loads(run.stdout.splitlines()[-1])
-    return dict(zip(SETTINGS, zip(ours, prefects, strict=True), strict=True))
-
-
-@pytest.mark.parametrize("case", SETTINGS)
-def test_the_settings_name_the_server_that_prefect_itself_would_use(
-    case: str, answers: dict[str, tuple[str | None, str | None]]
-) -> None:
-    expected = SETTINGS[case][2]
-    assert answers[case] == (expected, expected)
-
-
-@pytest.fixture
-def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A working folder of its own, no Prefect setting, and Prefect not imported."""
-    for name in [name for name in os.environ if name.startswith("PREFECT_")]:
-        monkeypatch.delenv(name)
-    monkeypatch.delitem(sys.modules, "prefect.context", raising=False)
-    monkeypatch.setenv("PREFECT_HOME", str(tmp_path / "home"))
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
 def test_a_named_server_is_used_and_nothing_is_started(
     alone: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PREFECT_API_URL", "http://me:secret@127.0.0.1:9/api")
     server = PrefectServer.connect()
-    assert not server.ours
+    assert not server.managed
     assert not (alone / "home").exists()
     with pytest.raises(RunError, match=r"http://127.0.0.1:9/api does not answer.*PREFECT_API_URL"):
         server.wait(timeout=5)
-
-
-def test_malformed_settings_are_the_users_to_mend(alone: Path) -> None:
-    (alone / "prefect.toml").write_text("[api\nurl=")
-    with pytest.raises(UserError, match=r"prefect\.toml: .*cannot be read"):
-        configured_api_url()
 
 
 def test_a_home_that_cannot_be_written_is_named(alone: Path) -> None:
     (alone / "home").write_text("a file, not a folder")
     with pytest.raises(UserError, match=r"PREFECT_HOME=.*home: no Prefect server can start"):
         PrefectServer.connect()
-
-
-# --------------------------------------------------------------------------------- MLflow UI
-
-
-def test_the_mlflow_ui_command_is_short_where_it_can_be(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "executable", str(tmp_path / ".venv/bin/python"))
-    end = "ui --backend-store-uri sqlite:///mlruns/mlflow.db --workers 1"
-    below = f"sqlite:///{tmp_path}/mlruns/mlflow.db"
-    assert mlflow_ui_command(below) == f".venv/bin/mlflow {end}"
-    assert mlflow_ui_command("sqlite:///mlruns/mlflow.db") == f".venv/bin/mlflow {end}"
-
-    program = tmp_path / ".venv/bin/mlflow"
-    program.parent.mkdir(parents=True)
-    program.touch(mode=0o755)
-    monkeypatch.setenv("PATH", str(program.parent))
-    assert mlflow_ui_command(below) == f"mlflow {end}"
-    assert "'sqlite:////else where/mlflow.db'" in mlflow_ui_command(
-        "sqlite:////else where/mlflow.db"
-    )
-    assert mlflow_ui_command("http://tracking:5000") == "http://tracking:5000"
-    assert "secret" not in mlflow_ui_command("postgresql://me:secret@host/mlflow")
