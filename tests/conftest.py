@@ -97,9 +97,9 @@ class Workspace:
         shared_worker().close()
 
     def invoke(self, *arguments: str) -> str:
-        """Run a command in this process, which spares seconds of imports; gives its output.
+        """Run a command in this process, which saves seconds of imports; its output.
 
-        What it raises is raised.
+        Exceptions are not caught.
         """
         from torchyard.pipelines.commands.run import app
 
@@ -158,14 +158,14 @@ def workspace(tmp_path_factory) -> Iterator[Workspace]:
         "TORCHYARD_CACHE": str(folder / "cache"),
         "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
     }
-    before, here = dict(os.environ), Path.cwd()
+    variables, working_folder = dict(os.environ), Path.cwd()
     os.environ.update(settings)
     for name in ("MLFLOW_TRACKING_URI", "PREFECT_API_URL", "TORCHYARD_PLUGINS"):
         os.environ.pop(name, None)
     os.chdir(folder)
     with PrefectServer.connect() as server, use(server.wait()):
         yield Workspace(folder, server.api_url, dict(os.environ))
-    gc.unfreeze()  # what the commands froze in this process; torch's bindings count their leaks
-    os.chdir(here)
+    gc.unfreeze()  # commands froze objects in this process; torch's bindings report them as leaks
+    os.chdir(working_folder)
     os.environ.clear()
-    os.environ.update(before)
+    os.environ.update(variables)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Optional, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 from rich.markup import escape
@@ -36,7 +36,7 @@ commands = typer.Typer()
 
 T = TypeVar("T")
 Name = Annotated[
-    Optional[str],  # noqa: UP045 - typer reads the annotation
+    str | None,
     typer.Option(metavar="NAME", help="its name. \\[default: the preset's or the file's]"),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="print JSON, for programs")]
@@ -80,19 +80,18 @@ def schedule_runs(
     source: Source = None,
     overrides: Overrides = None,
     cron: Annotated[
-        Optional[str],  # noqa: UP045 - typer reads the annotation
+        str | None,
         typer.Option(metavar="'M H D M W'", help='e.g. "0 3 * * *": every night at three'),
     ] = None,
     interval: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Option(metavar="LENGTH", help="e.g. 30m, 12h, 1d12h; counted from now"),
+        str | None, typer.Option(metavar="LENGTH", help="e.g. 30m, 12h, 1d12h; counted from now")
     ] = None,
     rrule: Annotated[
-        Optional[str],  # noqa: UP045
+        str | None,
         typer.Option(metavar="RULE", help="RFC 5545, e.g. FREQ=WEEKLY;BYDAY=SA;BYHOUR=3"),
     ] = None,
     timezone: Annotated[
-        Optional[str],  # noqa: UP045
+        str | None,
         typer.Option(metavar="ZONE", help="e.g. Asia/Shanghai. \\[default: this machine's]"),
     ] = None,
     name: Name = None,
@@ -143,7 +142,7 @@ def deploy(
     overrides: Overrides = None,
     name: Name = None,
     job_variables: Annotated[
-        Optional[list[str]],  # noqa: UP045
+        list[str] | None,
         typer.Option(
             "--job-variable",
             metavar="KEY=VALUE",
@@ -247,21 +246,20 @@ def _print_services(services: list[ServiceStatus]) -> None:
     table = Table(box=None, pad_edge=False)
     for heading in ("", "", "where", "since", "by", "process"):
         table.add_column(heading, no_wrap=True)
-    for service in services:
-        daemon = service.daemon
-        since = datetime.fromisoformat(daemon.started_at).astimezone() if daemon else None
+    for row in map(_as_dict, services):
+        state, since = row["state"], row["since"]
         table.add_row(
-            service.name,
-            service.state if service.state in (UP, FOUND) else f"[red]{service.state}[/]",
-            escape(service.address),
-            f"{since:%d %b %H:%M}" if since else "",
-            escape(daemon.started_by) if daemon else "",
-            str(daemon.pid or "") if daemon else "",
+            row["name"],
+            state if state in (UP, FOUND) else f"[red]{state}[/]",
+            escape(row["address"] or ""),
+            f"{datetime.fromisoformat(since).astimezone():%d %b %H:%M}" if since else "",
+            escape(row["started_by"] or ""),
+            str(row["process"] or ""),
         )
     stdout.print(table)
 
 
-def _as_dict(service: ServiceStatus) -> dict[str, object]:
+def _as_dict(service: ServiceStatus) -> dict[str, Any]:
     daemon = service.daemon
     return {
         "name": service.name,

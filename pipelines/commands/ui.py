@@ -11,7 +11,7 @@ import sys
 import time
 import webbrowser
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 from rich.markup import escape
@@ -39,8 +39,7 @@ commands = typer.Typer()
 @commands.command()
 def ui(
     run: Annotated[
-        Optional[str],  # noqa: UP045 - typer reads the annotation
-        typer.Argument(metavar="[RUN]", help="an id, a name, latest, best, champion"),
+        str | None, typer.Argument(metavar="[RUN]", help="an id, a name, latest, best, champion")
     ] = None,
 ) -> None:
     """Open the MLflow UI in the browser: the table of runs, or one run.
@@ -55,12 +54,8 @@ def ui(
         return
     address, program, environment = mlflow_server(store)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that `finally` stops the server
-    server = subprocess.Popen(
-        program,
-        env=os.environ | environment,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+    quiet = subprocess.DEVNULL
+    server = subprocess.Popen(program, env=os.environ | environment, stdout=quiet, stderr=quiet)
     try:
         deadline = time.monotonic() + START_SECONDS
         while not answers(address):

@@ -34,6 +34,7 @@ import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from urllib.parse import urlsplit
@@ -55,6 +56,7 @@ SERVICES_FILE = "services.json"  # in the state folder while `torchyard up` want
 PERSISTENT, TEMPORARY = "persistent", "temporary"  # the mode that a server reports
 
 
+@dataclass(frozen=True)
 class PrefectServer:
     """The Prefect server of this run: configured, found, or started by torchyard.
 
@@ -76,10 +78,9 @@ class PrefectServer:
         RunError: from `wait` and at the end of the `with`, if the server is gone.
     """
 
-    def __init__(self, api_url: str, log: Path | None = None, starting: bool = False) -> None:
-        self.api_url = api_url
-        self.log = log
-        self.starting = starting
+    api_url: str
+    log: Path | None = None
+    starting: bool = False
 
     @property
     def managed(self) -> bool:

@@ -47,8 +47,8 @@ def test_the_browser_is_sent_to_the_run_and_ctrl_c_ends_the_server(
     )
     urllib.request.urlopen(page.partition("#")[0], timeout=20).close()
     process.send_signal(signal.SIGINT)
-    printed, told = process.communicate(timeout=60)
-    assert process.returncode == 0, told
+    printed, errors = process.communicate(timeout=60)
+    assert process.returncode == 0, errors
     assert printed.splitlines() == [page, "Ctrl-C ends it.", "Ended."]
     with pytest.raises(OSError, match="refused"):
         urllib.request.urlopen(page.partition("#")[0], timeout=20)
