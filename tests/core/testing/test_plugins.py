@@ -51,7 +51,7 @@ BASES = {
 def built_ins():
     for kind in ASSERTIONS:
         for name, found in host().registrations(kind):
-            if not found.params.__module__.endswith("torchvision_models"):
+            if not found.params.__module__.endswith(".models.torchvision"):
                 yield kind, name
             elif name in TORCHVISION:
                 yield pytest.param(kind, name, marks=pytest.mark.slow)
