@@ -1,4 +1,4 @@
-"""The ways a run can end badly, told apart by whose move is next."""
+"""The errors that end a command, by who can do something about them."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from collections.abc import Iterable, Mapping, Sequence
 
 
 class UserError(Exception):
-    """Something the user can put right: exit status 2, no traceback.
+    """Something the user can correct: exit status 2, no traceback.
 
-    Holds every problem found, not only the first, one line each.
+    Attributes:
+        problems: every problem found, not only the first, one line each.
     """
 
     def __init__(self, problems: str | Iterable[str]) -> None:
@@ -18,7 +19,7 @@ class UserError(Exception):
 
 
 class UnreachableError(UserError):
-    """Something on the network does not answer: it may be mended, or pass by itself."""
+    """Something on the network does not answer; a retry may succeed."""
 
 
 class RunError(Exception):
@@ -33,16 +34,16 @@ class RunError(Exception):
 
 
 class StoreAwayError(RunError):
-    """The store of the runs does not answer, is locked or cannot be written for now."""
+    """The tracking store does not answer, is locked or cannot be written; a retry may succeed."""
 
 
 def suggestion(name: str, accepted: Sequence[str], nearby: Mapping[str, str] | None = None) -> str:
-    """The end of a message about a name there is not: the nearest, and all there are.
+    """The end of a message about an unknown name: the nearest name, and all that are accepted.
 
     Args:
-        name: what was given.
-        accepted: what is listed.
-        nearby: what may be meant, and how that is written; as a rule what is accepted.
+        name: that is unknown.
+        accepted: names to list.
+        nearby: names that may be meant, and how each is written; by default those accepted.
     """
     nearby = nearby or {each: each for each in accepted}
     nearest = difflib.get_close_matches(name, nearby, n=1)

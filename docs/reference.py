@@ -10,7 +10,7 @@ from typing import Any
 import typer
 from rich.text import Text
 
-from torchyard.pipelines.commands.run import app
+from torchyard.pipelines.cli import app
 
 HEAD = """# Every command
 

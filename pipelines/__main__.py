@@ -1,4 +1,4 @@
-"""The `torchyard` command: how its process begins and ends, around the command line."""
+"""The process of the `torchyard` command: how it begins and ends, around the command line."""
 
 from __future__ import annotations
 
@@ -7,25 +7,25 @@ import contextlib
 import os
 import sys
 
-_status = 1  # also of an error that is nobody's but ours
+_status = 1  # also of an unexpected error, which ends with a traceback
 
 
 def main() -> None:
-    """Begin with torch's import, run `pipelines/commands/run.py`, and end at once."""
+    """Begin with torch's import, run the command line, and end at once."""
     global _status
-    # The first that is registered is the last to be called: Prefect has sent its last events.
+    # Registered first, so called last: Prefect has sent its last events by then.
     atexit.register(_leave)
     try:
         if sys.argv[1:2] == ["run"] and "--help" not in sys.argv:
-            # A run imports nothing longer than torch. That goes on in a process of its own while
-            # this one imports the command line and reads the configuration, 0.3 s; if that is
-            # wrong, it ends with this one.
+            # torch is a run's longest import. It goes on in the worker process while this one
+            # imports the command line and reads the configuration, 0.3 s; if that is wrong, the
+            # worker ends with this process.
             from torchyard.pipelines.worker.process import shared_worker
 
             shared_worker()
-        from torchyard.pipelines.commands import run
+        from torchyard.pipelines import cli
 
-        run.main()
+        cli.main()
         _status = 0
     except SystemExit as ended:
         _status = int(ended.code or 0)
@@ -36,7 +36,7 @@ def main() -> None:
 
 
 def _leave() -> None:
-    """End the process as it stands: to take its 4,000 modules apart takes 0.2 s."""
+    """End the process as it is: Python would take 0.2 s to tear down its 4,000 modules."""
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError):
             stream.flush()

@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from torchyard.core.formatting import percent
 from torchyard.core.training.events import EpochDone, Event, Progress, RunningLoss, StageProgress
 
 stdout = Console(highlight=False)
@@ -169,12 +170,12 @@ def _per_class_table(rows: list[dict[str, Any]]) -> Table:
     for heading in ("images", "correct", "accuracy", "precision", "F1"):
         table.add_column(heading, justify="right")
     for row in rows:
-        shares: list[float | None] = [row[key] for key in ("accuracy", "precision", "f1")]
+        shares = [row[key] for key in ("accuracy", "precision", "f1")]
         table.add_row(
             escape(str(row["class"])),
             f"{row['images']:,}",
             f"{row['correct']:,}",
-            *("–" if share is None else f"{share:.1%}" for share in shares),
+            *(percent(share, space="") for share in shares),
         )
     return table
 

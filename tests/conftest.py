@@ -54,6 +54,14 @@ def document(request) -> Document:
     return Document.read(request.module.DOCUMENT)
 
 
+@pytest.fixture(scope="session")
+def recorded(tmp_path_factory):
+    """A store with some runs; who changes it changes it back."""
+    from tests.recorded_runs import RecordedRuns
+
+    return RecordedRuns.make(tmp_path_factory.mktemp("recorded 场"))
+
+
 @dataclass(frozen=True)
 class Workspace:
     """A working folder with a running Prefect server.
@@ -101,7 +109,7 @@ class Workspace:
 
         Exceptions are not caught.
         """
-        from torchyard.pipelines.commands.run import app
+        from torchyard.pipelines.cli import app
 
         printed = io.StringIO()
         with contextlib.redirect_stdout(printed):

@@ -1,1 +1,1 @@
-"""What a run is told: its schema, how it is read and resolved against the plugins."""
+"""The configuration of a run: its schema, reading it, and resolving it with the plugins."""

@@ -1,4 +1,4 @@
-"""What is wrong with settings, in a user's words: where, what is accepted, what may be meant."""
+"""Messages about settings: what is wrong, what is accepted, and the nearest right name."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, Union, get_args
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
-from torchyard.core.config.parsing import is_secret
+from torchyard.core.config.secrets import is_secret
 from torchyard.core.errors import suggestion
 
 _WORDING = {
@@ -20,19 +20,24 @@ _WORDING = {
 }
 
 
-def explained(
+def explain(
     error: ValidationError, model: type[BaseModel], prefix: str = "", owner: str = ""
 ) -> Iterable[str]:
-    """Say each problem of a validation in a user's words."""
+    """A line for each problem of a validation of `model`, whose settings are at `prefix`.
+
+    `owner` of the settings is how messages name it: " of 'sgd'".
+    """
     reasons: dict[str, list[str]] = {}
     inputs: dict[str, str] = {}
     for problem in error.errors():
         location = [prefix] if prefix else []
-        # Of a union pydantic tells what every member says, under a name of the member's.
+        # Of a union pydantic reports each member's problem, with the member's name in the path.
         location += [
             str(part)
-            for at, part in enumerate(problem["loc"])
-            if isinstance(part, int) or part in _fields_at(model, problem["loc"][:at]) or not at
+            for depth, part in enumerate(problem["loc"])
+            if not depth
+            or isinstance(part, int)
+            or part in _fields_at(model, problem["loc"][:depth])
         ]
         if problem["type"] == "extra_forbidden":
             location = [*filter(None, [prefix]), *map(str, problem["loc"])]
@@ -41,37 +46,38 @@ def explained(
         elif problem["type"] == "missing":
             reason = "is missing"
         else:
-            # pydantic goes on: "…, unable to parse string as an integer".
+            # Of "must be a valid integer, unable to parse string as an integer" the first half.
             reason = problem["msg"].removeprefix("Value error, ").partition(", unable to")[0]
             reason = _WORDING.get(problem["type"], reason.replace("Input should be", "must be"))
             shown = problem["type"] != "value_error" and not isinstance(problem["input"], dict)
             if shown and not (location and is_secret(location[-1])):
                 inputs[".".join(location)] = f", not {problem['input']!r}"
         reasons.setdefault(".".join(location), []).append(reason)
-    for where, found in reasons.items():
-        message = " or ".join(dict.fromkeys(found)) + inputs.get(where, "")
-        yield f"{where}: {message}" if where else message
+    for place, alternatives in reasons.items():
+        message = " or ".join(dict.fromkeys(alternatives)) + inputs.get(place, "")
+        yield f"{place}: {message}" if place else message
 
 
 def _nearest(model: type[BaseModel], location: list[str], within: tuple[int | str, ...]) -> str:
-    """The nearest setting, as it can be pasted into a command, and those there are."""
-    accepted = list(_fields_at(model, within[:-1]))
+    """The nearest setting, as it is written in a command, and all that are accepted."""
+    fields = list(_fields_at(model, within[:-1]))
     *sections, name = ".".join(location).split(".")
-    # The items of a list have no keys of their own in a command, which writes it whole.
+    # A command writes a list as one value: its items have no keys.
     within_list = any(section.isdecimal() for section in sections)
     prefix = "" if within_list else "".join(f"{section}." for section in sections)
-    nearby = {each: f"{prefix}{each}" for each in accepted}
+    nearby = {field: f"{prefix}{field}" for field in fields}
     if not sections:  # the setting of a section may be meant
         nearby |= {
             inner: f"{section}.{inner}"
-            for section in accepted
+            for section in fields
             for inner in _fields_at(model, (section,))
             if inner not in nearby
         }
-    return suggestion(name, accepted, nearby)
+    return suggestion(name, fields, nearby)
 
 
 def _fields_at(model: type[BaseModel], location: tuple[int | str, ...]) -> Iterable[str]:
+    """The names of the settings in the section at that path; none where it is no section."""
     for part in location:
         annotation = model.model_fields[str(part)].annotation if isinstance(part, str) else None
         sections = [
@@ -85,13 +91,13 @@ def _fields_at(model: type[BaseModel], location: tuple[int | str, ...]) -> Itera
     return model.model_fields
 
 
-WORDS = {int: "integer", str: "text", bool: "true or false", type(None): "none", Path: "path"}
-BOUNDS = {"gt": ">", "ge": "≥", "lt": "<", "le": "≤", "multiple_of": "a multiple of"}
-SEQUENCES = (list, tuple, set, frozenset, Sequence, Iterable)
+_TYPES = {int: "integer", str: "text", bool: "true or false", type(None): "none", Path: "path"}
+_BOUNDS = {"gt": ">", "ge": "≥", "lt": "<", "le": "≤", "multiple_of": "a multiple of"}
+_SEQUENCES = (list, tuple, set, frozenset, Sequence, Iterable)
 
 
 def accepted(field: FieldInfo) -> str:
-    """Say what a field takes: "float ≥ 0 and < 1", "integer > 0, or none"."""
+    """What a field accepts: "float ≥ 0 and < 1", "integer > 0, or none"."""
     return _bounded(field.annotation, field.metadata)
 
 
@@ -100,7 +106,7 @@ def _bounded(annotation: Any, metadata: Iterable[Any]) -> str:
     limits = [
         f"{sign} {value:g}" if isinstance(value, int | float) else f"{sign} {value}"
         for limit in metadata
-        for name, sign in BOUNDS.items()
+        for name, sign in _BOUNDS.items()
         if (value := getattr(limit, name, None)) is not None
     ]
     for limit in metadata:
@@ -111,7 +117,7 @@ def _bounded(annotation: Any, metadata: Iterable[Any]) -> str:
                 limits.append(f"of {words} {length}")
     if not limits:
         return text
-    # A bound of the whole field, when that is a union, is one of its members that are numbers.
+    # The bound of a field that is a union holds for those of its members that are numbers.
     return (
         f"{text}: {' and '.join(limits)}" if ", or " in text else f"{text} {' and '.join(limits)}"
     )
@@ -127,10 +133,10 @@ def _in_words(annotation: Any) -> str:
         return ", or ".join(_in_words(member) for member in inner)
     if origin is tuple and inner[-1:] != (...,):
         return f"({', '.join(_in_words(member) for member in inner)})"
-    if origin in SEQUENCES:
+    if origin in _SEQUENCES:
         return f"list of {_in_words(inner[0])}"
     if isinstance(annotation, type) and origin is None:
-        return WORDS.get(annotation, annotation.__name__)
+        return _TYPES.get(annotation, annotation.__name__)
     return str(annotation).replace("typing.", "")
 
 

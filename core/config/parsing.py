@@ -1,16 +1,56 @@
-"""Settings as they are written: YAML files, and the values of overrides."""
+"""Settings as they are written: presets, YAML files, and `key=value` overrides of them."""
 
 from __future__ import annotations
 
-import os
-import re
-from collections.abc import Iterator, Mapping
+import difflib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from torchyard.core.errors import UserError
+from torchyard.core.config.schema import SINGLE, shared_settings
+from torchyard.core.errors import UserError, suggestion
+
+
+def read_overridden(
+    source: str, overrides: Sequence[str], presets: Path
+) -> tuple[dict[str, Any], list[str]]:
+    """Read a preset or a YAML file, and apply `key=value` overrides to it.
+
+    Returns:
+        The settings, and the problems with the overrides that are left out.
+
+    Raises:
+        UserError: the file cannot be read; with the malformed overrides, too.
+    """
+    problems: list[str] = []
+    assignments = []
+    for override in overrides:
+        key, separator, value = override.partition("=")
+        if not separator or not all(part.isidentifier() for part in key.split(".")):
+            problems.append(f"'{override}' is not of the form key=value, e.g. train.epochs=3")
+            continue
+        path = key.split(".")
+        if path[0] in SINGLE and len(path) == 1:
+            path.append("name")
+        assignments.append((path, parse_value(value)))
+    try:
+        settings = read_settings(_find_source(source, presets))
+    except UserError as error:
+        raise UserError(error.problems + problems) from None
+    # Names first, wherever they are on the line: they decide which parameters the others set.
+    for path, value in sorted(assignments, key=lambda item: item[0][1:] != ["name"]):
+        try:
+            _assign(settings, path, value)
+        except UserError as error:
+            problems += error.problems
+    return settings, problems
+
+
+def preset_names(presets: Path) -> list[str]:
+    """The names of the presets in a folder."""
+    return sorted(file.stem for file in presets.glob("*.yaml"))
 
 
 def read_settings(file: Path) -> dict[str, Any]:
@@ -22,36 +62,74 @@ def read_settings(file: Path) -> dict[str, Any]:
     try:
         text = file.read_text(encoding="utf-8")
         loaded = yaml.safe_load(text)
-        twice = list(_set_twice(yaml.compose(text, yaml.SafeLoader)))
+        duplicates = list(_duplicate_keys(yaml.compose(text, yaml.SafeLoader)))
     except (yaml.YAMLError, ValueError, RecursionError, OSError) as error:
         raise UserError(f"{file}: cannot be read: {' '.join(str(error).split())}") from None
-    if twice:
-        raise UserError(f"{file}, line {line}: {problem}" for line, problem in twice)
+    if duplicates:
+        raise UserError(f"{file}, line {line}: {problem}" for line, problem in duplicates)
     if not isinstance(loaded, dict):
         raise UserError(f"{file}: must hold settings such as 'model: {{name: lenet}}'")
     return loaded
 
 
 def parse_value(text: str) -> Any:
-    """The value of an override: lists, mappings and none; any other stays text."""
-    # Scalars stay text: pydantic turns them into the type the parameter has, so that a
-    # path named 'no' or '1e3' is not taken for something else as YAML would.
+    """The value of an override: lists, mappings and none are parsed, all else stays text."""
+    # Scalars stay text: pydantic converts them to the parameter's type, so that a path named
+    # 'no' or '1e3' is not read as something else, as YAML would.
     if text.lower() in ("none", "null"):
         return None
     if text.startswith(("[", "{")):
         try:
             return yaml.safe_load(text)
-        # yaml raises ValueError for a day or a number there is not.
+        # yaml raises ValueError for a date or a number that does not exist.
         except (yaml.YAMLError, ValueError, RecursionError):
             return text
     return text
 
 
-def _set_twice(node: yaml.Node | None, path: str = "") -> Iterator[tuple[int, str]]:
-    """The keys that a mapping has more than once: YAML takes the last, without a word."""
+def as_section(value: Any, key: str = "name") -> Any:
+    """Let `model: lenet` stand for `model: {name: lenet}`."""
+    return {key: value} if isinstance(value, str) else value
+
+
+def _find_source(source: str, presets: Path) -> Path:
+    names = preset_names(presets)
+    if source in names:
+        return presets / f"{source}.yaml"
+    file = Path(source)
+    if file.suffix in (".yaml", ".yml") or len(file.parts) > 1:
+        if file.is_file():
+            return file
+        siblings = [str(sibling) for sibling in file.parent.glob("*.y*ml")]
+        nearest = difflib.get_close_matches(str(file), siblings, n=1)
+        hint = f" Did you mean '{nearest[0]}'?" if nearest else ""
+        raise UserError(f"{source}: no such file.{hint}")
+    raise UserError(f"no preset named '{source}'.{suggestion(source, names)}")
+
+
+def _assign(settings: dict[str, Any], path: list[str], value: Any) -> None:
+    *parents, last = path
+    if parents and parents[0] in SINGLE and last == "name" and len(path) == 2:
+        section = as_section(settings.get(parents[0], {}))
+        if isinstance(section, dict) and section.get("name") != value:
+            shared = shared_settings(parents[0])
+            settings[parents[0]] = {key: section[key] for key in section if key in shared}
+    for parent in parents:
+        if settings.get(parent) is None:
+            settings[parent] = {}
+        inner = as_section(settings[parent], "model" if parent == "promote" else "name")
+        if not isinstance(inner, dict):
+            raise UserError(f"{'.'.join(path)}: '{parent}' is a single value, not a section")
+        settings[parent] = inner
+        settings = inner
+    settings[last] = value
+
+
+def _duplicate_keys(node: yaml.Node | None, path: str = "") -> Iterator[tuple[int, str]]:
+    """The line and problem of each key that a mapping has twice: YAML silently takes the last."""
     if isinstance(node, yaml.SequenceNode):
-        for at, item in enumerate(node.value):
-            yield from _set_twice(item, f"{path}{at}.")
+        for index, item in enumerate(node.value):
+            yield from _duplicate_keys(item, f"{path}{index}.")
     if not isinstance(node, yaml.MappingNode):
         return
     lines: dict[str, int] = {}
@@ -61,39 +139,4 @@ def _set_twice(node: yaml.Node | None, path: str = "") -> Iterator[tuple[int, st
             if key.value in lines:
                 yield line, f"'{path}{key.value}' is set already, in line {lines[key.value]}"
             lines.setdefault(key.value, line)
-            yield from _set_twice(value, f"{path}{key.value}.")
-
-
-REFERENCE = re.compile(r"env:([A-Za-z_][A-Za-z0-9_]*)")
-_NAMES = "password|passwd|passphrase|secret|token|api_?key|access_?key|private_?key|credentials?"
-
-
-def is_secret(name: str) -> bool:
-    """Whether a parameter of that name holds a secret: `token` and `hub_token`, not `tokens`."""
-    return re.search(rf"(^|_)({_NAMES})$", name.lower()) is not None
-
-
-def references(settings: Mapping[str, Any]) -> dict[str, str]:
-    """The secrets among some settings, as they are written; none that is not a text."""
-    return {
-        name: value
-        for name, value in settings.items()
-        if is_secret(name) and isinstance(value, str) and value
-    }
-
-
-def revealed(where: str, settings: Mapping[str, Any]) -> tuple[dict[str, str], list[str]]:
-    """The secrets that the environment holds, and what is wrong with naming them."""
-    found, problems = {}, []
-    for name, written in references(settings).items():
-        reference = REFERENCE.fullmatch(written)
-        if reference is None:
-            problems.append(
-                f"{where}.{name}: is a secret, and what is in a configuration is recorded: give "
-                f"the environment variable that holds it, {where}.{name}=env:NAME"
-            )
-        elif reference[1] not in os.environ:
-            problems.append(f"{where}.{name}: the environment variable {reference[1]} is not set")
-        else:
-            found[name] = os.environ[reference[1]]
-    return found, problems
+            yield from _duplicate_keys(value, f"{path}{key.value}.")

@@ -1,25 +1,23 @@
-"""A configuration with its plugins: read, found, typed, every default filled in.
+"""A configuration with its plugins: each found, its parameters typed, every default filled in.
 
-A configuration is read as a plain mapping, then resolved (`resolve`) against the plugins:
-all that is wrong with it is told at once, before any work begins.
+Everything that is wrong with a configuration is reported at once, before any work begins.
 """
 
 from __future__ import annotations
 
-import ctypes
-import difflib
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
-from torchyard.core.config.messages import explained
-from torchyard.core.config.parsing import parse_value, read_settings, references, revealed
+from torchyard.core.config.hardware import device_problem
+from torchyard.core.config.messages import explain
+from torchyard.core.config.parsing import as_section, read_overridden
 from torchyard.core.config.schema import DEFAULT_GATES, SINGLE, Choice, RunConfig, shared_settings
-from torchyard.core.errors import UserError, suggestion
+from torchyard.core.config.secrets import read_secrets, secret_references
+from torchyard.core.errors import UserError
 from torchyard.core.hosting.manager import Host, Registration
 from torchyard.core.hosting.params import (
     AugmentationParams,
@@ -28,46 +26,8 @@ from torchyard.core.hosting.params import (
     LossParams,
     ModelParams,
     OptimizerParams,
-    PluginParams,
     SchedulerParams,
 )
-
-_CUDA_ERROR_NO_DEVICE = 100
-
-
-def unavailable(device: str) -> str | None:
-    """Say why a device is certainly missing on this machine, without importing torch.
-
-    Args:
-        device: "auto", "cpu", "cuda", "cuda:N" or "mps".
-
-    Returns:
-        The reason, or None where it may be there: `choose` has the last word.
-    """
-    if device == "mps" and sys.platform != "darwin":
-        return "this machine has no Apple GPU (accepts: auto, cpu, cuda, cuda:N, mps)"
-    if not device.startswith("cuda"):
-        return None
-    count = _cuda_devices()
-    if count == 0:
-        return "this machine has no CUDA GPU (device=cpu and device=auto run here)"
-    wanted = device.partition(":")[2] or "0"
-    if count is not None and wanted.isdecimal() and int(wanted) >= count:
-        return f"this machine has {count} CUDA GPU(s), numbered from 0"
-    return None
-
-
-def _cuda_devices() -> int | None:
-    """Ask the CUDA driver how many GPUs there are; None where it gives no answer."""
-    try:
-        driver = ctypes.CDLL("libcuda.so.1")
-    except OSError:
-        return 0
-    count = ctypes.c_int()
-    status = driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count))
-    if status:
-        return 0 if status == _CUDA_ERROR_NO_DEVICE else None
-    return count.value
 
 
 @dataclass(frozen=True)
@@ -75,7 +35,10 @@ class ResolvedConfig:
     """A configuration with its plugins found and typed; nothing is built yet.
 
     Attributes:
-        recorded: of its plugins, what the configuration says that was resolved before.
+        config: with every default filled in, and the origin of each plugin not built in.
+        recorded: the origins that the configuration held already, if it was resolved before.
+        plugins: the plugin at each place, such as "model" or "augmentations.0".
+        dataset, augmentations, model, loss, optimizer, scheduler, gates: their parameters.
     """
 
     config: RunConfig
@@ -97,7 +60,7 @@ class ResolvedConfig:
 
     @property
     def changed(self) -> list[str]:
-        """The plugins that are not those the configuration was resolved with before."""
+        """A message for each plugin that is from elsewhere than when it was resolved before."""
         return [
             f"{plugin} was of {before}, and is of {now} here"
             for plugin, now in self.config.plugins.items()
@@ -114,29 +77,9 @@ def read_config(source: str, overrides: Sequence[str], presets: Path, host: Host
     Raises:
         UserError: with everything that is wrong with file, overrides and settings.
     """
-    problems: list[str] = []
-    assignments = []
-    for override in overrides:
-        key, separator, value = override.partition("=")
-        if not separator or not all(part.isidentifier() for part in key.split(".")):
-            problems.append(f"'{override}' is not of the form key=value, e.g. train.epochs=3")
-            continue
-        path = key.split(".")
-        if path[0] in SINGLE and len(path) == 1:
-            path.append("name")
-        assignments.append((path, parse_value(value)))
+    settings, problems = read_overridden(source, overrides, presets)
     try:
-        raw = read_settings(_find_source(source, presets))
-    except UserError as error:
-        raise UserError(error.problems + problems) from None
-    # Names first, whatever their place on the line: they decide what the others mean.
-    for path, value in sorted(assignments, key=lambda item: item[0][1:] != ["name"]):
-        try:
-            _assign(raw, path, value)
-        except UserError as error:
-            problems += error.problems
-    try:
-        resolved = resolve(raw, host)
+        resolved = resolve(settings, host)
     except UserError as error:
         problems += error.problems
     if problems:
@@ -144,163 +87,131 @@ def read_config(source: str, overrides: Sequence[str], presets: Path, host: Host
     return resolved
 
 
-def preset_names(presets: Path) -> list[str]:
-    """The presets there are."""
-    return sorted(file.stem for file in presets.glob("*.yaml"))
+@dataclass(frozen=True)
+class _Plugin:
+    """A chosen plugin; `name` is bare or qualified, as it was chosen."""
+
+    name: str
+    registration: Registration
+    params: Any  # of the class of its kind
+    recorded: dict[str, Any]
 
 
-def _find_source(source: str, presets: Path) -> Path:
-    names = preset_names(presets)
-    if source in names:
-        return presets / f"{source}.yaml"
-    file = Path(source)
-    if file.suffix in (".yaml", ".yml") or len(file.parts) > 1:
-        if file.is_file():
-            return file
-        siblings = [str(found) for found in file.parent.glob("*.y*ml")]
-        nearest = difflib.get_close_matches(str(file), siblings, n=1)
-        hint = f" Did you mean '{nearest[0]}'?" if nearest else ""
-        raise UserError(f"{source}: no such file.{hint}")
-    raise UserError(f"no preset named '{source}'.{suggestion(source, names)}")
-
-
-def _assign(raw: dict[str, Any], path: list[str], value: Any) -> None:
-    *parents, last = path
-    if parents and parents[0] in SINGLE and last == "name" and len(path) == 2:
-        section = _section(raw.get(parents[0], {}))
-        if isinstance(section, dict) and section.get("name") != value:
-            shared = shared_settings(parents[0])
-            raw[parents[0]] = {key: section[key] for key in section if key in shared}
-    for parent in parents:
-        if raw.get(parent) is None:
-            raw[parent] = {}
-        inner = _section(raw[parent], "model" if parent == "promote" else "name")
-        if not isinstance(inner, dict):
-            raise UserError(f"{'.'.join(path)}: '{parent}' is a single value, not a section")
-        raw[parent] = inner
-        raw = inner
-    raw[last] = value
-
-
-def _section(value: Any, key: str = "name") -> Any:
-    """Let `model: lenet` stand for `model: {name: lenet}`."""
-    return {key: value} if isinstance(value, str) else value
-
-
-def resolve(raw: Mapping[str, Any], host: Host) -> ResolvedConfig:
+def resolve(settings: Mapping[str, Any], host: Host) -> ResolvedConfig:
     """Find every plugin, type every parameter, fill in every default.
 
     Raises:
         UserError: with all that is wrong, one line each, and the nearest right names.
     """
+    settings = _written_out(settings)
     problems: list[str] = []
-    raw = dict(raw)
+    config = None
+    try:
+        config = RunConfig.model_validate(settings)
+    except ValidationError as error:
+        problems += explain(error, RunConfig)
+    before = config.plugins if config else {}
+    plugins: dict[str, _Plugin] = {}
+    for place, kind, choice in _choices(settings):
+        if not isinstance(choice, Mapping) or not isinstance(choice.get("name"), str):
+            continue  # a problem of the configuration
+        try:
+            plugins[place] = _find(place, kind, choice, host, before)
+        except UserError as error:
+            problems += error.problems
+    device = settings.get("device")
+    if isinstance(device, str) and (reason := device_problem(device)):
+        problems.append(f"device: {device}: {reason}")
+    if problems or config is None:
+        raise UserError(problems)
+    return _filled_in(config, plugins)
+
+
+def _written_out(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings without short forms: a section for each plugin, with its name."""
+    full = dict(settings)
     for kind in SINGLE:
         default = RunConfig.model_fields[kind].default
         base = default.model_dump() if isinstance(default, Choice) else {}
-        given = _section(raw.get(kind, base))
-        if given and isinstance(given, Mapping):
-            raw[kind] = {**base, **given}
-    raw["augmentations"] = _listed(raw.get("augmentations"))
-    lists = {"augmentations": ("augmentation", raw["augmentations"])}
-    promote = raw.get("promote")
-    if isinstance(promote, str):  # the model's name alone
-        promote = raw["promote"] = {"model": promote}
-    if isinstance(promote, Mapping) and "gates" in promote:
-        raw["promote"] = {**promote, "gates": _listed(promote["gates"])}
-    config = None
-    try:
-        config = RunConfig.model_validate(raw)
-    except ValidationError as error:
-        problems += explained(error, RunConfig)
-    chosen = {kind: (kind, raw.get(kind)) for kind in SINGLE}
+        section = as_section(full.get(kind, base))
+        if section and isinstance(section, Mapping):
+            full[kind] = {**base, **section}
+    full["augmentations"] = _sections(full.get("augmentations"))
+    promote = as_section(full.get("promote"), "model")
     if isinstance(promote, Mapping):
-        default_gates = [gate.model_dump() for gate in DEFAULT_GATES]
-        lists["promote.gates"] = ("gate", raw["promote"].get("gates", default_gates))
-    chosen |= {
-        f"{where}.{at}": (kind, choice)
-        for where, (kind, choices) in lists.items()
-        for at, choice in enumerate(choices)
-    }
-    recorded: Mapping[str, str] = config.plugins if config else {}
-    identities: dict[str, str] = {}
-    found: dict[str, Registration] = {}
-    params: dict[str, PluginParams] = {}
-    written: dict[str, dict[str, Any]] = {}
-    for where, (kind, given) in chosen.items():
-        if not isinstance(given, Mapping) or not isinstance(given.get("name"), str):
-            continue  # said above
-        try:
-            found[where] = host.find(kind, given["name"])
-        except LookupError as error:
-            before = recorded.get(f"{kind} {given['name']}")
-            hint = f"  This configuration had it from {before}." if before else ""
-            problems.append(f"{where}: {error}{hint}")
-            continue
-        if not found[where].builtin:
-            identities[f"{kind} {given['name']}"] = found[where].source.identity
-        own = {key: value for key, value in given.items() if key not in shared_settings(kind)}
-        try:
-            params[where], written[where] = _typed(where, found[where], own)
-        except UserError as error:
-            problems += error.problems
-    wanted = raw.get("device")
-    if isinstance(wanted, str) and (reason := unavailable(wanted)):
-        problems.append(f"device: {wanted}: {reason}")
-    if problems or config is None:
-        raise UserError(problems)
-    single = {kind: params.pop(kind) for kind in SINGLE}
-    filled: dict[str, Any] = {
-        kind: getattr(config, kind).model_dump() | written[kind] for kind in SINGLE
-    }
-    typed_lists = {
-        where: tuple(params[f"{where}.{at}"] for at in range(len(choices)))
-        for where, (_, choices) in lists.items()
-    }
-    complete_lists = {
-        where: [
-            {"name": choice["name"]} | written[f"{where}.{at}"] for at, choice in enumerate(choices)
-        ]
-        for where, (_, choices) in lists.items()
-    }
-    filled["augmentations"] = complete_lists["augmentations"]
-    if config.promote:
-        filled["promote"] = {
-            "model": config.promote.model,
-            "gates": complete_lists["promote.gates"],
-        }
-    filled["plugins"] = identities
-    return ResolvedConfig(
-        RunConfig.model_validate(config.model_dump(mode="json") | filled),
-        recorded,
-        found,
-        augmentations=typed_lists["augmentations"],  # type: ignore[arg-type]
-        gates=typed_lists.get("promote.gates", ()),  # type: ignore[arg-type]
-        **single,  # type: ignore[arg-type]
-    )
+        gates = promote.get("gates", [gate.model_dump() for gate in DEFAULT_GATES])
+        full["promote"] = {**promote, "gates": _sections(gates)}
+    return full
 
 
-def _typed(
-    where: str, found: Registration, own: Mapping[str, Any]
-) -> tuple[PluginParams, dict[str, Any]]:
-    """A plugin's parameters with every default, and as they are recorded."""
-    secrets, problems = revealed(where, own)
-    if problems:
-        raise UserError(problems)
-    try:
-        typed = found.params.model_validate({**own, **secrets})
-        return typed, typed.model_dump(mode="json") | references(own)
-    except ValidationError as error:
-        problems += explained(error, found.params, where, f" of '{found.name}'")
-    except Exception as error:  # a plugin's own validator or type may raise anything
-        reason = f"{type(error).__name__}: {error}"
-        problems.append(f"{where}: '{found.name}' ({found.source.origin}): {reason}")
-    raise UserError(problems)
-
-
-def _listed(choices: Any) -> list[Any]:
+def _sections(choices: Any) -> list[Any]:
     """Let `[flip]`, `flip` and `[{name: flip}]` stand for one another."""
     choices = choices or []
     if not isinstance(choices, list | tuple):
         choices = [choices]
-    return [_section(choice) for choice in choices]
+    return [as_section(choice) for choice in choices]
+
+
+def _choices(settings: Mapping[str, Any]) -> Iterator[tuple[str, str, Any]]:
+    """The place, kind and section of each plugin that is chosen."""
+    for kind in SINGLE:
+        yield kind, kind, settings.get(kind)
+    for index, choice in enumerate(settings["augmentations"]):
+        yield f"augmentations.{index}", "augmentation", choice
+    if isinstance(settings.get("promote"), Mapping):
+        for index, choice in enumerate(settings["promote"]["gates"]):
+            yield f"promote.gates.{index}", "gate", choice
+
+
+def _find(
+    place: str, kind: str, choice: Mapping[str, Any], host: Host, before: Mapping[str, str]
+) -> _Plugin:
+    """Find a plugin, which may have had another origin `before`, and type its parameters."""
+    try:
+        registration = host.find(kind, choice["name"])
+    except LookupError as error:
+        origin = before.get(f"{kind} {choice['name']}")
+        hint = f"  This configuration had it from {origin}." if origin else ""
+        raise UserError(f"{place}: {error}{hint}") from None
+    own = {key: value for key, value in choice.items() if key not in shared_settings(kind)}
+    secrets, problems = read_secrets(place, own)
+    if problems:
+        raise UserError(problems)
+    try:
+        params = registration.params.model_validate({**own, **secrets})
+        recorded = params.model_dump(mode="json") | secret_references(own)
+        name = choice["name"]
+        return _Plugin(name, registration, params, {"name": name} | recorded)
+    except ValidationError as error:
+        problems += explain(error, registration.params, place, f" of '{registration.name}'")
+    except Exception as error:  # a plugin's own validator or type may raise anything
+        origin = f"'{registration.name}' ({registration.source.origin})"
+        problems.append(f"{place}: {origin}: {type(error).__name__}: {error}")
+    raise UserError(problems)
+
+
+def _filled_in(config: RunConfig, plugins: Mapping[str, _Plugin]) -> ResolvedConfig:
+    """The configuration with the plugins' defaults and origins, which is what is recorded."""
+    augmentations, gates = (
+        [plugin for place, plugin in plugins.items() if place.startswith(section)]
+        for section in ("augmentations.", "promote.gates.")
+    )
+    full = config.model_dump(mode="json")
+    for kind in SINGLE:
+        full[kind] |= plugins[kind].recorded
+    full["augmentations"] = [plugin.recorded for plugin in augmentations]
+    if config.promote:
+        full["promote"]["gates"] = [plugin.recorded for plugin in gates]
+    full["plugins"] = {
+        f"{plugin.registration.kind} {plugin.name}": plugin.registration.source.identity
+        for plugin in plugins.values()
+        if not plugin.registration.builtin
+    }
+    return ResolvedConfig(
+        RunConfig.model_validate(full),
+        config.plugins,
+        {place: plugin.registration for place, plugin in plugins.items()},
+        augmentations=tuple(plugin.params for plugin in augmentations),
+        gates=tuple(plugin.params for plugin in gates),
+        **{kind: plugins[kind].params for kind in SINGLE},
+    )

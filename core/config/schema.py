@@ -1,4 +1,4 @@
-"""The run's configuration: what is trained on what, how, and where.
+"""The schema of a run's configuration: data set, model, training, device, promotion.
 
 Only the host's own settings have types here; the parameters of a plugin are its own
 (`core/config/resolve.py` finds and checks them).
@@ -35,7 +35,7 @@ class Choice(BaseModel):
 
 
 class DatasetChoice(Choice):
-    """The data set, and what its pixels are normalized by."""
+    """The data set, and how its pixels are normalized."""
 
     normalize: Literal["statistics"] | tuple[float, PositiveFloat] = Field(
         "statistics",
@@ -54,7 +54,7 @@ class DatasetChoice(Choice):
 
 
 class ModelChoice(Choice):
-    """The model, and which of its parameters are left as they are."""
+    """The model, and which of its parameters are frozen."""
 
     freeze: tuple[str, ...] = Field(
         (), description="patterns of parameter names that are not trained, e.g. [conv*]"
@@ -67,13 +67,15 @@ class ModelChoice(Choice):
 
 
 class TrainConfig(BaseModel):
-    """How to train, whatever is trained."""
+    """The training loop, independent of what is trained."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     epochs: PositiveInt = Field(5, description="passes over the training split")
-    batch_size: PositiveInt = Field(32, description="samples a step")
-    seed: int = Field(0, ge=0, lt=2**32, description="of initial weights, order and dropout")
+    batch_size: PositiveInt = Field(32, description="samples per step")
+    seed: int = Field(
+        0, ge=0, lt=2**32, description="of initial weights, order of samples and dropout"
+    )
     max_steps: PositiveInt | None = Field(None, description="stop after so many batches")
     validation: float = Field(
         0.0, ge=0, lt=1, description="share of the training split held out for validation"
@@ -82,19 +84,19 @@ class TrainConfig(BaseModel):
         None, description="stop early after so many epochs without a lower validation loss"
     )
     clip_norm: PositiveFloat | None = Field(None, description="clip the gradient's norm to this")
-    log_every: PositiveInt = Field(100, description="batches between two running losses")
+    log_every: PositiveInt = Field(100, description="batches between two recorded training losses")
     log_gradients: bool = Field(
-        False, description="also the norm of each layer's gradient, at the same batches"
+        False, description="also record the norm of each layer's gradient, at the same batches"
     )
     parallel: Literal["none", "data_parallel", "ddp"] = Field(
-        "none", description="several GPUs of one process, or several processes, share each batch"
+        "none", description="how several GPUs or processes divide each batch"
     )
-    processes: PositiveInt | None = Field(None, description="of ddp; none: 2")
+    processes: PositiveInt | None = Field(None, description="number of processes of ddp; none: 2")
     threads: PositiveInt | None = Field(
-        None, description="CPU threads; none: one for little work a batch, else all"
+        None, description="CPU threads; none: one where a batch is little work, else all"
     )
     channels_last: bool | None = Field(
-        None, description="keep images with their channels last; none: where that is faster"
+        None, description="channels-last memory format; none: where that is faster"
     )
     compile: bool | None = Field(
         None, description="compile the gradients; none: in long runs of small batches on a CPU"
@@ -104,9 +106,9 @@ class TrainConfig(BaseModel):
     def _processes_need_ddp(self) -> TrainConfig:
         if self.processes is not None and self.parallel != "ddp":
             raise ValueError("processes are those of ddp: set train.parallel=ddp")
-        if self.batch_size < self.team_size:
+        if self.batch_size < self.world_size:
             raise ValueError(
-                f"{self.team_size} processes cannot share a batch of {self.batch_size}"
+                f"{self.world_size} processes cannot share a batch of {self.batch_size}"
             )
         return self
 
@@ -117,7 +119,7 @@ class TrainConfig(BaseModel):
         return self
 
     @property
-    def team_size(self) -> int:
+    def world_size(self) -> int:
         """How many processes train together."""
         return (self.processes or 2) if self.parallel == "ddp" else 1
 
@@ -132,7 +134,7 @@ DEFAULT_GATES = (Choice(name="beats_champion"),)
 
 
 class PromoteConfig(BaseModel):
-    """Which registered model a run's network becomes a version of, and what it must show."""
+    """Which registered model a run's network becomes a version of, and the gates before it."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -148,7 +150,7 @@ class PromoteConfig(BaseModel):
 
 
 class RunConfig(BaseModel):
-    """One run, whole: what is trained on what, how, and where."""
+    """The whole configuration of a run."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -181,11 +183,11 @@ class RunConfig(BaseModel):
         return value
 
 
-# The kinds a run has one of.
+# The kinds of plugin of which a run has exactly one.
 SINGLE = tuple(kind for kind in KINDS if kind in RunConfig.model_fields)
 
 
 def shared_settings(kind: str) -> Mapping[str, FieldInfo]:
-    """The settings the host itself keeps beside the parameters of a kind's plugins."""
+    """The host's own settings in the section of a kind, beside the plugin's parameters."""
     field = RunConfig.model_fields.get(kind)
     return getattr(field.annotation, "model_fields", {}) if field else Choice.model_fields

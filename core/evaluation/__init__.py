@@ -1,1 +1,1 @@
-"""From a network to figures: predictions, metrics, intervals and tests."""
+"""From a network to its metrics: predictions, intervals, calibration and paired tests."""

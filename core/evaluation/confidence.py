@@ -1,4 +1,4 @@
-"""How sure one may be: of an accuracy that was measured, and the network of what it says."""
+"""Confidence: the interval of a measured accuracy, and the calibration of a network."""
 
 from __future__ import annotations
 
@@ -16,38 +16,42 @@ if TYPE_CHECKING:
 def wilson_interval(
     correct: npt.ArrayLike, images: npt.ArrayLike, confidence: float = 0.95
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Where the true share lies, if `correct` of `images` were right; (low, high), 0 to 1.
+    """The confidence interval of a share of which `correct` of `images` were observed.
 
     The score interval of Wilson, "Probable Inference, the Law of Succession, and Statistical
-    Inference" (1927). Unlike the usual ± it stays between 0 and 1 and holds for few images.
+    Inference" (1927). Unlike the normal approximation it stays between 0 and 1 and holds for
+    few images.
 
     Args:
-        correct, images: counts, of any shape; without an image both bounds are NaN.
+        correct, images: counts, of one shape.
         confidence: between 0 and 1.
+
+    Returns:
+        The lower and the upper bound, 0 to 1, in that shape; NaN where there is no image.
     """
     right, count = np.asarray(correct, np.float64), np.asarray(images, np.float64)
     z = NormalDist().inv_cdf((1 + confidence) / 2)
     with np.errstate(invalid="ignore", divide="ignore"):
         share = right / count
         centre = share + z**2 / (2 * count)
-        reach = z * np.sqrt(share * (1 - share) / count + z**2 / (4 * count**2))
+        half_width = z * np.sqrt(share * (1 - share) / count + z**2 / (4 * count**2))
         scale = 1 + z**2 / count
-        # Exact at both ends, where rounding would pass them.
-        low = np.where(right == 0, 0 * count, (centre - reach) / scale)
-        high = np.where(right == count, 1 + 0 * count, (centre + reach) / scale)
+        # Exact at both ends, which rounding would exceed.
+        low = np.where(right == 0, 0 * count, (centre - half_width) / scale)
+        high = np.where(right == count, 1 + 0 * count, (centre + half_width) / scale)
     return np.where(count > 0, low, np.nan), np.where(count > 0, high, np.nan)
 
 
 @dataclass(frozen=True, eq=False)
 class Calibration:
-    """Whether the network is right as often as it says.
+    """How well the confidence of a network agrees with its accuracy.
 
     Attributes:
         edges: B + 1 bounds of the bins of confidence, from 0 to 1.
         images: B, samples in each bin.
         confidence, accuracy: B, the means of each bin; NaN in an empty one.
-        error: the expected calibration error, 0 to 1: the mean distance between the two,
-            weighted by the samples.
+        error: the expected calibration error, 0 to 1: the mean distance between confidence
+            and accuracy, weighted by the bins' samples.
     """
 
     edges: npt.NDArray[np.float64]
@@ -60,20 +64,20 @@ class Calibration:
 def calibration(predictions: Predictions, bins: int = 15) -> Calibration:
     """Compare confidence with accuracy, in bins of equal width.
 
-    As Guo, Pleiss, Sun and Weinberger, "On Calibration of Modern Neural Networks" (2017),
-    measure it; 15 is their number of bins.
+    After Guo, Pleiss, Sun and Weinberger, "On Calibration of Modern Neural Networks" (2017);
+    15 is their number of bins.
     """
-    sure = predictions.confidence.astype(np.float64)
-    right = predictions.predicted == predictions.targets
-    place = np.minimum((sure * bins).astype(np.int64), bins - 1)
+    confidences = predictions.confidence.astype(np.float64)
+    correct = predictions.predicted == predictions.targets
+    bin_of = np.minimum((confidences * bins).astype(np.int64), bins - 1)
 
     def sums(values: npt.NDArray[Any] | None = None) -> npt.NDArray[np.float64]:
-        return np.bincount(place, weights=values, minlength=bins).astype(np.float64)
+        return np.bincount(bin_of, weights=values, minlength=bins).astype(np.float64)
 
     images = sums()
     with np.errstate(invalid="ignore"):
-        confidence, accuracy = sums(sure) / images, sums(right) / images
+        confidence, accuracy = sums(confidences) / images, sums(correct) / images
     gaps = np.abs(np.nan_to_num(accuracy - confidence))
-    error = float((gaps * images).sum() / max(1, len(sure)))
+    error = float((gaps * images).sum() / max(1, len(confidences)))
     edges = np.linspace(0, 1, bins + 1)
     return Calibration(edges, images.astype(np.int64), confidence, accuracy, error)

@@ -1,4 +1,4 @@
-"""Predictions and what they add up to. `predict` needs torch, everything after it does not."""
+"""Metrics of predictions, overall and class by class; none of it needs torch."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ import numpy.typing as npt
 
 from torchyard.core.data.predictions import Predictions, shifted_exponentials
 from torchyard.core.errors import RunError
+from torchyard.core.evaluation.confidence import wilson_interval
+from torchyard.core.formatting import percent
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -20,14 +22,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """What the predictions add up to.
+    """The metrics of a network on one split.
 
     Attributes:
-        accuracy: the share of samples predicted rightly, 0 to 1.
+        accuracy: the share of samples predicted correctly, 0 to 1.
         cross_entropy: the mean of -log(probability of the true class), in nats.
         confusion: int64 K x K, samples by true class (row) and predicted class (column).
         per_class: one row a class, in the order of the class indices, with the columns
-            class: its name; images: its test samples; correct: those predicted rightly;
+            class: its name; images: its test samples; correct: those predicted correctly;
             accuracy: correct / images, which is the recall, NaN without images;
             precision: correct / times predicted, NaN if never predicted;
             f1: 2 correct / (images + times predicted), NaN without either.
@@ -44,8 +46,24 @@ class Evaluation:
         return int(self.confusion.sum())
 
     @property
+    def correct(self) -> int:
+        """How many of them were predicted correctly."""
+        return int(self.confusion.trace())
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """The 95 % confidence interval of the accuracy (Wilson), 0 to 1."""
+        low, high = wilson_interval(self.correct, self.images)
+        return float(low), float(high)
+
+    @property
+    def headline(self) -> str:
+        """`96.9 % (348 of 359 test images)`."""
+        return f"{percent(self.accuracy)} ({self.correct:,} of {self.images:,} test images)"
+
+    @property
     def worst_class(self) -> str:
-        """The class of the least accuracy, of those that have test images; the first of equals."""
+        """The class with the lowest accuracy of those with test images; the first of equals."""
         return str(self.per_class["class"].iloc[int(self.per_class["accuracy"].argmin())])
 
     def most_confused(self, count: int = 5) -> list[tuple[int, int, int]]:
@@ -69,7 +87,7 @@ class Evaluation:
 
 
 def evaluate(predictions: Predictions, classes: Sequence[str]) -> Evaluation:
-    """Count what was right, class by class.
+    """Compute the metrics of predictions.
 
     Args:
         predictions: of N samples, in K classes.
@@ -85,8 +103,8 @@ def evaluate(predictions: Predictions, classes: Sequence[str]) -> Evaluation:
     if logits.shape[1] != width:
         raise RunError(f"The network has {logits.shape[1]} outputs for {width} classes.")
     if len(targets) and (targets.min() < 0 or targets.max() >= width):
-        found = f"{targets.min()} to {targets.max()}"
-        raise RunError(f"The test labels go from {found}; {width} classes end at {width - 1}.")
+        labels = f"{targets.min()} to {targets.max()}"
+        raise RunError(f"The test labels go from {labels}; {width} classes end at {width - 1}.")
     flat = np.bincount(targets * width + predictions.predicted, minlength=width * width)
     confusion = flat.astype(np.int64, copy=False).reshape(width, width)
 
@@ -97,11 +115,11 @@ def evaluate(predictions: Predictions, classes: Sequence[str]) -> Evaluation:
     table = pd.DataFrame({"class": pd.Series(list(classes), dtype=object)})
     table["images"] = confusion.sum(axis=1)
     table["correct"] = confusion.diagonal()
-    guesses = confusion.sum(axis=0)
-    # pandas makes 0 / 0 NaN without a word, and nothing else here is divided by 0.
+    predicted = confusion.sum(axis=0)
+    # In pandas 0 / 0 is NaN without a warning, and nothing else here is divided by 0.
     table["accuracy"] = table["correct"] / table["images"]
-    table["precision"] = table["correct"] / guesses
-    table["f1"] = 2 * table["correct"] / (table["images"] + guesses)
+    table["precision"] = table["correct"] / predicted
+    table["f1"] = 2 * table["correct"] / (table["images"] + predicted)
     count = len(targets) or math.nan
     accuracy = float(confusion.trace() / count)
     return Evaluation(accuracy, float(losses.sum() / count), confusion, table)

@@ -1,8 +1,8 @@
 """Whether one run is better than another: their difference on the same test samples.
 
-Two runs are mostly right about the same samples, so the difference of their accuracies is
-known much better than either of them. Only the samples that one has right and the other
-wrong say anything.
+Two runs mostly agree on which samples they predict correctly, so that the difference of their
+accuracies has a narrower interval than either accuracy. Only samples that exactly one of the
+two predicts correctly count.
 """
 
 from __future__ import annotations
@@ -32,10 +32,9 @@ class Difference:
         first, second: the accuracies, 0 to 1; NaN without a sample, as is all that follows.
         difference: second - first: above 0 the second is better.
         low, high: the confidence interval of the difference.
-        only_first, only_second: samples that this run alone has right.
-        p_value: of the exact McNemar test: how probable it is that two runs which are
-            equally good differ on these samples at least as much; 1 where none tells them
-            apart.
+        only_first, only_second: samples that this run alone predicts correctly.
+        p_value: of the exact McNemar test: the probability that two equally good runs differ
+            on these samples at least as much; 1 where no sample tells them apart.
     """
 
     images: int
@@ -56,8 +55,8 @@ class Comparison:
     Attributes:
         overall: over all samples.
         per_class: one row a class, in the order of the class indices: the column class and
-            those of `Difference`; then p_adjusted, Holm's p-value: with many classes some
-            differ by chance, and this one counts all of them.
+            those of `Difference`; then p_adjusted, Holm's p-value, as with many classes some
+            differ by chance.
         confidence: of the intervals, 0 to 1.
     """
 
@@ -88,7 +87,7 @@ def compare(
         first, second: the predictions of two runs.
         confidence: of the intervals, between 0 and 1.
         resamples: how often the samples are drawn anew.
-        seed: the same seed gives the same intervals.
+        seed: of the resampling.
 
     Raises:
         UserError: the runs were tested on different samples, or their classes differ.
@@ -117,7 +116,7 @@ def compare(
 
 
 def _outcomes(first: npt.NDArray[np.bool_], second: npt.NDArray[np.bool_]) -> list[int]:
-    """Samples that both have right, the first alone, the second alone, neither."""
+    """How many samples both have right, the first alone, the second alone, neither."""
     pairs = 2 * (~first).astype(np.int64) + ~second
     return np.bincount(pairs, minlength=4).tolist()  # type: ignore[no-any-return]
 
@@ -128,7 +127,7 @@ def _differences(
     resamples: int,
     generator: np.random.Generator,
 ) -> dict[str, npt.NDArray[Any]]:
-    """The fields of `Difference`, one value a row of outcomes."""
+    """The fields of `Difference`, with one value per row of outcomes."""
     from scipy.special import bdtr
 
     images = counts.sum(axis=1)
@@ -136,14 +135,14 @@ def _differences(
     bounds = np.full((2, len(counts)), np.nan)
     tails = [(1 - confidence) / 2, (1 + confidence) / 2]
     for row in np.flatnonzero(images):
-        # Drawing samples with replacement is drawing how many there are of each outcome.
+        # To draw samples with replacement is to draw how many there are of each outcome.
         drawn = generator.multinomial(images[row], counts[row] / images[row], size=resamples)
         bounds[:, row] = np.quantile((drawn[:, 2] - drawn[:, 1]) / images[row], tails)
     with np.errstate(invalid="ignore"):
         shares = [part / images for part in (both + only_first, both + only_second)]
         difference = (only_second - only_first) / images
     discordant = only_first + only_second
-    # Twice the smaller tail; the two overlap where it is a draw.
+    # Twice the smaller tail; in a draw the two overlap.
     tail = bdtr(np.minimum(only_first, only_second).astype(float), discordant, 0.5)
     return {
         "images": images,
@@ -159,7 +158,7 @@ def _differences(
 
 
 def _holm(p_values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Adjusted p-values; those that are NaN are no tests."""
+    """Adjusted p-values; NaN, which is not a test, stays."""
     adjusted = p_values.copy()
     tested = np.flatnonzero(~np.isnan(p_values))
     order = tested[np.argsort(p_values[tested], kind="stable")]

@@ -1,4 +1,4 @@
-"""Predicting a split with a network: the one part of an evaluation that needs torch."""
+"""Predicting a split with a network; the rest of an evaluation does not need torch."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from torchyard.core.data.dataset import Labels, Samples
 
 
-# What the samples of one batch take as float32. Activations grow with the sample, so a limit in
-# bytes keeps memory the same for images of 8 pixels and of 500. On a CPU larger batches are slower
-# (LeNet on CIFAR-10 takes twice as long from 700 images on: fresh memory for every activation).
+# The float32 samples of one batch. Activations grow with the sample, so that a limit in bytes keeps
+# memory the same for images of 8 pixels and of 500. Larger batches are slower on a CPU: each of
+# their activations is memory fresh from the system.
 CPU_BATCH_BYTES = 4 * 2**20
 BATCH_BYTES = 32 * 2**20
 
@@ -34,19 +34,19 @@ def predict(
     indices: npt.NDArray[np.int64] | None = None,
     batch_size: int | None = None,
 ) -> Predictions:
-    """Run a network once over all samples, or those at `indices`, in evaluation mode.
+    """Run a network in evaluation mode over all samples, or those at `indices`.
 
-    Everything is computed in float32, whatever precision the training used: what is
-    evaluated is what is served. Every module's mode is put back afterwards.
+    Everything is computed in float32, whatever precision the training used: the network is
+    evaluated as it is served. Every module's mode is restored afterwards.
 
     Args:
         network: on `device`; takes the raw samples, its first layer normalizes.
-        samples: uint8 N x C x H x W or float32 N x D, an array or memory map, of which one
-            batch at a time is sent to the device, or a tensor that is there already.
+        samples: uint8 N x C x H x W or float32 N x D: an array or memory map, of which one
+            batch at a time is sent to the device, or a tensor on the device.
         labels: N class indices.
-        device: where the network is.
-        indices: of the samples to take, and of their labels; None: all.
-        batch_size: None takes as many as make 4 MiB on a CPU, 32 MiB elsewhere.
+        device: of the network.
+        indices: of the samples and labels to use; None: all.
+        batch_size: None: as many as make 4 MiB on a CPU, 32 MiB on other devices.
 
     Raises:
         RunError: there are no samples, the output is not N x K, or it is not finite.
@@ -61,9 +61,9 @@ def predict(
     if batch_size is None:
         budget = CPU_BATCH_BYTES if device.type == "cpu" else BATCH_BYTES
         batch_size = max(1, budget // (4 * math.prod(samples.shape[1:])))
-    # By default cuDNN rounds convolutions to TF32; what is served on a CPU is not rounded.
+    # By default cuDNN rounds convolutions to TF32; the network as served on a CPU does not.
     cudnn: Any = torch.backends.cudnn
-    rounding, cudnn.conv.fp32_precision = cudnn.conv.fp32_precision, "ieee"
+    precision, cudnn.conv.fp32_precision = cudnn.conv.fp32_precision, "ieee"
     modes = [(module, module.training) for module in network.modules()]
     network.eval()
     logits = np.empty((0, 0), dtype=np.float32)
@@ -83,7 +83,7 @@ def predict(
                     logits = np.empty((count, output.shape[1]), dtype=np.float32)
                 logits[start : start + len(output)] = output.float().cpu().numpy()
     finally:
-        cudnn.conv.fp32_precision = rounding
+        cudnn.conv.fp32_precision = precision
         for module, training in modes:
             module.training = training
 

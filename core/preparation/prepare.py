@@ -37,6 +37,7 @@ from torchyard.core.data.dataset import MANIFEST, PreparedDataset
 from torchyard.core.data.files import atomic_write
 from torchyard.core.data.raw import RawData
 from torchyard.core.errors import RunError, UserError
+from torchyard.core.formatting import byte_size
 from torchyard.core.hosting.params import DatasetParams
 from torchyard.core.preparation.arrays import ImageStatistics, SampleFile, VectorStatistics, fsync
 from torchyard.core.preparation.splits import PARTS, RawSplits
@@ -244,16 +245,10 @@ def _publish(folder: Path, target: Path) -> None:
 
 def _explained(error: OSError, name: str, cache: Path, needed: int) -> Exception:
     if error.errno in FULL:
-        amount = f"; the arrays of '{name}' need {_readable(needed)}" if needed else ""
+        amount = f"; the arrays of '{name}' need {byte_size(needed)}" if needed else ""
         return RunError(
             f"No space is left for preparing '{name}' in {cache}{amount}. "
             "Free some, or choose another folder."
         )
     place = f" {error.filename}" if error.filename else ""
     return UserError(f"dataset {name}: cannot prepare in {cache}:{place} {error.strerror or error}")
-
-
-def _readable(size: int) -> str:
-    """A number of bytes as people say it."""
-    exponent = min(max(len(str(size)) - 1, 0) // 3, 4)
-    return f"{size / 1000**exponent:.3g} {('bytes', 'KB', 'MB', 'GB', 'TB')[exponent]}"

@@ -1,1 +1,1 @@
-"""What people look at: the page of a run, the comparison, Markdown, figures."""
+"""Reports for people: the page of a run, the comparison of runs, Markdown, figures."""

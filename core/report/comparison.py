@@ -1,4 +1,4 @@
-"""Several runs side by side: what differs in their settings and in what came out."""
+"""Runs side by side: how their settings and results differ, and the page that shows it."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import numpy as np
 from markupsafe import Markup
 
 from torchyard.core.errors import RunError, UserError
-from torchyard.core.evaluation.confidence import wilson_interval
 from torchyard.core.evaluation.metrics import Evaluation, evaluate
 from torchyard.core.evaluation.paired_test import Comparison, compare
-from torchyard.core.report.formatting import render
-from torchyard.core.report.plots import accuracy_against_cost, learning_curves, svg
+from torchyard.core.formatting import points
+from torchyard.core.report.page import render
+from torchyard.core.report.plots import accuracy_cost_figure, learning_curve_figures, svg
 from torchyard.core.tracking.lookup import recorded_predictions
 
 if TYPE_CHECKING:
@@ -26,12 +26,9 @@ if TYPE_CHECKING:
     from torchyard.core.data.predictions import PredictionTable
     from torchyard.core.report.plots import Curves
 
-    pass
-
-
 CURVES = ("train/loss", "train/accuracy", "val/loss", "val/accuracy")
-SIGNIFICANT = 0.05
-# What is shown of each run: heading and metric.
+SIGNIFICANCE = 0.05
+# The metric of each row of results.
 RESULTS = {
     "test loss": "test/loss",
     "worst class": "test/worst_recall",
@@ -45,15 +42,15 @@ RESULTS = {
 
 
 @dataclass(frozen=True, eq=False)
-class Compared:
-    """One run among those compared.
+class ComparedRun:
+    """One run of a comparison.
 
     Attributes:
         label: its name, with its id where another has the same name.
         run: as MLflow has it.
-        curves: its training.
-        table, result: its predictions and what they add up to; None where there are none.
-        difference: to the first run; None for the first itself, and where there is none.
+        curves: of its training.
+        table, result: its predictions and their metrics; None where none are recorded.
+        difference: to the first run; None for the first itself, and where they do not pair.
         remark: why there is no difference, or no predictions; else empty.
     """
 
@@ -67,45 +64,42 @@ class Compared:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """Of the accuracy, 95 %; NaN without predictions."""
-        if self.result is None:
-            return np.nan, np.nan
-        low, high = wilson_interval(self.result.confusion.trace(), self.result.images)
-        return float(low), float(high)
+        """The 95 % interval of the accuracy; NaN without predictions."""
+        return self.result.interval if self.result else (np.nan, np.nan)
 
 
-def gather(client: MlflowClient, runs: Sequence[Run]) -> list[Compared]:
+def compare_runs(client: MlflowClient, runs: Sequence[Run]) -> list[ComparedRun]:
     """Read what is recorded of the runs, and compare each with the first.
 
-    A run of other test data, or without predictions, takes part with what it has.
+    A run of other test data, or without predictions, is included with a remark.
     """
-    times = Counter(run.info.run_name for run in runs)
-    gathered: list[Compared] = []
+    occurrences = Counter(run.info.run_name for run in runs)
+    compared: list[ComparedRun] = []
     for run in runs:
-        name, table, result, difference, remark = run.info.run_name, None, None, None, ""
-        if times[name] > 1:
-            name = f"{name} {run.info.run_id[:8]}"
+        label, table, result, difference, remark = run.info.run_name, None, None, None, ""
+        if occurrences[label] > 1:
+            label = f"{label} {run.info.run_id[:8]}"
         try:
             table = recorded_predictions(client, run)
             result = evaluate(table.predictions, table.classes)
-            if gathered and gathered[0].table is not None:
-                difference = compare(gathered[0].table, table)
+            if compared and compared[0].table is not None:
+                difference = compare(compared[0].table, table)
         except (UserError, RunError) as error:
             remark = str(error)
         curves = {key: _history(client, run, key) for key in CURVES}
-        gathered.append(Compared(name, run, curves, table, result, difference, remark))
-    return gathered
+        compared.append(ComparedRun(label, run, curves, table, result, difference, remark))
+    return compared
 
 
 def _history(client: MlflowClient, run: Run, key: str) -> list[tuple[int, float]]:
     if key not in run.data.metrics:
         return []
-    found = client.get_metric_history(run.info.run_id, key)
-    return sorted((metric.step, metric.value) for metric in found)
+    history = client.get_metric_history(run.info.run_id, key)
+    return sorted((metric.step, metric.value) for metric in history)
 
 
-def settings_that_differ(compared: Sequence[Compared]) -> pd.DataFrame:
-    """One row a setting that is not the same in all, one column a run; missing where unset."""
+def settings_that_differ(compared: Sequence[ComparedRun]) -> pd.DataFrame:
+    """One row per setting that is not the same in all, one column per run; None where unset."""
     import pandas as pd
 
     names = sorted({name for each in compared for name in each.run.data.params})
@@ -118,8 +112,8 @@ def settings_that_differ(compared: Sequence[Compared]) -> pd.DataFrame:
     return pd.DataFrame.from_dict(rows, orient="index", columns=labels, dtype=object)
 
 
-def results(compared: Sequence[Compared]) -> pd.DataFrame:
-    """One row a figure of `RESULTS`, one column a run; NaN where a run has none."""
+def results(compared: Sequence[ComparedRun]) -> pd.DataFrame:
+    """One row per metric of `RESULTS`, one column per run; NaN where a run has none."""
     import pandas as pd
 
     columns = {
@@ -131,7 +125,7 @@ def results(compared: Sequence[Compared]) -> pd.DataFrame:
 
 @dataclass(frozen=True)
 class ClassCell:
-    """One class in one run: its accuracy, and the difference to the first run's, if any."""
+    """The accuracy of one class in one run, and its difference to the first run's, if any."""
 
     accuracy: float
     difference: float | None = None
@@ -140,16 +134,19 @@ class ClassCell:
     p_value: float = np.nan
 
     @property
-    def told_apart(self) -> bool:
-        """Whether the difference is more than chance, all classes considered (Holm)."""
-        return self.p_value < SIGNIFICANT
+    def significant(self) -> bool:
+        """Whether the difference is more than chance, adjusted for all classes (Holm)."""
+        return self.p_value < SIGNIFICANCE
 
 
-def classes_compared(compared: Sequence[Compared]) -> list[tuple[str, int, list[ClassCell | None]]]:
-    """(class, test images, a cell a run) of each class, the greatest difference first.
+# A class, its test images, and a cell per run; None for a run of other test samples.
+ClassRow = tuple[str, int, list[ClassCell | None]]
 
-    A run that was not tested on the first's samples has None. Without predictions of the
-    first run the list is empty.
+
+def classes_compared(compared: Sequence[ComparedRun]) -> list[ClassRow]:
+    """Compare class by class, the greatest difference first.
+
+    Without predictions of the first run the list is empty.
     """
     first = compared[0].result
     if first is None:
@@ -166,35 +163,36 @@ def classes_compared(compared: Sequence[Compared]) -> list[tuple[str, int, list[
             cells.append(ClassCell(*numbers))
         rows.append((name, int(first.per_class["images"][index]), cells))
 
-    def greatest(row: tuple[str, int, list[ClassCell | None]]) -> float:
-        found = [abs(cell.difference or 0.0) for cell in row[2] if cell is not None]
-        return max((each for each in found if each == each), default=0.0)
+    def greatest_difference(row: ClassRow) -> float:
+        differences = [abs(cell.difference or 0.0) for cell in row[2] if cell is not None]
+        return max((each for each in differences if each == each), default=0.0)
 
-    return sorted(rows, key=greatest, reverse=True)
+    return sorted(rows, key=greatest_difference, reverse=True)
 
 
-def verdict(first: Compared, other: Compared) -> tuple[str, str]:
-    """What may be said of two runs: a statement, and the numbers it stands on."""
+def verdict(first: ComparedRun, other: ComparedRun) -> tuple[str, str]:
+    """Which of two runs is better, if any: a statement, and the numbers that support it."""
     if other.difference is None:
         return f"{first.label} and {other.label} are not compared", other.remark or first.remark
-    found = other.difference.overall
-    points, low, high = (100 * value for value in (found.difference, found.low, found.high))
-    better, worse = (other, first) if points > 0 else (first, other)
-    if points < 0:
-        points, low, high = -points, -high, -low
+    overall = other.difference.overall
+    difference, low, high = overall.difference, overall.low, overall.high
+    better, worse = (other, first) if difference > 0 else (first, other)
+    if difference < 0:
+        difference, low, high = -difference, -high, -low
     numbers = (
-        f"{points:.1f} points, 95 % interval {low:+.1f} to {high:+.1f}, p = {found.p_value:.2g}; "
-        f"{found.only_first + found.only_second:,} of {found.images:,} test samples tell them apart"
+        f"{100 * difference:.1f} points, 95 % interval {points(low)} to {points(high)}, "
+        f"p = {overall.p_value:.2g}; {overall.only_first + overall.only_second:,} of "
+        f"{overall.images:,} test samples tell them apart"
     )
-    if found.p_value < SIGNIFICANT:
+    if overall.p_value < SIGNIFICANCE:
         return f"{better.label} is better than {worse.label}", numbers
     return f"{first.label} and {other.label} cannot be told apart", numbers
 
 
-def comparison_page(compared: Sequence[Compared]) -> str:
-    """The page as HTML that needs no other file."""
-    curves = learning_curves([each.curves for each in compared])
-    points = [
+def comparison_page(compared: Sequence[ComparedRun]) -> str:
+    """Make the page: HTML that needs no other file."""
+    curves = learning_curve_figures([each.curves for each in compared])
+    costs = [
         (
             each.run.data.metrics.get("time/train_seconds", float("nan")),
             each.run.data.metrics.get("test/accuracy", float("nan")),
@@ -202,21 +200,21 @@ def comparison_page(compared: Sequence[Compared]) -> str:
         )
         for each in compared
     ]
-    placed = any(seconds == seconds and accuracy == accuracy for seconds, accuracy, *_ in points)
+    measured = any(seconds == seconds and accuracy == accuracy for seconds, accuracy, *_ in costs)
     return render(
         "comparison.html",
-        runs=[_run(each) for each in compared],
+        runs=[_run_row(each) for each in compared],
         verdicts=[verdict(compared[0], each) for each in compared[1:]],
         settings=settings_that_differ(compared).to_dict("split"),
         results=results(compared).to_dict("split"),
         classes=classes_compared(compared),
-        curves=[Markup(svg(figure, f"curves {place}")) for place, figure in enumerate(curves)],
+        curves=[Markup(svg(figure, f"curves {number}")) for number, figure in enumerate(curves)],
         validated=any(each.curves.get("val/loss") for each in compared),
-        cost=Markup(svg(accuracy_against_cost(points), "cost")) if placed else "",
+        cost=Markup(svg(accuracy_cost_figure(costs), "cost")) if measured else "",
     )
 
 
-def _run(each: Compared) -> dict[str, Any]:
+def _run_row(each: ComparedRun) -> dict[str, Any]:
     low, high = each.interval
     return {
         "label": each.label,

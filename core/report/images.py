@@ -1,4 +1,4 @@
-"""The per-class report for people: the confusion matrix, grids of images, Markdown."""
+"""Grids of images with their labels: a split, predictions, the most confident mistakes."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from torchyard.core.formatting import percent
 from torchyard.core.report.style import (
     DPI,
     LINE,
@@ -35,9 +36,9 @@ def test_images_figure(
 ) -> Figure | None:
     """Draw a grid of test images with their true and predicted names.
 
-    Every class has its turn, or as many classes as there is room for; which of its images
-    are shown is random but the same each time. A wrong one has a frame, a cross and both
-    names, true → predicted; the percentage is the probability of the predicted class.
+    The classes have equally many images, as far as the grid has room; which images are shown
+    is random but the same each time. A wrong one has a frame, a cross and both names,
+    true → predicted; the percentage is the probability of the predicted class.
 
     Args:
         samples: uint8 N x C x H x W; only those shown are read.
@@ -46,14 +47,14 @@ def test_images_figure(
         count: how many images at most.
 
     Returns:
-        None where there is nothing to look at: vectors, or neither 1 nor 3 channels.
+        None where the samples are not `drawable`.
     """
     if not drawable(samples):
         return None
     chosen, names = _choose(predictions.targets, count), _grid_labels(classes)
     trues, guesses = predictions.targets[chosen], predictions.predicted[chosen]
     captions = [
-        (f"✓ {names[true]}\n" if true == guess else _taken_for(names, true, guess)) + share
+        (f"✓ {names[true]}\n" if true == guess else _mistake(names, true, guess)) + share
         for true, guess, share in zip(trues, guesses, _shares(predictions, chosen), strict=True)
     ]
     wrong = trues != guesses
@@ -68,10 +69,10 @@ def confident_mistakes_figure(
     classes: Sequence[str],
     count: int = 16,
 ) -> Figure | None:
-    """Draw the test images that the network was surest of and wrong about, the surest first.
+    """Draw the wrongly predicted test images of the highest confidence, the highest first.
 
-    They show what it mixes up, and often a wrong label. The percentage is the probability
-    of the wrong class.
+    They show which classes the network confuses, and often a wrong label. The percentage is
+    the probability of the wrong class.
 
     Args:
         samples: uint8 N x C x H x W; only those shown are read.
@@ -80,7 +81,7 @@ def confident_mistakes_figure(
         count: how many images at most.
 
     Returns:
-        None where no prediction is wrong, or the samples are no images to look at.
+        None where no prediction is wrong, or the samples are not `drawable`.
     """
     mistakes = np.flatnonzero(predictions.predicted != predictions.targets)
     if not drawable(samples) or not len(mistakes):
@@ -89,7 +90,7 @@ def confident_mistakes_figure(
     chosen, names = mistakes[surest], _grid_labels(classes)
     trues, guesses = predictions.targets[chosen], predictions.predicted[chosen]
     captions = [
-        _taken_for(names, true, guess) + share
+        _mistake(names, true, guess) + share
         for true, guess, share in zip(trues, guesses, _shares(predictions, chosen), strict=True)
     ]
     title = f"{len(chosen):,} of {len(mistakes):,} mistakes"
@@ -106,8 +107,8 @@ def labelled_images_figure(
 ) -> Figure | None:
     """Draw a grid of images with the names of their classes, of a split or of a batch.
 
-    Every class has its turn, or as many classes as there is room for; which of its images
-    are shown is random but the same each time.
+    The classes have equally many images, as far as the grid has room; which images are shown
+    is random but the same each time.
 
     Args:
         samples: uint8 N x C x H x W; only those shown are read.
@@ -117,8 +118,7 @@ def labelled_images_figure(
         count: how many images at most.
 
     Returns:
-        None where there is nothing to look at: no sample, vectors, or neither 1 nor 3
-        channels.
+        None where there is no sample, or they are not `drawable`.
     """
     if not drawable(samples) or not len(samples):
         return None
@@ -130,20 +130,25 @@ def labelled_images_figure(
 
 
 def drawable(samples: Samples) -> bool:
-    """Whether the samples are images to look at: grey or colour, 8 bits."""
+    """Whether the samples are images: uint8 N x C x H x W of 1 or 3 channels."""
     return samples.ndim == 4 and samples.shape[1] in (1, 3) and samples.dtype == np.uint8
+
+
+def rgb(image: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """C x H x W, grey or RGB, as H x W x 3."""
+    return np.ascontiguousarray(np.broadcast_to(image.transpose(1, 2, 0), (*image.shape[1:], 3)))
 
 
 def _grid_labels(classes: Sequence[str]) -> list[str]:
     return short_labels(classes, limit=15)
 
 
-def _taken_for(names: Sequence[str], true: int, guess: int) -> str:
-    return f"✗ {names[true]} →\n{names[guess]}  "
+def _mistake(names: Sequence[str], true: int, predicted: int) -> str:
+    return f"✗ {names[true]} →\n{names[predicted]}  "
 
 
 def _shares(predictions: Predictions, chosen: npt.NDArray[np.int64]) -> list[str]:
-    return [f"{100 * share:.0f} %" for share in predictions.confidence[chosen]]
+    return [percent(share, digits=0) for share in predictions.confidence[chosen]]
 
 
 def _grid(
@@ -159,7 +164,7 @@ def _grid(
     from matplotlib.figure import Figure
 
     columns = min(max(len(chosen), 3), 6)
-    # Pixels. Images that are no squares keep their form, within reason.
+    # Pixels. The box of an image has its proportions, within limits.
     box_x = 168
     box_y = round(box_x * min(max(samples.shape[2] / samples.shape[3], 0.3), 2.0))
     step_x, step_y, margin, header = box_x + 26, box_y + 78, 30, 100
@@ -169,8 +174,8 @@ def _grid(
     figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI, facecolor="white")
     axes = figure.add_axes((0, 0, 1, 1))
     axes.axis("off")
-    for place, (index, text, framed) in enumerate(zip(chosen, captions, wrong, strict=True)):
-        left, top = margin + place % columns * step_x, header + place // columns * step_y
+    for number, (index, text, framed) in enumerate(zip(chosen, captions, wrong, strict=True)):
+        left, top = margin + number % columns * step_x, header + number // columns * step_y
         tile = _fit(samples[index], box_y, box_x)
         y, x = top + (box_y - tile.shape[0]) // 2, left + (box_x - tile.shape[1]) // 2
         style, frame, colour = text_style(), 1, LINE
@@ -188,7 +193,7 @@ def _grid(
 
 
 def _pixels(canvas: npt.NDArray[np.uint8]) -> Artist:
-    """A picture of H x W x 3 that fills its figure, drawn a pixel a pixel.
+    """An image of H x W x 3 that fills its figure, one pixel of it per pixel of the figure.
 
     `Figure.figimage` would resample it in floating point first: 0.24 s a figure instead of 0.10.
     """
@@ -205,21 +210,21 @@ def _pixels(canvas: npt.NDArray[np.uint8]) -> Artist:
 
 
 def _choose(targets: npt.NDArray[np.int64], count: int) -> npt.NDArray[np.int64]:
-    """Indices of up to `count` samples, sorted by class, the classes as equal as can be."""
+    """Indices of up to `count` samples, sorted by class, about equally many of each."""
     import pandas as pd
 
     order = np.random.default_rng(0).permutation(len(targets))
     # The first sample of every class, in a random order, then the second of every class, …
-    turn = pd.Series(order).groupby(targets[order]).cumcount().to_numpy()
-    chosen = order[np.argsort(turn, kind="stable")[:count]]
+    rank = pd.Series(order).groupby(targets[order]).cumcount().to_numpy()
+    chosen = order[np.argsort(rank, kind="stable")[:count]]
     return chosen[np.argsort(targets[chosen], kind="stable")]
 
 
 def _fit(image: npt.NDArray[Any], height: int, width: int) -> npt.NDArray[np.uint8]:
-    """C x H x W as RGB of at most this size: whole pixels when enlarged, averaged when not."""
+    """Scale C x H x W to RGB of at most this size: up by a whole factor, down by averaging."""
     from PIL import Image
 
-    pixels = np.ascontiguousarray(np.broadcast_to(image.transpose(1, 2, 0), (*image.shape[1:], 3)))
+    pixels = rgb(image)
     scale = min(height / pixels.shape[0], width / pixels.shape[1])
     scale = float(int(scale)) if scale >= 1 else scale
     shape = max(1, round(scale * pixels.shape[1])), max(1, round(scale * pixels.shape[0]))

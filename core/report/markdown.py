@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from torchyard.core.evaluation.confidence import wilson_interval
-from torchyard.core.report.formatting import escape_markdown, percent
+from torchyard.core.formatting import number, percent
 
 if TYPE_CHECKING:
     from torchyard.core.evaluation.metrics import Evaluation
+
+_ESCAPES = str.maketrans(
+    {"&": "&amp;", "<": "&lt;", ">": "&gt;", **{sign: f"\\{sign}" for sign in "\\`*_[]|~$!#"}}
+)
 
 
 def markdown_report(
@@ -25,28 +28,28 @@ def markdown_report(
     Args:
         evaluation: of the test split.
         classes: the names, in the order of the class indices.
-        facts: what to state of the run, in this order; "model" and "data set" make the
-            headline. Floats are written with four digits: put a unit into the name.
-        command: what runs the same again.
-        links: names and addresses.
+        facts: of the run, in the order they are shown; "model" and "data set" make the
+            headline. Floats are written with four digits; the name holds their unit.
+        command: runs the same training again.
+        links: addresses by their names.
     """
-    names = [escape_markdown(name) for name in classes]
+    names = [_escape(name) for name in classes]
     title = " on ".join(str(facts[key]) for key in ("model", "data set") if key in facts)
-    heading = f"# {escape_markdown(title or 'Test')}: {percent(evaluation.accuracy)}"
+    heading = f"# {_escape(title or 'Test')}: {percent(evaluation.accuracy)}"
     table = evaluation.per_class
     tested = table[table["images"] > 0].sort_values("accuracy", kind="stable")
     weakest = [f"{names[i]} ({percent(table['accuracy'][i])})" for i in map(int, tested.index[:3])]
-    low, high = wilson_interval(evaluation.confusion.trace(), evaluation.images)
-    # MLflow shows the first lines, and the rest when asked.
-    summary = f"95 % interval {percent(float(low))} to {percent(float(high))}."
+    low, high = evaluation.interval
+    # MLflow shows the first lines of a description, and the rest on a click.
+    summary = f"95 % interval {percent(low)} to {percent(high)}."
     if len(tested) > 1:
         summary += f" Weakest: {', '.join(weakest)}."
     lines = [heading, "", summary, "", "| | |", "| :--- | :--- |"]
     loss = f"{evaluation.cross_entropy:.4f} nats"
-    result = {"accuracy": accuracy_headline(evaluation), "cross-entropy": loss}
+    result = {"accuracy": evaluation.headline, "cross-entropy": loss}
     for key, value in {**facts, **result}.items():
-        text = value if isinstance(value, str) else _number(value)
-        lines.append(f"| {escape_markdown(key)} | {escape_markdown(text)} |")
+        text = value if isinstance(value, str) else number(value)
+        lines.append(f"| {_escape(key)} | {_escape(text)} |")
 
     empty = [names[i] for i in table.index[table["images"] == 0]]
     lines += ["", "## Classes, from weakest to strongest", ""]
@@ -66,22 +69,12 @@ def markdown_report(
         lines += ["", "## Look closer", ""]
     for name, address in (links or {}).items():
         safe = address.translate({ord("<"): "%3C", ord(">"): "%3E", ord(" "): "%20"})
-        lines.append(f"- [{escape_markdown(name)}](<{safe}>)")
+        lines.append(f"- [{_escape(name)}](<{safe}>)")
     return "\n".join(lines) + "\n"
 
 
-def _number(value: float) -> str:
-    return f"{value:.4g}" if value % 1 and abs(value) < 1000 else f"{value:,.0f}"
-
-
-def accuracy_headline(evaluation: Evaluation) -> str:
-    """`96.9 % (348 of 359 test images)`."""
-    correct = int(evaluation.confusion.trace())
-    return f"{percent(evaluation.accuracy)} ({correct:,} of {evaluation.images:,} test images)"
-
-
 def per_class_markdown(evaluation: Evaluation, weakest_first: bool = False) -> str:
-    """The table for reading, shares in percent; an undefined value is a dash."""
+    """The per-class table, shares in percent; an undefined value is a dash."""
     table = evaluation.per_class
     if weakest_first:
         table = table.sort_values("accuracy", kind="stable", na_position="last")
@@ -89,5 +82,10 @@ def per_class_markdown(evaluation: Evaluation, weakest_first: bool = False) -> s
     lines.append("| :--- |" + " ---: |" * 5)
     for name, images, correct, *shares in table.itertuples(index=False, name=None):
         numbers = [f"{images:,}", f"{correct:,}", *map(percent, shares)]
-        lines.append(f"| {escape_markdown(name)} | {' | '.join(numbers)} |")
+        lines.append(f"| {_escape(name)} | {' | '.join(numbers)} |")
     return "\n".join(lines) + "\n"
+
+
+def _escape(text: str) -> str:
+    """Text that shows as it is in Markdown, also in a table cell; line breaks become spaces."""
+    return " ".join(text.split()).translate(_ESCAPES)

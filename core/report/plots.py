@@ -1,4 +1,4 @@
-"""Plots for pages: drawn by matplotlib as SVG, in the colours of the page that they stand in."""
+"""Plots of metrics, drawn by matplotlib; as SVG they take the colours of the page around them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from torchyard.core.report.markdown import accuracy_headline
 from torchyard.core.report.style import (
     DPI,
     EMPTY,
@@ -32,12 +31,29 @@ if TYPE_CHECKING:
     from torchyard.core.evaluation.metrics import Evaluation
 
 
+# Okabe and Ito's colours, which every kind of colour vision tells apart: one a run.
+SERIES = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#f0e442", "#8c6bb1")
+# The CSS variable of each colour: the page's style gives it a light and a dark value.
+_VARIABLES = {
+    INK: "--ink",
+    MUTED: "--muted",
+    LINE: "--line",
+    WRONG: "--wrong",
+    **{colour: f"--series-{number}" for number, colour in enumerate(SERIES)},
+}
+# Left, bottom, width and height of the axes: finding them by layout doubles the time of drawing.
+AXES = (0.13, 0.16, 0.85, 0.74)
+
+# The (step, value) pairs of each metric key.
+Curves = Mapping[str, Sequence[tuple[int, float]]]
+
+
 def confusion_matrix_figure(evaluation: Evaluation, classes: Sequence[str]) -> Figure:
     """Draw true classes (rows) against predicted ones (columns).
 
-    The colour is the share of the row, so that classes of different size compare. Up to 20
-    classes every cell has its number of images; more have a colour bar instead, on a scale
-    that brings out rare mistakes. Above 100 classes not every one is named.
+    The colour is the share of the row, so that classes of different size can be compared. Up
+    to 20 classes each cell has its number of images; more have a colour bar instead, on a
+    scale that makes rare mistakes visible. Above 100 classes not every one is named.
     """
     from matplotlib.colors import LinearSegmentedColormap, PowerNorm
     from matplotlib.figure import Figure
@@ -56,7 +72,7 @@ def confusion_matrix_figure(evaluation: Evaluation, classes: Sequence[str]) -> F
     axes = figure.add_axes((room / width, room / height, side / width, side / height))
     rows = confusion.sum(axis=1, keepdims=True)
     shares = np.divide(confusion, rows, out=np.full(confusion.shape, np.nan), where=rows > 0)
-    # See-through, so that a dark page shows its own ground where white is on paper.
+    # Transparent, so that a dark page shows its own background.
     clear = LinearSegmentedColormap.from_list("shades", [(*SHADE, 0.0), (*SHADE, 1.0)])
     shades = clear.with_extremes(bad=EMPTY)  # where the share is undefined
     axes.set_facecolor("none")
@@ -66,11 +82,11 @@ def confusion_matrix_figure(evaluation: Evaluation, classes: Sequence[str]) -> F
     axes.set(xticks=[], yticks=[])
     axes.spines[:].set_color(LINE)
     away = (count / side) * 0.06
-    for place in range(0, count, step):
+    for row in range(0, count, step):
         style = {"fontsize": size, **text_style()}
-        axes.text(-0.5 - away, place, labels[place], ha="right", va="center", **style)
+        axes.text(-0.5 - away, row, labels[row], ha="right", va="center", **style)
         style["rotation"] = 90
-        axes.text(place, count - 0.5 + away, labels[place], ha="center", va="top", **style)
+        axes.text(row, count - 0.5 + away, labels[row], ha="center", va="top", **style)
     beside, below = (room + side / 2) / width, (room + side / 2) / height
     figure.text(beside, 0.14 / height, "predicted class", ha="center", **text_style(MUTED))
     figure.text(0.14 / width, below, "true class", va="center", rotation=90, **text_style(MUTED))
@@ -88,36 +104,18 @@ def confusion_matrix_figure(evaluation: Evaluation, classes: Sequence[str]) -> F
     grey = "" if rows.all() else "; grey: no test images"
     add_title(
         figure,
-        f"Accuracy {accuracy_headline(evaluation)}",
+        f"Accuracy {evaluation.headline}",
         f"colour: share of the true class{grey}",
     )
     return figure
 
 
-# Okabe and Ito's colours, which every kind of sight tells apart: one a run.
-SERIES = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#f0e442", "#8c6bb1")
-# What stands for each colour in the page, whose style gives it a light and a dark value.
-_VARIABLES = {
-    INK: "--ink",
-    MUTED: "--muted",
-    LINE: "--line",
-    WRONG: "--wrong",
-    **{colour: f"--series-{number}" for number, colour in enumerate(SERIES)},
-}
-
-# Left, bottom, width and height of the axes: finding them by layout doubles the time of drawing.
-ROOM = (0.13, 0.16, 0.85, 0.74)
-
-# Metric key -> its (step, value) pairs, as `history` of `core/tracking/lookup.py` gives them.
-Curves = Mapping[str, Sequence[tuple[int, float]]]
-
-
 def svg(figure: Figure, name: str) -> str:
-    """A figure as an <svg> element that takes colours and font from the page.
+    """Save a figure as an <svg> element that takes colours and font from the page.
 
     Args:
-        figure: drawn with the colours of `SERIES` and of `core/report/images.py`.
-        name: unlike that of any other on the page, for the ids in it.
+        figure: drawn with the colours of `SERIES` and of `core/report/style.py`.
+        name: unique on the page: the ids within the element depend on it.
     """
     import matplotlib
 
@@ -126,7 +124,7 @@ def svg(figure: Figure, name: str) -> str:
         figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
     text = file.getvalue()
     text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
-    text = re.sub(r'<g id="[^"]*"', "<g", text)  # these are the same in every figure
+    text = re.sub(r'<g id="[^"]*"', "<g", text)  # else the same in every figure
     text = re.sub(r"font: ([\d.]+px)[^;\"]*", r"font-size: \1", text)
     text = re.sub(r" ?font-family: [^;\"]*;?", "", text)
     for colour, variable in _VARIABLES.items():
@@ -134,11 +132,11 @@ def svg(figure: Figure, name: str) -> str:
     return text
 
 
-def learning_curves(runs: Sequence[Curves]) -> list[Figure]:
-    """Loss and accuracy by epoch: training thin, validation thick, a colour a run.
+def learning_curve_figures(runs: Sequence[Curves]) -> list[Figure]:
+    """Draw loss and accuracy by epoch: training thin, validation thick, one colour per run.
 
     Returns:
-        None of them where no run has trained an epoch.
+        Two figures; none where no run has trained an epoch.
     """
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
@@ -146,7 +144,7 @@ def learning_curves(runs: Sequence[Curves]) -> list[Figure]:
     figures = []
     for name in ("loss", "accuracy") if any(run.get("train/loss") for run in runs) else ():
         figure = Figure(figsize=(4.6, 2.9))
-        axes = figure.add_axes(ROOM)
+        axes = figure.add_axes(AXES)
         for colour, run in zip(_colours(len(runs)), runs, strict=True):
             for part, width in (("train", 1.0), ("val", 2.2)):
                 points = np.array(run.get(f"{part}/{name}") or np.empty((0, 2)))
@@ -162,23 +160,24 @@ def learning_curves(runs: Sequence[Curves]) -> list[Figure]:
     return figures
 
 
-def reliability(found: Calibration) -> Figure:
-    """Accuracy against confidence, and how many samples there are of each confidence."""
+def reliability_figure(calibration: Calibration) -> Figure:
+    """Draw a reliability diagram: accuracy by confidence, above the samples of each bin."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(4.2, 4.2))
     lower = figure.add_axes((0.16, 0.11, 0.8, 0.2))
     upper = figure.add_axes((0.16, 0.37, 0.8, 0.6), sharex=lower)
-    width = found.edges[1] - found.edges[0]
-    middles = found.edges[:-1] + width / 2
+    width = calibration.edges[1] - calibration.edges[0]
+    middles = calibration.edges[:-1] + width / 2
     style: dict[str, Any] = {"width": 0.92 * width, "color": SERIES[0], "linewidth": 0}
-    upper.bar(middles, np.nan_to_num(found.accuracy), **style)
+    upper.bar(middles, np.nan_to_num(calibration.accuracy), **style)
     upper.plot([0, 1], [0, 1], color=MUTED, linewidth=1, linestyle="--")
-    held = found.images > 0
-    upper.plot(found.confidence[held], found.accuracy[held], ".", color=WRONG, markersize=5)
+    filled = calibration.images > 0
+    means = calibration.confidence[filled], calibration.accuracy[filled]
+    upper.plot(*means, ".", color=WRONG, markersize=5)
     upper.set(ylim=(0, 1), xlim=(0, 1))
     upper.set_ylabel("accuracy", color=MUTED)
-    lower.bar(middles, found.images, **style)
+    lower.bar(middles, calibration.images, **style)
     lower.set_ylabel("samples", color=MUTED)
     lower.set_xlabel("confidence", color=MUTED)
     for axes in (upper, lower):
@@ -189,24 +188,24 @@ def reliability(found: Calibration) -> Figure:
     return figure
 
 
-def accuracy_against_cost(points: Sequence[tuple[float, float, float, float]]) -> Figure:
-    """Test accuracy, with its interval, against seconds of training; a colour a run.
+def accuracy_cost_figure(runs: Sequence[tuple[float, float, float, float]]) -> Figure:
+    """Draw test accuracy, with its interval, against seconds of training; one colour per run.
 
     Args:
-        points: (seconds, accuracy, low, high) of each run; NaN leaves it out.
+        runs: (seconds, accuracy, low, high) of each; one with NaN is left out.
     """
     from matplotlib.figure import Figure
     from matplotlib.ticker import LogFormatter
 
     class Plain(LogFormatter):
-        """The same choice of labels, `0.6` in place of `6e-01`."""
+        """The same ticks are labelled, with `0.6` in place of `6e-01`."""
 
         def __call__(self, x: float, pos: int | None = None) -> str:
             return f"{x:g}" if super().__call__(x, pos) else ""
 
     figure = Figure(figsize=(5.5, 3))
-    axes = figure.add_axes(ROOM)
-    for colour, (seconds, accuracy, low, high) in zip(_colours(len(points)), points, strict=True):
+    axes = figure.add_axes(AXES)
+    for colour, (seconds, accuracy, low, high) in zip(_colours(len(runs)), runs, strict=True):
         reach = [[accuracy - low], [high - accuracy]]
         axes.errorbar(seconds, accuracy, yerr=reach, fmt="o", color=colour, capsize=3)
     _plain(axes)

@@ -1,8 +1,7 @@
-"""The report of a run as a page: results, mistakes, calibration, and how to have it again."""
+"""The report of a run as an HTML page: metrics, mistakes, calibration, how to run it again."""
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -11,9 +10,9 @@ import numpy as np
 from markupsafe import Markup
 
 from torchyard.core.evaluation.confidence import calibration, wilson_interval
-from torchyard.core.report.formatting import EXACT, image_uri, render
 from torchyard.core.report.images import drawable
-from torchyard.core.report.plots import Curves, learning_curves, reliability, svg
+from torchyard.core.report.page import MAX_EXACT_SIDE, data_uri, image_uri, render
+from torchyard.core.report.plots import Curves, learning_curve_figures, reliability_figure, svg
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -22,19 +21,19 @@ if TYPE_CHECKING:
     from torchyard.core.data.predictions import Predictions
     from torchyard.core.evaluation.metrics import Evaluation
 
-PAIRS, EXAMPLES, MISTAKES = 8, 6, 24
+MAX_PAIRS, MAX_EXAMPLES, MAX_MISTAKES = 8, 6, 24
 STAGES = ("prepare", "train", "evaluate")
 
 
 @dataclass(frozen=True)
-class Shown:
+class ShownSample:
     """One test sample on the page.
 
     Attributes:
-        index: its place in the test split.
+        index: of the sample in the test split.
         true, predicted: names of classes.
-        confidence: the probability of the predicted class.
-        picture: the address that holds its image; None for what is no image.
+        confidence: the probability of the predicted class, 0 to 1.
+        picture: its image as a data URI; None where samples are not images.
     """
 
     index: int
@@ -59,29 +58,27 @@ def run_page(
     config: str,
     links: Mapping[str, str],
 ) -> str:
-    """The page as HTML that needs no other file.
+    """Make the page: HTML that needs no other file.
 
     Args:
         samples: of the test split; only those shown are read.
         predictions: of these samples.
-        evaluation: what the predictions add up to.
+        evaluation: of the predictions.
         classes: the names, in the order of the class indices.
         title: the run's name.
-        facts: what to state of the run, in this order.
-        places: where it ran.
-        metrics: the run's, of which the stages' times and the memory are shown.
+        facts: of the run, in the order they are shown.
+        places: the machine and device it ran on.
+        metrics: of the run; the stages' times and the memory are shown.
         curves: of the training.
-        matrix: the confusion matrix as `core/report/images.py` draws it.
+        matrix: the confusion matrix as `core/report/plots.py` draws it.
         config: the whole configuration as YAML.
-        links: names and addresses.
+        links: addresses by their names.
     """
-    correct, images = int(evaluation.confusion.trace()), evaluation.images
-    low, high = (float(bound) for bound in wilson_interval(correct, images))
-    sure, confidence = calibration(predictions), predictions.confidence
+    calibrated, confidence = calibration(predictions), predictions.confidence
 
-    def shown(indices: Sequence[int]) -> list[Shown]:
+    def shown(indices: Sequence[int]) -> list[ShownSample]:
         return [
-            Shown(
+            ShownSample(
                 int(index),
                 classes[predictions.targets[index]],
                 classes[predictions.predicted[index]],
@@ -94,41 +91,39 @@ def run_page(
     surest = np.argsort(-confidence, kind="stable")
     wrong = surest[(predictions.predicted != predictions.targets)[surest]]
     pairs = []
-    for true, guess, count in evaluation.most_confused(PAIRS):
+    for true, predicted, count in evaluation.most_confused(MAX_PAIRS):
         chosen = wrong[
-            (predictions.targets[wrong] == true) & (predictions.predicted[wrong] == guess)
+            (predictions.targets[wrong] == true) & (predictions.predicted[wrong] == predicted)
         ]
         share = count / evaluation.confusion[true].sum()
-        pairs.append((classes[true], classes[guess], count, share, shown(chosen[:EXAMPLES])))
+        examples = shown(chosen[:MAX_EXAMPLES])
+        pairs.append((classes[true], classes[predicted], count, share, examples))
     seconds = {stage: metrics.get(f"time/{stage}_seconds", float("nan")) for stage in STAGES}
     return render(
         "run.html",
         title=title,
         evaluation=evaluation,
-        correct=correct,
-        low=low,
-        high=high,
         facts=facts,
         places=places,
         classes=_classes(evaluation),
         curves=[
             Markup(svg(figure, f"curves {number}"))
-            for number, figure in enumerate(learning_curves([curves]))
+            for number, figure in enumerate(learning_curve_figures([curves]))
         ],
         validated=bool(curves.get("val/loss")),
         matrix=Markup(svg(matrix, "matrix")),
         pairs=pairs,
-        mistakes=shown(wrong[:MISTAKES]),
-        mistaken=len(wrong),
+        mistakes=shown(wrong[:MAX_MISTAKES]),
+        mistake_count=len(wrong),
         pictures=drawable(samples),
-        smooth=drawable(samples) and max(samples.shape[2:]) > EXACT,
-        calibration=sure,
-        reliability=Markup(svg(reliability(sure), "reliability")),
+        smooth=drawable(samples) and max(samples.shape[2:]) > MAX_EXACT_SIDE,
+        calibration=calibrated,
+        reliability=Markup(svg(reliability_figure(calibrated), "reliability")),
         seconds=seconds,
         longest=max([each for each in seconds.values() if each == each], default=1.0),
         memory={key: value for key, value in metrics.items() if key.startswith("system/")},
         config=config,
-        config_file=f"data:text/yaml;base64,{base64.b64encode(config.encode()).decode()}",
+        config_file=data_uri(config.encode(), "text/yaml"),
         links=links,
     )
 

@@ -14,12 +14,10 @@ if TYPE_CHECKING:
 
 INK, MUTED, LINE = "#1f2328", "#59636e", "#d0d7de"
 SHADE, EMPTY = (0.03, 0.36, 0.66), (0.5, 0.5, 0.5, 0.21)  # EMPTY is #e4e4e4 on white
-# Okabe and Ito's vermilion, which every kind of sight tells from grey; darker for text.
+# Okabe and Ito's vermilion, which every kind of colour vision tells from grey; darker for text.
 WRONG, WRONG_INK = "#d55e00", "#a33f00"
 DPI = 150
-
-
-# matplotlib's own font has no Chinese, Japanese or Korean; any of these helps where installed.
+# matplotlib's own font has no Chinese, Japanese or Korean; these are used where installed.
 FALLBACK_FONTS = (
     *("Noto Sans CJK SC", "Noto Sans SC", "Source Han Sans SC", "WenQuanYi Micro Hei"),
     *("WenQuanYi Zen Hei", "Droid Sans Fallback", "Microsoft YaHei", "PingFang SC"),
@@ -38,13 +36,13 @@ def add_title(figure: Figure, title: str, note: str) -> None:
 
 def text_style(colour: str = INK) -> dict[str, Any]:
     """How text is drawn, as keyword arguments of matplotlib's `text`."""
-    # No mathematics: a class may be called "$x$".
+    # No TeX: a class may be called "$x$".
     return {"color": colour, "parse_math": False, "fontfamily": list(_fonts()[0])}
 
 
 @cache
 def _fonts() -> tuple[tuple[str, ...], frozenset[int]]:
-    """The font families to draw with, and every character that one of them has."""
+    """The font families to draw with, and every character they can draw."""
     from matplotlib import font_manager
 
     installed = {font.name for font in font_manager.fontManager.ttflist}
@@ -61,9 +59,10 @@ def is_wide(text: str) -> bool:
 
 
 def short_labels(classes: Sequence[str], limit: int) -> list[str]:
-    """Names on one line, short, and without what no font can draw: then with the number.
+    """Names on one line, shortened to `limit`, and different from one another.
 
-    matplotlib would warn of every such character each time that a figure is saved.
+    A name with characters that no font has loses them and gets its number: matplotlib would
+    warn of each such character whenever a figure is saved.
     """
     drawable, labels = _fonts()[1], []
     for number, name in enumerate(classes):
@@ -74,5 +73,5 @@ def short_labels(classes: Sequence[str], limit: int) -> list[str]:
         if len(label) > most:
             label = f"{label[: most - 4]}…{label[-3:]}"
         labels.append(label)
-    times = Counter(labels)
-    return [f"#{i} {t[: limit - 5]}" if times[t] > 1 else t for i, t in enumerate(labels)]
+    occurrences = Counter(labels)
+    return [f"#{i} {t[: limit - 5]}" if occurrences[t] > 1 else t for i, t in enumerate(labels)]

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from torchyard.core.errors import RunError, UserError, suggestion
+from torchyard.core.formatting import dimensions
 from torchyard.core.tracking.lookup import find_run, logged_model_id
 from torchyard.core.tracking.mlflow_format import DATA, LOADER
 from torchyard.core.tracking.registry import champion_of
@@ -70,7 +71,7 @@ class ServedModel:
             raise UserError(f"{wanted}: its model is not one that torchyard logged.")
         [spec] = info.signature.inputs.inputs
         shape = tuple(int(side) for side in spec.shape[1:])
-        size = "x".join(map(str, shape))
+        size = dimensions(shape)
         if len(shape) != 3 or spec.type != "uint8":
             raise UserError(f"{wanted}: its model takes vectors of {size}, not images.")
         if shape[0] not in (1, 3):

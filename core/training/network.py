@@ -19,6 +19,7 @@ from torchyard.core.data.dataset import PreparedDataset
 from torchyard.core.data.files import atomic_write
 from torchyard.core.data.raw import SampleSpec
 from torchyard.core.errors import RunError, UserError, suggestion
+from torchyard.core.formatting import dimensions
 from torchyard.core.hosting.params import ModelParams
 
 
@@ -143,7 +144,7 @@ def try_out(
         UserError: the model cannot take such samples, or gives no N x classes logits.
     """
     classes = spec.num_classes or 2
-    shape = "x".join(map(str, spec.shape))
+    shape = dimensions(spec.shape)
     counter = FlopCounterMode(display=False)
     try:
         try:

@@ -1,13 +1,14 @@
-"""What the commands' arguments mean: presets, plugins by name, and `key=value`."""
+"""The arguments that commands share: presets or files, and `key=value` overrides."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
-from torchyard.core.config.resolve import ResolvedConfig, preset_names, read_config
+from torchyard.core.config.parsing import preset_names
+from torchyard.core.config.resolve import ResolvedConfig, read_config
 from torchyard.core.errors import UserError
 from torchyard.core.hosting.manager import HOOKS, host
 
@@ -15,14 +16,14 @@ PRESETS = Path(__file__).parents[1] / "presets"
 DEFAULT_PRESET = "digits"
 
 Source = Annotated[
-    Optional[str],  # noqa: UP045 - typer reads the annotation
+    str | None,
     typer.Argument(
         metavar="[PRESET|FILE.yaml]",
         help=f"{', '.join(preset_names(PRESETS))}, or a file. \\[default: digits]",
     ),
 ]
 Overrides = Annotated[
-    Optional[list[str]],  # noqa: UP045
+    list[str] | None,
     typer.Argument(metavar="[KEY=VALUE]...", help="e.g. model=resnet18 optimizer.lr=0.01"),
 ]
 
@@ -30,25 +31,25 @@ Overrides = Annotated[
 def preset_config(source: str | None, overrides: list[str] | None) -> ResolvedConfig:
     """Read and resolve what the arguments say; a first argument with '=' is an override."""
     arguments = [*([source] if source else []), *(overrides or [])]
-    start = start_of(source)
+    start = preset_or_file(source)
     return read_config(start, arguments[start == source :], PRESETS, host())
 
 
-def start_of(source: str | None) -> str:
-    """The preset or file that a first argument names; the default one where it is an override."""
+def preset_or_file(source: str | None) -> str:
+    """What the first argument names; the default preset where it is an override."""
     return source if source and "=" not in source else DEFAULT_PRESET
 
 
-def plugin_recipe(kind: str, name: str, parameters: list[str] | None, *more: str) -> ResolvedConfig:
-    """A configuration with that plugin, whose parameters need no prefix.
+def plugin_config(kind: str, name: str, parameters: list[str] | None, *more: str) -> ResolvedConfig:
+    """Resolve the default preset with one plugin, whose parameters need no prefix.
 
     Args:
-        kind, name: the plugin.
-        parameters: `key=value`; one that begins with a kind ("dataset.path=…") is of that.
+        kind, name: of the plugin.
+        parameters: `key=value`; a key that begins with a kind ("dataset.path") has its prefix.
         more: whole overrides, which come first.
 
     Raises:
-        UserError: with all that is wrong.
+        UserError: with every problem found.
     """
     overrides = [*more, f"{kind}={name}"]
     for parameter in parameters or []:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Optional
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
@@ -12,6 +12,7 @@ from rich.table import Table
 
 from torchyard.core.data.files import atomic_write
 from torchyard.core.errors import UserError
+from torchyard.core.formatting import number, percent, points
 from torchyard.core.tracking.lookup import find_run
 from torchyard.core.tracking.store import open_existing, store_errors, tracking_uri
 from torchyard.core.tracking.table import COLUMNS, RunQuery
@@ -20,28 +21,33 @@ from torchyard.pipelines.display import print_table, stdout
 if TYPE_CHECKING:
     import pandas as pd
 
-    from torchyard.core.report.comparison import ClassCell, Compared
+    from torchyard.core.report.comparison import ClassCell, ComparedRun
 
 commands = typer.Typer()
 
-# On a terminal; --csv and --json have all columns. A run's name says the rest.
+# On a terminal; --csv and --json have all columns. A run's name has the model and the data set.
 SHOWN = ("run", "started", "lr", "epochs", "accuracy", "worst", "images_per_second", "device")
-CLASSES = 20  # the rest of them is on the page
+MAX_CLASSES = 20  # the page has all of them
 
 
 @commands.command()
 def runs(
     conditions: Annotated[
-        Optional[list[str]],  # noqa: UP045 - typer reads the annotation
-        typer.Argument(metavar="[KEY=VALUE]...", help="which; also != > >= < <= and ~ (contains)"),
+        list[str] | None,
+        typer.Argument(
+            metavar="[KEY=VALUE]...", help="the runs to list; also != > >= < <= and ~ (contains)"
+        ),
     ] = None,
     sort: Annotated[
-        str, typer.Option(metavar="KEY", help="numbers and times: the greatest first")
+        str,
+        typer.Option(
+            metavar="KEY", help="column to sort by; numbers and times: the greatest first"
+        ),
     ] = "started",
-    reverse: Annotated[bool, typer.Option("--reverse", help="the least first")] = False,
+    reverse: Annotated[bool, typer.Option("--reverse", help="sort in the opposite order")] = False,
     limit: Annotated[int, typer.Option(min=1, help="how many at most")] = 20,
-    as_json: Annotated[bool, typer.Option("--json", help="for machines")] = False,
-    as_csv: Annotated[bool, typer.Option("--csv", help="for spreadsheets")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="print CSV")] = False,
 ) -> None:
     """List the runs in MLflow, the newest first.
 
@@ -74,9 +80,9 @@ def compare(
         ),
     ],
     html: Annotated[
-        Optional[Path],  # noqa: UP045
+        Path | None,
         typer.Option(
-            metavar="FILE", help="also write a page, with plots, that needs no other file"
+            metavar="FILE", help="also write an HTML page with plots, which needs no other file"
         ),
     ] = None,
 ) -> None:
@@ -91,59 +97,51 @@ def compare(
         raise UserError(f"--html: {html}: there is no such folder")
     uri = tracking_uri()
     client = open_existing(uri)
-    from torchyard.core.report.comparison import gather
+    from torchyard.core.report import comparison
 
     with store_errors(uri):
-        found = {run.info.run_id: run for run in (find_run(client, name) for name in runs)}
-        if len(found) < 2:
-            raise UserError(f"compare: {' and '.join(runs)} are one run: {next(iter(found))}")
-        compared = gather(client, list(found.values()))
+        by_id = {run.info.run_id: run for run in (find_run(client, name) for name in runs)}
+        if len(by_id) < 2:
+            raise UserError(f"compare: {' and '.join(runs)} are one run: {next(iter(by_id))}")
+        compared = comparison.compare_runs(client, list(by_id.values()))
     _print_comparison(compared)
     if html is not None:
-        from torchyard.core.report.comparison import comparison_page
-
         try:
             with atomic_write(html) as file:
-                file.write(comparison_page(compared).encode())
+                file.write(comparison.comparison_page(compared).encode())
         except OSError as error:
             raise UserError(f"--html: {html}: {error.strerror}") from error
         stdout.print(f"With plots: {escape(str(html))}", soft_wrap=True)
 
 
-def _print_comparison(compared: Sequence[Compared]) -> None:
-    from torchyard.core.report.comparison import (
-        classes_compared,
-        results,
-        settings_that_differ,
-        verdict,
-    )
-    from torchyard.core.report.formatting import number
+def _print_comparison(compared: Sequence[ComparedRun]) -> None:
+    from torchyard.core.report import comparison
 
-    settings = settings_that_differ(compared)
+    settings = comparison.settings_that_differ(compared)
     if settings.empty:
         stdout.print("Their settings are the same.")
     else:
         _print_by_run("setting", compared, settings, str)
     stdout.print()
-    table = results(compared)
+    table = comparison.results(compared)
     _print_by_run("result", compared, table, number, _accuracy_row(compared))
     stdout.print()
-    rows = classes_compared(compared)
+    rows = comparison.classes_compared(compared)
     if rows:
         shown = _by_run("class", compared, "images")
-        for name, images, cells in rows[:CLASSES]:
+        for name, images, cells in rows[:MAX_CLASSES]:
             shown.add_row(escape(name), *(_class_cell(cell) for cell in cells), f"{images:,}")
         print_table(shown)
-        rest = len(rows) - CLASSES
+        rest = len(rows) - MAX_CLASSES
         if rest > 0:
             stdout.print(f"and {rest} classes that differ less (all of them: --html FILE)")
         stdout.print("points, 95 % interval; *: more than chance, all classes considered\n")
     for each in compared[1:]:
-        statement, numbers = verdict(compared[0], each)
+        statement, numbers = comparison.verdict(compared[0], each)
         stdout.print(f"[bold]{escape(statement)}[/]: {escape(numbers)}", soft_wrap=True)
 
 
-def _by_run(heading: str, compared: Sequence[Compared], *more: str) -> Table:
+def _by_run(heading: str, compared: Sequence[ComparedRun], *more: str) -> Table:
     table = Table(box=None, pad_edge=False)
     table.add_column(heading, overflow="fold")
     for name in (*(each.label for each in compared), *more):
@@ -153,7 +151,7 @@ def _by_run(heading: str, compared: Sequence[Compared], *more: str) -> Table:
 
 def _print_by_run(
     heading: str,
-    compared: Sequence[Compared],
+    compared: Sequence[ComparedRun],
     table: pd.DataFrame,
     write: Callable[[Any], str],
     *first: list[str],
@@ -167,11 +165,11 @@ def _print_by_run(
     print_table(shown)
 
 
-def _accuracy_row(compared: Sequence[Compared]) -> list[str]:
+def _accuracy_row(compared: Sequence[ComparedRun]) -> list[str]:
     cells = []
     for each in compared:
         accuracy = each.run.data.metrics.get("test/accuracy")
-        text = each.run.info.status if accuracy is None else f"{accuracy:.1%}"
+        text = each.run.info.status if accuracy is None else percent(accuracy, space="")
         low, high = each.interval
         cells.append(text if low != low else f"{text} ({100 * low:.1f} to {100 * high:.1f})")
     return ["accuracy", *cells]
@@ -180,12 +178,11 @@ def _accuracy_row(compared: Sequence[Compared]) -> list[str]:
 def _class_cell(cell: ClassCell | None) -> str:
     if cell is None or cell.accuracy != cell.accuracy:
         return "–"
-    text = f"{cell.accuracy:.1%}"
+    text = percent(cell.accuracy, space="")
     if cell.difference is None:
         return text
-    low, difference, high = (100 * each for each in (cell.low, cell.difference, cell.high))
-    mark = "*" if cell.told_apart else " "
-    return f"{text}  {difference:+.1f} ({low:+.1f} to {high:+.1f}){mark}"
+    mark = "*" if cell.significant else " "
+    return f"{text}  {points(cell.difference)} ({points(cell.low)} to {points(cell.high)}){mark}"
 
 
 def _print_runs(table: pd.DataFrame) -> None:
@@ -214,9 +211,9 @@ def _cell(row: Mapping[Any, Any], name: str) -> str:
     if name == "started":
         return str(value.to_pydatetime().astimezone().strftime("%Y-%m-%d %H:%M"))
     if name == "accuracy":
-        return f"{value:.1%}"
+        return percent(value, space="")
     if name == "worst":
-        return f"{escape(row['worst_class'] or '')} {value:.1%}"
+        return f"{escape(row['worst_class'] or '')} {percent(value, space='')}"
     if name == "images_per_second":
         return f"{value:,.0f}"
     return f"{value:g}" if isinstance(value, float) else escape(str(value))

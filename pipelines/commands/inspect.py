@@ -1,12 +1,13 @@
-"""The commands that only look: at data sets, at models, and at what a run's model says."""
+"""The commands `torchyard inspect`, `inspect-model` and `predict`: data sets and models."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Optional
+from statistics import fmean
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
@@ -15,19 +16,21 @@ from rich.table import Table
 from torchyard.core.data.dataset import PreparedDataset
 from torchyard.core.data.files import cache_folder
 from torchyard.core.errors import UserError
-from torchyard.pipelines.commands.arguments import plugin_recipe
+from torchyard.core.formatting import dimensions, percent
+from torchyard.pipelines.commands.arguments import plugin_config
 from torchyard.pipelines.display import Display, stdout
 from torchyard.pipelines.worker.process import Worker
 
 if TYPE_CHECKING:
     from torchyard.core.tracking.serving import Guess
 
-SHOWN_COMPONENTS = 8  # vectors of more are summed up
+NUMBERS = ("parameters", "probability", "train", "test", "mean", "std")  # columns
+MAX_COMPONENTS = 8  # longer vectors are summarized
 
 commands = typer.Typer()
 
 Parameters = Annotated[
-    Optional[list[str]],  # noqa: UP045 - typer reads the annotation
+    list[str] | None,
     typer.Argument(metavar="KEY=VALUE", help="its parameters"),
 ]
 
@@ -37,15 +40,15 @@ def inspect_dataset(
     dataset: Annotated[str, typer.Argument(metavar="DATASET", help="a data set's name")],
     parameters: Parameters = None,
     picture: Annotated[
-        Optional[Path],  # noqa: UP045
-        typer.Option(metavar="FILE.png", help="also draw some of its images there"),
+        Path | None,
+        typer.Option(metavar="FILE.png", help="also draw some of its images into this file"),
     ] = None,
 ) -> None:
     """Prepare a data set, or find it prepared, and show what is in it.
 
     Example: [bold]torchyard inspect image_folder path=photos/ --picture photos.png[/]
     """
-    resolved = plugin_recipe("dataset", dataset, parameters)
+    resolved = plugin_config("dataset", dataset, parameters)
     if picture is not None and picture.suffix.lower() != ".png":
         raise UserError(f"--picture: {picture}: its name must end with .png")
     if picture is not None and not picture.absolute().parent.is_dir():
@@ -55,13 +58,13 @@ def inspect_dataset(
         "cache": str(cache_folder()),
     }
     shown = Display(stdout)
-    with _worker(shown) as worker, shown.bars():
+    with closing(Worker(shown.output)) as worker, shown.bars():
         with shown.stage("prepare", dataset):
             worker.call("prepare", shown.event, **arguments)
         with shown.stage("read", dataset):
-            found = worker.call("inspect_dataset", **arguments)
-    data = PreparedDataset.open(Path(found["folder"]))
-    _print_dataset(resolved.config.dataset.name, data, found)
+            facts = worker.call("inspect_dataset", **arguments)
+    data = PreparedDataset.open(Path(facts["folder"]))
+    _print_dataset(resolved.config.dataset.name, data, facts)
     if picture is not None:
         _draw(data, picture)
 
@@ -70,14 +73,16 @@ def inspect_dataset(
 def inspect_model(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="a model's name")],
     parameters: Parameters = None,
-    dataset: Annotated[str, typer.Option(metavar="NAME", help="whose samples it takes")] = "digits",
+    dataset: Annotated[
+        str, typer.Option(metavar="NAME", help="the data set whose samples it takes")
+    ] = "digits",
     shape: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Option(metavar="C,H,W", help="of the samples, in place of the data set's"),
+        str | None,
+        typer.Option(metavar="C,H,W", help="shape of the samples, instead of the data set's"),
     ] = None,
     classes: Annotated[
-        Optional[int],  # noqa: UP045
-        typer.Option(min=1, help="how many, in place of the data set's"),
+        int | None,
+        typer.Option(min=1, help="number of classes, instead of the data set's"),
     ] = None,
 ) -> None:
     """Show a model layer by layer: output shapes and parameters. Nothing is trained.
@@ -85,29 +90,26 @@ def inspect_model(
     Example: [bold]torchyard inspect-model mlp hidden=[64,32] --shape 3,32,32 --classes 10[/]
     """
     sides = None if shape is None else _shape(shape)
-    resolved = plugin_recipe("model", model, parameters, f"dataset={dataset}")
+    resolved = plugin_config("model", model, parameters, f"dataset={dataset}")
     shown = Display(stdout)
-    with _worker(shown) as worker:
-        found = worker.call(
+    with closing(Worker(shown.output)) as worker:
+        facts = worker.call(
             "inspect_model",
             config=resolved.config.model_dump(mode="json"),
             cache=str(cache_folder()),
             shape=sides,
             classes=classes,
         )
-    table = Table(box=None, pad_edge=False)
-    for heading in ("layer", "kind", "output of a batch of 2", "parameters", "trained"):
-        justify = "right" if heading == "parameters" else "left"
-        table.add_column(heading, justify=justify, overflow="fold")  # type: ignore[arg-type]
-    for layer in found["layers"]:
+    table = _table("layer", "kind", "output of a batch of 2", "parameters", "trained")
+    for layer in facts["layers"]:
         table.add_row(*_layer_row(layer))
     stdout.print(table)
-    frozen = found["parameters"] - found["trained"]
+    frozen = facts["parameters"] - facts["trained"]
     stdout.print(
-        f"\n[bold]{escape(model)}[/] on samples of {_by(found['shape'])}, "
-        f"{found['classes']:,} classes: [bold]{found['parameters']:,}[/] parameters, "
-        f"{found['trained']:,} trained and {frozen:,} not, {found['buffers']:,} values in buffers; "
-        f"{found['operations']:,} operations forward for one sample",
+        f"\n[bold]{escape(model)}[/] on samples of {dimensions(facts['shape'])}, "
+        f"{facts['classes']:,} classes: [bold]{facts['parameters']:,}[/] parameters, "
+        f"{facts['trained']:,} trained and {frozen:,} not, {facts['buffers']:,} values in buffers; "
+        f"{facts['operations']:,} operations forward for one sample",
         soft_wrap=True,
     )
 
@@ -122,11 +124,11 @@ def predict(
     ],
     images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="image files")],
     top: Annotated[int, typer.Option(min=1, help="how many classes to name")] = 3,
-    as_json: Annotated[bool, typer.Option("--json", help="for machines")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
 ) -> None:
-    """Ask a champion, or the model of any run, what is on images.
+    """Classify images with a champion, or with the model of any run.
 
-    A file that cannot be read is told and left out, and makes the exit status 2.
+    A file that cannot be read is reported and skipped, and the exit status is 2.
     """
     from torchyard.core.tracking.serving import ServedModel
 
@@ -157,80 +159,64 @@ def _print_guesses(images: list[Path], guesses: list[list[Guess]], as_json: bool
         ]
         print(json.dumps(rows, indent=1, ensure_ascii=False))
         return
-    table = Table(box=None, pad_edge=False)
-    for heading in ("image", "class", "probability"):
-        justify = "right" if heading == "probability" else "left"
-        table.add_column(heading, justify=justify, overflow="fold")  # type: ignore[arg-type]
+    table = _table("image", "class", "probability")
     for path, best in zip(images, guesses, strict=True):
-        for place, guess in enumerate(best):
-            name = "" if place else escape(str(path))
-            table.add_row(name, escape(guess.name), f"{guess.probability:.1%}")
+        for rank, guess in enumerate(best):
+            name = "" if rank else escape(str(path))
+            table.add_row(name, escape(guess.name), percent(guess.probability, space=""))
     if images:
         stdout.print(table)
 
 
-# ---- what the other commands print
-
-
-@contextmanager
-def _worker(shown: Display) -> Iterator[Worker]:
-    worker = Worker(shown.output)
-    try:
-        yield worker
-    finally:
-        worker.close()
-
-
-def _print_dataset(name: str, data: PreparedDataset, found: dict[str, Any]) -> None:
-    low, high = found["range"]
-    facts = {
+def _print_dataset(name: str, data: PreparedDataset, facts: dict[str, Any]) -> None:
+    low, high = facts["range"]
+    lines = {
         "data set": name,
         "samples": f"{data.counts['train']:,} to train, {data.counts['test']:,} to test",
-        "shape": _by(data.shape),
+        "shape": dimensions(data.shape),
         "type": data.dtype,
         "values": f"{low:g} to {high:g}",
         "digest": data.digest,
-        "folder": found["folder"],
-        "source": found["source"],
+        "folder": facts["folder"],
+        "source": facts["source"],
     }
-    for fact, value in facts.items():
+    for fact, value in lines.items():
         stdout.print(f"{fact:<9} {escape(str(value))}", soft_wrap=True)
     stdout.print()
     stdout.print(_statistics_table(data))
     stdout.print()
-    table = Table(box=None, pad_edge=False)
-    table.add_column("class", overflow="fold")
-    for part in found["images"]:
-        table.add_column(part, justify="right")
-    for row in zip(data.classes, *found["images"].values(), strict=True):
+    table = _table("class", *facts["images"])
+    for row in zip(data.classes, *facts["images"].values(), strict=True):
         table.add_row(escape(row[0]), *(f"{count:,}" for count in row[1:]))
-    table.add_row("all", *(f"{sum(counts):,}" for counts in found["images"].values()), style="bold")
+    table.add_row("all", *(f"{sum(counts):,}" for counts in facts["images"].values()), style="bold")
     stdout.print(table)
 
 
 def _statistics_table(data: PreparedDataset) -> Table:
-    """Mean and std of the training split; of many components how they spread."""
+    """Mean and std of the training split; of many components their least, mean and greatest."""
     images = len(data.shape) == 3
     names: Sequence[str] = [str(number) for number in range(len(data.mean))]
     if images:
         names = {1: ["grey"], 3: ["red", "green", "blue"]}.get(data.shape[0], names)
     rows = list(zip(names, data.mean, data.std, strict=True))
-    if len(rows) > SHOWN_COMPONENTS:
+    if len(rows) > MAX_COMPONENTS:
         rows = [
             (f"{word} of {len(names):,}", of(data.mean), of(data.std))
-            for word, of in (("least", min), ("mean", _mean), ("greatest", max))
+            for word, of in (("least", min), ("mean", fmean), ("greatest", max))
         ]
-    table = Table(box=None, pad_edge=False)
-    table.add_column("channel, values 0 to 1" if images else "component")
-    for heading in ("mean", "std"):
-        table.add_column(heading, justify="right")
+    table = _table("channel, values 0 to 1" if images else "component", "mean", "std")
     for label, mean, std in rows:
         table.add_row(label, f"{mean:.4g}", f"{std:.4g}")
     return table
 
 
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
+def _table(*headings: str) -> Table:
+    table = Table(box=None, pad_edge=False)
+    for heading in headings:
+        table.add_column(
+            heading, justify="right" if heading in NUMBERS else "left", overflow="fold"
+        )
+    return table
 
 
 def _draw(data: PreparedDataset, file: Path) -> None:
@@ -240,7 +226,9 @@ def _draw(data: PreparedDataset, file: Path) -> None:
     title = f"{data.name}: training images"
     figure = labelled_images_figure(split.samples, split.labels, data.classes, title)
     if figure is None:
-        stdout.print(f"There is no picture: samples of {_by(data.shape)} are no images to look at.")
+        stdout.print(
+            f"There is no picture: samples of {dimensions(data.shape)} are no images to look at."
+        )
         return
     try:
         figure.savefig(file)
@@ -252,7 +240,7 @@ def _draw(data: PreparedDataset, file: Path) -> None:
 def _layer_row(layer: dict[str, Any]) -> list[str]:
     output = "not called" if not layer["calls"] else "no tensor"
     if layer["output"] is not None:
-        output = _by(layer["output"])
+        output = dimensions(layer["output"])
     if layer["calls"] > 1:
         output += f", {layer['calls']} times"
     trained = "–"
@@ -269,7 +257,3 @@ def _shape(text: str) -> list[int]:
     if 0 in sides:
         raise UserError(f"--shape: '{text}': no side can be 0")
     return sides
-
-
-def _by(shape: Sequence[int]) -> str:
-    return "x".join(map(str, shape))

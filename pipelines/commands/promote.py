@@ -1,9 +1,9 @@
-"""The commands `torchyard promote`, `rollback` and `models`: which version is the champion."""
+"""The commands `torchyard promote`, `rollback` and `models`: champions and their history."""
 
 from __future__ import annotations
 
 import json
-from typing import Annotated, Any, Optional
+from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
@@ -11,6 +11,7 @@ from rich.table import Table
 
 from torchyard.core.config.resolve import read_config
 from torchyard.core.errors import RunError, UserError
+from torchyard.core.formatting import percent
 from torchyard.core.hosting.manager import host
 from torchyard.core.tracking.lookup import find_run, recorded_config
 from torchyard.core.tracking.registry import champion_of, history, promote, roll_back
@@ -27,7 +28,7 @@ def promote_run(
         str, typer.Argument(metavar="RUN", help="an id, a name, latest, best, MODEL@ALIAS")
     ],
     overrides: Annotated[
-        Optional[list[str]],  # noqa: UP045 - typer reads the annotation
+        list[str] | None,
         typer.Argument(
             metavar="[KEY=VALUE]...",
             help="model=NAME, gates=[…]; else as the run's own promote section says",
@@ -46,7 +47,7 @@ def promote_run(
         own = recorded_config(client, found).get("promote")
     settings = [f"promote={json.dumps(own)}"] if own else []
     settings += [f"promote.{override}" for override in overrides or []]
-    # Of the rest of a configuration nothing is needed here, its plugins least of all.
+    # The rest of the run's configuration is not needed, and its plugins may be missing here.
     resolved = read_config(DEFAULT_PRESET, settings, PRESETS, host())
     if resolved.config.promote is None:
         raise UserError(
@@ -68,7 +69,7 @@ def promote_run(
 def rollback(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="a registered model's name")],
 ) -> None:
-    """Put the champion before the present one back."""
+    """Make the previous champion of a model the champion again."""
     client = open_existing(tracking_uri())
     before, now = roll_back(client, model)
     stdout.print(escape(f"{model}: version {now} is the champion again, version {before} is not."))
@@ -77,12 +78,12 @@ def rollback(
 @commands.command()
 def models(
     model: Annotated[
-        Optional[str],  # noqa: UP045
+        str | None,
         typer.Argument(metavar="[MODEL]", help="a registered model's name"),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="for machines")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
 ) -> None:
-    """Show the history of champions: who, when, why, with which figures."""
+    """Show the history of champions: which run, when, by whom, why, and its accuracy."""
     rows = history(open_existing(tracking_uri()), model)
     if as_json:
         stdout.print_json(data=rows)
@@ -99,7 +100,7 @@ def models(
 
 
 def _cells(row: dict[str, Any]) -> list[str]:
-    accuracy = "–" if row["accuracy"] is None else f"{row['accuracy']:.2%}"
+    accuracy = percent(row["accuracy"], digits=2, space="")
     version = "–" if row["version"] is None else str(row["version"])
     when = row["promoted_at"][:19].replace("T", " ")
     run = row["run"] or "deleted"

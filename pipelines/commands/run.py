@@ -1,8 +1,4 @@
-"""The command line: `torchyard run` and `check`; others look: `inspection`, `plugin_listing`.
-
-Neither torch, MLflow nor Prefect is imported before a configuration is known to be right:
-`--help` and a misspelled setting answer at once.
-"""
+"""The commands `torchyard run`, `resume` and `check`: train, go on training, or only validate."""
 
 from __future__ import annotations
 
@@ -21,6 +17,7 @@ from rich.table import Table
 
 from torchyard.core.config.resolve import ResolvedConfig, resolve
 from torchyard.core.errors import RunError, UserError
+from torchyard.core.formatting import dimensions
 from torchyard.core.hosting.manager import host
 from torchyard.core.tracking.lookup import caught_up, find_run, recorded_config
 from torchyard.core.tracking.store import (
@@ -30,23 +27,16 @@ from torchyard.core.tracking.store import (
     store_errors,
     tracking_uri,
 )
-from torchyard.pipelines.commands import compare, inspect, plugins, promote, services, ui, verify
 from torchyard.pipelines.commands.arguments import Overrides, Source, preset_config
 from torchyard.pipelines.display import Display, JsonDisplay, QuietDisplay, display, stderr, stdout
 
-app = typer.Typer(
-    help="Train PyTorch classifiers: prepare → train → evaluate → per-class report.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode="rich",
-)
+commands = typer.Typer()
 
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="print the run's id and nothing else")]
-AsJson = Annotated[bool, typer.Option("--json", help="for machines: a JSON object a line")]
+AsJson = Annotated[bool, typer.Option("--json", help="print one JSON object per line")]
 
 
-@app.command()
+@commands.command()
 def run(
     source: Source = None,
     overrides: Overrides = None,
@@ -61,10 +51,10 @@ def run(
     shown = _display(quiet, as_json)
     resolved = preset_config(source, overrides)
     check_writable(tracking_uri())
-    _run(resolved, shown)
+    _run_pipeline(resolved, shown)
 
 
-@app.command()
+@commands.command()
 def resume(
     run: Annotated[
         str,
@@ -93,7 +83,33 @@ def resume(
             )
             return
         resolved = resolve(recorded_config(client, found), host())
-    _run(resolved, shown, run_id)
+    _run_pipeline(resolved, shown, run_id)
+
+
+@commands.command()
+def check(source: Source = None, overrides: Overrides = None) -> None:
+    """Validate a configuration, plugins and device included; nothing is run or recorded."""
+    resolved = preset_config(source, overrides)
+    check_writable(tracking_uri())
+    from torchyard.pipelines.worker.process import check_config
+
+    found = check_config(resolved.config)
+    stdout.print(_config_table(resolved.config.model_dump(mode="json")))
+    if found["parameters"] is None:
+        stdout.print("The model is tried once the data are prepared: their shape is not known yet.")
+    else:
+        stdout.print(
+            f"{resolved.config.model.name}: {found['parameters']:,} parameters "
+            f"on samples of {dimensions(found['shape'])}"
+        )
+    stdout.print(f"[green]Right.[/] It would run on {found['device']}.")
+
+
+def print_notes(error: BaseException) -> None:
+    """Say where a run that did not finish is recorded, if it had begun."""
+    for note in getattr(error, "__notes__", []):
+        stderr.print(escape(note), soft_wrap=True)
+        stderr.print("`torchyard resume latest` goes on with it.")
 
 
 def _display(quiet: bool, as_json: bool) -> Display:
@@ -102,66 +118,75 @@ def _display(quiet: bool, as_json: bool) -> Display:
     return JsonDisplay() if as_json else QuietDisplay() if quiet else Display(stdout)
 
 
-def _run(resolved: ResolvedConfig, shown: Display, run_id: str | None = None) -> None:
+def _run_pipeline(resolved: ResolvedConfig, shown: Display, run_id: str | None = None) -> None:
     display.set(shown)
     for change in resolved.changed:
         stderr.print(f"[yellow]note:[/] {escape(change)}", soft_wrap=True)
-
-    # Seconds of imports overlap: torch in the worker, Prefect's server in its process,
-    # Prefect and MLflow here.
-    from torchyard.pipelines.services.prefect_server import PrefectServer, use, without_heartbeat
-    from torchyard.pipelines.worker.process import shared_worker
-
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
-    # A server that is lost is told in one line at the end, not for each event and line of log.
+    # A lost server is reported in one line at the end, not for each event and line of log.
     os.environ.setdefault("PREFECT_LOGGING_INTERNAL_LEVEL", "CRITICAL")
     logging.raiseExceptions = False
     os.environ.setdefault("DO_NOT_TRACK", "1")
     try:
-        worker = shared_worker()
-        with PrefectServer.connect() as server, shown.bars():
-            if server.starting:
-                worker.wait_for_stage()
-            # The garbage collector would walk the half-built modules again and again, and all of
-            # them once more at the end: 1.5 s together.
-            gc.disable()
-            from torchyard.pipelines.flow.pipeline import train_pipeline
-            from torchyard.pipelines.flow.recording import load_libraries
-            from torchyard.pipelines.worker.process import check_config
-
-            load_libraries()
-            gc.freeze()
-            gc.enable()
-
-            check_config(resolved.config)
-            # The flow is to see, and to record, which plugins are not what they were.
-            config = resolved.config.model_copy(update={"plugins": dict(resolved.recorded)})
-            quickly = without_heartbeat if server.managed else contextlib.nullcontext
-            with use(server.wait()), quickly():
-                train_pipeline(config, run_id)
+        _call_flow(resolved, shown, run_id)
     except BaseException as error:
         if shown.outcome is not None and isinstance(error, Exception):
-            _print_outcome(shown)
-            reason = error if isinstance(error, RunError) else f"{type(error).__name__}: {error}."
-            stderr.print(
-                f"The run is finished, but Prefect was not told. {escape(str(reason))}",
-                soft_wrap=True,
-            )
-            # Prefect would go on for minutes to tell a server that is gone of each task.
-            for stream in (sys.stdout, sys.stderr):
-                stream.flush()
-            os._exit(0)
-        if not _interrupted(error):
+            _end_without_prefect(error, shown)
+        if not _is_interruption(error):
             raise
-        # Not left to Typer, which would end without a word.
+        # Not left to Typer, which would end without a message.
         if isinstance(error, Exception):  # cancelled in Prefect: its message has the notes
             stderr.print(escape(str(error)), soft_wrap=True)
             stderr.print("`torchyard resume latest` goes on with it.")
         else:
             stderr.print("Interrupted.")
-            _print_notes(error)
+            print_notes(error)
         raise typer.Exit(130) from None
     _print_outcome(shown)
+
+
+def _call_flow(resolved: ResolvedConfig, shown: Display, run_id: str | None) -> None:
+    # Seconds of imports overlap: torch in the worker, Prefect's server in its process,
+    # Prefect and MLflow here.
+    from torchyard.pipelines.services.prefect_server import PrefectServer, use, without_heartbeat
+    from torchyard.pipelines.worker.process import shared_worker
+
+    worker = shared_worker()
+    with PrefectServer.connect() as server, shown.bars():
+        if server.starting:
+            worker.wait_for_stage()
+        # The garbage collector would walk the half-built modules again and again, and all of
+        # them once more at the end: 1.5 s together.
+        gc.disable()
+        from torchyard.pipelines.flow.pipeline import train_pipeline
+        from torchyard.pipelines.flow.recording import load_libraries
+        from torchyard.pipelines.worker.process import check_config
+
+        load_libraries()
+        gc.freeze()
+        gc.enable()
+
+        check_config(resolved.config)
+        # The flow compares the plugins with those of the record, and records what differs.
+        config = resolved.config.model_copy(update={"plugins": dict(resolved.recorded)})
+        quickly = without_heartbeat if server.managed else contextlib.nullcontext
+        with use(server.wait()), quickly():
+            train_pipeline(config, run_id)
+
+
+def _end_without_prefect(error: Exception, shown: Display) -> None:
+    """Print the outcome of a run that is recorded, and exit: Prefect's server is gone.
+
+    Prefect would go on for minutes, trying to report each task to it.
+    """
+    _print_outcome(shown)
+    reason = error if isinstance(error, RunError) else f"{type(error).__name__}: {error}."
+    stderr.print(
+        f"The run is finished, but Prefect was not told. {escape(str(reason))}", soft_wrap=True
+    )
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    os._exit(0)
 
 
 def _print_outcome(shown: Display) -> None:
@@ -175,63 +200,12 @@ def _print_outcome(shown: Display) -> None:
     shown.result("" if address else mlflow_ui_command(uri))
 
 
-def _interrupted(error: BaseException) -> bool:
-    """By Ctrl-C, by a termination that Prefect has made an exception of, or from Prefect's UI."""
+def _is_interruption(error: BaseException) -> bool:
+    """Whether it is Ctrl-C, Prefect's exception for a termination, or a cancellation in its UI."""
     prefect = sys.modules.get("prefect.exceptions")
     return isinstance(error, KeyboardInterrupt) or (
         prefect is not None and isinstance(error, prefect.TerminationSignal | prefect.CancelledRun)
     )
-
-
-def _print_notes(error: BaseException) -> None:
-    """Say where a run that did not finish is recorded, if it had begun."""
-    for note in getattr(error, "__notes__", []):
-        stderr.print(escape(note), soft_wrap=True)
-        stderr.print("`torchyard resume latest` goes on with it.")
-
-
-@app.command()
-def check(source: Source = None, overrides: Overrides = None) -> None:
-    """Validate a configuration, plugins and device included; runs and records nothing."""
-    resolved = preset_config(source, overrides)
-    check_writable(tracking_uri())
-    from torchyard.pipelines.worker.process import check_config
-
-    found = check_config(resolved.config)
-    stdout.print(_config_table(resolved.config.model_dump(mode="json")))
-    if found["parameters"] is None:
-        stdout.print("The model is tried once the data are prepared: their shape is not known yet.")
-    else:
-        shape = "x".join(map(str, found["shape"]))
-        name = resolved.config.model.name
-        stdout.print(f"{name}: {found['parameters']:,} parameters on samples of {shape}")
-    stdout.print(f"[green]Right.[/] It would run on {found['device']}.")
-
-
-app.add_typer(inspect.commands)
-app.add_typer(compare.commands)
-app.add_typer(ui.commands)
-app.add_typer(promote.commands)
-app.add_typer(verify.commands)
-app.add_typer(services.commands)
-app.add_typer(plugins.commands, name="plugins")
-
-
-def main() -> None:
-    """Run the command line; every error is a message and an exit status."""
-    try:
-        app(standalone_mode=True)
-    except UserError as error:
-        for problem in error.problems:
-            stderr.print(f"[red]error:[/] {escape(problem)}", soft_wrap=True)
-        _print_notes(error)
-        sys.exit(2)
-    except RunError as error:
-        if error.details:
-            stderr.print(escape(error.details), style="dim", soft_wrap=True)
-        stderr.print(f"[red]failed:[/] {escape(str(error))}", soft_wrap=True)
-        _print_notes(error)
-        sys.exit(1)
 
 
 def _config_table(config: dict[str, Any]) -> Table:
@@ -245,7 +219,3 @@ def _config_table(config: dict[str, Any]) -> Table:
             value = f"{name}  {settings}".strip()
         table.add_row(section, escape(str(value)))
     return table
-
-
-if __name__ == "__main__":
-    main()

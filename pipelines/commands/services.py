@@ -17,7 +17,7 @@ from rich.table import Table
 from torchyard.core.config.resolve import ResolvedConfig
 from torchyard.core.errors import UserError
 from torchyard.core.tracking.store import check_writable, tracking_uri
-from torchyard.pipelines.commands.arguments import Overrides, Source, preset_config, start_of
+from torchyard.pipelines.commands.arguments import Overrides, Source, preset_config, preset_or_file
 from torchyard.pipelines.display import stdout
 from torchyard.pipelines.services.manager import (
     FOUND,
@@ -174,7 +174,7 @@ def check_name(name: str | None, source: str | None) -> str:
     Raises:
         UserError: it is empty, or has characters that addresses give a meaning.
     """
-    chosen = Path(start_of(source)).stem if name is None else name
+    chosen = Path(preset_or_file(source)).stem if name is None else name
     if not chosen.strip() or re.search(r"[/%&<>]", chosen):
         raise UserError(f"--name: '{chosen}' must not be empty or have any of / % & < >")
     return chosen

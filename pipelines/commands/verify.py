@@ -1,4 +1,4 @@
-"""The command `torchyard verify`: whether a run's record alone gives its weights again."""
+"""The command `torchyard verify`: train again from a run's record, and compare the weights."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def verify(
 ) -> None:
     """Train again from a run's record alone, and compare the weights bit for bit.
 
-    Exit status 0 if they are equal; 1 if not, with all that is known to differ.
+    Exit status 0 if they are equal; 1 if not, with everything recorded that differs.
     """
     uri = tracking_uri()
     worker = shared_worker()  # torch's import overlaps MLflow's
@@ -83,12 +83,14 @@ def verify(
 def differences(
     run: Run, resolved: ResolvedConfig, data_digest: str, placement: dict[str, Any]
 ) -> dict[str, tuple[str, str]]:
-    """What is recorded of a run and is otherwise now: data, plugins, where and with what."""
-    now = {f"plugin.{place}": found.source.identity for place, found in resolved.plugins.items()}
+    """What is recorded of a run and differs now, as (recorded, now): data, plugins, placement."""
+    now = {f"plugin.{place}": used.source.identity for place, used in resolved.plugins.items()}
     now |= {key: str(value) for key, value in placement.items()}
     tags = run.data.tags
-    found = {key: (tags[key], value) for key, value in now.items() if tags.get(key, value) != value}
-    began = [each.dataset.digest for each in run.inputs.dataset_inputs] if run.inputs else []
-    if began and not any(data_digest.startswith(digest) for digest in began):
-        found["data set"] = (began[0], data_digest[: len(began[0])])
-    return found
+    differing = {
+        key: (tags[key], value) for key, value in now.items() if tags.get(key, value) != value
+    }
+    digests = [each.dataset.digest for each in run.inputs.dataset_inputs] if run.inputs else []
+    if digests and not any(data_digest.startswith(digest) for digest in digests):
+        differing["data set"] = (digests[0], data_digest[: len(digests[0])])
+    return differing

@@ -27,6 +27,7 @@ from torchyard.core.data.files import cache_folder
 from torchyard.core.data.predictions import PREDICTIONS_FILE, Predictions, PredictionTable
 from torchyard.core.errors import UserError
 from torchyard.core.evaluation.metrics import evaluate
+from torchyard.core.formatting import dimensions
 from torchyard.core.hosting.manager import host
 from torchyard.core.hosting.sources import PLUGIN_FOLDERS
 from torchyard.core.tracking.record import RunRecord
@@ -160,12 +161,11 @@ def prepare_data(config: RunConfig, run_id: str) -> str:
         done = _call("prepare", run_id, config=_plain(config), cache=str(cache_folder()))
         data = PreparedDataset.open(Path(done["folder"]))
         _record(run_id).log_dataset(data)
-        shape = "x".join(map(str, data.shape))
         found = "found prepared" if done["found"] else "prepared"
         _say(
             "prepare",
             f"{data.name}: {data.counts['train']:,} training and {data.counts['test']:,} test "
-            f"samples of {shape}, {len(data.classes)} classes, {found}",
+            f"samples of {dimensions(data.shape)}, {len(data.classes)} classes, {found}",
         )
     return str(data.folder)
 

@@ -255,7 +255,7 @@ def record_report(
         command="torchyard run config.yaml  # the file is beside this report",
         links=links,
     )
-    record.log_text(text, "images.md")
+    record.log_text(text, "report.md")
     record.describe(text)
     page = run_page(
         samples,
@@ -271,7 +271,7 @@ def record_report(
         config=config_text(config),
         links=links | {"MLflow run": record.url},
     )
-    record.log_text(page, "images.html")
+    record.log_text(page, "report.html")
 
     shares = result.per_class.round(4)  # Prefect shows every digit there is
     table = shares.astype(object).where(shares.notna(), None)

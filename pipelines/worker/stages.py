@@ -134,7 +134,7 @@ def train(config: Mapping[str, Any], data: str, folder: str, emit: Emit) -> dict
     if settings.parallel == "ddp":
         from torchyard.core.training.distributed import train_together
 
-        return train_together(_train, handles, settings.team_size, place, emit)
+        return train_together(_train, handles, settings.world_size, place, emit)
     team = DataParallelTeam() if settings.parallel == "data_parallel" else ALONE
     return _train(handles, emit, team, place)
 

@@ -102,7 +102,7 @@ def test_a_stage_that_fails_has_no_time(capsys) -> None:
 
 
 def test_quiet_and_json_exclude_each_other() -> None:
-    from torchyard.pipelines.commands.run import app
+    from torchyard.pipelines.cli import app
 
     with pytest.raises(UserError, match="say one of them"):
         app(["run", "digits", "--quiet", "--json"], standalone_mode=False)

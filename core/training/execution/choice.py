@@ -102,7 +102,7 @@ class Execution:
             compiled = alone and work < WORTH_ONEDNN and steps >= WORTH_COMPILING
         return cls(
             threads=settings.threads
-            or (1 if work < WORTH_THREADS else max(1, THREADS // settings.team_size)),
+            or (1 if work < WORTH_THREADS else max(1, THREADS // settings.world_size)),
             onednn=work >= WORTH_ONEDNN or grouped,
             channels_last=channels_last,
             precision=precision,

@@ -112,3 +112,66 @@ def test_the_digest_of_a_large_split_is_the_same(tmp_path: Path, monkeypatch) ->
     one = prepared(tmp_path / "one").test_digest
     monkeypatch.setattr(dataset, "MAPPED_BYTES", 0)
     assert prepared(tmp_path / "large").test_digest == one
+
+
+# The arrays that a worker hands over
+
+
+def predictions(logits, targets) -> Predictions:
+    return Predictions(np.asarray(logits, np.float32), np.asarray(targets, np.int64))
+
+
+def test_shapes_that_do_not_belong_together_are_refused() -> None:
+    with pytest.raises(ValueError, match="N x K"):
+        predictions(np.zeros((3, 2)), np.zeros(4))
+    with pytest.raises(ValueError, match="N x K"):
+        predictions(np.zeros(3), np.zeros(3))
+
+
+def test_softmax_and_confidence_match_torch_and_survive_huge_logits() -> None:
+    import torch
+
+    logits = np.random.default_rng(0).normal(0, 300, (50, 7)).astype(np.float32)
+    made = predictions(logits, np.zeros(50))
+    expected = torch.from_numpy(logits).softmax(dim=1).numpy()
+    np.testing.assert_allclose(made.probabilities, expected, atol=1e-6)
+    np.testing.assert_allclose(made.confidence, expected.max(axis=1), atol=1e-6)
+    assert made.probabilities.dtype == np.float32
+    assert made.predicted.tolist() == expected.argmax(axis=1).tolist()
+    assert made.predicted.dtype == np.int64
+
+
+def test_predictions_come_back_from_disk(tmp_path) -> None:
+    made = predictions(np.random.default_rng(0).normal(size=(9, 4)), np.arange(9) % 4)
+    made.save(tmp_path / "predictions.npz")
+    back = Predictions.load(tmp_path / "predictions.npz")
+    np.testing.assert_array_equal(back.logits, made.logits)
+    np.testing.assert_array_equal(back.targets, made.targets)
+    assert (back.logits.dtype, back.targets.dtype) == (np.float32, np.int64)
+    assert [path.name for path in tmp_path.iterdir()] == ["predictions.npz"]
+
+
+def test_a_failed_save_leaves_the_old_file_and_no_other(tmp_path, monkeypatch) -> None:
+    path = tmp_path / "predictions.npz"
+    predictions([[1, 0]], [0]).save(path)
+
+    def full(*_args: object, **_kwargs: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(RunError, match="No space left"):
+        predictions([[0, 1]], [1]).save(path)
+    assert Predictions.load(path).targets.tolist() == [0]
+    assert [path.name for path in tmp_path.iterdir()] == ["predictions.npz"]
+
+
+def test_a_file_cut_short_or_missing_or_of_another_kind_is_refused(tmp_path) -> None:
+    path = tmp_path / "predictions.npz"
+    predictions(np.ones((100, 10)), np.zeros(100)).save(path)
+    path.write_bytes(path.read_bytes()[:-200])
+    np.save(tmp_path / "array.npy", np.zeros(3))
+    np.savez(tmp_path / "pickle.npz", logits=np.array([{}], dtype=object), targets=np.zeros(1))
+    (tmp_path / "empty.npz").touch()
+    for name in ("predictions.npz", "none.npz", "array.npy", "pickle.npz", "empty.npz"):
+        with pytest.raises(RunError, match=name):
+            Predictions.load(tmp_path / name)

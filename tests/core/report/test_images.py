@@ -1,127 +1,17 @@
-"""The report: figures that draw quietly and say what is true, and its Markdown."""
+"""Grids of images: which are shown, with which captions, and that they draw without a warning."""
 
 from __future__ import annotations
 
-import io
 import subprocess
 import sys
-import warnings
-from itertools import pairwise
 
 import numpy as np
 import pytest
-from markdown_it import MarkdownIt
 from matplotlib.text import Text
-from PIL import Image
 
+from tests.core.report.figures import WRONG, captions, drawn, guesses, noise, texts
 from torchyard.core.data.predictions import Predictions
-from torchyard.core.evaluation.metrics import evaluate
-from torchyard.core.report import images, plots, style
-from torchyard.core.report.markdown import markdown_report
-
-ODD = [
-    "$a_b$",
-    "a_b^c",
-    "x\ny",
-    "a|b",
-    "<script>alert(1)</script>",
-    "猫",
-    "犬 dog",
-    "$",
-    "",
-    "\x07",
-]
-WRONG = (213, 94, 0)
-
-
-def guesses(predicted, targets, width: int) -> Predictions:
-    logits = 5 * np.eye(width, dtype=np.float32)[np.asarray(predicted)]
-    return Predictions(logits, np.asarray(targets, np.int64))
-
-
-def noise(count: int, *shape: int) -> np.ndarray:
-    return np.random.default_rng(0).integers(0, 200, (count, *shape), dtype=np.uint8)
-
-
-def drawn(figure) -> Image.Image:
-    """The figure as a picture; a warning on the way is an error."""
-    file = io.BytesIO()
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        figure.savefig(file, format="png")
-    return Image.open(file).convert("RGB")
-
-
-def texts(figure) -> list[str]:
-    return [text.get_text() for text in figure.findobj(Text) if text.get_text()]
-
-
-def captions(figure) -> list[str]:
-    """The texts under the images: all of two lines."""
-    return [text for text in texts(figure) if "\n" in text]
-
-
-def matrix(predicted, targets, classes):
-    return plots.confusion_matrix_figure(
-        evaluate(guesses(predicted, targets, len(classes)), classes), classes
-    )
-
-
-# The confusion matrix
-
-
-def test_matrix_has_every_number_name_and_the_accuracy() -> None:
-    figure = matrix([0, 1, 1, 1, 1], [0, 0, 1, 1, 1], ["cat", "dog"])
-    found = texts(figure)
-    assert sorted(text for text in found if text.isdigit()) == ["1", "1", "3"]
-    assert found.count("cat") == found.count("dog") == 2
-    assert "Accuracy 80.0 % (4 of 5 test images)" in found
-    assert "predicted class" in found
-    assert "true class" in found
-    drawn(figure)
-
-
-@pytest.mark.parametrize("width", [1, 2, 10, 20, 21, 250])
-def test_matrix_of_any_width_is_a_picture_whose_texts_stay_inside(width: int) -> None:
-    targets = np.random.default_rng(0).integers(0, width, 20 * width)
-    figure = matrix(targets[::-1], targets, [f"the long name {i}" for i in range(width)])
-    picture = drawn(figure)
-    assert max(picture.size) < 2000
-    assert picture.getpixel((1, 1)) == (255, 255, 255)
-    pixels = np.asarray(picture)
-    for edge in (pixels[:3], pixels[-3:], pixels[:, :3], pixels[:, -3:]):
-        assert edge.min() == 255
-
-
-def test_names_beside_the_matrix_do_not_overlap_one_another() -> None:
-    for width in (2, 20, 100):
-        figure = matrix(range(width), range(width), [f"class number {i}" for i in range(width)])
-        drawn(figure)
-        boxes = [
-            text.get_window_extent()
-            for text in figure.findobj(Text)
-            if text.get_text().startswith("class number") and not text.get_rotation()
-        ]
-        assert 20 <= len(boxes) <= 100 or len(boxes) == width
-        assert all(upper.y0 >= lower.y1 - 1 for upper, lower in pairwise(boxes))
-
-
-def test_a_wide_matrix_has_no_numbers_but_a_scale() -> None:
-    figure = matrix(np.arange(100) // 2, range(100), [f"c{i}" for i in range(100)])
-    drawn(figure)
-    found = texts(figure)
-    assert not [text for text in found if text.isdigit()]
-    assert {"0 %", "100 %"} <= set(found)
-
-
-def test_a_class_without_images_is_grey_and_said_so() -> None:
-    full = matrix([0, 1, 1], [0, 1, 1], ["a", "b"])
-    assert not any("no test images" in text for text in texts(full))
-    lacking = matrix([0, 2], [0, 0], ["a", "b", "c"])
-    assert any("grey: no test images" in text for text in texts(lacking))
-    assert (228, 228, 228) in {colour for _, colour in drawn(lacking).getcolors(1 << 20)}
-    assert (228, 228, 228) not in {colour for _, colour in drawn(full).getcolors(1 << 20)}
-
+from torchyard.core.report import images
 
 # The test images
 
@@ -288,152 +178,21 @@ def test_labelled_vectors_and_no_samples_have_no_figure() -> None:
         assert images.labelled_images_figure(samples, labels, ["a"], "none") is None
 
 
-# Names that bite
-
-
-def test_odd_names_are_drawn_as_they_are_and_without_a_warning() -> None:
-    width = len(ODD)
-    made = guesses(np.roll(np.arange(width), 1), np.arange(width), width)
-    figures = [
-        plots.confusion_matrix_figure(evaluate(made, ODD), ODD),
-        images.test_images_figure(noise(width, 3, 8, 8), made, ODD),
-        images.confident_mistakes_figure(noise(width, 3, 8, 8), made, ODD),
-        images.labelled_images_figure(noise(width, 3, 8, 8), made.targets, ODD, "$a_b$ of"),
-    ]
-    for figure in figures:
-        drawn(figure)
-        assert not any(text.get_parse_math() for text in figure.findobj(Text) if text.get_text())
-    found = texts(figures[0])
-    assert {"$a_b$", "a_b^c", "x y", "a|b", "$"} <= set(found)
-    assert all(len(text) <= 18 for text in found if "script" in text)
-
-
-def test_names_no_font_can_draw_get_their_number(monkeypatch) -> None:
-    monkeypatch.setattr(style, "FALLBACK_FONTS", ())
-    style._fonts.cache_clear()
-    try:
-        found = texts(matrix([0, 1, 2, 3], [0, 1, 2, 3], ["猫", "犬 dog", "dog", "\U000f0000"]))
-    finally:
-        style._fonts.cache_clear()
-    assert {"#0", "#1 dog", "dog", "#3"} <= set(found)
-
-
-def test_an_installed_fallback_font_is_used(monkeypatch) -> None:
-    # No Chinese font comes with matplotlib; a sign that only its STIX has stands for one.
-    from matplotlib import font_manager
-
-    stix, dejavu = (
-        set(font_manager.get_font(font_manager.findfont(name)).get_charmap())
-        for name in ("STIXGeneral", "DejaVu Sans")
-    )
-    sign = chr(min(code for code in stix - dejavu if chr(code).isprintable()))
-    for fonts, expected in (((), "#0"), (("STIXGeneral", "No Such Font"), sign)):
-        monkeypatch.setattr(style, "FALLBACK_FONTS", fonts)
-        style._fonts.cache_clear()
-        try:
-            figure = matrix([0, 1], [0, 1], [sign, "b"])
-            drawn(figure)
-        finally:
-            style._fonts.cache_clear()
-        assert expected in texts(figure)
-
-
-def test_long_names_alike_in_their_ends_stay_apart() -> None:
-    names = [f"the very same beginning {i} and the same end" for i in range(3)]
-    found = [text for text in texts(matrix([0, 1, 2], [0, 1, 2], names)) if "very" in text]
-    assert len(found) == 6
-    assert len(set(found)) == 3
-    assert all(len(text) <= 18 for text in found)
-
-
-# The Markdown
-
-
-def markdown(predicted, targets, classes, **settings) -> str:
-    made = evaluate(guesses(predicted, targets, len(classes)), classes)
-    settings = {
-        "facts": {"model": "lenet", "data set": "cifar10", "device": "cpu", "images/s": 12345.678},
-        "command": "torchyard run cifar10",
-        **settings,
-    }
-    return markdown_report(made, classes, **settings)
-
-
-def test_markdown_has_headline_facts_command_and_links() -> None:
-    text = markdown(
-        [0, 1, 1], [0, 0, 1], ["cat", "dog"], links={"MLflow run": "http://localhost/#/a b>(c)"}
-    )
-    assert text.startswith("# lenet on cifar10: 66.7 %\n")
-    assert "| images/s | 12,346 |" in text
-    assert "66.7 % (2 of 3 test images)" in text
-    assert "```sh\ntorchyard run cifar10\n```" in text
-    links = [
-        child.attrs["href"]
-        for token in MarkdownIt("commonmark").parse(text)
-        for child in token.children or []
-        if child.type == "link_open"
-    ]
-    assert links == ["http://localhost/#/a%20b%3E(c)"]
-    assert text.endswith("\n")
-    assert not text.endswith("\n\n")
-
-
-def test_markdown_names_the_weakest_the_confused_and_the_untested() -> None:
-    text = markdown([0, 1, 1, 1, 2, 0], [0, 0, 0, 1, 2, 2], ["cat", "dog", "fox", "owl|s"])
-    summary = text.splitlines()[2]  # what MLflow shows of it unasked
-    assert summary.startswith("95 % interval 18.8 % to 81.2 %. ")
-    assert summary.endswith("Weakest: cat (33.3 %), fox (50.0 %), dog (100.0 %).")
-    assert "Without a test image, so nothing is known of them: owl\\|s." in text
-    assert "| cat | dog | 2 | 66.7 % |" in text
-    assert text.index("| cat | dog |") < text.index("| fox | cat |")
-    order = [
-        text.index(f"\n| {name} | {count}")
-        for name, count in (("cat", 3), ("fox", 2), ("dog", 1), ("owl\\|s", 0))
-    ]
-    assert order == sorted(order)
-
-
-def test_markdown_without_a_mistake_or_links_says_so() -> None:
-    text = markdown([0, 1], [0, 1], ["a", "b"])
-    assert "No test image was taken for another class." in text
-    assert "Look closer" not in text
-    assert "Without a test image" not in text
-
-
-def test_markdown_shows_at_most_five_pairs() -> None:
-    text = markdown(np.roll(np.arange(9), 1), range(9), [f"n{i}" for i in range(9)])
-    assert text.count("| 1 | 100.0 % |") == 5
-
-
-def test_odd_names_do_not_break_out_of_the_markdown() -> None:
-    width = len(ODD)
-    text = markdown(np.roll(np.arange(width), 1), range(width), ODD)
-    html = MarkdownIt("commonmark").enable("table").render(text)
-    assert "<script" not in html
-    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in html
-    assert "<em>" not in html
-    assert html.count("<td>x y</td>") + html.count('">x y</td>') >= 1
-
-
-def test_a_command_with_a_fence_in_it_stays_inside() -> None:
-    text = markdown([0, 1], [0, 1], ["a", "b"], command="cat <<X\n```\n# not a heading")
-    headings = [t.tag for t in MarkdownIt("commonmark").parse(text) if t.type == "heading_open"]
-    assert headings.count("h1") == 1
-
-
-# What the parent must not load
+# What the parent process must not load
 
 
 def test_reporting_imports_neither_torch_nor_pyplot_nor_sklearn() -> None:
     code = """
 import sys, io, numpy as np
-from core import report, evaluation
+from torchyard.core.data.predictions import Predictions
+from torchyard.core.evaluation.metrics import evaluate
+from torchyard.core.report import comparison, images, markdown, plots, run_page
 assert "pandas" not in sys.modules and "matplotlib" not in sys.modules
-p = evaluation.Predictions(np.eye(2, dtype=np.float32), np.arange(2))
-e = evaluation.evaluate(p, ["a", "b"])
+p = Predictions(np.eye(2, dtype=np.float32), np.arange(2))
+e = evaluate(p, ["a", "b"])
 plots.confusion_matrix_figure(e, ["a", "b"]).savefig(io.BytesIO())
 images.test_images_figure(np.zeros((2, 1, 4, 4), np.uint8), p, ["a", "b"]).savefig(io.BytesIO())
-markdown_report(e, ["a", "b"], facts={}, command="x")
+markdown.markdown_report(e, ["a", "b"], facts={}, command="x")
 bad = {"torch", "sklearn", "matplotlib.pyplot"} & set(sys.modules)
 assert not bad, bad
 """

@@ -14,7 +14,6 @@ from PIL import Image
 
 from torchyard.core.data.predictions import Predictions
 from torchyard.core.evaluation.metrics import evaluate
-from torchyard.core.report.formatting import duration, number
 from torchyard.core.report.plots import confusion_matrix_figure
 from torchyard.core.report.run_page import run_page
 
@@ -172,12 +171,3 @@ def test_plots_take_the_colours_of_the_page() -> None:
     for variable in ("--ink", "--muted", "--line", "--series-0"):
         assert f"var({variable})" in styles
     assert not re.findall(r"font-family|'DejaVu", styles)
-
-
-def test_numbers_and_times_are_written_for_people() -> None:
-    assert [number(each) for each in (61706, 0.11012, float("nan"), 12.0, 1234.5)] == [
-        "61,706", "0.1101", "–", "12", "1,234",
-    ]  # fmt: skip
-    assert [duration(each) for each in (0.44, 12.3, 59.7, 200, 7500)] == [
-        "0.4 s", "12 s", "1 min 0 s", "3 min 20 s", "2 h 5 min",
-    ]  # fmt: skip

@@ -14,6 +14,7 @@ import yaml
 from PIL import Image
 from typer.testing import CliRunner
 
+from tests.pipelines.command_line import refused
 from torchyard.core.errors import RunError, UserError
 
 PLUGIN = '''
@@ -55,7 +56,7 @@ def torchyard(workspace, monkeypatch):
     """Run a command in this process; its error is raised."""
     import mlflow
 
-    from torchyard.pipelines.commands.run import app
+    from torchyard.pipelines.cli import app
 
     # The command makes the store MLflow's own; no other test shall find it so.
     service = mlflow.tracking._tracking_service.utils
@@ -177,6 +178,11 @@ def test_a_model_is_shown_for_a_data_set_and_its_frozen_layers_are_told(torchyar
 # ---- predict
 
 
+def test_predicting_without_any_run_leaves_no_store_behind(tmp_path):
+    [said] = refused(tmp_path, "predict", "abc", "image.png")
+    assert said == f"There is no run yet: {tmp_path}/mlruns/mlflow.db is not there."
+
+
 def test_images_get_their_most_probable_classes_as_evaluated(torchyard, run, digits):
     files, probabilities = digits
     answer = json.loads(torchyard("predict", run, *map(str, files), "--json", "--top", "2"))
@@ -214,7 +220,7 @@ def test_images_that_cannot_be_read_are_named_and_the_others_answered(
 ):
     (tmp_path / "text.png").write_text("no image")
     files = [tmp_path / "text.png", digits[0][0], tmp_path / "missing.png", tmp_path]
-    from torchyard.pipelines.commands.run import app
+    from torchyard.pipelines.cli import app
 
     with pytest.raises(UserError) as caught:
         app(["predict", run, *map(str, files), "--json"], standalone_mode=False)

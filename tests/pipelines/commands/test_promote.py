@@ -1,32 +1,15 @@
-"""Promotion in the flow and by command, with a real store; and proof of a run."""
+"""Promotion in the flow and by command, with a real store."""
 
 import json
-import re
-from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from tests.pipelines.command_line import run_id
 from torchyard.core.errors import RunError, UserError
 
 QUICK = ("digits", "train.epochs=1", "model=linear")
-
-
-@pytest.fixture(scope="module")
-def folder(workspace, tmp_path_factory):
-    """A working folder of its own: other tests have runs in the workspace's."""
-    own = tmp_path_factory.mktemp("promoting")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(own)
-        yield own
-
-
-@pytest.fixture(scope="module")
-def client(folder):
-    from mlflow import MlflowClient
-
-    return MlflowClient(f"sqlite:///{folder}/mlruns/mlflow.db")
 
 
 @pytest.fixture(scope="module")
@@ -40,10 +23,6 @@ def nights(workspace, folder):
         workspace.invoke("run", *QUICK, *promote, *more)
         for more in ((), ("train.epochs=6",), ("train.max_steps=20",))
     ]
-
-
-def run_id(printed):
-    return re.search(r"\b[0-9a-f]{32}\b", printed)[0]
 
 
 def test_every_night_the_better_model_is_the_champion(workspace, client, nights):
@@ -119,30 +98,3 @@ def test_a_run_without_a_promotion_names_no_model(workspace, nights):
     with pytest.raises(UserError, match=r"promote.model: .* names no registered model: say model="):
         workspace.invoke("promote", bare)
     assert "is now champion of other: version 1" in workspace.invoke("promote", bare, "model=other")
-
-
-def test_a_run_is_proven_by_training_it_again(workspace, client, nights):
-    better = run_id(nights[1])
-    printed = workspace.invoke("verify", better)
-    digest = client.get_run(better).data.tags["weights_digest"]
-    assert "Proven." in printed
-    assert digest in printed
-    assert client.get_run(better).data.tags["torchyard.verified"] == digest
-    assert not list(Path("mlruns/runs", better).glob("*.tmp"))
-
-
-def test_a_run_that_is_not_what_its_record_says_is_not_proven(workspace, client, nights, capsys):
-    worse = run_id(nights[2])
-    client.set_tag(worse, "weights_digest", "0" * 64)
-    with pytest.raises(RunError, match="gives other weights; nothing that is recorded differs"):
-        workspace.invoke("verify", worse)
-    client.set_tag(worse, "torch_version", "1.0")
-    client.set_tag(worse, "plugin.model", "torchyard==0.0.1")
-    from torchyard.pipelines.commands.run import app
-
-    with pytest.raises(RunError, match="gives other weights; the above differs"):
-        app(["verify", worse], standalone_mode=False)
-    printed = capsys.readouterr().out
-    assert re.search(r"torch_version +1\.0 +\d", printed)
-    assert re.search(r"plugin\.model +torchyard==0\.0\.1 +torchyard==", printed)
-    assert "torchyard.verified" not in client.get_run(worse).data.tags

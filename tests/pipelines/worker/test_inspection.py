@@ -7,9 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from torchyard.core.config.messages import accepted
 from torchyard.core.errors import RunError, UserError
-from torchyard.core.hosting.params import ModelParams
 from torchyard.core.tracking.serving import ServedModel
 from torchyard.pipelines.worker import inspection
 from torchyard.pipelines.worker.inspection import (
@@ -141,39 +139,6 @@ def test_range_and_counts_are_of_all_samples_however_they_are_read(monkeypatch):
 def test_a_data_set_that_is_not_prepared_is_not_looked_into(tmp_path):
     with pytest.raises(RunError, match="'digits' is not prepared"):
         inspection.inspect_dataset({"dataset": {"name": "digits"}}, str(tmp_path), print)
-
-
-# ---- what a parameter accepts
-
-
-def test_types_and_bounds_in_words():
-    from pathlib import Path
-    from typing import Literal
-
-    from pydantic import Field, PositiveInt
-
-    class Given(ModelParams):
-        plain: str
-        share: float = Field(0.5, ge=0, lt=1)
-        sides: PositiveInt | tuple[PositiveInt, float] | None = None
-        many: tuple[PositiveInt, ...] = (1,)
-        named: Literal["a", "b", "c"] = "a"
-        some: list[Path] = Field([], max_length=3)
-        yes: bool = True
-        code: str = Field("a", pattern="^[a-z]$")
-        maybe: int | None = Field(None, gt=2)
-
-    assert {name: accepted(field) for name, field in Given.model_fields.items()} == {
-        "plain": "text",
-        "share": "float ≥ 0 and < 1",
-        "sides": "integer > 0, or (integer > 0, float), or none",
-        "many": "list of integer > 0",
-        "named": "a, b or c",
-        "some": "list of path of at most 3",
-        "yes": "true or false",
-        "code": "text matching ^[a-z]$",
-        "maybe": "integer, or none: > 2",
-    }
 
 
 # ---- a logged model

@@ -1,0 +1,50 @@
+"""Numbers as people read them: in a terminal, in tables, in Markdown and on pages."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+UNKNOWN = "–"
+BYTE_UNITS = ("bytes", "KB", "MB", "GB", "TB")
+
+
+def percent(share: float | None, digits: int = 1, space: str = " ") -> str:
+    """`0.5312` → `53.1 %`; None and NaN are a dash. The terminal's tables have no space."""
+    if share is None or share != share:
+        return UNKNOWN
+    return f"{100 * share:.{digits}f}{space}%"
+
+
+def points(difference: float) -> str:
+    """A difference of two shares in percentage points: `0.05` → `+5.0`."""
+    return f"{100 * difference:+.1f}"
+
+
+def number(value: float) -> str:
+    """`61,706`, `0.1101`; NaN is a dash."""
+    if value != value:
+        return UNKNOWN
+    return f"{value:,.0f}" if abs(value) >= 1000 or value == int(value) else f"{value:.4g}"
+
+
+def duration(seconds: float) -> str:
+    """`0.4 s`, `12 s`, `3 min 20 s`, `2 h 5 min`."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def byte_size(size: int) -> str:
+    """`999 bytes`, `1.23 MB`: three digits, in powers of 1000."""
+    exponent = min((len(str(size)) - 1) // 3, len(BYTE_UNITS) - 1)
+    return f"{size / 1000**exponent:.3g} {BYTE_UNITS[exponent]}"
+
+
+def dimensions(shape: Iterable[int]) -> str:
+    """The shape of an array: `(3, 32, 32)` → `3x32x32`."""
+    return "x".join(map(str, shape))

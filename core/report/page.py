@@ -1,0 +1,63 @@
+"""Pages that need no other file: templates, images and plots in one HTML text."""
+
+from __future__ import annotations
+
+import base64
+import io
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torchyard.core.formatting import duration, number, percent, points
+from torchyard.core.report.images import rgb
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+    from jinja2 import Environment
+
+TEMPLATES = Path(__file__).parent / "templates"
+MAX_SIDE = 168  # pixels of a scaled image's longer side, which keeps a page small
+MAX_EXACT_SIDE = 64  # up to here the page has the image's own pixels
+
+
+def render(template: str, **content: Any) -> str:
+    """Fill a template of `core/report/templates`; every text in it is escaped."""
+    return _environment().get_template(template).render(**content)
+
+
+@cache
+def _environment() -> Environment:
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    filters = (percent, points, number, duration)
+    environment.filters |= {each.__name__: each for each in filters}
+    return environment
+
+
+def data_uri(content: bytes, media_type: str) -> str:
+    """An address that holds the content itself."""
+    return f"data:{media_type};base64,{base64.b64encode(content).decode()}"
+
+
+def image_uri(image: npt.NDArray[Any]) -> str:
+    """An image as a data URI: lossless if it is small, else scaled down and lossy.
+
+    Args:
+        image: uint8 C x H x W, grey or RGB.
+    """
+    from PIL import Image
+
+    picture, kind = Image.fromarray(rgb(image)), "png"
+    if max(picture.size) > MAX_EXACT_SIDE:
+        picture.thumbnail((MAX_SIDE, MAX_SIDE))
+        kind = "webp"
+    file = io.BytesIO()
+    picture.save(file, kind, quality=85)
+    return data_uri(file.getvalue(), f"image/{kind}")

@@ -1,0 +1,125 @@
+"""Presets, files and overrides as they are written, and what is wrong with them."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.core.config.reading import PRESETS, SMALL, only_problem, problems, read
+from torchyard.core.config.parsing import preset_names
+
+
+def test_presets_resolve_and_only_they_are_listed():
+    assert preset_names(PRESETS) == sorted(file.stem for file in PRESETS.glob("*.yaml"))
+    assert {"digits", "cifar10", "cifar10-fast"} <= set(preset_names(PRESETS))
+    for name in preset_names(PRESETS):
+        assert read(name).config.dataset.name == name.removesuffix("-fast")
+
+
+def test_a_preset_wins_over_a_file_of_its_name_unless_the_path_is_written(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("digits.yaml").write_text(SMALL)
+    assert read("digits").config.dataset.name == "digits"
+    assert read("digits.yaml").config.dataset.name == "cifar10"
+
+
+def test_an_empty_value_is_not_none(small):
+    assert problems(small, "train.max_steps=")
+
+
+def test_none_takes_a_setting_back(small):
+    for word in ("none", "None", "null"):
+        taken = read(small, "train.max_steps=5", f"train.max_steps={word}")
+        assert taken.config.train.max_steps is None
+
+
+def test_the_last_of_two_overrides_counts(small):
+    assert read(small, "train.epochs=3", "train.epochs=4").config.train.epochs == 4
+    assert read(small, "model=lenet", "model=linear").config.model.name == "linear"
+
+
+def test_a_value_may_hold_an_equals_sign_and_text_yaml_would_change(tmp_path, small):
+    for odd in ("a=b", "no", "1e3", "0x10"):
+        (tmp_path / odd).mkdir()
+        resolved = read(small, f"dataset.path={tmp_path / odd}")
+        assert resolved.dataset.path == tmp_path / odd
+
+
+def test_order_on_the_line_does_not_matter(small):
+    words = ["optimizer=adam", "optimizer.lr=0.1", "model=linear", "model.bias=false"]
+    assert read(small, *words).config == read(small, *reversed(words)).config
+
+
+def test_another_plugin_drops_the_replaced_ones_parameters_only(small):
+    resolved = read(small, "model=linear", "optimizer=adam", "dataset=mnist")
+    assert resolved.optimizer.lr == 1e-3  # adam's own, not the file's 0.05
+    assert resolved.config.dataset.name == "mnist"
+    assert resolved.config.dataset.normalize == (0.5, 0.25)  # the host's, so it stays
+    assert resolved.config.train.epochs == 2
+
+
+def test_the_same_plugin_by_name_keeps_its_parameters(small):
+    assert read(small, "optimizer=sgd").optimizer.momentum == 0.9
+    assert read(small, "optimizer.name=sgd").optimizer.lr == 0.05
+
+
+def test_unknown_preset_and_file_name_the_nearest(tmp_path, small):
+    assert only_problem("digit") == (
+        "no preset named 'digit'. Did you mean 'digits'?  (accepts: cifar10, cifar10-fast, digits)"
+    )
+    wrong = str(tmp_path / "smal.yaml")
+    assert only_problem(wrong) == f"{wrong}: no such file. Did you mean '{small}'?"
+
+
+def test_all_malformed_overrides_and_the_missing_preset_come_at_once():
+    said = problems("digit", "epochs", "a b=1", "train.epochs=2")
+    assert [line.partition(" ")[0] for line in said] == ["no", "'epochs'", "'a"]
+
+
+def test_malformed_yaml_says_where(tmp_path):
+    file = tmp_path / "broken.yaml"
+    file.write_text("dataset: digits\ntrain: {epochs: 3\nmodel: lenet\n")
+    said = only_problem(str(file))
+    assert said.startswith(f"{file}: cannot be read:")
+    assert "line 3" in said
+
+
+def test_what_a_file_sets_twice_is_named_by_line(tmp_path):
+    file = tmp_path / "twice.yaml"
+    file.write_text(
+        "dataset: {name: digits, seed: 1, seed: 2}\n"
+        "train:\n  epochs: 1\n  seed: 3\n  epochs: 5\n"
+        "augmentations:\n  - {name: cutout,\n     name: cutout}\n"
+        "dataset: digits\n"
+    )
+    assert problems(str(file)) == [
+        f"{file}, line 1: 'dataset.seed' is set already, in line 1",
+        f"{file}, line 5: 'train.epochs' is set already, in line 3",
+        f"{file}, line 8: 'augmentations.0.name' is set already, in line 7",
+        f"{file}, line 9: 'dataset' is set already, in line 1",
+    ]
+
+
+@pytest.mark.parametrize("text", ["", "[1, 2]", "lenet", "3"])
+def test_a_file_of_something_else_is_refused(tmp_path, text):
+    file = tmp_path / "odd.yaml"
+    file.write_text(text)
+    assert "must hold settings" in only_problem(str(file))
+
+
+def test_a_file_that_is_no_text_is_refused(tmp_path):
+    file = tmp_path / "odd.yaml"
+    file.write_bytes(b"\xff\xfe\x00\x80")
+    assert "cannot be read" in only_problem(str(file))
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        pytest.param("[2001-99-99]", id="no such day"),
+        pytest.param("[!!int x]", id="no such number"),
+        pytest.param("[" * 3000, id="too deep"),
+        pytest.param("[" + "9" * 5000 + "]", id="too many digits"),
+    ],
+)
+def test_a_list_that_yaml_cannot_read_is_a_user_error(value):
+    assert problems("digits", "model=mlp", f"model.hidden={value}")

@@ -1,0 +1,58 @@
+"""Runs compared with the first, as far as what they recorded allows."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pytest
+
+from torchyard.core.report.comparison import (
+    classes_compared,
+    compare_runs,
+    results,
+    settings_that_differ,
+    verdict,
+)
+
+
+@pytest.fixture
+def client(recorded):
+    return recorded.client
+
+
+@pytest.fixture
+def runs(recorded):
+    return recorded.ids
+
+
+def test_runs_are_compared_with_the_first_as_far_as_they_go(client, runs) -> None:
+    names = ("good", "better", "other", "failed", "foreign")
+    compared = compare_runs(client, [client.get_run(runs[name]) for name in names])
+    differ = settings_that_differ(compared)
+    assert differ.loc["optimizer.lr"].tolist() == ["3e-05", "0.01", "0.1", "0.1", None]
+    assert differ.loc["train.epochs"].tolist()[:3] == ["10", "9", None]
+    assert "optimizer.momentum" not in differ.index
+    assert results(compared).loc["worst class"].tolist()[:3] == [0.9, 0.95, 0.99]
+    assert compared[1].difference.overall.difference == pytest.approx(0.05)
+    assert compared[0].curves["train/loss"] == [(1, 1.0), (2, 0.5)]
+    rows = classes_compared(compared)
+    assert [row[0] for row in rows] == ["cat", "<script>alert(1)</script>", "猫 🐈"]
+    _, images, cells = rows[0]
+    assert images == 100
+    assert [cell is None for cell in cells] == [False, False, True, True, True]
+    assert cells[1].difference == pytest.approx(0.05)
+    assert rows[2][1] == 0
+    assert np.isnan(rows[2][2][1].accuracy)
+    said = [verdict(compared[0], each) for each in compared[1:]]
+    assert re.fullmatch(r"resnet18.* is better than lenet.*", said[0][0])
+    assert said[0][1].startswith("5.0 points")
+    assert "different samples" in said[1][1]
+    assert "has recorded no predictions: it is FAILED" in said[2][1]
+    assert "has recorded no predictions" in said[3][1]
+
+
+def test_nothing_is_compared_by_class_without_predictions_of_the_first(client, runs) -> None:
+    compared = compare_runs(client, [client.get_run(runs[name]) for name in ("failed", "good")])
+    assert classes_compared(compared) == []
+    assert compared[1].result is not None
