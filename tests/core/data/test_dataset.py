@@ -12,7 +12,7 @@ from torch import nn
 
 from tests.core.training.test_loop import make_network, make_split, run_fit, same, weights
 from torchyard.core.data import dataset
-from torchyard.core.data.dataset import FileRows, Split, readable
+from torchyard.core.data.dataset import FileRows, Split, rows_of
 from torchyard.core.errors import RunError
 from torchyard.core.evaluation.predict import predict
 
@@ -38,10 +38,10 @@ def test_rows_are_those_of_the_array(tmp_path_factory, data, dtype):
 def test_only_a_large_map_is_left_in_its_file(tmp_path, monkeypatch):
     array = np.zeros((10, 4), np.float32)
     map_ = mapped(tmp_path, array)
-    assert readable(map_) is map_
+    assert rows_of(map_) is map_
     monkeypatch.setattr(dataset, "MAPPED_BYTES", array.nbytes - 1)
-    assert isinstance(readable(map_), FileRows)
-    assert readable(array) is array
+    assert isinstance(rows_of(map_), FileRows)
+    assert rows_of(array) is array
 
 
 def test_a_file_that_was_cut_short_is_an_error_and_no_fatal_signal(tmp_path):

@@ -250,7 +250,7 @@ BAD: dict[str, tuple[Callable[[], RawData], str]] = {
     ),
     "label type": (
         lambda: raw(ArraySplit(images(2), np.array([0.0, 1.0]))),  # type: ignore[arg-type]
-        "the train labels must be whole numbers, one a sample; they are float64 (2,)",
+        "the train labels must be integers, one for each sample; they are float64 (2,)",
     ),
     "label count": (
         lambda: raw(ArraySplit(images(3), TWO)),
@@ -357,21 +357,15 @@ def test_processes_and_this_one_decode_the_same(
     def watch(*progress: Any) -> None:
         seen.append(progress)
         for child in psutil.Process().children():
-            helpers.update(
-                part for part in child.cmdline() if "torchyard.core.preparation.decoding" in part
-            )
+            helpers.update(part for part in child.cmdline() if "popen_loky" in part)
 
     here = prepare_dataset("given", dataset(lambda _: content)(), tmp_path / "here", watch)
     assert not helpers
     monkeypatch.setattr(decoding, "WORTH_PROCESSES", 0.0)
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1}, raising=False)
+    monkeypatch.setattr("joblib.cpu_count", lambda: 2)
     there = prepare_dataset("given", dataset(lambda _: content)(), tmp_path / "there", watch)
     assert helpers
-    assert not [
-        c
-        for c in psutil.Process().children()
-        if "torchyard.core.preparation.decoding" in str(c.cmdline())
-    ]
+    assert not [c for c in psutil.Process().children() if "popen_loky" in str(c.cmdline())]
     assert here.digest == there.digest
     np.testing.assert_array_equal(there.train.samples, expected[:600])
     np.testing.assert_array_equal(there.test.samples, expected[600:])
@@ -447,7 +441,7 @@ SLOW = """
     from typing import Any
     import numpy as np
     from torchyard import DatasetParams, EncodedSplit, RawData, SampleSplit
-    from core import decoding
+    from torchyard.core.preparation import decoding
     from torchyard.core.preparation.prepare import prepare_dataset
 
     def stream(folder, seconds):
@@ -564,14 +558,14 @@ def test_a_decoding_process_that_dies_is_a_failed_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(decoding, "WORTH_PROCESSES", 0.0)
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1}, raising=False)
+    monkeypatch.setattr("joblib.cpu_count", lambda: 2)
     file = image_files(tmp_path / "images", 1)[0]
     content = raw(image_split([file] * 20_000), image_split([file]))
 
     def kill_one(*_: Any) -> None:
         for child in psutil.Process().children():
             with suppress(psutil.Error):  # one that is dead already has no command line
-                if "torchyard.core.preparation.decoding" in str(child.cmdline()):
+                if "popen_loky" in str(child.cmdline()):
                     child.kill()
 
     with pytest.raises(RunError, match="decoding process ended with status -9"):
