@@ -17,8 +17,9 @@ import threading
 import time
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -125,26 +126,19 @@ class ParallelDecoding:
         """
         size = max(1, min(CHUNK_IMAGES, CHUNK_BYTES // int(np.prod(decoder.shape))))
         starts = [0, *range(min(FIRST_CHUNK, size), len(references), size)]
-        pending: deque[tuple[int, Sequence[Any], Any]] = deque()
-        pickled = _pickled((decoder, references[:1]))
-        for start, end in zip(starts, [*starts[1:], len(references)], strict=True):
-            chunk = references[start:end]
-            if self._executor and pickled:
-                call = (_decode_pickled, pickle.dumps((decoder, start, chunk)))
-                pending.append((start, chunk, self._executor.submit(*call)))
-                # Two chunks keep a process busy; more would only fill the memory.
-                if len(pending) > 2 * self._processes:
-                    yield self._result(decoder, pending)
-                continue
+        ends = [*starts[1:], len(references)]
+        chunks = ((start, references[start:end]) for start, end in zip(starts, ends, strict=True))
+        portable = _can_be_pickled((decoder, references[:1]))
+        for start, chunk in chunks:
+            if portable and self._executor:
+                yield from self._decode_in_processes(decoder, chain([(start, chunk)], chunks))
+                return
             began = time.perf_counter()
             problems = decoder.decode(start, chunk)
-            pace = (time.perf_counter() - began) / max(1, len(chunk))
-            self._remaining -= len(chunk)
-            yield len(chunk), problems
-            if pickled and pace * self._remaining > WORTH_PROCESSES:
+            pace = (time.perf_counter() - began) / len(chunk)
+            yield self._done(chunk, problems)
+            if portable and pace * self._remaining > WORTH_PROCESSES:
                 self._start()
-        while pending:
-            yield self._result(decoder, pending)
 
     def _start(self) -> None:
         import joblib
@@ -159,35 +153,53 @@ class ParallelDecoding:
                 env=ENVIRONMENT,
             )
 
+    def _decode_in_processes(
+        self, decoder: ImageDecoder, chunks: Iterable[tuple[int, Sequence[Any]]]
+    ) -> Iterator[tuple[int, list[Problem]]]:
+        from joblib.externals.loky import BrokenProcessPool
+
+        pending: deque[tuple[int, Sequence[Any], Any]] = deque()
+        end = 0
+        try:
+            for start, chunk in chunks:
+                end = start + len(chunk)
+                call = pickle.dumps((decoder, start, chunk))
+                pending.append((start, chunk, self._executor.submit(_decode_pickled, call)))
+                # Two chunks keep a process busy; more would only fill the memory.
+                if len(pending) > 2 * self._processes:
+                    yield self._result(decoder, pending)
+            while pending:
+                yield self._result(decoder, pending)
+        except BrokenProcessPool as error:
+            first = pending[0][0] if pending else start
+            status = re.search(r"\((-?\d+)\)", str(error))  # "... {SIGKILL(-9)} ..."
+            raise RunError(
+                f"A decoding process ended with status {status[1] if status else 'unknown'} while "
+                f"images {first} to {end - 1} of {decoder.file.name} were decoded.",
+                str(error),
+            ) from error
+
     def _result(
         self, decoder: ImageDecoder, pending: deque[tuple[int, Sequence[Any], Any]]
     ) -> tuple[int, list[Problem]]:
-        from joblib.externals.loky import BrokenProcessPool
-
         start, chunk, future = pending[0]
-        try:
-            problems = future.result()
-        except BrokenProcessPool as error:
-            status = re.search(r"\((-?\d+)\)", str(error))  # "... {SIGKILL(-9)} ..."
-            last, last_chunk, _ = pending[-1]
-            raise RunError(
-                f"A decoding process ended with status {status[1] if status else 'unknown'} while "
-                f"images {start} to {last + len(last_chunk) - 1} of {decoder.file.name} were "
-                "decoded.",
-                str(error),
-            ) from error
-        pending.popleft()
+        problems = future.result()
         if problems is None:  # the process cannot load `read`
             problems = decoder.decode(start, chunk)
+        pending.popleft()
+        return self._done(chunk, problems)
+
+    def _done(self, chunk: Sequence[Any], problems: list[Problem]) -> tuple[int, list[Problem]]:
         self._remaining -= len(chunk)
         return len(chunk), problems
 
 
-def _pickled(value: Any) -> bytes | None:
+def _can_be_pickled(value: Any) -> bool:
     try:
-        return pickle.dumps(value)
+        pickle.dumps(value)
     except Exception:  # whatever an object's own pickling raises
-        return None
+        return False
+    return True
 
 
 def _decode_pickled(call: bytes) -> list[Problem] | None:

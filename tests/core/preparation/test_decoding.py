@@ -37,19 +37,19 @@ def test_processes_and_this_one_decode_the_same(
     expected = np.stack([np.moveaxis(np.asarray(Image.open(file)), 2, 0) for file in files])
     content = raw(image_split(files[:600]), image_split(files[600:]))
     seen: list[tuple[str, int, int]] = []
-    helpers: set[str] = set()
+    processes: set[str] = set()
 
-    def watch(*progress: Any) -> None:
+    def follow(*progress: Any) -> None:
         seen.append(progress)
         for child in psutil.Process().children():
-            helpers.update(part for part in child.cmdline() if "popen_loky" in part)
+            processes.update(part for part in child.cmdline() if "popen_loky" in part)
 
-    here = prepare_dataset("given", dataset(lambda _: content)(), tmp_path / "here", watch)
-    assert not helpers
+    here = prepare_dataset("given", dataset(lambda _: content)(), tmp_path / "here", follow)
+    assert not processes
     monkeypatch.setattr(decoding, "WORTH_PROCESSES", 0.0)
     monkeypatch.setattr("joblib.cpu_count", lambda: 2)
-    there = prepare_dataset("given", dataset(lambda _: content)(), tmp_path / "there", watch)
-    assert helpers
+    there = prepare_dataset("given", dataset(lambda _: content)(), tmp_path / "there", follow)
+    assert processes
     assert not [c for c in psutil.Process().children() if "popen_loky" in str(c.cmdline())]
     assert here.digest == there.digest
     np.testing.assert_array_equal(there.train.samples, expected[:600])
@@ -79,11 +79,11 @@ def test_what_cannot_go_to_another_process_is_decoded_here(
     assert one.digest == two.digest
 
 
-@pytest.mark.parametrize("apart", [False, True])
+@pytest.mark.parametrize("in_processes", [False, True])
 def test_unreadable_images_are_named_and_counted(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, apart: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, in_processes: bool
 ) -> None:
-    if apart:
+    if in_processes:
         monkeypatch.setattr(decoding, "WORTH_PROCESSES", 0.0)
     files = image_files(tmp_path / "images", 400)
     files[3].write_bytes(b"")

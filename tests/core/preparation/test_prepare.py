@@ -185,13 +185,16 @@ def small_disk(disk: Callable[[str], Path]) -> Path:
     return disk("2m")
 
 
-def test_a_disk_too_small_is_told_before_anything_is_written(small_disk: Path) -> None:
+def test_a_disk_too_small_is_reported_before_anything_is_written(small_disk: Path) -> None:
     many, few = images(1000, 3, 32, 32), images(2, 3, 32, 32)
     content = raw(ArraySplit(many, np.zeros(1000, int)), ArraySplit(few, TWO))
     begun: list[Any] = []
     with pytest.raises(RunError) as caught:
         prepare_dataset(
-            "given", dataset(lambda _: content)(), small_disk, lambda *told: begun.append(told)
+            "given",
+            dataset(lambda _: content)(),
+            small_disk,
+            lambda *progress: begun.append(progress),
         )
     assert not begun
     message = str(caught.value)
