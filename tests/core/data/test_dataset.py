@@ -1,5 +1,6 @@
 """Rows of a large array: the same as from the map, and none of them kept."""
 
+import subprocess
 import sys
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from tests.core.training.test_loop import make_network, make_split, run_fit, same, weights
+from tests.core.small_training import make_network, make_split, run_fit, same, weights
 from torchyard.core.data import dataset
 from torchyard.core.data.dataset import FileRows, Split, rows_of
 from torchyard.core.errors import RunError
@@ -94,3 +95,8 @@ def test_training_maps_no_page_of_a_large_split(tmp_path, monkeypatch):
     monkeypatch.undo()
     run_fit(tmp_path / "map", network, train=stored, epochs=1, batch_size=50)
     assert resident() > 10_000
+
+
+def test_the_public_names_are_imported_without_numpy():
+    code = "import sys, torchyard; sys.exit('numpy' in sys.modules)"
+    assert not subprocess.run([sys.executable, "-c", code]).returncode
