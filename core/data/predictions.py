@@ -27,9 +27,6 @@ class Predictions:
     Attributes:
         logits: float32 N x K, before the softmax.
         targets: int64 N, the true class indices.
-
-    Raises:
-        ValueError: the shapes do not fit.
     """
 
     logits: npt.NDArray[np.float32]
@@ -58,11 +55,7 @@ class Predictions:
         return np.take_along_axis(self.probabilities, self.predicted[:, None], axis=1)[:, 0]
 
     def save(self, path: Path) -> None:
-        """Write an .npz file atomically.
-
-        Raises:
-            RunError: it cannot be written.
-        """
+        """Write an .npz file atomically; RunError if it cannot be written."""
         try:
             with atomic_write(path) as file:
                 np.savez(file, allow_pickle=False, logits=self.logits, targets=self.targets)
@@ -71,11 +64,7 @@ class Predictions:
 
     @classmethod
     def load(cls, path: Path) -> Predictions:
-        """Read what `save` wrote; nothing is unpickled.
-
-        Raises:
-            RunError: the file is missing or damaged.
-        """
+        """Read what `save` wrote; RunError if it is missing or damaged. Nothing is unpickled."""
         try:
             with np.load(path, allow_pickle=False) as arrays:
                 return cls(arrays["logits"], arrays["targets"])
@@ -152,11 +141,7 @@ class PredictionTable:
         return table
 
     def write(self, path: Path) -> None:
-        """Write the Parquet file atomically.
-
-        Raises:
-            RunError: it cannot be written.
-        """
+        """Write the Parquet file atomically; RunError if it cannot be written."""
         try:
             with atomic_write(path) as file:
                 self.frame().to_parquet(file, index=True)
@@ -165,11 +150,7 @@ class PredictionTable:
 
     @classmethod
     def read(cls, path: Path) -> PredictionTable:
-        """Read what `write` wrote.
-
-        Raises:
-            RunError: the file is missing or damaged, or another program's.
-        """
+        """Read what `write` wrote; RunError if it is missing, damaged or another program's."""
         import pandas as pd
 
         try:

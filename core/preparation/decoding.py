@@ -17,9 +17,10 @@ import threading
 import time
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import BrokenExecutor, Future
 from dataclasses import dataclass
-from itertools import chain
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,8 @@ import numpy as np
 from torchyard.core.errors import RunError
 from torchyard.core.preparation.images import decode_image
 
-Problem = tuple[int, str]  # index of the image in its split, reason
+# Number of images, and those that failed: (index in the split, reason).
+Decoded = tuple[int, list[tuple[int, str]]]
 
 CHUNK_IMAGES = 256
 CHUNK_BYTES = 32 << 20
@@ -62,11 +64,10 @@ class ImageDecoder:
     shape: tuple[int, int, int]
     resize: bool
 
-    def decode(self, start: int, references: Sequence[Any]) -> list[Problem]:
+    def decode(self, start: int, references: Sequence[Any]) -> Decoded:
         """Decode the images of `references` into the samples from index `start` on.
 
-        Returns:
-            the images that cannot be read or decoded; their samples are zeros.
+        The samples of images that cannot be read or decoded are zeros.
 
         Raises:
             OSError: the array cannot be written, as on a full disk.
@@ -89,7 +90,7 @@ class ImageDecoder:
         with self.file.open("r+b") as file:
             file.seek(self.offset + start * pixels[:1].nbytes)
             file.write(pixels.data)
-        return problems
+        return len(references), problems
 
 
 class ParallelDecoding:
@@ -105,8 +106,8 @@ class ParallelDecoding:
 
     def __init__(self, total: int) -> None:
         self._remaining = total
-        self._processes = 0
         self._executor: Any = None
+        self._processes = 0
 
     def __enter__(self) -> ParallelDecoding:
         return self
@@ -115,104 +116,78 @@ class ParallelDecoding:
         if self._executor:
             self._executor.shutdown(kill_workers=True)
 
-    def decode(
-        self, decoder: ImageDecoder, references: Sequence[Any]
-    ) -> Iterator[tuple[int, list[Problem]]]:
-        """Decode one split, yielding (number of images, problems) chunk by chunk.
+    def decode(self, decoder: ImageDecoder, references: Sequence[Any]) -> Iterator[Decoded]:
+        """Decode one split, chunk by chunk.
 
         Raises:
             RunError: a process died.
             OSError: the array cannot be written.
         """
         size = max(1, min(CHUNK_IMAGES, CHUNK_BYTES // int(np.prod(decoder.shape))))
-        starts = [0, *range(min(FIRST_CHUNK, size), len(references), size)]
-        ends = [*starts[1:], len(references)]
-        chunks = ((start, references[start:end]) for start, end in zip(starts, ends, strict=True))
-        portable = _can_be_pickled((decoder, references[:1]))
-        for start, chunk in chunks:
-            if portable and self._executor:
-                yield from self._decode_in_processes(decoder, chain([(start, chunk)], chunks))
-                return
-            began = time.perf_counter()
-            problems = decoder.decode(start, chunk)
-            pace = (time.perf_counter() - began) / len(chunk)
-            yield self._done(chunk, problems)
-            if portable and pace * self._remaining > WORTH_PROCESSES:
-                self._start()
-
-    def _start(self) -> None:
-        import joblib
-        from joblib.externals.loky import ProcessPoolExecutor
-
-        self._processes = joblib.cpu_count()  # 1 too where the system has no semaphores
-        if self._processes > 1:
-            self._executor = ProcessPoolExecutor(
-                self._processes,
-                initializer=_initialize,
-                initargs=(os.getpid(),),
-                env=ENVIRONMENT,
-            )
-
-    def _decode_in_processes(
-        self, decoder: ImageDecoder, chunks: Iterable[tuple[int, Sequence[Any]]]
-    ) -> Iterator[tuple[int, list[Problem]]]:
-        from joblib.externals.loky import BrokenProcessPool
-
-        pending: deque[tuple[int, Sequence[Any], Any]] = deque()
-        end = 0
+        bounds = [0, *range(min(FIRST_CHUNK, size), len(references), size), len(references)]
+        pending: deque[Future[Decoded]] = deque()
+        done, end = 0, len(references)
         try:
-            for start, chunk in chunks:
-                end = start + len(chunk)
-                call = pickle.dumps((decoder, start, chunk))
-                pending.append((start, chunk, self._executor.submit(_decode_pickled, call)))
-                # Two chunks keep a process busy; more would only fill the memory.
-                if len(pending) > 2 * self._processes:
-                    yield self._result(decoder, pending)
+            in_processes = self._executor and self._can_decode(decoder, references[:1])
+            for start, end in pairwise(bounds):
+                self._remaining -= end - start
+                if in_processes:
+                    pending.append(
+                        self._executor.submit(decoder.decode, start, references[start:end])
+                    )
+                    # Two chunks keep a process busy; more would only fill the memory.
+                    if len(pending) <= 2 * self._processes:
+                        continue
+                    result = pending.popleft().result()
+                else:
+                    began = time.perf_counter()
+                    result = decoder.decode(start, references[start:end])
+                    pace = (time.perf_counter() - began) / (end - start)
+                    if pace * self._remaining > WORTH_PROCESSES:
+                        in_processes = self._can_decode(decoder, references[:1])
+                done += result[0]
+                yield result
             while pending:
-                yield self._result(decoder, pending)
-        except BrokenProcessPool as error:
-            first = pending[0][0] if pending else start
+                result = pending.popleft().result()
+                done += result[0]
+                yield result
+        except BrokenExecutor as error:
             status = re.search(r"\((-?\d+)\)", str(error))  # "... {SIGKILL(-9)} ..."
             raise RunError(
                 f"A decoding process ended with status {status[1] if status else 'unknown'} while "
-                f"images {first} to {end - 1} of {decoder.file.name} were decoded.",
+                f"images {done} to {end - 1} of {decoder.file.name} were decoded.",
                 str(error),
             ) from error
 
-    def _result(
-        self, decoder: ImageDecoder, pending: deque[tuple[int, Sequence[Any], Any]]
-    ) -> tuple[int, list[Problem]]:
-        start, chunk, future = pending[0]
-        problems = future.result()
-        if problems is None:  # the process cannot load `read`
-            problems = decoder.decode(start, chunk)
-        pending.popleft()
-        return self._done(chunk, problems)
+    def _can_decode(self, decoder: ImageDecoder, references: Sequence[Any]) -> bool:
+        """Whether other processes can do it: starts them, and asks one."""
+        import joblib
+        from joblib.externals.loky import ProcessPoolExecutor
 
-    def _done(self, chunk: Sequence[Any], problems: list[Problem]) -> tuple[int, list[Problem]]:
-        self._remaining -= len(chunk)
-        return len(chunk), problems
-
-
-def _can_be_pickled(value: Any) -> bool:
-    try:
-        pickle.dumps(value)
-    except Exception:  # whatever an object's own pickling raises
-        return False
-    return True
+        try:
+            arguments = pickle.dumps((decoder, references))
+        except Exception:  # whatever an object's own pickling raises
+            return False
+        self._processes = joblib.cpu_count()  # 1 where the system has no semaphores, too
+        if self._processes == 1:
+            return False
+        if not self._executor:
+            self._executor = ProcessPoolExecutor(
+                self._processes, initializer=_initialize, initargs=(os.getpid(),), env=ENVIRONMENT
+            )
+        return bool(self._executor.submit(_can_load, arguments).result())
 
 
-def _decode_pickled(call: bytes) -> list[Problem] | None:
-    """In a decoding process: None where the call cannot be loaded, as a plugin file's class.
+def _can_load(arguments: bytes) -> bool:
+    """In a decoding process: whether it finds the modules of the pickled objects.
 
-    Pickled twice, as what loky itself cannot load ends all of its processes.
+    As bytes: an argument that loky cannot load ends all of its processes.
     """
     try:
-        decoder, start, references = pickle.loads(call)
+        pickle.loads(arguments)
     except Exception:
-        return None
-    problems: list[Problem] = decoder.decode(start, references)
-    return problems
+        return False
+    return True
 
 
 def _initialize(parent: int) -> None:

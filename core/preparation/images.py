@@ -99,10 +99,11 @@ def _plain_jpeg(data: bytes, shape: tuple[int, int, int]) -> npt.NDArray[np.uint
         return None
     mode = "L" if channels == 1 else "RGB"
     try:
-        pixels = np.asarray(Image.frombytes(mode, (width, height), data, "jpeg", mode, ""))
+        image = Image.frombytes(mode, (width, height), data, "jpeg", mode, "")
     except (OSError, ValueError):
         return None
-    return pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)
+    pixels = np.frombuffer(image.tobytes(), np.uint8)  # np.asarray takes 5 microseconds longer
+    return pixels.reshape(height, width, channels).transpose(2, 0, 1)
 
 
 def _eight_bit(image: Any) -> Any:
