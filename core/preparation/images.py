@@ -102,7 +102,7 @@ def _plain_jpeg(data: bytes, shape: tuple[int, int, int]) -> npt.NDArray[np.uint
         image = Image.frombytes(mode, (width, height), data, "jpeg", mode, "")
     except (OSError, ValueError):
         return None
-    pixels = np.frombuffer(image.tobytes(), np.uint8)  # np.asarray takes 5 microseconds longer
+    pixels = np.frombuffer(image.tobytes(), np.uint8)  # faster than np.asarray
     return pixels.reshape(height, width, channels).transpose(2, 0, 1)
 
 
