@@ -1,4 +1,4 @@
-"""Data sets before and after preparation: raw splits in, memory-mapped arrays out."""
+"""A prepared data set on disk, and how its samples are read."""
 
 from __future__ import annotations
 
@@ -10,115 +10,34 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-import numpy as np
-import numpy.typing as npt
-
-from torchyard.core.data.raw import (
-    SampleSpec,
-)
+from torchyard.core.data.raw import SampleSpec
 from torchyard.core.errors import RunError
 
+# Every command imports this module, so numpy, a quarter of a second, waits until it is needed.
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
+    import torch
 
     Labels: TypeAlias = npt.NDArray[np.int64]
     Samples: TypeAlias = npt.NDArray[np.uint8] | npt.NDArray[np.float32]
-    import torch
 
-    pass
+MANIFEST = "manifest.json"
 
-
-# Up to here a map costs less. A row of 3 KB takes 0.4 to 0.7 microseconds from a map whose pages
-# are there, 2.1 from the file. But each row that is touched maps 64 KiB around it: an epoch in
-# random order has soon mapped all, and to unmap some now and then takes 4.5 a row.
+# A larger memory map is read as a file: an epoch in random order would make all of it resident.
+# Up to this size a map is three to five times faster.
 MAPPED_BYTES = 256 << 20
-
-
-def readable(samples: Samples) -> Samples | FileRows:
-    """The samples themselves, or a large memory map's rows."""
-    if isinstance(samples, np.memmap) and samples.nbytes > MAPPED_BYTES:
-        return FileRows(samples)
-    return samples
-
-
-def rows_on(samples: Samples, device: torch.device) -> torch.Tensor | FileRows:
-    """The samples as a tensor on a device; on the CPU a large memory map's are left in its file."""
-    import torch
-
-    rows = readable(samples) if device.type == "cpu" else samples
-    return rows if isinstance(rows, FileRows) else torch.from_numpy(rows).to(device)
-
-
-class FileRows:
-    """Rows of an array in a file, as indexing it gives them.
-
-    Args:
-        array: a memory map in C order, whose file is read instead.
-    """
-
-    def __init__(self, array: np.memmap[Any, Any]) -> None:
-        self.shape, self.dtype = array.shape, array.dtype
-        self._row = array[:1].nbytes
-        self._start = array.offset
-        self._path = Path(str(array.filename))
-        self._file = self._path.open("rb", buffering=0)
-
-    def __len__(self) -> int:
-        return int(self.shape[0])
-
-    def __getitem__(self, chosen: slice | npt.NDArray[np.int64]) -> npt.NDArray[Any]:
-        """The rows of a slice without a step, or those at some places, in a new array.
-
-        Raises:
-            RunError: the file has become shorter than it was.
-            OSError: it cannot be read.
-        """
-        if isinstance(chosen, slice):
-            first, end, _ = chosen.indices(len(self))
-            rows = np.empty((max(0, end - first), *self.shape[1:]), self.dtype)
-            self._read(_bytes(rows), first)
-            return rows
-        rows = np.empty((len(chosen), *self.shape[1:]), self.dtype)
-        room, at = _bytes(rows), 0
-        for place in chosen.tolist():
-            self._read(room[at : at + self._row], place)
-            at += self._row
-        return rows
-
-    def index_select(self, dim: int, index: torch.Tensor) -> torch.Tensor:
-        """What `torch.index_select` gives of the array, along its first dimension."""
-        import torch
-
-        assert dim == 0
-        return torch.from_numpy(self[index.numpy()])
-
-    def _read(self, room: memoryview, first: int) -> None:
-        start = self._start + first * self._row
-        while room:
-            count = os.preadv(self._file.fileno(), [room], start)
-            if not count:
-                raise RunError(f"The prepared data in {self._path} is damaged: it ends too early.")
-            room, start = room[count:], start + count
-
-
-def _bytes(rows: npt.NDArray[Any]) -> memoryview:
-    return rows.reshape(-1).view(np.uint8).data
-
-
-# numpy's import, a quarter of a second, waits until an array is touched: every command
-# imports this module.
 
 
 @dataclass(frozen=True)
 class Split:
-    """One part of a prepared data set.
+    """The training or the test split of a prepared data set, or some samples of it.
 
     Attributes:
         samples: memory map, uint8 N x C x H x W or float32 N x D.
-        labels: int64 N.
-        indices: which of them belong to the part; None: all. So a part of a split shares
-            its memory map.
+        labels: int64 N, class indices.
+        indices: which of the N samples belong to it; None: all. So a validation split shares
+            the memory map of the training split.
     """
 
     samples: Samples
@@ -129,24 +48,21 @@ class Split:
         return len(self.labels if self.indices is None else self.indices)
 
 
-MANIFEST = "manifest.json"
-
-
 @dataclass(frozen=True)
 class PreparedDataset:
-    """A data set as `prepare` left it on disk; arrays are opened, not read.
+    """A data set as `prepare_dataset` writes it; its arrays are memory-mapped.
 
     Attributes:
-        folder: where manifest and arrays lie.
+        folder: the folder of the manifest and the arrays.
         name: the plugin's name.
-        classes: the names, in the order of the class indices.
-        shape: one sample, (C, H, W) or (D,).
+        classes: class names, in the order of the class indices.
+        shape: shape of one sample, (C, H, W) or (D,).
         dtype: "uint8" or "float32".
-        mean, std: of the training split, one a channel (images scaled to 0..1) or one a
+        mean, std: of the training split: for each channel (of images scaled to 0..1) or each
             vector component.
-        counts: samples a split.
-        digest: sha256 of arrays, labels and class names.
-        source: where the raw data came from.
+        counts: number of samples in each split.
+        digest: sha256 of samples, labels and class names.
+        source: path or address of the raw data.
     """
 
     folder: Path
@@ -162,7 +78,7 @@ class PreparedDataset:
 
     @classmethod
     def open(cls, folder: Path) -> PreparedDataset:
-        """Read the manifest; every array must have the size it had when written.
+        """Read the manifest, and check that every array has the size it was written with.
 
         Raises:
             RunError: the manifest or an array is missing or damaged.
@@ -193,12 +109,10 @@ class PreparedDataset:
 
     @cached_property
     def test_digest(self) -> str:
-        """sha256 of the test samples, their labels and the class names; reads them all."""
-        pass
-
+        """sha256 of the test samples, their labels and the class names; reads all of them."""
         digest = sha256(json.dumps([self.classes, self.shape, self.dtype]).encode())
         digest.update(self.test.labels.astype("<i8").data)
-        samples = readable(self.test.samples)
+        samples = rows_of(self.test.samples)
         rows = max(1, (8 << 20) // max(1, samples[:1].nbytes))
         for start in range(0, len(samples), rows):
             digest.update(samples[start : start + rows].data)
@@ -217,8 +131,83 @@ class PreparedDataset:
     def _split(self, part: str) -> Split:
         import numpy as np
 
-        # Copy-on-write: torch wants a writable array to share, and the file stays as it is.
+        # Copy-on-write: torch shares writable arrays only, and the file must not change.
         return Split(
             np.load(self.folder / f"{part}_samples.npy", mmap_mode="c"),
             np.load(self.folder / f"{part}_labels.npy"),
         )
+
+
+def rows_of(samples: Samples) -> Samples | FileRows:
+    """The samples themselves; for a large memory map, its rows read from the file."""
+    import numpy as np
+
+    if isinstance(samples, np.memmap) and samples.nbytes > MAPPED_BYTES:
+        return FileRows(samples)
+    return samples
+
+
+def rows_on(samples: Samples, device: torch.device) -> torch.Tensor | FileRows:
+    """The samples as a tensor on a device; on the CPU, a large memory map stays in its file."""
+    import torch
+
+    rows = rows_of(samples) if device.type == "cpu" else samples
+    return rows if isinstance(rows, FileRows) else torch.from_numpy(rows).to(device)
+
+
+class FileRows:
+    """Rows of an array in a file, read at every access: none stays in memory.
+
+    Args:
+        array: a memory map in C order; its file is read instead.
+    """
+
+    def __init__(self, array: np.memmap[Any, Any]) -> None:
+        self.shape, self.dtype = array.shape, array.dtype
+        self._row_bytes = array[:1].nbytes
+        self._offset = array.offset
+        self._path = Path(str(array.filename))
+        self._file = self._path.open("rb", buffering=0)
+
+    def __len__(self) -> int:
+        return int(self.shape[0])
+
+    def __getitem__(self, chosen: slice | npt.NDArray[np.int64]) -> npt.NDArray[Any]:
+        """The rows of a slice without a step, or at the given indices, in a new array.
+
+        Raises:
+            RunError: the file has become shorter.
+            OSError: it cannot be read.
+        """
+        import numpy as np
+
+        if isinstance(chosen, slice):
+            first, end, _ = chosen.indices(len(self))
+            rows = np.empty((max(0, end - first), *self.shape[1:]), self.dtype)
+            self._read(first, _bytes(rows))
+            return rows
+        rows = np.empty((len(chosen), *self.shape[1:]), self.dtype)
+        buffer, size = _bytes(rows), self._row_bytes
+        for position, index in enumerate(chosen.tolist()):
+            self._read(index, buffer[position * size : (position + 1) * size])
+        return rows
+
+    def index_select(self, dim: int, index: torch.Tensor) -> torch.Tensor:
+        """`torch.index_select` along the first dimension."""
+        import torch
+
+        assert dim == 0
+        return torch.from_numpy(self[index.numpy()])
+
+    def _read(self, first: int, buffer: memoryview) -> None:
+        """Fill `buffer` with the bytes from row `first` on."""
+        start = self._offset + first * self._row_bytes
+        while buffer:
+            count = os.preadv(self._file.fileno(), [buffer], start)
+            if not count:
+                raise RunError(f"The prepared data in {self._path} is damaged: it ends too early.")
+            buffer, start = buffer[count:], start + count
+
+
+def _bytes(array: npt.NDArray[Any]) -> memoryview:
+    return array.reshape(-1).view("u1").data

@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, and the folder of what may be deleted."""
+"""Files that appear complete or not at all, and the folder of what can be made again."""
 
 from __future__ import annotations
 
@@ -11,27 +11,21 @@ from typing import BinaryIO
 
 from platformdirs import user_cache_path
 
-CACHE = "TORCHYARD_CACHE"
+CACHE = "TORCHYARD_CACHE"  # environment variable
 
 
 def cache_folder() -> Path:
-    """Downloads and prepared data sets: TORCHYARD_CACHE, or the user's cache folder."""
-    named = os.environ.get(CACHE)
-    return Path(named).expanduser() if named else user_cache_path("torchyard")
-
-
-def sweep(folder: Path) -> None:
-    """Remove what processes that died left half-written below a folder that is theirs alone."""
-    for partial in folder.rglob(".*"):
-        if partial.is_dir():
-            shutil.rmtree(partial, ignore_errors=True)
-        else:
-            partial.unlink(missing_ok=True)
+    """Folder of downloads and prepared data sets: TORCHYARD_CACHE, or the user's cache folder."""
+    chosen = os.environ.get(CACHE)
+    return Path(chosen).expanduser() if chosen else user_cache_path("torchyard")
 
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[BinaryIO]:
-    """Write beside `path`; at the end bring it to the disk and rename it, on an error remove it."""
+    """Open a hidden file beside `path` that replaces it at the end, on disk and complete.
+
+    On an error the hidden file is removed and `path` stays as it was.
+    """
     partial = path.with_name(f".{os.getpid()}.{path.name}")
     try:
         with partial.open("wb") as file:
@@ -41,3 +35,24 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def remove_partial(folder: Path) -> None:
+    """Remove what `atomic_write` left below a folder when its process was killed.
+
+    Only where no process is writing: every hidden file and folder is removed.
+    """
+    for partial in folder.rglob(".*"):
+        if partial.is_dir():
+            shutil.rmtree(partial, ignore_errors=True)
+        else:
+            partial.unlink(missing_ok=True)
+
+
+def fsync(path: Path) -> None:
+    """Wait until a file, or the list of names in a folder, is on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,4 +1,4 @@
-"""The predictions of a run's test split as a Parquet file, for anything that is asked later."""
+"""A network's predictions of a test split, and their Parquet file."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Predictions:
-    """What the network said of each sample, in the order of the split.
+    """The outputs of a network for N samples, in the order of the split.
 
     Attributes:
         logits: float32 N x K, before the softmax.
@@ -39,7 +39,7 @@ class Predictions:
 
     @cached_property
     def predicted(self) -> npt.NDArray[np.int64]:
-        """int64 N: the class with the greatest logit, the first of equals."""
+        """int64 N: the class with the greatest logit; of equal ones, the first."""
         return np.asarray(self.logits.argmax(axis=1), dtype=np.int64)
 
     @cached_property
@@ -55,7 +55,7 @@ class Predictions:
         return np.take_along_axis(self.probabilities, self.predicted[:, None], axis=1)[:, 0]
 
     def save(self, path: Path) -> None:
-        """Write an .npz, whole or not at all; RunError if the disk does not take it."""
+        """Write an .npz file atomically; RunError if it cannot be written."""
         try:
             with atomic_write(path) as file:
                 np.savez(file, allow_pickle=False, logits=self.logits, targets=self.targets)
@@ -64,45 +64,47 @@ class Predictions:
 
     @classmethod
     def load(cls, path: Path) -> Predictions:
-        """Read what `save` wrote, executing nothing; RunError if it is missing or damaged."""
+        """Read what `save` wrote; RunError if it is missing or damaged. Nothing is unpickled."""
         try:
             with np.load(path, allow_pickle=False) as arrays:
                 return cls(arrays["logits"], arrays["targets"])
-        # A bare array, which np.load also reads, is no context manager: TypeError.
+        # TypeError: a single array, which np.load also reads, is no context manager.
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, TypeError) as error:
             raise RunError(f"{path} holds no predictions: {error}") from error
 
 
 def shifted_exponentials(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """The exponentials of float32 N x K logits, of each row less its greatest: none overflows."""
+    """exp(logits - the maximum of their row), float32 N x K: the softmax before its division.
+
+    Without the subtraction, large logits would overflow.
+    """
     shifted: npt.NDArray[np.float32] = logits - logits.max(axis=1, keepdims=True)
     np.exp(shifted, out=shifted)
     return shifted
 
 
-PREDICTIONS_FILE = "predictions.parquet"  # the run's artifact
+PREDICTIONS_FILE = "predictions.parquet"  # an artifact of each run
 
 
 @dataclass(frozen=True, eq=False)
 class PredictionTable:
     """Predictions, and what is needed to understand them without the data set.
 
-    In the file a row is a test sample, in the order of the split, with the columns
+    The Parquet file has one row for each test sample, in the order of the split. Its columns:
 
-    - index: its place in the split, from 0;
-    - true, predicted: names of classes, categories in the order of the class indices;
-    - probabilities: float32, one a class, in the same order; they sum to one;
-    - logits: float32, one a class, before the softmax.
+    - index: index of the sample in the split, from 0;
+    - true, predicted: class names, as categories in the order of the class indices;
+    - probabilities: float32, one for each class, in the same order; they sum to one;
+    - logits: float32, one for each class, before the softmax.
 
-    The attributes below are in the file's metadata, which pandas gives back as
-    `pandas.read_parquet(file).attrs`.
+    The other attributes below are in the file's metadata: `pandas.read_parquet(file).attrs`.
 
     Attributes:
         predictions: of the N samples.
-        run: the name of the run they are from.
-        dataset: the name of the data set.
-        classes: the names, in the order of the class indices.
-        test_digest: sha256 of the test split: equal only where the samples are the same.
+        run: name of the run.
+        dataset: name of the data set.
+        classes: class names, in the order of the class indices.
+        test_digest: sha256 of the test split, to compare runs on the same samples only.
     """
 
     predictions: Predictions
@@ -113,20 +115,23 @@ class PredictionTable:
 
     @classmethod
     def of(cls, predictions: Predictions, run: str, prepared: PreparedDataset) -> PredictionTable:
-        """The predictions of a prepared data set's test split."""
+        """The table of a prepared data set's test split."""
         return cls(predictions, run, prepared.name, prepared.classes, prepared.test_digest)
 
     def frame(self) -> pd.DataFrame:
-        """The table as it is in the file."""
+        """The table as a pandas data frame, as in the file."""
         import pandas as pd
 
-        made = self.predictions
-        table = pd.DataFrame(index=pd.Index(np.arange(len(made.targets)), name="index"))
+        predictions = self.predictions
+        table = pd.DataFrame(index=pd.Index(np.arange(len(predictions.targets)), name="index"))
         names = pd.Index(self.classes, dtype=str)
-        for column, indices in (("true", made.targets), ("predicted", made.predicted)):
+        for column, indices in (
+            ("true", predictions.targets),
+            ("predicted", predictions.predicted),
+        ):
             table[column] = pd.Categorical.from_codes(indices, names)
-        table["probabilities"] = list(made.probabilities)
-        table["logits"] = list(made.logits)
+        table["probabilities"] = list(predictions.probabilities)
+        table["logits"] = list(predictions.logits)
         table.attrs = {
             "run": self.run,
             "dataset": self.dataset,
@@ -136,7 +141,7 @@ class PredictionTable:
         return table
 
     def write(self, path: Path) -> None:
-        """Write the file, whole or not at all; RunError if the disk does not take it."""
+        """Write the Parquet file atomically; RunError if it cannot be written."""
         try:
             with atomic_write(path) as file:
                 self.frame().to_parquet(file, index=True)
@@ -145,17 +150,18 @@ class PredictionTable:
 
     @classmethod
     def read(cls, path: Path) -> PredictionTable:
-        """Read what `write` wrote, executing nothing; RunError if it is missing or damaged."""
+        """Read what `write` wrote; RunError if it is missing, damaged or another program's."""
         import pandas as pd
 
         try:
             table = pd.read_parquet(path, columns=["true", "logits"])
-            about = table.attrs
-            classes = tuple(about["classes"])
+            attributes = table.attrs
+            classes = tuple(attributes["classes"])
             width = len(classes)
             logits = np.concatenate([np.empty(0, np.float32), *table["logits"]])
             targets = pd.Categorical(table["true"], categories=list(classes)).codes
             predictions = Predictions(logits.reshape(-1, width), targets.astype(np.int64))
-            return cls(predictions, about["run"], about["dataset"], classes, about["test_digest"])
+            run, dataset, digest = (attributes[key] for key in ("run", "dataset", "test_digest"))
+            return cls(predictions, run, dataset, classes, digest)
         except (OSError, ValueError, KeyError, TypeError) as error:  # pyarrow's are among these
             raise RunError(f"{path} holds no predictions of torchyard: {error}") from error

@@ -1,4 +1,4 @@
-"""Data sets as a plugin gives them: raw splits, before preparation."""
+"""Data sets as plugins build them, before preparation."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SampleSpec:
-    """What a model must fit.
+    """What a model has to fit.
 
     Attributes:
-        shape: one sample: (C, H, W) for images, (D,) for vectors.
-        num_classes: how many classes there are; None where that is not known yet.
+        shape: shape of one sample: (C, H, W) for images, (D,) for vectors.
+        num_classes: number of classes; None where it is not known yet.
     """
 
     shape: tuple[int, ...]
@@ -39,16 +39,17 @@ class ArraySplit:
 
 @dataclass(frozen=True)
 class EncodedSplit:
-    """Images still encoded as files; `prepare` decodes them in parallel.
+    """Image files; `prepare_dataset` decodes them in parallel.
 
     Attributes:
-        read: gives the bytes of one reference; must pickle, it is sent to the decoders.
-        references: what `read` takes, one an image.
-        names: what a message calls each image, usually its path.
+        read: returns the bytes of the file that a reference stands for. It is pickled for other
+            processes; where that is impossible, images are decoded in this process alone.
+        references: N arguments of `read`: paths, offsets in an archive, ...
+        names: N names for error messages, usually paths.
         labels: N class indices.
         shape: (C, H, W) to decode to; C = 1 is grey, 3 is RGB.
-        resize: whether an image of another size is scaled to H x W, or is an error.
-        size_advice: what such an error's message advises.
+        resize: scale images of another size to H x W, instead of refusing them.
+        size_advice: a sentence for the message where images are refused for their size.
     """
 
     read: Callable[[Any], bytes]
@@ -62,11 +63,11 @@ class EncodedSplit:
 
 @dataclass(frozen=True)
 class SampleSplit:
-    """Samples that come one by one, each an array and its class index.
+    """Samples from an iterable.
 
     Attributes:
         samples: iterable of (uint8 C x H x W or float32 D, class index).
-        count: how many there are.
+        count: how many it yields.
     """
 
     samples: Iterable[tuple[npt.ArrayLike, int]]
@@ -78,14 +79,15 @@ RawSplit = ArraySplit | EncodedSplit | SampleSplit
 
 @dataclass(frozen=True)
 class RawData:
-    """What a data-set plugin builds.
+    """What the `build` of a data-set plugin returns.
 
     Attributes:
-        classes: the names, in the order of the class indices.
+        classes: class names, in the order of the class indices.
         train: the training split.
         test: the test split.
-        source: where the data came from, for the record: a path or an address.
-        close: called once the splits are read or given up: removes temporary files.
+        source: path or address of the data, recorded with each run.
+        close: called when the splits have been read, or reading them failed; to remove
+            temporary files, for example.
     """
 
     classes: Sequence[str]
@@ -98,15 +100,15 @@ class RawData:
 def stratified_split(
     labels: npt.NDArray[np.integer[Any]], fraction: float, seed: int
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Divide indices so that every class keeps its share on both sides.
+    """Divide samples at random into two parts, each class in the same proportion.
 
     Args:
         labels: N class indices.
-        fraction: the share of the second part, between 0 and 1.
-        seed: the same seed gives the same division.
+        fraction: of each class that goes to the second part, between 0 and 1.
+        seed: of the random generator; the same seed gives the same parts.
 
     Returns:
-        (rest, part): sorted indices; a class of two samples or more is in both.
+        (rest, part): sorted indices. A class of two or more samples has at least one in each.
     """
     import numpy as np
 

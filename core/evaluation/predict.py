@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from torchyard.core.data.dataset import readable
+from torchyard.core.data.dataset import rows_of
 from torchyard.core.data.predictions import Predictions
 from torchyard.core.errors import RunError
 
@@ -53,7 +53,7 @@ def predict(
     """
     import torch
 
-    rows = samples if isinstance(samples, torch.Tensor) else readable(samples)
+    rows = samples if isinstance(samples, torch.Tensor) else rows_of(samples)
     count = len(rows if indices is None else indices)
     if count == 0:
         raise RunError("There is no sample to evaluate.")

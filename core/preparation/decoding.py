@@ -1,50 +1,58 @@
-"""Many image files to one array, in processes of their own where that is worth it.
+"""Image files decoded into an array file, by several processes where that is faster.
 
-The processes are started by hand and spoken to through pipes. `multiprocessing` would
-import the parent's main module again in each of them (its "spawn" context), which costs
-seconds where that is Prefect's engine and fails in a script without a main guard; "fork"
-is unsafe in a process that runs torch's threads. A child here imports numpy, Pillow and
-`core` only, and ends by itself when its parent does: its input closes.
+The processes are those of loky, joblib's executor. `multiprocessing` would import the parent's
+main module again in each of them ("spawn"), which costs seconds where that is Prefect's engine
+and fails in a script without a main guard; "fork" is unsafe in a process that runs torch's
+threads. `joblib.Parallel` would keep its processes for five minutes after the last image, and
+their environment cannot be chosen.
 """
 
 from __future__ import annotations
 
 import os
 import pickle
+import re
 import signal
-import subprocess
+import threading
 import time
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import BrokenExecutor, Future
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
-from queue import SimpleQueue
 from typing import Any
 
 import numpy as np
 
 from torchyard.core.errors import RunError
 from torchyard.core.preparation.images import decode_image
-from torchyard.pipelines.worker.process import start_child
 
-Problem = tuple[int, str]  # index of the image in its split, reason
+# Number of images, and those that failed: (index in the split, reason).
+Decoded = tuple[int, list[tuple[int, str]]]
 
 CHUNK_IMAGES = 256
 CHUNK_BYTES = 32 << 20
 FIRST_CHUNK = 64
-# A process is ready 0.3 to 0.5 s after its start, so less work than this is done sooner here.
+# Seconds. The processes are ready 0.5 s after their start: less work is done sooner without them.
 WORTH_PROCESSES = 1.0
+PARENT_CHECK = 0.5  # seconds
+
+ENVIRONMENT = {
+    "OMP_NUM_THREADS": "1",  # there is a process for each core already
+    "OPENBLAS_NUM_THREADS": "1",
+    "PYTHONSAFEPATH": "1",  # no file in the working folder may stand in for a module
+}
 
 
 @dataclass(frozen=True)
 class ImageDecoder:
-    """Decodes images into their places in an array file.
+    """Decodes images of one split into its array file.
 
     Attributes:
-        read: gives the bytes of one reference.
-        file: an .npy file of uint8 N x C x H x W, of full size already.
+        read: returns the bytes of the image file that a reference stands for.
+        file: an .npy file of uint8 N x C x H x W, of its full size already.
         offset: bytes before the first sample in it.
         shape: (C, H, W).
         resize: scale images of another size, instead of refusing them.
@@ -56,11 +64,10 @@ class ImageDecoder:
     shape: tuple[int, int, int]
     resize: bool
 
-    def decode(self, start: int, references: Sequence[Any]) -> list[Problem]:
-        """Decode the images of `references` to the places from `start` on.
+    def decode(self, start: int, references: Sequence[Any]) -> Decoded:
+        """Decode the images of `references` into the samples from index `start` on.
 
-        Returns:
-            what could not be read or decoded; its places are left zero.
+        The samples of images that cannot be read or decoded are zeros.
 
         Raises:
             OSError: the array cannot be written, as on a full disk.
@@ -70,159 +77,126 @@ class ImageDecoder:
         with warnings.catch_warnings():
             from PIL import Image
 
-            warnings.simplefilter("ignore")  # such as of odd metadata, one a file
+            warnings.simplefilter("ignore")  # odd metadata, for example: one warning per file
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            for place, reference in enumerate(references):
+            for index, reference in enumerate(references):
                 try:
-                    pixels[place] = decode_image(self.read(reference), self.shape, self.resize)
+                    pixels[index] = decode_image(self.read(reference), self.shape, self.resize)
                 except (OSError, ValueError) as error:
-                    problems.append((start + place, str(error)))
+                    problems.append((start + index, str(error)))
                 except Exception as error:  # a plugin's `read` may raise anything
-                    problems.append((start + place, f"{type(error).__name__}: {error}"))
-        # Written, not mapped: a full disk is an OSError here, and a fatal signal in a map.
+                    problems.append((start + index, f"{type(error).__name__}: {error}"))
+        # Written, not mapped: a full disk is an OSError here, but a fatal signal in a memory map.
         with self.file.open("r+b") as file:
             file.seek(self.offset + start * pixels[:1].nbytes)
             file.write(pixels.data)
-        return problems
+        return len(references), problems
 
 
-class DecodingProcesses:
+class ParallelDecoding:
     """Decodes splits in parallel; a context manager that ends its processes.
 
-    Processes are started once what is left would take longer than starting them, judged by
-    the first images. Where there is one core, or `read` cannot be sent to another process
-    (a lambda, a plugin loaded from a loose file), everything is decoded here.
+    Processes are started once the remaining images would take longer than starting them, judged
+    by the first ones. Everything is decoded in this process where there is one core, or where
+    `read` cannot be sent to another process (a lambda, a class from a plugin file).
 
     Args:
-        total: how many images there are in all splits together.
+        total: number of images in all splits together.
     """
 
     def __init__(self, total: int) -> None:
         self._remaining = total
-        self._cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
-        self._processes: list[subprocess.Popen[bytes]] = []
-        self._idle: SimpleQueue[subprocess.Popen[bytes]] = SimpleQueue()
-        self._threads: ThreadPoolExecutor | None = None
+        self._executor: Any = None
+        self._processes = 0
 
-    def __enter__(self) -> DecodingProcesses:
+    def __enter__(self) -> ParallelDecoding:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for process in self._processes:
-            process.kill()  # also frees a thread that waits for its answer
-        if self._threads:
-            self._threads.shutdown(cancel_futures=True)
-        for process in self._processes:
-            process.communicate()
+        if self._executor:
+            self._executor.shutdown(kill_workers=True)
 
-    def decode(
-        self, decoder: ImageDecoder, references: Sequence[Any]
-    ) -> Iterator[tuple[int, list[Problem]]]:
-        """Decode one split, giving (number of images, problems) chunk by chunk.
+    def decode(self, decoder: ImageDecoder, references: Sequence[Any]) -> Iterator[Decoded]:
+        """Decode one split, chunk by chunk.
 
         Raises:
-            RunError: a process ended before its work did.
+            RunError: a process died.
             OSError: the array cannot be written.
         """
         size = max(1, min(CHUNK_IMAGES, CHUNK_BYTES // int(np.prod(decoder.shape))))
-        first = min(FIRST_CHUNK, size)
-        chunks = [references[:first]]
-        chunks += [references[at : at + size] for at in range(first, len(references), size)]
-        starts = [0, *range(first, len(references), size)]
-        portable = self._cores > 1 and _portable(decoder)
-        pending: deque[tuple[int, Future[list[Problem]]]] = deque()
-        for start, chunk in zip(starts, chunks, strict=True):
-            if portable and self._threads:
-                work = self._threads.submit(self._send, decoder, start, chunk)
-                pending.append((len(chunk), work))
-                # Two chunks a process keep it busy; more would only fill the memory.
-                if len(pending) > 2 * len(self._processes):
-                    count, work = pending.popleft()
-                    yield self._done(count, work.result())
-                continue
-            began = time.perf_counter()
-            problems = decoder.decode(start, chunk)
-            pace = (time.perf_counter() - began) / max(1, len(chunk))
-            yield self._done(len(chunk), problems)
-            if portable and pace * self._remaining > WORTH_PROCESSES:
-                self._start()
-        while pending:
-            count, work = pending.popleft()
-            yield self._done(count, work.result())
-
-    def _done(self, count: int, problems: list[Problem]) -> tuple[int, list[Problem]]:
-        self._remaining -= count
-        return count, problems
-
-    def _start(self) -> None:
-        # There is a process a core already.
-        one_thread = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-        for _ in range(self._cores):
-            process = start_child(
-                "-c",
-                "from torchyard.core.preparation.decoding import serve; serve()",
-                environment=one_thread,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-            )
-            self._processes.append(process)
-            self._idle.put(process)
-        self._threads = ThreadPoolExecutor(self._cores, thread_name_prefix="decoding")
-
-    def _send(self, decoder: ImageDecoder, start: int, references: Sequence[Any]) -> list[Problem]:
-        process = self._idle.get()
-        assert process.stdin
-        assert process.stdout
+        bounds = [0, *range(min(FIRST_CHUNK, size), len(references), size), len(references)]
+        pending: deque[Future[Decoded]] = deque()
+        done, end = 0, len(references)
         try:
-            pickle.dump(pickle.dumps((decoder, start, references)), process.stdin)
-            process.stdin.flush()
-            answer = pickle.load(process.stdout)
-        except (EOFError, BrokenPipeError, pickle.UnpicklingError):
-            process.kill()
+            in_processes = self._executor and self._can_decode(decoder, references[:1])
+            for start, end in pairwise(bounds):
+                self._remaining -= end - start
+                if in_processes:
+                    pending.append(
+                        self._executor.submit(decoder.decode, start, references[start:end])
+                    )
+                    # Two chunks keep a process busy; more would only fill the memory.
+                    if len(pending) <= 2 * self._processes:
+                        continue
+                    result = pending.popleft().result()
+                else:
+                    began = time.perf_counter()
+                    result = decoder.decode(start, references[start:end])
+                    pace = (time.perf_counter() - began) / (end - start)
+                    if pace * self._remaining > WORTH_PROCESSES:
+                        in_processes = self._can_decode(decoder, references[:1])
+                done += result[0]
+                yield result
+            while pending:
+                result = pending.popleft().result()
+                done += result[0]
+                yield result
+        except BrokenExecutor as error:
+            status = re.search(r"\((-?\d+)\)", str(error))  # "... {SIGKILL(-9)} ..."
             raise RunError(
-                f"A decoding process ended with status {process.wait()} while it decoded images "
-                f"{start} to {start + len(references) - 1} of {decoder.file.name}."
-            ) from None
-        finally:
-            self._idle.put(process)  # a dead one too: no thread may wait for it forever
-        if isinstance(answer, OSError):
-            raise answer
-        if isinstance(answer, str):  # the process could not load `read`: do it here
-            return decoder.decode(start, references)
-        return list(answer)
+                f"A decoding process ended with status {status[1] if status else 'unknown'} while "
+                f"images {done} to {end - 1} of {decoder.file.name} were decoded.",
+                str(error),
+            ) from error
+
+    def _can_decode(self, decoder: ImageDecoder, references: Sequence[Any]) -> bool:
+        """Whether other processes can do it: starts them, and asks one."""
+        import joblib
+        from joblib.externals.loky import ProcessPoolExecutor
+
+        try:
+            arguments = pickle.dumps((decoder, references))
+        except Exception:  # whatever an object's own pickling raises
+            return False
+        self._processes = joblib.cpu_count()  # 1 where the system has no semaphores, too
+        if self._processes == 1:
+            return False
+        if not self._executor:
+            self._executor = ProcessPoolExecutor(
+                self._processes, initializer=_initialize, initargs=(os.getpid(),), env=ENVIRONMENT
+            )
+        return bool(self._executor.submit(_can_load, arguments).result())
 
 
-def _portable(decoder: ImageDecoder) -> bool:
+def _can_load(arguments: bytes) -> bool:
+    """In a decoding process: whether it finds the modules of the pickled objects.
+
+    As bytes: an argument that loky cannot load ends all of its processes.
+    """
     try:
-        pickle.dumps(decoder)
-    except Exception:  # whatever an object's own pickling raises
+        pickle.loads(arguments)
+    except Exception:
         return False
     return True
 
 
-def serve() -> None:
-    """Decode what comes through standard input until it closes: the child's whole life.
+def _initialize(parent: int) -> None:
+    """In a decoding process: leave Ctrl-C to the parent, and end when the parent has died."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_exit_with, args=(parent,), daemon=True).start()
 
-    Each request is a pickled, pickled (decoder, start, references); the answer is the list
-    of problems, an OSError, or a text where the request could not be loaded.
-    """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
-    requests, answers = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # what a plugin prints must not run into the answers
-    while True:
-        try:
-            request = pickle.load(requests)
-        except EOFError:
-            return
-        answer: list[Problem] | OSError | str
-        try:
-            decoder, start, references = pickle.loads(request)
-        except Exception as error:  # a plugin's module or class that is not found here
-            answer = f"{type(error).__name__}: {error}"
-        else:
-            try:
-                answer = decoder.decode(start, references)
-            except OSError as error:
-                answer = error
-        pickle.dump(answer, answers)
-        answers.flush()
+
+def _exit_with(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(PARENT_CHECK)
+    os._exit(1)

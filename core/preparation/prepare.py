@@ -1,16 +1,16 @@
-"""Preparation: a data set's raw splits become memory-mapped arrays, once.
+"""Preparation: the raw splits of a data set become memory-mapped arrays, once.
 
-The cache of prepared data sets:
+The cache folder:
 
-    downloads/                    what plugins download
-    prepared/<digest>/            one prepared data set, as `PreparedDataset.open` reads it
-    prepared/sources/<key>.json   which of them a plugin with its parameters led to
+    downloads/                    files that plugins download
+    prepared/<digest>/            a prepared data set, read by `PreparedDataset.open`
+    prepared/sources/<key>.json   which of them belongs to a plugin and its parameters
     prepared/sources/<key>.lock   held by the process that prepares it
     prepared/<key>.tmp/           its unfinished work
 
-A folder under its digest is whole: it was written as `<key>.tmp`, brought to the disk and
-renamed. Who holds the lock of a key owns its `.tmp`; one whose lock is free belongs to a
-dead process and is removed by the next preparation.
+A folder named by its digest is complete: it was written as `<key>.tmp`, synced to the disk and
+renamed. The process that holds the lock of a key owns its `.tmp` folder; the next preparation
+removes those whose lock is free, because their process has died.
 """
 
 from __future__ import annotations
@@ -34,25 +34,24 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from torchyard.core.data.dataset import MANIFEST, PreparedDataset
-from torchyard.core.data.files import atomic_write
+from torchyard.core.data.files import CACHE, atomic_write, fsync
 from torchyard.core.data.raw import RawData
 from torchyard.core.errors import RunError, UserError
 from torchyard.core.formatting import byte_size
 from torchyard.core.hosting.params import DatasetParams
-from torchyard.core.preparation.arrays import ImageStatistics, SampleFile, VectorStatistics, fsync
+from torchyard.core.preparation.arrays import ImageStatistics, SampleFile, VectorStatistics
 from torchyard.core.preparation.splits import PARTS, RawSplits
 
 logger = logging.getLogger(__name__)
 
-FULL = (errno.ENOSPC, errno.EDQUOT)
-FORMAT = 1  # of the folder and of how images are decoded; another number prepares anew
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+FORMAT = 1  # of the arrays and of how images are decoded; a change prepares everything again
 
 
 def find_prepared(name: str, params: DatasetParams, cache: Path) -> PreparedDataset | None:
-    """Look up what an earlier `prepare` of the same plugin, parameters and source left.
+    """The data set as it was prepared from the same plugin, parameters and source before.
 
-    Cheap: nothing is built, and arrays are opened only. None where there is nothing, or
-    where it is damaged.
+    None where it was not, or is damaged. Cheap: nothing is built or read.
     """
     return _look_up(name, cache / "prepared", _source_key(name, params))
 
@@ -60,17 +59,17 @@ def find_prepared(name: str, params: DatasetParams, cache: Path) -> PreparedData
 def prepare_dataset(
     name: str, params: DatasetParams, cache: Path, on_progress: Callable[[str, int, int], None]
 ) -> PreparedDataset:
-    """Find the prepared data set, or build, check and store it.
+    """Find the prepared data set, or build, check and write it.
 
     Args:
         name: the plugin's name.
         params: its parameters.
-        cache: folder of downloads and prepared data sets, made if need be.
-        on_progress: told (what is being done, samples done, samples in all).
+        cache: folder of downloads and prepared data sets; created where it is missing.
+        on_progress: called with ("decoding NAME" or "storing NAME", samples done, all samples).
 
     Raises:
         UserError: the source is missing or bad, or the cache cannot be written to.
-        RunError: the disk is full, or the plugin or a decoding process broke down.
+        RunError: the disk is full, the plugin failed, or a decoding process died.
     """
     prepared, key = cache / "prepared", _source_key(name, params)
     if found := _look_up(name, prepared, key):
@@ -78,13 +77,13 @@ def prepare_dataset(
     needed = 0
     try:
         (prepared / "sources").mkdir(parents=True, exist_ok=True)
-        with _own_folder(name, prepared, key) as folder:
+        with _work_folder(name, prepared, key) as folder:
             if found := _look_up(name, prepared, key):  # another process was faster
                 return found
-            _clear_leftovers(prepared, key)
+            _remove_abandoned(prepared, key)
             downloads = cache / "downloads"
             downloads.mkdir(exist_ok=True)
-            with _plugin_at_work(name), ExitStack() as stack:
+            with _errors_named(name), ExitStack() as stack:
                 raw = params.build(downloads)
                 if not isinstance(raw, RawData):
                     raise TypeError(f"build() gave a {type(raw).__name__}, not a RawData")
@@ -103,17 +102,17 @@ def prepare_dataset(
                 record.write(json.dumps({"digest": digest, "source": raw.source}).encode())
         found = _look_up(name, prepared, key)
     except OSError as error:
-        raise _explained(error, name, cache, needed) from error
+        raise _disk_error(error, name, cache, needed) from error
     if found is None:
         raise RunError(f"The prepared data of '{name}' in {prepared} vanished while in use.")
     return found
 
 
 def _source_key(name: str, params: DatasetParams) -> str:
-    """What the prepared arrays depend on, without reading the data."""
+    """A digest of what the prepared arrays depend on, without reading the data."""
     try:
         code = Path(inspect.getfile(type(params))).read_bytes()
-    except (TypeError, OSError):  # a class made in an interactive session has no file
+    except (TypeError, OSError):  # a class of an interactive session has no file
         code = b""
     try:
         fingerprint = params.fingerprint()
@@ -139,19 +138,19 @@ def _look_up(name: str, prepared: Path, key: str) -> PreparedDataset | None:
         record = json.loads(_record(prepared, key).read_text())
         found = PreparedDataset.open(prepared / record["digest"][:16])
     except (OSError, ValueError, KeyError, TypeError, RunError):
-        return None  # not there, or damaged: either way it is to be prepared
-    # Equal content from two sources is stored once; each is known by its own name.
+        return None  # missing or damaged: to be prepared
+    # Equal content from two sources is stored once; each has its own name.
     return replace(found, name=name, source=record["source"])
 
 
 @contextmanager
-def _own_folder(name: str, prepared: Path, key: str) -> Iterator[Path]:
-    """An empty folder that is this process's alone and is gone afterwards."""
+def _work_folder(name: str, prepared: Path, key: str) -> Iterator[Path]:
+    """An empty folder that no other process uses; it is removed at the end."""
     lock = FileLock(prepared / "sources" / f"{key}.lock")
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        logger.info("Waiting for another process that prepares '%s'.", name)
+        logger.info("Waiting for another process that is preparing '%s'.", name)
         lock.acquire()
     folder = prepared / f"{key}.tmp"
     try:
@@ -163,7 +162,7 @@ def _own_folder(name: str, prepared: Path, key: str) -> Iterator[Path]:
         lock.release()
 
 
-def _clear_leftovers(prepared: Path, own_key: str) -> None:
+def _remove_abandoned(prepared: Path, own_key: str) -> None:
     for folder in prepared.glob("*.tmp"):
         if folder.stem == own_key:
             continue
@@ -171,12 +170,12 @@ def _clear_leftovers(prepared: Path, own_key: str) -> None:
             with FileLock(prepared / "sources" / f"{folder.stem}.lock", timeout=0):
                 shutil.rmtree(folder, ignore_errors=True)
         except Timeout:
-            pass  # its process lives
+            pass  # its process is running
 
 
 @contextmanager
-def _plugin_at_work(name: str) -> Iterator[None]:
-    """Name the data set in each of its problems; a plugin's own bug is a RunError."""
+def _errors_named(name: str) -> Iterator[None]:
+    """Put the data set's name before each problem; a bug of the plugin is a RunError."""
     try:
         yield
     except UserError as error:
@@ -184,7 +183,7 @@ def _plugin_at_work(name: str) -> Iterator[None]:
     except RunError:
         raise
     except Exception as error:
-        if isinstance(error, OSError) and error.errno in FULL:
+        if isinstance(error, OSError) and error.errno in DISK_FULL:
             raise
         raise RunError(
             f"Preparing the data set '{name}' failed: {type(error).__name__}: {error}",
@@ -195,7 +194,11 @@ def _plugin_at_work(name: str) -> Iterator[None]:
 def _finish(
     folder: Path, name: str, source: str, splits: RawSplits, files: dict[str, SampleFile]
 ) -> str:
-    """Compute digest and statistics, write the manifest, bring everything to the disk."""
+    """Compute digest and statistics, write the manifest, and sync everything to the disk.
+
+    Returns:
+        the digest.
+    """
     arrays = sorted(folder.glob("*.npy"))
     statistics = ImageStatistics() if splits.dtype == np.uint8 else VectorStatistics()
     layout: dict[str, Any] = {
@@ -205,17 +208,17 @@ def _finish(
         "counts": splits.counts,
     }
     digest = hashlib.sha256(json.dumps(layout, sort_keys=True).encode())
-    # The disk writes while the arrays are read back from its cache.
+    # The arrays are synced to the disk while they are read back from the system's cache.
     with ThreadPoolExecutor(1) as disk:
-        written = [disk.submit(fsync, path) for path in arrays]
+        syncs = [disk.submit(fsync, path) for path in arrays]
         for part in PARTS:
             for chunk in files[part].chunks():
                 digest.update(chunk.data)
                 if part == "train":
                     statistics.add(chunk)
             digest.update(splits.labels[part].astype("<i8").data)
-        for ended in written:
-            ended.result()
+        for sync in syncs:
+            sync.result()
     mean, std = statistics.result()
     manifest = {
         "name": name,
@@ -233,22 +236,22 @@ def _finish(
 
 
 def _publish(folder: Path, target: Path) -> None:
-    """Rename the finished folder to its digest, unless equal content is there and whole."""
+    """Rename the finished folder to its digest, unless the same content is there, undamaged."""
     with FileLock(target.parent / "publish.lock"):
         try:
             PreparedDataset.open(target)
         except (OSError, ValueError, KeyError, TypeError, RunError):
-            shutil.rmtree(target, ignore_errors=True)  # absent or damaged
+            shutil.rmtree(target, ignore_errors=True)  # missing or damaged
             folder.rename(target)
             fsync(target.parent)
 
 
-def _explained(error: OSError, name: str, cache: Path, needed: int) -> Exception:
-    if error.errno in FULL:
+def _disk_error(error: OSError, name: str, cache: Path, needed: int) -> Exception:
+    if error.errno in DISK_FULL:
         amount = f"; the arrays of '{name}' need {byte_size(needed)}" if needed else ""
         return RunError(
             f"No space is left for preparing '{name}' in {cache}{amount}. "
-            "Free some, or choose another folder."
+            f"Free some space, or set {CACHE} to another folder."
         )
-    place = f" {error.filename}" if error.filename else ""
-    return UserError(f"dataset {name}: cannot prepare in {cache}:{place} {error.strerror or error}")
+    file = f" {error.filename}" if error.filename else ""
+    return UserError(f"dataset {name}: cannot prepare in {cache}:{file} {error.strerror or error}")

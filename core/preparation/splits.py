@@ -1,4 +1,4 @@
-"""Raw splits, checked and written to disk as arrays, in memory that does not grow with them."""
+"""Raw splits, checked and written to disk as arrays, in memory of constant size."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ import numpy.typing as npt
 from torchyard.core.data.raw import ArraySplit, EncodedSplit, RawData, RawSplit
 from torchyard.core.errors import UserError
 from torchyard.core.preparation.arrays import SampleFile
-from torchyard.core.preparation.decoding import DecodingProcesses, ImageDecoder
+from torchyard.core.preparation.decoding import ImageDecoder, ParallelDecoding
 from torchyard.core.preparation.images import ANOTHER_SIZE
 
 PARTS = ("train", "test")
-LISTED = 10  # unreadable images a message names; the rest are counted
+LISTED = 10  # problems of one kind that a message names; the rest are counted
 
 
 class RawSplits:
-    """The two raw splits of a data set on their way to disk; collects what is wrong with them.
+    """The two raw splits of a data set: checks them, and writes their arrays.
 
     Args:
         raw: what the plugin built.
 
     Raises:
-        UserError: what can be told without reading all samples: an empty split, classes
-            missing or named twice, wrong types or shapes, labels out of range.
+        UserError: with every problem that shows without reading all samples: an empty split, no
+            classes or two of one name, wrong types or shapes, labels out of range.
     """
 
     def __init__(self, raw: RawData) -> None:
@@ -47,16 +47,16 @@ class RawSplits:
                 "the splits differ: "
                 + ", ".join(f"{part} is {_layout(*self._layouts[part])}" for part in PARTS)
             )
-        self._give_up_on_problems()
+        self._raise_problems()
 
     @property
     def counts(self) -> dict[str, int]:
-        """Samples a split."""
+        """Number of samples in each split."""
         return {part: _count(split) for part, split in self._splits.items()}
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """One sample."""
+        """Shape of one sample."""
         return self._layouts["train"][0]
 
     @property
@@ -66,9 +66,9 @@ class RawSplits:
 
     @property
     def bytes_needed(self) -> int:
-        """What the arrays take on disk."""
+        """Size of the arrays on disk."""
         sample = int(np.prod(self.shape)) * self.dtype.itemsize
-        return sum(self.counts.values()) * (sample + 8)
+        return sum(self.counts.values()) * (sample + 8)  # labels are int64
 
     def write(
         self, folder: Path, on_progress: Callable[[str, int, int], None]
@@ -76,20 +76,20 @@ class RawSplits:
         """Write `{part}_samples.npy` and `{part}_labels.npy` of both splits.
 
         Args:
-            folder: where to.
-            on_progress: told ("decoding" or "storing", samples done, samples in all).
+            folder: where to write them.
+            on_progress: called with ("decoding" or "storing", samples done, all samples).
 
         Raises:
-            UserError: images that cannot be decoded, samples of another shape, values that
-                are not finite, labels out of range: all of them.
-            RunError: a decoding process broke down.
+            UserError: with every problem: images that cannot be decoded, samples of another
+                shape, values that are not finite, labels out of range.
+            RunError: a decoding process died.
             OSError: the disk is full, or fails.
         """
         counts = self.counts
         total, done = sum(counts.values()), 0
         files = {}
         encoded = sum(len(s.names) for s in self._splits.values() if isinstance(s, EncodedSplit))
-        with DecodingProcesses(encoded) as processes:
+        with ParallelDecoding(encoded) as decoding:
             for part, split in self._splits.items():
                 file = SampleFile(
                     folder / f"{part}_samples.npy", self.shape, self.dtype, counts[part]
@@ -98,7 +98,7 @@ class RawSplits:
                 if isinstance(split, ArraySplit):
                     steps = self._write_arrays(part, split, file)
                 elif isinstance(split, EncodedSplit):
-                    steps = self._write_images(part, split, file, processes)
+                    steps = self._write_images(part, split, file, decoding)
                 else:
                     steps = self._write_stream(part, file)
                 verb = "decoding" if isinstance(split, EncodedSplit) else "storing"
@@ -106,12 +106,12 @@ class RawSplits:
                 for step in steps:
                     done += step
                     on_progress(verb, done, total)
-        self._give_up_on_problems()
+        self._raise_problems()
         for part, labels in self.labels.items():
             np.save(folder / f"{part}_labels.npy", labels)
         return files
 
-    def _give_up_on_problems(self) -> None:
+    def _raise_problems(self) -> None:
         if self._problems:
             raise UserError(self._problems)
 
@@ -132,7 +132,7 @@ class RawSplits:
             self._check_layout(part, split.shape, np.dtype(np.uint8))
             if split.shape[0] not in (1, 3):
                 self._problems.append(
-                    f"{part} images are to have {split.shape[0]} channels; images decode to 1 or 3"
+                    f"the {part} images cannot have {split.shape[0]} channels, only 1 or 3"
                 )
             self._check_labels(part, split.labels, len(split.references))
         else:
@@ -158,7 +158,7 @@ class RawSplits:
         array = np.asarray(labels)
         if array.ndim != 1 or array.dtype.kind not in "iu":
             self._problems.append(
-                f"the {part} labels must be whole numbers, one a sample; "
+                f"the {part} labels must be integers, one for each sample; "
                 f"they are {_layout(array.shape, array.dtype)}"
             )
             return
@@ -177,25 +177,25 @@ class RawSplits:
         self.labels[part] = array.astype(np.int64)
 
     def _write_arrays(self, part: str, split: ArraySplit, file: SampleFile) -> Iterator[int]:
-        faults = _Faults()
+        problems = _SampleProblems()
         for start in range(0, file.count, file.chunk):
             samples = split.samples[start : start + file.chunk]
-            faults.look_for(start, samples)
+            problems.check(start, samples)
             file.write(start, samples)
             yield len(samples)
-        self._problems += faults.problems(part)
+        self._problems += problems.messages(part)
 
     def _write_images(
-        self, part: str, split: EncodedSplit, file: SampleFile, processes: DecodingProcesses
+        self, part: str, split: EncodedSplit, file: SampleFile, decoding: ParallelDecoding
     ) -> Iterator[int]:
         decoder = ImageDecoder(split.read, file.path, file.offset, split.shape, split.resize)
         unreadable = []
-        for count, problems in processes.decode(decoder, split.references):
-            unreadable += problems
+        for count, failures in decoding.decode(decoder, split.references):
+            unreadable += failures
             yield count
         if unreadable:
             unreadable.sort()
-            self._problems += [f"{split.names[at]}: {why}" for at, why in unreadable[:LISTED]]
+            self._problems += [f"{split.names[index]}: {why}" for index, why in unreadable[:LISTED]]
         if len(unreadable) > LISTED:
             self._problems.append(
                 f"… and {len(unreadable) - LISTED} more of the {file.count} {part} images "
@@ -205,47 +205,47 @@ class RawSplits:
             self._problems.append(split.size_advice)
 
     def _write_stream(self, part: str, file: SampleFile) -> Iterator[int]:
-        faults, labels, given = _Faults(), [], 0
+        problems, labels, count = _SampleProblems(), [], 0
         chunk: list[npt.NDArray[Any]] = []
         for sample, label in self._streams[part]:
-            given += 1
-            if given > file.count:
+            count += 1
+            if count > file.count:
                 break
             labels.append(label)
             if (sample.shape, sample.dtype.name) == (file.shape, file.dtype.name):
                 chunk.append(sample)
             else:
-                faults.misshapen[_layout(sample.shape, sample.dtype)] += 1
+                problems.other_layouts[_layout(sample.shape, sample.dtype)] += 1
                 chunk.append(np.zeros(file.shape, file.dtype))
-            if len(chunk) == file.chunk or given == file.count:
-                samples, start = np.stack(chunk), given - len(chunk)
-                faults.look_for(start, samples)
+            if len(chunk) == file.chunk or count == file.count:
+                samples, start = np.stack(chunk), count - len(chunk)
+                problems.check(start, samples)
                 file.write(start, samples)
                 yield len(chunk)
                 chunk.clear()
-        if given != file.count:
-            number = f"only {given}" if given < file.count else "more"
+        if count != file.count:
+            number = f"only {count}" if count < file.count else "more"
             self._problems.append(
                 f"the {part} split promised {file.count} samples and gave {number}"
             )
-        self._problems += faults.problems(part)
+        self._problems += problems.messages(part)
         self._check_labels(part, labels, len(labels))
 
 
 @dataclass
-class _Faults:
-    """What is wrong with single samples of one split."""
+class _SampleProblems:
+    """Problems of single samples of one split."""
 
-    misshapen: Counter[str] = field(default_factory=Counter)
+    other_layouts: Counter[str] = field(default_factory=Counter)
     not_finite: list[int] = field(default_factory=list)
 
-    def look_for(self, start: int, samples: npt.NDArray[Any]) -> None:
+    def check(self, start: int, samples: npt.NDArray[Any]) -> None:
         if samples.dtype.kind == "f":
             bad = np.flatnonzero(~np.isfinite(samples).all(axis=1))
             self.not_finite += (start + bad).tolist()
 
-    def problems(self, part: str) -> Iterator[str]:
-        for layout, count in self.misshapen.items():
+    def messages(self, part: str) -> Iterator[str]:
+        for layout, count in self.other_layouts.items():
             yield f"{count} {part} samples are {layout}, unlike the first"
         if self.not_finite:
             yield (
@@ -273,7 +273,7 @@ def _count(split: RawSplit) -> int:
 
 
 def _as_sample(sample: npt.ArrayLike) -> npt.NDArray[Any]:
-    """Lists of numbers are float32 vectors; arrays and tensors stay what they are."""
+    """A list of numbers becomes a float32 vector; arrays and tensors keep their type."""
     array = np.asarray(sample)
     if isinstance(sample, (list, tuple)) and array.ndim == 1 and array.dtype.kind in "iuf":
         return array.astype(np.float32)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from torchyard.core.data.dataset import PreparedDataset
-from torchyard.core.data.files import sweep
+from torchyard.core.data.files import remove_partial
 from torchyard.core.errors import RunError, StoreAwayError, UserError
 from torchyard.core.tracking import table
 from torchyard.core.tracking.lookup import CONFIG, end_orphans
@@ -199,7 +199,7 @@ class RunRecord:
             client.update_run(run_id, status="RUNNING")
             if REASON in run.data.tags:
                 client.delete_tag(run_id, REASON)
-            sweep(run_folder(run_id))
+            remove_partial(run_folder(run_id))
             record = cls(client, run)
             for key in run.data.metrics:
                 history = client.get_metric_history(run_id, key)

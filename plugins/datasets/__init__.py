@@ -1,1 +1,1 @@
-"""The built-in data sets, and what they share: archives, downloads, paths."""
+"""The built-in data sets, and their archives, downloads and paths."""

@@ -1,8 +1,8 @@
-"""Where image files come from: a folder, a .zip, a .tar or a compressed .tar.
+"""Sources of image files: a folder, a .zip, a .tar or a compressed .tar.
 
-A source lists its files and gives the bytes of each at random, from any process: the
-readers pickle. No member of an archive is ever unpacked under its own name, and its links
-are not followed, so an archive cannot reach outside itself.
+A source lists its files and reads them in any order, in any process: its reader can be pickled.
+No member of an archive is ever unpacked under its own name, and links in it are not followed, so
+an archive cannot reach files outside.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -37,10 +37,10 @@ class ImageSource:
     """All files of a folder or an archive.
 
     Attributes:
-        files: what `read` takes, by name: the path inside, with slashes.
-        folders: names of all folders that are recorded, empty ones too.
-        read: gives the bytes of one file; pickles.
-        close: to be called when nothing is read any more; None where nothing is to be done.
+        files: arguments of `read`, by file name: the path within the source, with slashes.
+        folders: names of all folders that the source lists, empty ones too.
+        read: returns the bytes of one file; can be pickled.
+        close: to be called after the last read, or None.
     """
 
     files: dict[str, Any]
@@ -53,12 +53,12 @@ def open_source(path: Path, scratch_folder: Path) -> ImageSource:
     """List a folder or an archive.
 
     Args:
-        path: what to list.
-        scratch_folder: where a compressed .tar is decompressed to (one file, removed with
-            the source), as its members cannot be found at random.
+        path: the folder or archive.
+        scratch_folder: a compressed .tar is decompressed to a file there, until the source is
+            closed: its members cannot be read in any order.
 
     Raises:
-        UserError: the archive is damaged or cut short, or is no archive.
+        UserError: the archive is damaged or cut short, or is not an archive.
     """
     if path.is_dir():
         return _folder_source(path)
@@ -73,19 +73,19 @@ def open_source(path: Path, scratch_folder: Path) -> ImageSource:
 
 
 def walk(folder: Path) -> Iterator[tuple[str, os.DirEntry[str]]]:
-    """(path inside, entry) of all files and folders, in the order of their names.
+    """(path within the folder, entry) of all files and folders, in the order of their names.
 
-    Links are followed, as the user made them, but not into a folder that contains them. No
-    objects of pathlib, which would take most of the time of walking 60,000 files.
+    Links are followed, but not to a folder that contains them. Without pathlib, whose objects
+    would take most of the time for 60,000 files.
     """
     yield from _walk(str(folder), "")
 
 
-def _walk(folder: str, inside: str) -> Iterator[tuple[str, os.DirEntry[str]]]:
-    with os.scandir(folder) as entries:
-        found = sorted(entries, key=lambda entry: entry.name)
-    for entry in found:
-        name = inside + entry.name
+def _walk(folder: str, prefix: str) -> Iterator[tuple[str, os.DirEntry[str]]]:
+    with os.scandir(folder) as unsorted:
+        entries = sorted(unsorted, key=lambda entry: entry.name)
+    for entry in entries:
+        name = prefix + entry.name
         if not entry.is_dir():
             yield name, entry
         elif not entry.is_symlink() or not Path(folder).resolve().is_relative_to(
@@ -97,7 +97,7 @@ def _walk(folder: str, inside: str) -> Iterator[tuple[str, os.DirEntry[str]]]:
 
 @dataclass(frozen=True)
 class FolderReader:
-    """Reads files by their names in a folder."""
+    """Reads the files of a folder by name."""
 
     folder: Path
 
@@ -125,9 +125,11 @@ class TarReader:
     def __call__(self, reference: tuple[int, int]) -> bytes:
         """The bytes of one member."""
         offset, size = reference
-        with self.path.open("rb", buffering=0) as file:
-            file.seek(offset)
-            return file.read(size)
+        file = os.open(self.path, os.O_RDONLY)  # half the time of Path.open
+        try:
+            return os.pread(file, size, offset)
+        finally:
+            os.close(file)
 
 
 def _compressed_tar_source(
@@ -137,8 +139,8 @@ def _compressed_tar_source(
         on_failure.callback(scratch.close)
         # Opened outside the "try": a full disk is not the archive's fault.
         with scratch.path.open("wb") as plain, opener(path, "rb") as packed:
-            while piece := _decompressed(path, packed):
-                plain.write(piece)
+            while chunk := _decompressed(path, packed):
+                plain.write(chunk)
         source = _tar_source(path, scratch.path)
         on_failure.pop_all()
     source.close = scratch.close
@@ -159,16 +161,16 @@ def _tar_source(path: Path, plain: Path) -> ImageSource:
     try:
         with tarfile.open(plain, "r:") as archive:
             while (member := archive.next()) is not None:
-                # All that it has read, it keeps: of 600,000 files 400 MiB.
+                # Otherwise it keeps all members it has read: 400 MiB for 600,000 files.
                 archive.members.clear()  # type: ignore[attr-defined]
                 name = _cleaned(member.name)
                 if member.isdir():
                     source.folders.add(name)
                 elif member.isreg() and not member.issparse() and name:
-                    # Of two with one name the later counts, as in tar.
+                    # Of two members with one name, the later one counts, as in tar.
                     source.files[name] = (member.offset_data, member.size)
             if archive.offset + BLOCK > plain.stat().st_size:
-                raise tarfile.ReadError("the mark at its end is missing")
+                raise tarfile.ReadError("the end-of-archive block is missing")
     except tarfile.TarError as error:
         raise UserError(f"{path} is damaged or cut short: {error}") from error
     return source
@@ -176,7 +178,7 @@ def _tar_source(path: Path, plain: Path) -> ImageSource:
 
 @dataclass(frozen=True)
 class ZipReader:
-    """Reads members of a .zip by their names."""
+    """Reads the members of a .zip by name."""
 
     path: Path
 
@@ -184,7 +186,7 @@ class ZipReader:
         """The bytes of one member.
 
         Raises:
-            ValueError: they are not what was packed.
+            ValueError: the member is damaged.
         """
         try:
             return _opened(self.path).read(reference)
@@ -194,7 +196,7 @@ class ZipReader:
 
 @lru_cache(maxsize=1)
 def _opened(path: Path) -> zipfile.ZipFile:
-    # Once a process: the directory of 60,000 files takes half a second to read.
+    # Once in each process: listing 60,000 files takes half a second.
     return zipfile.ZipFile(path)
 
 
@@ -217,28 +219,23 @@ def _zip_source(path: Path) -> ImageSource:
 
 
 def _cleaned(name: str) -> str:
-    """A member's name without "./" and extra slashes; it is a name only, never a place."""
+    """A member's name without "./" and extra slashes."""
     return "/".join(part for part in name.split("/") if part not in ("", "."))
 
 
 def stream_members(path: Path) -> Iterator[tuple[str, Callable[[], bytes]]]:
-    """(name, function that reads it) of files in an archive's own order, nothing listed first.
+    """(name, function that reads the file) in the archive's own order, read as a stream.
 
-    For a look at the first image of a large archive.
+    The first image of a large archive is there at once.
     """
     with path.open("rb") as file:
         zipped = file.read(2) == b"PK"
     if zipped:
         with zipfile.ZipFile(path) as archive:
             for info in archive.infolist():
-                yield info.filename, lambda info=info: archive.read(info)  # type: ignore[misc]
+                yield info.filename, partial(archive.read, info)
         return
     with tarfile.open(path, "r|*") as stream:
         for member in stream:
-            if member.isreg():
-                yield member.name, lambda member=member: _bytes(stream.extractfile(member))  # type: ignore[misc]
-
-
-def _bytes(file: Any) -> bytes:
-    opened: BinaryIO = file
-    return opened.read()
+            if member.isreg() and (content := stream.extractfile(member)):
+                yield member.name, content.read

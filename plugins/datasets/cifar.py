@@ -20,8 +20,8 @@ from torchyard.plugins.datasets.published import Checksum, PublishedDataset
 class Cifar(PublishedDataset):
     """CIFAR: 60,000 colour images of 32x32.
 
-    A. Krizhevsky, "Learning Multiple Layers of Features from Tiny Images" (2009); the format is
-    on https://www.cs.toronto.edu/~kriz/cifar.html, "Dataset layout, Python".
+    A. Krizhevsky, "Learning Multiple Layers of Features from Tiny Images" (2009). The file format:
+    https://www.cs.toronto.edu/~kriz/cifar.html, "Dataset layout, Python".
     """
 
     checksum: Checksum
@@ -31,15 +31,14 @@ class Cifar(PublishedDataset):
     meta: ClassVar[str]
     names_key: ClassVar[str]
     labels_key: ClassVar[str]
-    tests: ClassVar[tuple[str, ...]]  # which of the files hold the test part
+    tests: ClassVar[tuple[str, ...]]  # those of the files with test images
     num_classes: ClassVar[int]
 
     def build(self, downloads: Path) -> RawData:
-        """Read the batches straight from the archive.
+        """Read the batches directly from the archive.
 
         Raises:
-            UserError: no connection, a wrong checksum, a damaged archive, or contents that
-                are not what they should be.
+            UserError: no connection, a wrong checksum, a damaged archive, or other contents.
         """
         import numpy as np
 
@@ -74,7 +73,7 @@ class Cifar(PublishedDataset):
         return SampleSpec((3, 32, 32), self.num_classes)
 
     def _members(self, downloads: Path) -> tuple[str, Iterator[tuple[str, bytes]]]:
-        """Where the batches come from, and (name, bytes) of each."""
+        """The address or path of the batches, and (name, bytes) of each."""
         if self.path is None:
             address = self._address()
             archive = fetch(downloads / self.dataset / self.archive, [address], self.checksum)
@@ -83,11 +82,11 @@ class Cifar(PublishedDataset):
         if not archive.is_file():
             unpacked = self._unpacked()
             return str(self.path), ((name, file.read_bytes()) for name, file in unpacked.items())
-        found = checksum_of(archive, self.checksum)
-        if found != self.checksum:
+        actual = checksum_of(archive, self.checksum)
+        if actual != self.checksum:
             raise UserError(
-                f"{archive} is damaged, cut short or another file: its checksum is {found}, not "
-                f"{self.checksum} (dataset.checksum says which is right)"
+                f"{archive} is damaged, cut short or another file: its checksum is {actual}, not "
+                f"{self.checksum} (set dataset.checksum if the file is right)"
             )
         return str(archive), self._archived(archive)
 
@@ -99,7 +98,7 @@ class Cifar(PublishedDataset):
         return f"{self.mirror.rstrip('/')}/{self.archive}"
 
     def _archived(self, archive: Path) -> Iterator[tuple[str, bytes]]:
-        # A stream, so the archive is decompressed once; nothing is unpacked to the disk.
+        # As a stream, so that it is decompressed once; nothing is unpacked to the disk.
         try:
             with tarfile.open(archive, "r|gz") as stream:
                 for member in stream:
@@ -145,22 +144,22 @@ class CIFAR100(Cifar):
 
 
 class ArrayUnpickler(pickle.Unpickler):
-    """Reads pickles of plain values and numpy arrays; anything else is refused.
+    """Reads pickles of plain values and numpy arrays, and refuses all others.
 
-    A pickle is a program; these files come from the network.
+    These files come from the network, and a pickle can run any code.
     """
 
     def find_class(self, module: str, name: str) -> Any:
-        """Only what rebuilds an array.
+        """The functions and classes that an array needs.
 
         Raises:
-            UnpicklingError: something else is named.
+            UnpicklingError: the pickle names another one.
         """
         import codecs
 
         import numpy as np
 
-        # numpy moved its module in version 2; the function an array names is the same.
+        # numpy 2 renamed the module; the function is the same.
         reconstruct = np.empty(0).__reduce__()[0]
         allowed = {
             ("numpy.core.multiarray", "_reconstruct"): reconstruct,
@@ -178,10 +177,10 @@ def _unpickle(data: bytes, what: str) -> Any:
     """A batch of CIFAR, a dictionary.
 
     Raises:
-        UserError: it is damaged, or holds what has no place in it.
+        UserError: it is damaged, or not a pickle of plain values and arrays.
     """
     try:
-        # The files are of Python 2, whose byte strings "latin1" keeps as they are.
+        # Python 2 wrote the files; "latin1" keeps its byte strings as they are.
         batch = ArrayUnpickler(io.BytesIO(data), encoding="latin1").load()
     except Exception as error:  # a damaged pickle can raise nearly anything
         raise UserError(f"{what} is refused or damaged: {error}") from error

@@ -1,4 +1,4 @@
-"""The data set `digits`: handwritten digits that come inside scikit-learn, no download."""
+"""The data set `digits`: handwritten digits from scikit-learn, no download."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 OWN_SIZE = 8
-TABLE = "datasets/data/digits.csv.gz"  # in scikit-learn: 64 pixels and the label a row
+TABLE = "datasets/data/digits.csv.gz"  # in scikit-learn
 
 
 class Digits(DatasetParams):
@@ -32,9 +32,11 @@ class Digits(DatasetParams):
     and C. Kaynak, 1998).
     """
 
-    image_size: int = Field(32, ge=OWN_SIZE, le=1024, description="side to scale to, bilinear")
-    test_fraction: float = Field(0.2, gt=0, lt=1, description="share of each digit that tests")
-    seed: int = Field(0, ge=0, description="which images those are")
+    image_size: int = Field(
+        32, ge=OWN_SIZE, le=1024, description="height and width to scale to, bilinear"
+    )
+    test_fraction: float = Field(0.2, gt=0, lt=1, description="fraction of each digit for testing")
+    seed: int = Field(0, ge=0, description="seed of the random choice of test images")
 
     def build(self, downloads: Path) -> RawData:
         """Scale the images to uint8 N x 1 x image_size x image_size."""
@@ -59,14 +61,15 @@ class Digits(DatasetParams):
 
 
 def _table() -> npt.NDArray[Any]:
-    """1,797 x 65: what `load_digits` reads.
+    """1,797 x 65: 64 pixels and the label.
 
-    Read directly where it lies at its usual place: importing `sklearn.datasets` takes 4 s.
+    Read directly from the file that `load_digits` reads, where it is at its usual path: importing
+    `sklearn.datasets` takes 4 s.
     """
     import numpy as np
 
-    found = importlib.util.find_spec("sklearn")
-    file = Path(found.origin).parent / TABLE if found and found.origin else None
+    spec = importlib.util.find_spec("sklearn")
+    file = Path(spec.origin).parent / TABLE if spec and spec.origin else None
     if file and file.is_file():
         return np.loadtxt(file, delimiter=",")
     from sklearn.datasets import load_digits
@@ -76,14 +79,14 @@ def _table() -> npt.NDArray[Any]:
 
 
 def _bilinear(size: int, target: int) -> npt.NDArray[Any]:
-    """target x size: the weights that stretch a row of pixels, as torch's interpolate does.
+    """target x size: the matrix that scales a row of pixels as `torch.nn.functional.interpolate`.
 
-    Pixel centres lie at halves (align_corners=False); beyond the outer ones nothing changes.
+    Pixel centres are at halves (align_corners=False); beyond the outer ones, values are constant.
     """
     import numpy as np
 
-    at = np.clip((np.arange(target) + 0.5) * size / target - 0.5, 0, size - 1)
-    weights: npt.NDArray[Any] = np.maximum(0, 1 - np.abs(at[:, None] - np.arange(size)))
+    centres = np.clip((np.arange(target) + 0.5) * size / target - 0.5, 0, size - 1)
+    weights: npt.NDArray[Any] = np.maximum(0, 1 - np.abs(centres[:, None] - np.arange(size)))
     return weights
 
 

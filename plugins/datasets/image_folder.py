@@ -1,4 +1,4 @@
-"""The data set `image_folder`: one's own images, in a folder or an archive of class folders."""
+"""The data set `image_folder`: the user's own images, in a folder or archive of class folders."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ SUFFIXES = tuple(
     ".bmp .gif .jfif .jpeg .jpg .pbm .pgm .png .pnm .ppm .tif .tiff .webp".split()  # noqa: SIM905
 )
 TRAIN = "train"
-TEST = ("test", "val", "valid", "validation")  # the first there is counts
+TEST = ("test", "val", "valid", "validation")  # the first that exists is used
 GREY_MODES = ("1", "L", "LA", "La", "I", "F")
 
 
@@ -42,26 +42,29 @@ class ImageFolder(DatasetParams):
     """Images in class folders: a folder, .zip, .tar or .tar.gz.
 
     The class folders lie at the top, or in `train/` and `test/` (or `val/`, `valid/`,
-    `validation/`); one folder around everything is skipped. Where there is no test part, one
-    is drawn from each class. Classes and images are in the order of their names, so a folder
-    and an archive of it make the same data set.
+    `validation/`); one folder around everything is skipped. Without a test part, a fraction of
+    each class is drawn for testing. Classes and images are in the order of their names, so a
+    folder and an archive of it are the same data set.
     """
 
     path: ExistingPath = Field(description="the folder or archive")
     image_size: PositiveInt | tuple[PositiveInt, PositiveInt] | None = Field(
         None,
-        description="side, or (height, width), to scale to; none: the images are of one size",
+        description="size to scale to: one number, or (height, width); none: all are of one size",
     )
     channels: Literal["auto", "grey", "rgb"] = Field(
         "auto", description="auto: grey if the first image is"
     )
     test_fraction: float = Field(
-        0.2, gt=0, lt=1, description="share of each class that tests, where there is no test part"
+        0.2,
+        gt=0,
+        lt=1,
+        description="fraction of each class for testing, where there is no test part",
     )
-    seed: int = Field(0, ge=0, description="which images those are")
+    seed: int = Field(0, ge=0, description="seed of the random choice of test images")
 
     def build(self, downloads: Path) -> RawData:
-        """List the images; `prepare` decodes them.
+        """List the images, to be decoded later.
 
         Raises:
             UserError: the archive is damaged, there are no images, fewer than two classes, an
@@ -76,14 +79,14 @@ class ImageFolder(DatasetParams):
             raise
 
     def describe(self) -> SampleSpec | None:
-        """The shape, from the parameters or from a look at the first image."""
+        """The shape, from the parameters or the first image."""
         try:
             return SampleSpec(self._shape(self._first_image, "the first image"))
-        except Exception:  # whatever is wrong with the source, `build` says it in full
+        except Exception:  # `build` reports what is wrong with the source
             return None
 
     def fingerprint(self) -> str:
-        """Path, size and time of the archive, or of every file."""
+        """Path, size and modification time of the archive, or of every file."""
         if not self.path.is_dir():
             return state_of([self.path])
         state = hashlib.sha256(str(self.path.resolve()).encode())
@@ -103,7 +106,7 @@ class ImageFolder(DatasetParams):
             return EncodedSplit(
                 read=source.read,
                 references=[source.files[name] for name in names],
-                names=Below(self.path, names),
+                names=FolderPaths(self.path, names),
                 labels=labels,
                 shape=shape,
                 resize=self.image_size is not None,
@@ -120,7 +123,7 @@ class ImageFolder(DatasetParams):
         return RawData(layout.classes, train, test, str(self.path), source.close)
 
     def _shape(self, read_first: Callable[[], bytes], name: str) -> tuple[int, int, int]:
-        """(C, H, W): what the parameters leave open is taken from the first image."""
+        """(C, H, W), from the parameters, else from the first image."""
         size, grey = self.image_size, self.channels == "grey"
         if isinstance(size, int):
             size = (size, size)
@@ -143,19 +146,19 @@ class ImageFolder(DatasetParams):
 
 
 class Layout:
-    """Which of a source's files are images of which class, in which part.
+    """The part and class of each image file of a source.
 
     Attributes:
         train, test: names of image files by class; test is None where there is no test part.
         classes: sorted names of the training part's classes.
 
     Raises:
-        UserError: all that is wrong with it.
+        UserError: with every problem of the layout.
     """
 
     def __init__(self, source: ImageSource, path: Path) -> None:
-        # Plain strings: 60,000 paths as objects of pathlib take a second. Split where they are
-        # looked at: the pieces of 600,000 names would take 200 MiB.
+        # Strings, as 60,000 pathlib objects take a second; split anew in each loop, as the split
+        # names of 600,000 files would take 200 MiB.
         images = [name for name in sorted(source.files) if _is_image(name)]
         if not images:
             raise UserError(
@@ -164,18 +167,18 @@ class Layout:
             )
         top = images[0].split("/")[0]
         skipped = 1 if _is_around(top, images) else 0
-        pieces = (name.split("/") for name in images)
-        depths = {len(image) - skipped for image in pieces if image[skipped].lower() == TRAIN}
-        # A folder "train" with images right in it is a class (of vehicles, say), not a part.
+        paths = (name.split("/") for name in images)
+        depths = {len(path) - skipped for path in paths if path[skipped].lower() == TRAIN}
+        # A folder "train" with images directly in it is a class (a vehicle), not a part.
         divided = bool(depths) and min(depths) >= 3
-        at = skipped + divided  # where in a path the class is named
+        level = skipped + divided  # of the class folders
 
         parts: dict[str, dict[str, list[str]]] = {}
         for name in images:
             image = name.split("/")
-            if len(image) > at + 1:
+            if len(image) > level + 1:
                 part = image[skipped].lower() if divided else TRAIN
-                parts.setdefault(part, {}).setdefault(image[at], []).append(name)
+                parts.setdefault(part, {}).setdefault(image[level], []).append(name)
         self.train = parts.get(TRAIN, {})
         self.test = next((parts[part] for part in TEST if part in parts), None)
         self.classes = sorted(self.train)
@@ -185,7 +188,7 @@ class Layout:
         used = sum(len(names) for part in (self.train, self.test or {}) for names in part.values())
         if used < len(source.files):
             logger.info(
-                "%s: %d of %d files are no images of a class and are left out.",
+                "%s: %d of %d files are not images of a class and are left out.",
                 path,
                 len(source.files) - used,
                 len(source.files),
@@ -193,15 +196,15 @@ class Layout:
         problems = []
         for folder in sorted(source.folders):
             names = folder.split("/")
-            if len(names) != at + 1 or _is_hidden(folder) or (skipped and names[0] != top):
+            if len(names) != level + 1 or _is_hidden(folder) or (skipped and names[0] != top):
                 continue
-            if names[at] not in self.train and (not divided or names[skipped].lower() == TRAIN):
+            if names[level] not in self.train and (not divided or names[skipped].lower() == TRAIN):
                 problems.append(f"the class folder {path}/{folder} holds no images")
-        strange = sorted({*(self.test or ())} - {*self.train})
-        if strange:
+        unknown = sorted({*(self.test or ())} - {*self.train})
+        if unknown:
             problems.append(
                 f"{path}: classes of the test part are not in the training part: "
-                + ", ".join(strange)
+                + ", ".join(unknown)
             )
         if len(self.classes) == 1:
             problems.append(
@@ -212,7 +215,7 @@ class Layout:
             raise UserError(problems)
 
     def images(self, part: dict[str, list[str]]) -> tuple[list[str], npt.NDArray[np.int64]]:
-        """The names of a part's images and their class indices, in the order of both."""
+        """The names of a part's images and their class indices, sorted by class, then name."""
         import numpy as np
 
         present = [index for index, name in enumerate(self.classes) if name in part]
@@ -221,8 +224,8 @@ class Layout:
         return [name for names in lists for name in names], labels
 
 
-class Below(Sequence[str]):
-    """Paths below a folder, put together when asked for: of 600,000 they would take 70 MiB."""
+class FolderPaths(Sequence[str]):
+    """Paths in a folder, joined when they are asked for: 600,000 of them would take 70 MiB."""
 
     def __init__(self, folder: Path, names: Sequence[str]) -> None:
         self._folder, self._names = folder, names
@@ -231,15 +234,15 @@ class Below(Sequence[str]):
         return len(self._names)
 
     @overload
-    def __getitem__(self, at: int) -> str: ...
+    def __getitem__(self, index: int) -> str: ...
 
     @overload
-    def __getitem__(self, at: slice) -> Sequence[str]: ...
+    def __getitem__(self, index: slice) -> Sequence[str]: ...
 
-    def __getitem__(self, at: int | slice) -> str | Sequence[str]:
-        if isinstance(at, slice):
-            return Below(self._folder, self._names[at])
-        return f"{self._folder}/{self._names[at]}"
+    def __getitem__(self, index: int | slice) -> str | Sequence[str]:
+        if isinstance(index, slice):
+            return FolderPaths(self._folder, self._names[index])
+        return f"{self._folder}/{self._names[index]}"
 
 
 def _is_around(top: str, images: list[str]) -> bool:
@@ -254,15 +257,15 @@ def _is_image(name: str) -> bool:
 
 
 def _is_hidden(name: str) -> bool:
-    """Whether a part of the name begins with a dot ("..", too) or is macOS's own folder."""
+    """Whether a file or folder in the name begins with a dot (also "..") or is macOS's own."""
     return "/." in f"/{name}" or "/__MACOSX/" in f"/{name}/"
 
 
 def _header(data: bytes, name: str) -> tuple[tuple[int, int], bool]:
-    """(height, width) as shown, and whether it is grey, of an image file.
+    """(height, width) as displayed, and whether the image is grey.
 
     Raises:
-        UserError: it is no image.
+        UserError: it is not an image.
     """
     from PIL import Image, ImageOps
 
@@ -270,7 +273,7 @@ def _header(data: bytes, name: str) -> tuple[tuple[int, int], bool]:
         image: Image.Image = Image.open(io.BytesIO(data))
         grey = image.mode in GREY_MODES or image.mode.startswith("I;16")
         image = ImageOps.exif_transpose(image)
-    except Exception as error:  # Pillow raises nearly anything on broken files
+    except Exception as error:  # Pillow raises nearly anything on damaged files
         raise UserError(f"{name} cannot be read: {error}") from error
     return (image.height, image.width), grey
 

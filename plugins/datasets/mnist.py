@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Mnist(PublishedDataset):
-    """MNIST's format: 70,000 grey images of 28x28 in four files."""
+    """A data set in MNIST's format: 70,000 grey images of 28x28 in four files."""
 
     mirrors: ClassVar[tuple[str, ...]]
     classes: ClassVar[tuple[str, ...]]
@@ -112,7 +112,7 @@ def read_idx(path: Path) -> npt.NDArray[Any]:
     file format").
 
     Raises:
-        UserError: the file is damaged, cut short, or something else.
+        UserError: the file is damaged, cut short, or of another format.
     """
     import numpy as np
 

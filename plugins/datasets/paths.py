@@ -1,4 +1,4 @@
-"""A parameter that names something on the disk, checked before any work begins."""
+"""Paths as parameters, checked with the configuration; scratch files."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from pydantic import AfterValidator
 
 
 def existing(path: Path) -> Path:
-    """The absolute path of something that exists.
+    """The absolute path of an existing file or folder.
 
     Raises:
-        ValueError: nothing is there; the message names the nearest name beside it.
+        ValueError: it does not exist; the message suggests the nearest name in its folder.
     """
     path = path.expanduser().absolute()
     if path.exists():
@@ -36,7 +36,7 @@ ExistingPath = Annotated[Path, AfterValidator(existing)]
 
 
 def state_of(paths: Iterable[Path]) -> str:
-    """A digest of resolved paths, sizes and modification times: changes when a file does."""
+    """A digest of the files' resolved paths, sizes and modification times."""
     state = hashlib.sha256()
     for path in paths:
         status = path.stat()
@@ -45,12 +45,12 @@ def state_of(paths: Iterable[Path]) -> str:
 
 
 class ScratchFile:
-    """A temporary file, removed by `close`, at exit, or by a later one if its process dies.
+    """A temporary file, removed by `close` or at exit; if its process dies, by the next one.
 
-    The lock beside it, which the system frees when its holder dies, tells who lives.
+    The process holds a lock on a file beside it, which the system releases when the process dies.
 
     Attributes:
-        path: of the file, which is not made here.
+        path: of the file, which is not created here.
     """
 
     def __init__(self, folder: Path) -> None:

@@ -1,7 +1,7 @@
-"""What the data sets that are downloaded from their publishers share.
+"""The base of the data sets that are downloaded from their publishers.
 
-Their addresses and checksums are torchvision's, written out: importing torchvision for them
-takes seconds. A test holds the two equal.
+Their addresses and checksums are torchvision's, repeated because importing it takes seconds. A
+test compares them.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torchyard.plugins.datasets.paths import ExistingPath, state_of
 
 
 def web_address(address: str) -> str:
-    """Validator: http, https or file.
+    """Validate that an address is an http, https or file URL.
 
     Raises:
         ValueError: it is not.
@@ -34,7 +34,7 @@ Checksum = Annotated[
 
 
 class PublishedDataset(DatasetParams):
-    """What the published data sets share: where to take them from."""
+    """A data set that is downloaded, from a mirror if one is given, or read from a folder."""
 
     mirror: Annotated[str, AfterValidator(web_address)] | None = Field(
         None, description="address to download from instead: the folder's, or the archive's own"
@@ -44,21 +44,21 @@ class PublishedDataset(DatasetParams):
     )
 
     dataset: ClassVar[str]  # the name it is registered under
-    folders: ClassVar[tuple[str, ...]]  # where the unpacked files may lie, in `path`
-    files: ClassVar[tuple[str, ...]]  # unpacked
+    folders: ClassVar[tuple[str, ...]]  # subfolders of `path` that may hold the unpacked files
+    files: ClassVar[tuple[str, ...]]  # names of the unpacked files
 
     def fingerprint(self) -> str:
-        """State of the files in `path`; a download is held to its checksum."""
+        """State of the files in `path`; a download has its checksum."""
         if self.path is None:
             return ""
         if self.path.is_file():
             return state_of([self.path])
-        places = [self.path / folder for folder in ("", *self.folders)]
+        folders = [self.path / folder for folder in ("", *self.folders)]
         return state_of(
             file
-            for place in places
-            if place.is_dir()
-            for file in sorted(place.iterdir())
+            for folder in folders
+            if folder.is_dir()
+            for file in sorted(folder.iterdir())
             if file.is_file()
         )
 
@@ -71,13 +71,13 @@ class PublishedDataset(DatasetParams):
         assert self.path is not None
         best: dict[str, Path] = {}
         for folder in ("", *self.folders):
-            found = {
-                name: place
+            present = {
+                name: file
                 for name in self.files
                 for ending in reversed(endings)
-                if (place := self.path / folder / (name + ending)).is_file()
+                if (file := self.path / folder / (name + ending)).is_file()
             }
-            best = max(best, found, key=len)
+            best = max(best, present, key=len)
         missing = [name for name in self.files if name not in best]
         if missing:
             raise UserError(

@@ -1,4 +1,4 @@
-"""The data set `random_vectors`: normal vectors and a rule to learn, made on the spot."""
+"""The data set `random_vectors`: normal random vectors in classes that a linear model learns."""
 
 from __future__ import annotations
 
@@ -14,28 +14,28 @@ if TYPE_CHECKING:
 
 
 class RandomVectors(DatasetParams):
-    """Normal random vectors, each of the class whose direction it points along most.
+    """Normal random vectors; the class is the direction that a vector is nearest to.
 
-    The RandomDataset(5, 100) of the 60-minute blitz's page on data parallelism, with labels: the
-    directions are random too, and a linear model can find them.
+    The RandomDataset(5, 100) of the 60-minute blitz's page on data parallelism, with labels. The
+    directions are random, too, and a linear model can learn them.
     https://docs.pytorch.org/tutorials/beginner/blitz/data_parallel_tutorial.html
     """
 
     size: int = Field(5, ge=2, description="components of a vector")
     length: PositiveInt = Field(100, description="training samples")
     test_length: PositiveInt = Field(20, description="test samples")
-    num_classes: int = Field(2, ge=2, description="directions")
-    seed: int = Field(0, ge=0, description="which vectors and directions those are")
+    num_classes: int = Field(2, ge=2, description="number of directions")
+    seed: int = Field(0, ge=0, description="seed of the vectors and directions")
 
     def build(self, downloads: Path) -> RawData:
-        """Draw float32 length x size and test_length x size."""
+        """Draw training and test samples, float32 length x size and test_length x size."""
         import numpy as np
 
-        # A stream each: more training samples leave directions and test samples as they are.
+        # A generator each, so that more training samples do not change the others.
         directions, train, test = (
             np.random.default_rng([self.seed, stream]) for stream in range(3)
         )
-        # Of length 1, so that no class outdoes the others by its length.
+        # Of length 1, or a class with a longer direction would win more often.
         rule = directions.standard_normal((self.num_classes, self.size))
         rule /= np.linalg.norm(rule, axis=1, keepdims=True)
 
@@ -53,7 +53,7 @@ class RandomVectors(DatasetParams):
         )
 
     def describe(self) -> SampleSpec:
-        """One vector, and the number of directions."""
+        """One vector of `size`, `num_classes` classes."""
         return SampleSpec((self.size,), self.num_classes)
 
 

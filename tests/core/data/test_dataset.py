@@ -1,5 +1,6 @@
 """Rows of a large array: the same as from the map, and none of them kept."""
 
+import subprocess
 import sys
 from pathlib import Path
 
@@ -10,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from tests.core.training.test_loop import make_network, make_split, run_fit, same, weights
+from tests.core.small_training import make_network, make_split, run_fit, same, weights
 from torchyard.core.data import dataset
-from torchyard.core.data.dataset import FileRows, Split, readable
+from torchyard.core.data.dataset import FileRows, Split, rows_of
 from torchyard.core.errors import RunError
 from torchyard.core.evaluation.predict import predict
 
@@ -38,10 +39,10 @@ def test_rows_are_those_of_the_array(tmp_path_factory, data, dtype):
 def test_only_a_large_map_is_left_in_its_file(tmp_path, monkeypatch):
     array = np.zeros((10, 4), np.float32)
     map_ = mapped(tmp_path, array)
-    assert readable(map_) is map_
+    assert rows_of(map_) is map_
     monkeypatch.setattr(dataset, "MAPPED_BYTES", array.nbytes - 1)
-    assert isinstance(readable(map_), FileRows)
-    assert readable(array) is array
+    assert isinstance(rows_of(map_), FileRows)
+    assert rows_of(array) is array
 
 
 def test_a_file_that_was_cut_short_is_an_error_and_no_fatal_signal(tmp_path):
@@ -94,3 +95,8 @@ def test_training_maps_no_page_of_a_large_split(tmp_path, monkeypatch):
     monkeypatch.undo()
     run_fit(tmp_path / "map", network, train=stored, epochs=1, batch_size=50)
     assert resident() > 10_000
+
+
+def test_the_public_names_are_imported_without_numpy():
+    code = "import sys, torchyard; sys.exit('numpy' in sys.modules)"
+    assert not subprocess.run([sys.executable, "-c", code]).returncode

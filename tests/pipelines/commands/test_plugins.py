@@ -126,8 +126,11 @@ def test_one_plugin_is_shown_with_what_its_parameters_accept(tmp_path):
     assert "The class folders lie at the top" in done.stdout
     rows = {line.partition(" ")[0]: " ".join(line.split()) for line in done.stdout.splitlines()}
     assert rows["path"] == "path path required the folder or archive"
-    assert rows["test_fraction"].startswith("test_fraction float > 0 and < 1 0.2 share of each")
-    assert "integer > 0, or (integer > 0, integer > 0), or none none side, or" in rows["image_size"]
+    assert rows["test_fraction"].startswith("test_fraction float > 0 and < 1 0.2 fraction of each")
+    assert (
+        "integer > 0, or (integer > 0, integer > 0), or none none size to scale to"
+        in rows["image_size"]
+    )
     done, _ = at_once(tmp_path, "plugins", "show", "model", "resnet18")
     assert "torchvision.models.resnet18" in done.stdout
     assert "no parameters" in done.stdout
