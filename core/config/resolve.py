@@ -20,7 +20,7 @@ from torchyard.core.config.messages import explained
 from torchyard.core.config.parsing import parse_value, read_settings, references, revealed
 from torchyard.core.config.schema import DEFAULT_GATES, SINGLE, Choice, RunConfig, shared_settings
 from torchyard.core.errors import UserError, suggestion
-from torchyard.core.hosting.manager import Host, Registration
+from torchyard.core.hosting.manager import Host
 from torchyard.core.hosting.params import (
     AugmentationParams,
     DatasetParams,
@@ -31,6 +31,7 @@ from torchyard.core.hosting.params import (
     PluginParams,
     SchedulerParams,
 )
+from torchyard.core.hosting.registration import Registration
 
 _CUDA_ERROR_NO_DEVICE = 100
 

@@ -15,6 +15,17 @@ hookimpl = pluggy.HookimplMarker("torchyard")
 
 Register = Callable[[str, type], None]
 
+# The hook of each kind of plugin.
+HOOKS = {
+    "dataset": "register_datasets",
+    "augmentation": "register_augmentations",
+    "model": "register_models",
+    "loss": "register_losses",
+    "optimizer": "register_optimizers",
+    "scheduler": "register_schedulers",
+    "gate": "register_gates",
+}
+
 
 @hookspec
 def register_datasets(register: Register) -> None:

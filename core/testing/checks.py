@@ -10,8 +10,9 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from torchyard.core.hosting.lint import class_line, described
-from torchyard.core.hosting.manager import RESERVED, Host
+from torchyard.core.hosting.manager import Host
 from torchyard.core.hosting.params import PluginParams
+from torchyard.core.hosting.registration import RESERVED
 from torchyard.core.hosting.sources import file_source, import_file
 
 if TYPE_CHECKING:
@@ -35,12 +36,12 @@ def plugin_in_file(file: Path, base: type[Kind], name: str) -> type[Kind]:
         name: what it is registered as.
 
     Raises:
-        PluginFault: the file is set aside, or registers nothing of that kind and name.
+        PluginFault: the file fails to load, or registers nothing of that kind and name.
     """
     own = Host()
     own.load(file_source(file), lambda: import_file(file))
     for broken in own.broken:
-        raise PluginFault(f"{file} is set aside: {broken.reason}")
+        raise PluginFault(f"{file} failed to load: {broken.reason}")
     try:
         found = own.find(base.kind, name).params
     except LookupError as error:

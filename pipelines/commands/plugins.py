@@ -16,8 +16,10 @@ from typer.core import TyperGroup
 from torchyard.core.config.messages import accepted
 from torchyard.core.config.schema import shared_settings
 from torchyard.core.errors import UserError, suggestion
+from torchyard.core.hosting.hookspecs import HOOKS
 from torchyard.core.hosting.lint import problems
-from torchyard.core.hosting.manager import HOOKS, Registration, Unloaded, host
+from torchyard.core.hosting.manager import host
+from torchyard.core.hosting.registration import Registration, Unloaded
 from torchyard.pipelines.display import print_table, stderr, stdout
 from torchyard.pipelines.scaffold.new_plugin import new_plugin
 
@@ -72,7 +74,7 @@ def list_plugins(
     _print_rows(rows, {"summary": "what it is", "origin": "from"})
     for broken in host().broken:
         stderr.print(
-            f"[yellow]set aside:[/] {escape(f'{broken.source.origin}: {broken.reason}')}",
+            f"[yellow]failed to load:[/] {escape(f'{broken.source.origin}: {broken.reason}')}",
             soft_wrap=True,
         )
 
@@ -173,7 +175,7 @@ def _print_json(answer: dict[str, Any]) -> None:
 def check_plugins() -> None:
     """Report what is wrong with the plugins, by file and line; exit status 1 if anything is.
 
-    Plugins that were set aside, misspelled or unmarked hooks, wrong arguments, classes that
+    Plugins that fail to load, misspelled or unmarked hooks, wrong arguments, classes that
     are no parameter class or lack `build` or a docstring.
     """
     found = problems(host())

@@ -9,7 +9,8 @@ import pytest
 import torchyard
 from torchyard import hookimpl, testing
 from torchyard.core.hosting import hookspecs
-from torchyard.core.hosting.manager import HOOKS, Host
+from torchyard.core.hosting.hookspecs import HOOKS
+from torchyard.core.hosting.manager import Host
 from torchyard.core.hosting.params import KINDS
 from torchyard.core.hosting.sources import Source
 

@@ -46,7 +46,7 @@ def test_nothing_is_wrong_with_a_plugin_that_is_right(tmp_path):
 def test_a_syntax_error_has_its_line(tmp_path):
     [(line, message)] = checked(tmp_path, "x = 1\ny = 2\ndef broken(:\n")
     assert line == 3
-    assert message.startswith("set aside: SyntaxError: ")
+    assert message.startswith("failed to load: SyntaxError: ")
 
 
 def test_all_problems_of_a_file_are_told_at_once(tmp_path):

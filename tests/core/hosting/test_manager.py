@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from torchyard import ModelParams, OptimizerParams, hookimpl
 from torchyard.core.config.resolve import resolve
-from torchyard.core.hosting.manager import HOOKS, Host, host
+from torchyard.core.hosting.hookspecs import HOOKS
+from torchyard.core.hosting.manager import Host, host
 from torchyard.core.hosting.params import KINDS
 from torchyard.core.hosting.sources import Source, file_source, import_file
 
@@ -364,7 +365,7 @@ def offered(folder, order):
     own.load(source("torchyard"), lambda: registering("model", "lenet"), builtin=True)
     for name in order:
         file = folder / f"{name}.py"
-        own.offer(file_source(file), lambda file=file: import_file(file))
+        own.add(file_source(file), lambda file=file: import_file(file))
     return own
 
 

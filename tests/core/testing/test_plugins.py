@@ -397,7 +397,7 @@ def test_what_is_not_explained_is_found():
 def test_a_plugin_file_is_loaded_or_its_fault_told(tmp_path):
     file = tmp_path / "mine.py"
     file.write_text("import no_such_module")
-    with pytest.raises(PluginFault, match="is set aside: ModuleNotFoundError"):
+    with pytest.raises(PluginFault, match="failed to load: ModuleNotFoundError"):
         plugin_in_file(file, ModelParams, "mine")
     file.write_text("")
     with pytest.raises(PluginFault, match="no model named 'mine'"):

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from torchyard.core.hosting.manager import HOOKS
+from torchyard.core.hosting.hookspecs import HOOKS
 
 HEAVY = {"torch", "torchvision", "mlflow", "prefect", "numpy", "sklearn", "pandas", "matplotlib"}
 SETTINGS = ("TORCHYARD_PLUGINS", "MLFLOW_TRACKING_URI", "PREFECT_API_URL")
@@ -103,7 +103,7 @@ def test_a_broken_plugin_is_shown_and_hinders_nothing(tmp_path):
     done, said = at_once(folder, "plugins", "loss", "--load", TORCHYARD_PLUGINS=str(plugins))
     assert done.returncode == 0
     assert "cross_entropy" in done.stdout
-    assert said == [f"set aside: {file}: {reason}"]
+    assert said == [f"failed to load: {file}: {reason}"]
     done, said = at_once(folder, "plugins", "--load", "--json", TORCHYARD_PLUGINS=str(plugins))
     assert (done.returncode, said) == (0, [])
     assert json.loads(done.stdout)["broken"] == [{"source": str(file), "reason": reason}]

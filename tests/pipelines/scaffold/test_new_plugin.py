@@ -10,8 +10,9 @@ import pytest
 
 from torchyard.core.config.schema import SINGLE
 from torchyard.core.errors import UserError
+from torchyard.core.hosting.hookspecs import HOOKS
 from torchyard.core.hosting.lint import problems
-from torchyard.core.hosting.manager import HOOKS, Host, host
+from torchyard.core.hosting.manager import Host, host
 from torchyard.core.hosting.sources import file_source, import_file
 from torchyard.pipelines.scaffold.new_plugin import new_plugin, write
 

@@ -9,7 +9,7 @@ import pytest
 
 from torchyard.core.config.schema import SINGLE
 from torchyard.core.errors import UserError
-from torchyard.core.hosting.manager import HOOKS
+from torchyard.core.hosting.hookspecs import HOOKS
 from torchyard.pipelines.scaffold.new_plugin import write
 
 ROOT = Path(__file__).parents[3]
