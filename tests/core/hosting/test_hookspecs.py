@@ -116,6 +116,12 @@ def test_the_page_has_every_public_name_and_every_assertion_as_it_is():
         assert f"`{name}({', '.join(given)})`" in PAGE
 
 
+def test_the_table_of_public_names_lists_them_and_no_other():
+    table = PAGE.partition("\nEverything a plugin may import is in `torchyard`:\n")[2]
+    rows = re.findall(r"^\|([^|]*)\|[^|]+\|$", table.partition("\n\nSamples")[0], re.MULTILINE)
+    assert sorted(re.findall(r"`(\w+)`", "".join(rows))) == torchyard.__all__
+
+
 def test_the_page_begins_with_a_model_of_about_ten_lines_that_is_right(tmp_path):
     text = re.search(r"```python\n(.*?)```", PAGE, re.DOTALL)[1]
     assert len([line for line in text.splitlines() if line.strip()]) <= 12
