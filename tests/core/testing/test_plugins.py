@@ -70,7 +70,7 @@ LOSSES = {
     ),
     "float": (lambda x, y: cross_entropy(x, y).item(), "gives a float"),
     "detached": (lambda x, y: cross_entropy(x.detach(), y), "does not depend"),
-    "slope": (
+    "gradient": (
         lambda x, y: cross_entropy(x, y) + (x.square() - x.square().detach()).sum().sqrt(),
         "the gradient is NaN or infinite",
     ),
@@ -243,7 +243,7 @@ DATASETS = {
     "raises": (lambda: 1 / 0, {}, "raises RunError: .*ZeroDivisionError"),
     "random": (lambda: data(offset=random.SystemRandom().random()), {}, "the samples differ"),
     "classes": (data, {"describe": lambda self: SampleSpec((3,), 4)}, "4 classes, there are 2"),
-    "shape": (data, {"describe": lambda self: SampleSpec((4,), 2)}, r"tells of \(4,\)"),
+    "shape": (data, {"describe": lambda self: SampleSpec((4,), 2)}, r"gives \(4,\)"),
     "missing": (lambda: data(classes=3), {}, "no training sample is of class 2"),
     "fingerprint": (
         data,
