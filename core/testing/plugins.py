@@ -1,9 +1,4 @@
-"""A test kit for authors of plugins: one assertion a kind, each a list of checks.
-
-    from torchyard.testing import assert_model_plugin
-
-    def test_small():
-        assert_model_plugin(Small(width=8))
+"""The test kit's checks of every kind but models, as `torchyard.testing` exports them.
 
 Each takes an instance of the plugin's class, and raises `PluginFault`, an AssertionError that
 names the class, its file, the check and what is wrong. The random generators' states are

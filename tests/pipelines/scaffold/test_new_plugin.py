@@ -115,7 +115,7 @@ def test_names_that_are_refused(tmp_path, kind, name, message):
 @pytest.mark.parametrize("there", ["mine.py", "test_mine.py"])
 def test_nothing_is_overwritten(tmp_path, there):
     (tmp_path / there).write_text("x = 1\n")
-    with pytest.raises(UserError, match=f"{there} is there already, and is left as it is"):
+    with pytest.raises(UserError, match=f"{there} exists already, and is not changed"):
         write("model", "mine", tmp_path)
     assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [(there, "x = 1\n")]
 
