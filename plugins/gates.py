@@ -26,7 +26,7 @@ class MinAccuracy(GateParams):
             accuracy = float(right.mean())
             return Verdict(
                 accuracy >= threshold,
-                f"{accuracy:.2%} of {len(right):,} test samples, {threshold:.2%} are asked for",
+                f"{accuracy:.2%} of {len(right):,} test samples, {threshold:.2%} are required",
                 {"accuracy": accuracy},
             )
 
@@ -49,7 +49,7 @@ class MinClassRecall(GateParams):
             recalls = result.per_class.set_index("class")["accuracy"].dropna()
             below = recalls[recalls < threshold].sort_values(kind="stable")
             worst, recall = result.worst_class, float(recalls.min())
-            reason = f"{recall:.2%} in the worst class, {worst}; {threshold:.2%} are asked for"
+            reason = f"{recall:.2%} in the worst class, {worst}; {threshold:.2%} are required"
             if len(below) > 1:
                 reason = f"{len(below)} of {len(recalls)} classes are below: {reason}"
             return Verdict(below.empty, reason, {"least_recall": recall})
@@ -92,10 +92,10 @@ class BeatsChampion(GateParams):
                 f"{result.only_first} the champion's"
             )
             if margin:
-                reason += f"; {margin:.2%} more are asked for"
+                reason += f"; {margin:.2%} more are required"
             if significance is not None:
                 better = better and result.p_value <= significance
-                reason += f"; p = {result.p_value:.3g}, at most {significance:g} is asked for"
+                reason += f"; p = {result.p_value:.3g}, at most {significance:g} is allowed"
             return Verdict(
                 better,
                 reason,

@@ -17,9 +17,8 @@ from pathlib import Path
 
 import pluggy
 
-from torchyard.core.hosting import hookspecs
+from torchyard.core.hosting import hookspecs, old_imports
 from torchyard.core.hosting.hookspecs import HOOKS
-from torchyard.core.hosting.old_imports import old_imports
 from torchyard.core.hosting.params import KINDS
 from torchyard.core.hosting.registration import (
     BrokenPlugin,
@@ -107,10 +106,9 @@ class Host:
         """
         self.sources.append(source)
         module = parse(Path(source.file)) if source.file.endswith(".py") else None
-        outdated = old_imports(module) if module else []
+        outdated = old_imports.old_imports(module) if module else []
         if outdated:
-            file = Path(source.file).name
-            reason = "; ".join(f"{file}:{fault.line}: {fault.reason}" for fault in outdated)
+            reason = old_imports.described(outdated, source.file)
             self.broken.append(BrokenPlugin(source, reason, tuple(outdated)))
             return
         pending: list[Registration] = []
@@ -130,9 +128,8 @@ class Host:
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # SystemExit, too, and whatever else it may raise
-            faults.append(
-                Fault(f"{type(error).__name__}: {error}", raising_line(error, source.file))
-            )
+            reason = old_imports.raised_by(error) or f"{type(error).__name__}: {error}"
+            faults.append(Fault(reason, raising_line(error, source.file)))
         if faults:
             if plugin is not None and self._manager.is_registered(plugin):
                 self._manager.unregister(plugin)

@@ -1,13 +1,14 @@
 """Imports from before 0.2, when `core`, `plugins` and `pipelines` were import names themselves.
 
-They are found in a plugin's text before it is imported: inside `build` one would fail only when
-a run is under way, and from a package of the user's called `core` it would get something else.
+They are looked for in a plugin's text before it is imported: one inside `build` would fail in the
+middle of a run, and one that finds a package of the user's called `core` might half work.
 """
 
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
+import traceback
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from torchyard.core.hosting.registration import Fault
@@ -22,10 +23,10 @@ class OldImport(Fault):
 
 
 def old_imports(tree: ast.Module) -> list[OldImport]:
-    """The old imports in a plugin's text.
+    """The old imports in a module's text.
 
-    Left alone are imports within `try`, which have an alternative, and those that a package of
-    the user's called `core`, `plugins` or `pipelines` can answer.
+    Imports within `try` are left alone, because they have an alternative, and so are those of
+    names that a package of the user's called `core`, `plugins` or `pipelines` has.
     """
     faults = []
     for node in _imports(tree):
@@ -49,6 +50,22 @@ def old_imports(tree: ast.Module) -> list[OldImport]:
     return faults
 
 
+def described(faults: Iterable[Fault], file: str) -> str:
+    """All of them in one line, as file:line: message each."""
+    return "; ".join(f"{Path(file).name}:{fault.line}: {fault.reason}" for fault in faults)
+
+
+def raised_by(error: BaseException) -> str:
+    """The old imports of the file whose import failed, as `described` has them; "" if none did."""
+    frames = traceback.extract_tb(error.__traceback__) if isinstance(error, ImportError) else ()
+    for frame in reversed(frames):
+        tree = parse(Path(frame.filename))
+        faults = old_imports(tree) if tree else ()
+        if faults:
+            return described(faults, frame.filename)
+    return ""
+
+
 def _imports(node: ast.AST) -> Iterator[ast.Import | ast.ImportFrom]:
     for child in ast.iter_child_nodes(node):
         if isinstance(child, ast.Import) or (isinstance(child, ast.ImportFrom) and not child.level):
@@ -65,23 +82,23 @@ def _attributes(tree: ast.Module, alias: ast.alias) -> list[str]:
 
 
 def _homes(module: str, names: list[str]) -> dict[str, str]:
-    """Where torchyard has those names that an old module of it cannot be asked for any more.
+    """The modules of torchyard that have what an import does not find: {name: module}.
 
     Args:
         module: as it is imported.
-        names: what is asked of it; "*" is the module itself.
+        names: those that are imported from it; "*" stands for the module itself.
     """
     top = module.partition(".")[0]
     if top not in OLD_NAMES:
         return {}
-    ours = "check_import_name" in (_bound(top) or ())
+    guarded = "check_import_name" in (_bound(top) or ())  # torchyard's own folder, on the path
     bound = _bound(module)
-    if not ours and bound and bound & {"*", "__getattr__"}:
+    if not guarded and bound and bound & {"*", "__getattr__"}:
         return {}
     homes = {
         name: _home(module, name)
         for name in names
-        if ours or (bound is None if name == "*" else not _has(module, name))
+        if guarded or (bound is None if name == "*" else not _has(module, name))
     }
     return {name: home for name, home in homes.items() if home}
 
@@ -99,7 +116,7 @@ def _has(module: str, name: str) -> bool:
 
 
 def _bound(module: str) -> set[str] | None:
-    """The names in a module's text, "*" if that does not show them all; None: no such module."""
+    """The names bound in a module's text, "*" if it does not show all; None: no such module."""
     file = module_file(module)
     if not file:
         return None

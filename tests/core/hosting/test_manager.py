@@ -16,11 +16,11 @@ ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture(scope="module")
-def strangers(tmp_path_factory):
+def third_party(tmp_path_factory):
     """Files that use one another's names, and one that cannot be imported."""
-    folder = tmp_path_factory.mktemp("strangers")
+    folder = tmp_path_factory.mktemp("third_party")
     head, _, hook = TINY.partition("@hookimpl")
-    for name, registered in STRANGERS.items():
+    for name, registered in THIRD_PARTY.items():
         lines = [f'    register("{each}", Tiny)\n' for each in registered or ["x"]]
         failing = "" if registered else "    1 / 0\n"
         text = f"{head}@hookimpl{hook.partition('    register(')[0]}{''.join(lines)}{failing}"
@@ -118,7 +118,7 @@ def test_a_built_in_keeps_its_name_and_the_other_is_qualified():
     assert own.find("model", "torchyard/lenet").builtin
 
 
-def test_two_strangers_of_one_name_are_both_qualified():
+def test_two_plugins_of_one_name_are_both_qualified():
     own = Host()
     own.load(source("one"), lambda: registering("loss", "focal", "hinge"))
     own.load(source("two"), lambda: registering("loss", "focal"))
@@ -179,7 +179,7 @@ def test_names_are_listed_in_order():
     assert names(own, "model") == ["a", "b", "c"]
 
 
-STRANGERS = {
+THIRD_PARTY = {
     "one": ("a", "b"),
     "two": ("b", "c"),
     "three": ("c", "lenet"),
@@ -187,7 +187,7 @@ STRANGERS = {
 }
 
 
-def offered(folder, order):
+def added(folder, order):
     own = Host()
     own.load(source("torchyard"), lambda: registering("model", "lenet"), builtin=True)
     for name in order:
@@ -204,13 +204,13 @@ def answer(own, name):
 
 
 @given(
-    order=st.permutations(list(STRANGERS)),
+    order=st.permutations(list(THIRD_PARTY)),
     asked=st.permutations(["a", "b", "c", "lenet", "two/b", "three/lenet", "four/x", "x"]),
 )
 @settings(deadline=None, max_examples=40)
-def test_neither_the_order_of_discovery_nor_that_of_asking_matters(strangers, order, asked):
-    expected = offered(strangers, STRANGERS)
-    own = offered(strangers, order)
+def test_neither_the_order_of_discovery_nor_that_of_asking_matters(third_party, order, asked):
+    expected = added(third_party, THIRD_PARTY)
+    own = added(third_party, order)
     assert {name: answer(own, name) for name in asked} == {
         name: answer(expected, name) for name in sorted(asked)
     }

@@ -215,6 +215,16 @@ def test_all_old_imports_of_a_file_are_reported_at_once(tmp_path):
     assert "tiny.py:14: 'from plugins.losses import Focal'" in broken.reason
 
 
+def test_an_old_import_in_a_module_that_the_plugin_imports_is_named(folder, own):
+    helper = own / "mine_helper.py"
+    helper.write_text("x = 1\nfrom core import ModelParams\n")
+    (folder / "tiny.py").write_text("import mine_helper\n")
+    [problem] = problems(host())
+    write = "'from core import ModelParams' is from before 0.2: write 'from torchyard import"
+    file, message = folder / "tiny.py", f"failed to load: mine_helper.py:2: {write} ModelParams'"
+    assert str(problem) == f"{file}:1: {message}"
+
+
 def test_a_plugin_without_a_file_is_not_read():
     own = Host()
     own.load(Source("mine", "mine 1.0", ""), lambda: object())
