@@ -1,7 +1,5 @@
-"""The library: what plugins and pipelines stand on. It imports neither of them."""
+"""The library under plugins and pipelines. It imports neither of them."""
 
-if __name__ != "torchyard.core":  # the clone is the working folder, or on the path
-    raise ImportError(
-        f"{__file__} is torchyard's own, and was imported as '{__name__}': its import name is "
-        "'torchyard', as in `from torchyard import ModelParams, hookimpl`"
-    )
+from torchyard.import_guard import check_import_name
+
+check_import_name(__name__, __file__)

@@ -1,4 +1,4 @@
-"""A model with an activation of one's own: forward and backward written by hand.
+"""A model with a custom activation: forward and backward written by hand.
 
 TORCHYARD_PLUGINS=examples torchyard run digits model=swish_mlp
 """
@@ -16,14 +16,14 @@ def swish_function():
     """The function x · sigmoid(beta · x), a torch.autograd.Function.
 
     Swish, Ramachandran et al., arXiv:1710.05941; with beta = 1 it is torch.nn.SiLU. The class
-    is made here because its base is torch's, and importing torch takes a second.
+    is defined in a function because its base is torch's, whose import takes seconds.
     """
     import torch
 
     class SwishFunction(torch.autograd.Function):
         @staticmethod
         def forward(ctx, x, beta):
-            # The sigmoid is computed anew in backward: keeping it would double the memory.
+            # backward computes the sigmoid again: saving it would double the memory.
             ctx.save_for_backward(x, beta)
             return x * torch.sigmoid(beta * x)
 
@@ -31,8 +31,8 @@ def swish_function():
         def backward(ctx, grad):
             x, beta = ctx.saved_tensors
             s = torch.sigmoid(beta * x)
-            slope = x * s * (1 - s)  # of the sigmoid, times x
-            return grad * (s + beta * slope), (grad * x * slope).sum()
+            derivative = s * (1 - s)  # of the sigmoid
+            return grad * (s + beta * x * derivative), (grad * x * x * derivative).sum()
 
     return SwishFunction
 

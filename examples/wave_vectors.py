@@ -1,9 +1,9 @@
-"""Audio as a data set: waves become vectors, their spectra.
+"""Audio as a data set: the spectra of waves, as vectors.
 
 TORCHYARD_PLUGINS=examples torchyard run digits dataset=wave_vectors model=linear
 
-Whatever NumPy arrays come from, sound files read with scipy.io.wavfile for instance, a data
-set of one's own is these few lines: float32 N x D, or uint8 N x C x H x W, and class indices.
+A data set of any NumPy arrays takes these few lines, whether they are computed or read from
+sound files: float32 N x D, or uint8 N x C x H x W, and class indices.
 """
 
 from torchyard import ArraySplit, DatasetParams, RawData, SampleSpec, hookimpl
@@ -17,14 +17,14 @@ class WaveVectors(DatasetParams):
     seed: int = 0
 
     def build(self, downloads):
-        """Make the waves and their magnitude spectra, float32 count x (length / 2 + 1)."""
+        """Compute the waves and their log-magnitude spectra, float32 count x (length / 2 + 1)."""
         import numpy as np
         from scipy import signal
 
         random = np.random.default_rng(self.seed)
         labels = np.arange(self.count) % 3
-        turns = random.uniform(4, 40, (self.count, 1)) * np.linspace(0, 1, self.length)
-        phase = 2 * np.pi * (turns + random.uniform(size=(self.count, 1)))
+        cycles = random.uniform(4, 40, (self.count, 1)) * np.linspace(0, 1, self.length)
+        phase = 2 * np.pi * (cycles + random.uniform(size=(self.count, 1)))
         waves = np.choose(
             labels[:, None], [np.sin(phase), signal.square(phase), signal.sawtooth(phase)]
         )

@@ -1,7 +1,5 @@
 """The Prefect flow, its worker, the services beside it and the command line."""
 
-if __name__ != "torchyard.pipelines":  # the clone is the working folder, or on the path
-    raise ImportError(
-        f"{__file__} is torchyard's own, and was imported as '{__name__}': its import name is "
-        "'torchyard', as in `from torchyard import ModelParams, hookimpl`"
-    )
+from torchyard.import_guard import check_import_name
+
+check_import_name(__name__, __file__)

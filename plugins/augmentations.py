@@ -1,7 +1,7 @@
 """Augmentations of images: random crops, flips and erased squares, a whole batch at a time.
 
-Each makes its choices with one draw for the batch and reads every pixel once; nothing waits
-for the device, and there is no loop over samples.
+Each draws its random numbers once per batch and reads every pixel once; there is no loop over
+samples and no synchronization with the device.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ def _check_side(name: str, value: int, shorter: int) -> None:
 
 
 class RandomCrop(AugmentationParams):
-    """Shift each image by up to `padding` pixels each way: pad, then crop to the old size.
+    """Shift each image by up to `padding` pixels each way: pad, then crop to the same size.
 
-    As in He et al., arXiv:1512.03385, section 4.2, who pad with zeros. "reflect" mirrors the
-    image at its border instead, which leaves no black edges for the network to learn.
+    He et al., arXiv:1512.03385, section 4.2, pad with zeros. "reflect" mirrors the image at its
+    border instead, so that the network sees no black edges.
     """
 
-    padding: PositiveInt = Field(4, description="pixels a side")
-    mode: Literal["reflect", "zeros"] = Field("reflect", description="what lies beyond the border")
+    padding: PositiveInt = Field(4, description="pixels on each side")
+    mode: Literal["reflect", "zeros"] = Field("reflect", description="values beyond the border")
 
     def build(self, input_shape: tuple[int, ...]) -> Augmentation:
         """Make the crop; the padding must be less than either side of the images."""
@@ -51,8 +51,8 @@ class RandomCrop(AugmentationParams):
         def crop(samples: torch.Tensor, indices: torch.Tensor, epoch: int) -> torch.Tensor:
             count, device = len(samples), samples.device
             shifts = torch.randint(-padding, padding + 1, (2, count, 1), device=device)
-            # Where each row and column of the result comes from. Padded images are never made:
-            # torch's padding takes no uint8, and would copy.
+            # The source of each row and column of the result. Padding would be a copy, and
+            # torch's does not take uint8.
             rows = torch.arange(height, device=device) + shifts[0]
             columns = torch.arange(width, device=device) + shifts[1]
             last_row, last_column = height - 1, width - 1
@@ -91,11 +91,11 @@ class HorizontalFlip(AugmentationParams):
 
 
 class AlternatingFlip(AugmentationParams):
-    """Mirror half the images in the first epoch and from then on the other half each time.
+    """Mirror half the images in odd epochs and the other half in even ones.
 
-    Any two epochs in a row show both sides of every image, where random flips show half the
-    images the same way twice (Jordan, "94% on CIFAR-10 in 3.29 Seconds on a Single GPU",
-    arXiv:2404.00498). Which half comes first is a function of index and seed.
+    Two consecutive epochs show every image both ways, where random flips repeat half of them
+    (Jordan, "94% on CIFAR-10 in 3.29 Seconds on a Single GPU", arXiv:2404.00498). Which half
+    is mirrored first is a function of index and seed.
     """
 
     seed: int = Field(0, ge=0, le=HASH_MASK, description="which images the first epoch mirrors")
@@ -106,40 +106,39 @@ class AlternatingFlip(AugmentationParams):
         seed = self.seed
 
         def flip(samples: torch.Tensor, indices: torch.Tensor, epoch: int) -> torch.Tensor:
-            # Hashed before the seed comes in and after: without the first, another seed would
-            # only deal the same coins to other samples.
-            coins = _hash(_hash(indices) ^ seed)
-            return _flipped(samples, (coins + epoch) % 2 == 0)
+            # Hashed before the xor as well: otherwise another seed would only permute the bits
+            # among the samples.
+            bits = _hash(_hash(indices) ^ seed)
+            return _flipped(samples, (bits + epoch) % 2 == 0)
 
         return flip
 
 
 def _hash(numbers: torch.Tensor) -> torch.Tensor:
-    """Mix the lower 32 bits, so that each depends on all.
+    """Hash the lower 32 bits, so that each bit of the result depends on all of them.
 
-    Multiplicative hashing (Knuth, The Art of Computer Programming, 6.4) between shifts that
-    bring the high bits down. The factor has 27 bits: no product leaves int64, and every
-    device gives the same.
+    Multiplicative hashing (Knuth, The Art of Computer Programming, 6.4) between xor-shifts. The
+    factor has 27 bits, so that products fit into int64 and are the same on every device.
     """
     for _ in range(2):
         numbers = (numbers ^ (numbers >> 16)) * HASH_FACTOR & HASH_MASK
     return numbers ^ (numbers >> 16)
 
 
-def _flipped(samples: torch.Tensor, which: torch.Tensor) -> torch.Tensor:
+def _flipped(samples: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     import torch
 
-    return torch.where(which[:, None, None, None], samples.flip(-1), samples)
+    return torch.where(mask[:, None, None, None], samples.flip(-1), samples)
 
 
 class Cutout(AugmentationParams):
     """Blank a square in each image (DeVries and Taylor, arXiv:1708.04552).
 
-    Its centre is anywhere in the image, so at the border a part of the square is outside.
+    Its centre is anywhere in the image, so near the border a part of the square lies outside.
     """
 
     size: PositiveInt = Field(8, description="side of the square in pixels")
-    fill: int = Field(128, ge=0, le=255, description="the value it takes")
+    fill: int = Field(128, ge=0, le=255, description="value of the blanked pixels")
 
     def build(self, input_shape: tuple[int, ...]) -> Augmentation:
         """Make the cutout; the square must be smaller than the images."""
@@ -154,8 +153,8 @@ class Cutout(AugmentationParams):
 
             def inside(side: int) -> torch.Tensor:
                 first = torch.randint(side, (count, 1), device=device) - size // 2
-                place = torch.arange(side, device=device) - first
-                return (place >= 0) & (place < size)
+                offset = torch.arange(side, device=device) - first
+                return (offset >= 0) & (offset < size)
 
             square = inside(height)[:, :, None] & inside(width)[:, None, :]
             return samples.masked_fill(square[:, None], fill)

@@ -1,4 +1,4 @@
-"""Gates: what a model must show before it takes the champion's place."""
+"""Gates: conditions that a model must meet to become the champion."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class MinAccuracy(GateParams):
             accuracy = float(right.mean())
             return Verdict(
                 accuracy >= threshold,
-                f"{accuracy:.2%} of {len(right):,} test samples, {threshold:.2%} are asked for",
+                f"{accuracy:.2%} of {len(right):,} test samples, {threshold:.2%} are required",
                 {"accuracy": accuracy},
             )
 
@@ -49,7 +49,7 @@ class MinClassRecall(GateParams):
             recalls = result.per_class.set_index("class")["accuracy"].dropna()
             below = recalls[recalls < threshold].sort_values(kind="stable")
             worst, recall = result.worst_class, float(recalls.min())
-            reason = f"{recall:.2%} in the worst class, {worst}; {threshold:.2%} are asked for"
+            reason = f"{recall:.2%} in the worst class, {worst}; {threshold:.2%} are required"
             if len(below) > 1:
                 reason = f"{len(below)} of {len(recalls)} classes are below: {reason}"
             return Verdict(below.empty, reason, {"least_recall": recall})
@@ -82,30 +82,30 @@ class BeatsChampion(GateParams):
 
             if champion is None:
                 return Verdict(True, "there is no champion yet")
-            found = compare(champion, candidate).overall
+            result = compare(champion, candidate).overall
             # Whole samples are compared: 0.3 - 0.1 is not 0.2.
-            ahead = found.only_second - found.only_first
-            better = ahead > 0 and ahead >= round(margin * found.images, 6)
+            ahead = result.only_second - result.only_first
+            better = ahead > 0 and ahead >= round(margin * result.images, 6)
             reason = (
-                f"{found.second:.2%} against the champion's {found.first:.2%}; of the samples "
-                f"that only one has right {found.only_second} are its own, "
-                f"{found.only_first} the champion's"
+                f"{result.second:.2%} against the champion's {result.first:.2%}; of the samples "
+                f"that only one has right {result.only_second} are its own, "
+                f"{result.only_first} the champion's"
             )
             if margin:
-                reason += f"; {margin:.2%} more are asked for"
+                reason += f"; {margin:.2%} more are required"
             if significance is not None:
-                better = better and found.p_value <= significance
-                reason += f"; p = {found.p_value:.3g}, at most {significance:g} is asked for"
+                better = better and result.p_value <= significance
+                reason += f"; p = {result.p_value:.3g}, at most {significance:g} is allowed"
             return Verdict(
                 better,
                 reason,
                 {
-                    "accuracy": found.second,
-                    "champion_accuracy": found.first,
-                    "difference": found.difference,
-                    "low": found.low,
-                    "high": found.high,
-                    "p_value": found.p_value,
+                    "accuracy": result.second,
+                    "champion_accuracy": result.first,
+                    "difference": result.difference,
+                    "low": result.low,
+                    "high": result.high,
+                    "p_value": result.p_value,
                 },
             )
 

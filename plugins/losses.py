@@ -27,7 +27,7 @@ def _weight_tensor(
 class CrossEntropy(LossParams):
     """Cross-entropy of the softmax of the logits (torch.nn.CrossEntropyLoss)."""
 
-    weight: tuple[NonNegativeFloat, ...] | None = Field(None, description="one weight a class")
+    weight: tuple[NonNegativeFloat, ...] | None = Field(None, description="one weight per class")
     label_smoothing: float = Field(0.0, ge=0, le=1)
 
     def build(self, num_classes: int) -> torch.nn.Module:
@@ -46,7 +46,7 @@ class NegativeLogLikelihood(LossParams):
     changes nothing.
     """
 
-    weight: tuple[NonNegativeFloat, ...] | None = Field(None, description="one weight a class")
+    weight: tuple[NonNegativeFloat, ...] | None = Field(None, description="one weight per class")
 
     def build(self, num_classes: int) -> torch.nn.Module:
         """Make log-softmax followed by a torch.nn.NLLLoss."""
@@ -77,12 +77,12 @@ class MeanSquaredError(LossParams):
 class SmoothL1(LossParams):
     """Smooth L1 of the logits against one-hot targets (torch.nn.SmoothL1Loss).
 
-    Half the squared error over beta where the error is below beta, beyond it the absolute
-    error less beta / 2: an outlier pulls no harder than any other (Girshick,
-    arXiv:1504.08083). beta=0 is the absolute error.
+    Half the squared error over beta where the error is below beta, elsewhere the absolute
+    error less beta / 2, so that outliers have a bounded gradient (Girshick, arXiv:1504.08083).
+    beta=0 is the absolute error.
     """
 
-    beta: NonNegativeFloat = Field(1.0, description="error at which the square ends")
+    beta: NonNegativeFloat = Field(1.0, description="error up to which it is squared")
 
     def build(self, num_classes: int) -> torch.nn.Module:
         """Make a torch.nn.SmoothL1Loss that takes class indices."""
@@ -99,12 +99,12 @@ class SmoothL1(LossParams):
 class BinaryCrossEntropy(LossParams):
     """Binary cross-entropy of each logit's sigmoid (torch.nn.BCEWithLogitsLoss).
 
-    Against one-hot targets, the mean over samples and classes: each class is a yes-or-no
-    question of its own.
+    Against one-hot targets, the mean over samples and classes: each class is a binary
+    classification of its own.
     """
 
     pos_weight: tuple[PositiveFloat, ...] | None = Field(
-        None, description="one weight a class, of the samples that are of it"
+        None, description="one weight per class, of its positive samples"
     )
 
     def build(self, num_classes: int) -> torch.nn.Module:
@@ -122,13 +122,13 @@ class BinaryCrossEntropy(LossParams):
 class Focal(LossParams):
     """Focal loss, -(1 - p)^gamma log p with p the softmax at the target (arXiv:1708.02002).
 
-    Lin et al.'s loss for many classes: what the network is sure of counts little. gamma=0
-    is the cross-entropy. Each sample is scaled by its class's alpha and the mean is over
+    Lin et al.'s loss for many classes: samples predicted with confidence weigh little. gamma=0
+    is the cross-entropy. Each sample is scaled by its class's alpha, and the mean is over
     the samples, where cross_entropy divides by the sum of the weights.
     """
 
-    gamma: NonNegativeFloat = Field(2.0, description="how little a sure sample counts")
-    alpha: tuple[NonNegativeFloat, ...] | None = Field(None, description="one weight a class")
+    gamma: NonNegativeFloat = Field(2.0, description="how little a confident sample weighs")
+    alpha: tuple[NonNegativeFloat, ...] | None = Field(None, description="one weight per class")
 
     def build(self, num_classes: int) -> torch.nn.Module:
         """Make the loss; its class is made here because its base is torch's."""
@@ -145,7 +145,7 @@ class Focal(LossParams):
                 loss = -log_p.gather(1, target).squeeze(1)
                 if gamma:
                     # log(1 - p) from the other classes: 1 - p rounds to 0 where p is near 1,
-                    # and the slope of 0^gamma is infinite or, times 0, NaN.
+                    # and the gradient of 0^gamma is infinite or, times 0, NaN.
                     log_rest = log_p.scatter(1, target, -torch.inf).logsumexp(dim=1)
                     loss = (gamma * log_rest).exp() * loss
                 if self.alpha is not None:

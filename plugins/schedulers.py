@@ -17,7 +17,7 @@ class _WarmUp(SchedulerParams):
     warmup_steps: NonNegativeInt = Field(0, description="batches of linear rise from near 0")
 
     def build(self, optimizer: Optimizer, total_steps: int) -> LRScheduler:
-        """Make the linear rise, where one is asked for, and then the schedule."""
+        """Make the schedule, after a linear rise if `warmup_steps` is not 0."""
         from torch.optim import lr_scheduler
 
         if not self.warmup_steps:
@@ -78,8 +78,8 @@ class Cosine(_WarmUp):
 class OneCycle(SchedulerParams):
     """One rise to max_lr and one fall to near zero (OneCycleLR; arXiv:1708.07120).
 
-    The rise is the warm-up: `pct_start` of the run. Momentum (or the first beta) runs the
-    other way where the optimizer has one.
+    The rise is the warm-up: `pct_start` of the run. Momentum (or the first beta) moves in the
+    opposite direction if the optimizer has one.
     """
 
     max_lr: PositiveFloat | None = Field(
@@ -97,7 +97,7 @@ class OneCycle(SchedulerParams):
 
         has_momentum = "betas" in optimizer.defaults or optimizer.defaults.get("momentum", 0) > 0
         settings = self.model_dump()
-        # torch divides by the length of rise and fall; neither may come out as 0 steps.
+        # torch divides by the lengths of rise and fall: neither may be 0 steps.
         if self.pct_start * total_steps in (1, total_steps):
             settings["pct_start"] *= 1 - 1e-6
         settings["max_lr"] = self.max_lr or [group["lr"] for group in optimizer.param_groups]

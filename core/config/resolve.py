@@ -18,7 +18,7 @@ from torchyard.core.config.parsing import as_section, read_overridden
 from torchyard.core.config.schema import DEFAULT_GATES, SINGLE, Choice, RunConfig, shared_settings
 from torchyard.core.config.secrets import read_secrets, secret_references
 from torchyard.core.errors import UserError
-from torchyard.core.hosting.manager import Host, Registration
+from torchyard.core.hosting.manager import Host
 from torchyard.core.hosting.params import (
     AugmentationParams,
     DatasetParams,
@@ -28,6 +28,7 @@ from torchyard.core.hosting.params import (
     OptimizerParams,
     SchedulerParams,
 )
+from torchyard.core.hosting.registration import Registration
 
 
 @dataclass(frozen=True)

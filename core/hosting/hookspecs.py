@@ -1,7 +1,7 @@
 """The hooks a plugin implements: each registers parameter classes under names.
 
-`register(name, params_class)` may be called any number of times. A hook runs once, when
-plugins are loaded; nothing is built before a run asks for it by name.
+`register(name, params_class)` may be called any number of times. A hook runs once, when its
+plugin is loaded; nothing is built before a run asks for it by name.
 """
 
 from __future__ import annotations
@@ -14,6 +14,17 @@ hookspec = pluggy.HookspecMarker("torchyard")
 hookimpl = pluggy.HookimplMarker("torchyard")
 
 Register = Callable[[str, type], None]
+
+# The hook of each kind of plugin.
+HOOKS = {
+    "dataset": "register_datasets",
+    "augmentation": "register_augmentations",
+    "model": "register_models",
+    "loss": "register_losses",
+    "optimizer": "register_optimizers",
+    "scheduler": "register_schedulers",
+    "gate": "register_gates",
+}
 
 
 @hookspec

@@ -1,7 +1,7 @@
 """What is wrong with the plugins of this process, by file and line.
 
-The host sets a plugin aside at its first fault. Here each file is read, too, without running
-it: a misspelled hook and one that lacks its marker register nothing, and would go unnoticed.
+The host reports what fails to load. Here each file is read as well, without running it: a
+misspelled hook and one without its marker register nothing, and would go unnoticed.
 """
 
 from __future__ import annotations
@@ -13,12 +13,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from torchyard.core.hosting.manager import HOOKS, Host, Registration
+from torchyard.core.hosting.hookspecs import HOOKS
+from torchyard.core.hosting.manager import Host
+from torchyard.core.hosting.old_imports import OldImport
 from torchyard.core.hosting.params import KINDS
+from torchyard.core.hosting.registration import Fault
 from torchyard.core.hosting.sources import Source
 from torchyard.core.hosting.static import hook_functions, parse, register_calls, registered_class
 
-ALIKE = 0.9  # of a name that is meant to be a hook's
+SIMILARITY = 0.9  # difflib's, from which on a function without the marker is taken for a hook
 
 
 @dataclass(frozen=True)
@@ -35,48 +38,46 @@ class Problem:
 
 
 def problems(host: Host) -> list[Problem]:
-    """Everything wrong with a host's plugins; all are imported, but for those that are off."""
+    """Everything wrong with a host's plugins, all of which are imported unless turned off."""
     host.load_all()
-    found: list[Problem] = []
-    aside = {broken.source: broken for broken in host.broken}
-    registrations: dict[Source, list[Registration]] = {}
+    result: list[Problem] = []
+    broken = {each.source: each for each in host.broken}
+    registered: dict[Source, list[type]] = {}
     for kind in KINDS:
         for _, registration in host.registrations(kind):
-            registrations.setdefault(registration.source, []).append(registration)
+            registered.setdefault(registration.source, []).append(registration.params)
 
-    for source in dict.fromkeys([*host.sources, *aside]):
+    for source in dict.fromkeys([*host.sources, *broken]):
         place = source.file or source.origin
-        read: list[tuple[int | None, str]] = []
-        if source.file.endswith(".py"):
-            read += _read(Path(source.file))
-        broken = aside.get(source)
-        for fault in broken.faults if broken else ():
-            # What pluggy says of a hook, the file told already, with the line.
-            if fault.line is not None or not read:
-                read.append((fault.line, f"set aside: {fault.reason}"))
-        if broken and not broken.faults:
-            read.append((None, f"set aside: {broken.reason}"))
-        read += [_undescribed(r) for r in registrations.get(source, []) if not described(r.params)]
-        in_order = sorted(dict.fromkeys(read), key=lambda pair: pair[0] or 0)
-        found += [Problem(place, line, message) for line, message in in_order]
-    return found
+        messages: list[tuple[int | None, str]] = []
+        if source.text:
+            messages += _read(source.text)
+        if source in broken:
+            plugin = broken[source]
+            for fault in plugin.faults or (Fault(plugin.reason),):
+                prefix = "" if isinstance(fault, OldImport) else "failed to load: "
+                # What pluggy says of a hook was found in the file already, with the line.
+                if fault.line is not None or not messages:
+                    messages.append((fault.line, prefix + fault.reason))
+        for params in registered.get(source, ()):
+            if not described(params):
+                messages.append((class_line(params), _no_docstring(params.__name__)))
+        in_order = sorted(dict.fromkeys(messages), key=lambda pair: pair[0] or 0)
+        result += [Problem(place, line, message) for line, message in in_order]
+    return result
 
 
 def described(params: type) -> bool:
-    """Whether a class has a docstring of its own: its base's tells nothing of it."""
+    """Whether a class has a docstring of its own; its base's does not describe it."""
     return bool((vars(params).get("__doc__") or "").strip())
 
 
 def class_line(params: type) -> int | None:
-    """Where a class begins; None if it was made by a call of `type`, or has no file."""
+    """The first line of a class; None if it was made by a call of `type`, or has no file."""
     try:
         return inspect.getsourcelines(params)[1]
     except (OSError, TypeError):
         return None
-
-
-def _undescribed(found: Registration) -> tuple[int | None, str]:
-    return class_line(found.params), _no_docstring(found.params.__name__)
 
 
 def _no_docstring(name: str) -> str:
@@ -87,7 +88,7 @@ def _read(file: Path) -> Iterator[tuple[int, str]]:
     """What is wrong with a file's hooks and with the classes they register by name."""
     module = parse(file)
     if module is None:
-        return  # its import says so, and where
+        return  # importing it raises, with the line
     classes = {node.name: node for node in module.body if isinstance(node, ast.ClassDef)}
     for owner in classes.values():
         for inner in hook_functions(owner):
@@ -96,7 +97,7 @@ def _read(file: Path) -> Iterator[tuple[int, str]]:
                 yield inner.node.lineno, f"'{inner.node.name}' is {where}"
     for function in hook_functions(module):
         node, name, marked = function.node, function.hook, function.marked
-        nearest = difflib.get_close_matches(name, HOOKS.values(), 1, 0.6 if marked else ALIKE)
+        nearest = difflib.get_close_matches(name, HOOKS.values(), 1, 0.6 if marked else SIMILARITY)
         if marked and name not in HOOKS.values():
             hint = f" Did you mean '{nearest[0]}'?" if nearest else ""
             known = ", ".join(HOOKS.values())
@@ -117,11 +118,11 @@ def _signature(node: ast.FunctionDef | ast.AsyncFunctionDef) -> Iterator[tuple[i
         yield node.lineno, f"'{node.name}' is async: a hook is a plain function"
     elif any(isinstance(inner, ast.Yield | ast.YieldFrom) for inner in ast.walk(node)):
         yield node.lineno, f"'{node.name}' yields, so it never runs: a hook is a plain function"
-    all_of = node.args
-    names = [each.arg for each in (*all_of.posonlyargs, *all_of.args, *all_of.kwonlyargs)]
-    names += [f"*{each.arg}" for each in (all_of.vararg, all_of.kwarg) if each]
-    if names != ["register"] or all_of.kwonlyargs:
-        given = f"({', '.join(names)})" if names else "none"
-        yield node.lineno, f"'{node.name}' takes {given}: a hook takes one argument, 'register'"
-    elif all_of.defaults:
+    arguments = node.args
+    names = [each.arg for each in (*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs)]
+    names += [f"*{each.arg}" for each in (arguments.vararg, arguments.kwarg) if each]
+    if names != ["register"] or arguments.kwonlyargs:
+        taken = f"({', '.join(names)})" if names else "none"
+        yield node.lineno, f"'{node.name}' takes {taken}: a hook takes one argument, 'register'"
+    elif arguments.defaults:
         yield node.lineno, f"'{node.name}': 'register' has a default, and pluggy would not pass it"

@@ -1,13 +1,12 @@
-"""The plugin host: finds plugins, sets broken ones aside, and looks them up by name.
+"""The plugin host: loads plugins, looks them up by name, and keeps what fails to load apart.
 
-A plugin of a third party is imported when a name is asked for that it may register: its text
-says which (`core/hosting/static.py`). So plugins that a run does not use cost it nothing.
+A plugin of a third party is imported when a name is asked for that its text declares
+(`core/hosting/static.py`), so plugins that a run does not use cost it nothing.
 """
 
 from __future__ import annotations
 
 import difflib
-import inspect
 import os
 import sys
 from collections.abc import Iterator
@@ -18,8 +17,16 @@ from pathlib import Path
 
 import pluggy
 
-from torchyard.core.hosting import hookspecs
-from torchyard.core.hosting.params import KINDS, PluginParams
+from torchyard.core.hosting import hookspecs, old_imports
+from torchyard.core.hosting.hookspecs import HOOKS
+from torchyard.core.hosting.params import KINDS
+from torchyard.core.hosting.registration import (
+    BrokenPlugin,
+    Fault,
+    Registration,
+    Unloaded,
+    check_registration,
+)
 from torchyard.core.hosting.sources import (
     PLUGIN_FOLDERS,
     Find,
@@ -30,100 +37,27 @@ from torchyard.core.hosting.sources import (
     plugin_folders,
     raising_line,
 )
-from torchyard.core.hosting.static import HOOK_NAMES, Announcement, announced, parse
+from torchyard.core.hosting.static import Declaration, declarations, parse
 
 PLUGINS_OFF = "TORCHYARD_PLUGINS_OFF"
 
-HOOKS = {
-    "dataset": "register_datasets",
-    "augmentation": "register_augmentations",
-    "model": "register_models",
-    "loss": "register_losses",
-    "optimizer": "register_optimizers",
-    "scheduler": "register_schedulers",
-    "gate": "register_gates",
-}
-
-# What the host itself keeps beside a plugin's parameters (see `core/config/schema.py`).
-RESERVED = {"name", "normalize", "freeze"}
-
 
 @dataclass(frozen=True)
-class Registration:
-    """One plugin under its name."""
-
-    kind: str
-    name: str
-    params: type[PluginParams]
-    source: Source
-    builtin: bool
-
-    @property
-    def status(self) -> str:
-        """As the listing shows it."""
-        return "built in" if self.builtin else "loaded"
-
-    @property
-    def qualified(self) -> str:
-        """The name that tells it from those of other sources."""
-        return f"{self.source.name}/{self.name}"
-
-    @property
-    def summary(self) -> str:
-        """The first line of the plugin's docstring."""
-        return (inspect.getdoc(self.params) or "").partition("\n")[0]
-
-
-@dataclass(frozen=True)
-class Unloaded:
-    """A plugin that was not imported: what its file says of it.
-
-    Attributes:
-        name: may end with "*", where only its import tells the names.
-        status: "not loaded", or "off".
-    """
-
-    kind: str
-    name: str
-    summary: str
-    source: Source
-    status: str
-    builtin = False
-
-
-@dataclass(frozen=True)
-class Fault:
-    """One thing that is wrong with a plugin, and the line of its file, where one is to blame."""
-
-    reason: str
-    line: int | None = None
-
-
-@dataclass(frozen=True)
-class BrokenPlugin:
-    """A plugin that was set aside, and why: the first of its faults."""
-
-    source: Source
-    reason: str
-    faults: tuple[Fault, ...] = ()
-
-
-@dataclass(frozen=True)
-class _Waiting:
+class _Deferred:
     """A plugin to import when one of its names is asked for."""
 
     source: Source
     find: Find
-    announced: tuple[Announcement, ...]
+    declared: tuple[Declaration, ...]
 
-    def announces(self, kind: str, name: str) -> bool:
-        return any((each.hook, each.name) == (HOOKS[kind], name) for each in self.announced)
+    def declares(self, kind: str, name: str) -> bool:
+        return any((each.hook, each.name) == (HOOKS[kind], name) for each in self.declared)
 
     def covers(self, kind: str, name: str) -> bool:
         names = {name, name.removeprefix(f"{self.source.name}/")}
         return any(
             each.hook == HOOKS[kind] and each.covers(asked)
-            for each in self.announced
+            for each in self.declared
             for asked in names
         )
 
@@ -133,44 +67,50 @@ class Host:
 
     Attributes:
         sources: all that were imported, in that order.
-        broken: those of them that were set aside, and folders that are not there.
+        broken: those of them that failed to load, and folders that do not exist.
     """
 
     def __init__(self) -> None:
         self._manager = pluggy.PluginManager("torchyard")
         self._manager.add_hookspecs(hookspecs)
         self._registrations: dict[str, dict[str, list[Registration]]] = {k: {} for k in KINDS}
-        self._waiting: list[_Waiting] = []
-        self._off: list[_Waiting] = []
+        self._deferred: list[_Deferred] = []
+        self._off: list[_Deferred] = []
         self.sources: list[Source] = []
         self.broken: list[BrokenPlugin] = []
 
-    def offer(self, source: Source, find: Find, *, off: bool = False) -> None:
-        """Take a plugin in without importing it; a name that it may register will do that."""
-        names = [Announcement(hook, "*") for hook in HOOK_NAMES]
-        if source.file.endswith(".py"):
-            module = parse(Path(source.file))
+    def add(self, source: Source, find: Find, *, off: bool = False) -> None:
+        """Add a plugin to import when a name is asked for that its text declares."""
+        declared = [Declaration(hook, "*") for hook in HOOKS.values()]
+        if source.text:
+            module = parse(source.text)
             if module is None and not off:
-                self.load(source, find)  # which fails at once, and says why
+                self.load(source, find)  # which fails, and records why
                 return
-            names = announced(module) if module else []
-        (self._off if off else self._waiting).append(_Waiting(source, find, tuple(names)))
+            declared = declarations(module) if module else []
+        (self._off if off else self._deferred).append(_Deferred(source, find, tuple(declared)))
 
     def load_all(self) -> None:
-        """Import every plugin there is, but for those that are off."""
-        self._load_waiting(list(self._waiting))
+        """Import every plugin that is not turned off."""
+        self._load_deferred(list(self._deferred))
 
-    def _load_waiting(self, chosen: list[_Waiting]) -> None:
-        for waiting in chosen:
-            self._waiting.remove(waiting)
-            self.load(waiting.source, waiting.find)
+    def _load_deferred(self, chosen: list[_Deferred]) -> None:
+        for deferred in chosen:
+            self._deferred.remove(deferred)
+            self.load(deferred.source, deferred.find)
 
     def load(self, source: Source, find: Find, *, builtin: bool = False) -> None:
-        """Import one plugin and run its hooks; whatever it raises sets it aside.
+        """Import one plugin and run its hooks; if anything raises, it joins `broken`.
 
-        A plugin that fails half-way leaves no name behind.
+        A plugin that fails half-way registers nothing.
         """
         self.sources.append(source)
+        module = parse(Path(source.file)) if source.file.endswith(".py") else None
+        outdated = old_imports.old_imports(module) if module else []
+        if outdated:
+            reason = old_imports.described(outdated, source.file)
+            self.broken.append(BrokenPlugin(source, reason, tuple(outdated)))
+            return
         pending: list[Registration] = []
         faults: list[Fault] = []
         plugin = None
@@ -184,13 +124,12 @@ class Host:
                     if implementation.plugin is plugin:
                         register = self._collector(kind, source, builtin, pending, faults)
                         implementation.function(register)
-            self._manager.check_pending()  # a hook of a name that is none
+            self._manager.check_pending()  # raises for a marked function that is no known hook
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # SystemExit, too, and whatever else it may raise
-            faults.append(
-                Fault(f"{type(error).__name__}: {error}", raising_line(error, source.file))
-            )
+            reason = old_imports.raised_by(error) or f"{type(error).__name__}: {error}"
+            faults.append(Fault(reason, raising_line(error, source.file)))
         if faults:
             if plugin is not None and self._manager.is_registered(plugin):
                 self._manager.unregister(plugin)
@@ -211,9 +150,11 @@ class Host:
     ) -> hookspecs.Register:
         def register(name: str, params: type) -> None:
             try:
-                self._check(kind, name, params, pending)
+                check_registration(kind, name, params)
+                if any((other.kind, other.name) == (kind, name) for other in pending):
+                    raise ValueError(f"{kind} '{name}': is registered twice")
             except (TypeError, ValueError) as error:
-                # Kept, not raised: the hook goes on, and all its faults are known at once.
+                # Collected, not raised: the hook goes on, and all its faults are reported at once.
                 line = sys._getframe(1).f_lineno
                 faults.append(Fault(f"{type(error).__name__}: {error}", line))
             else:
@@ -221,96 +162,83 @@ class Host:
 
         return register
 
-    def _check(self, kind: str, name: str, params: type, pending: list[Registration]) -> None:
-        base = KINDS[kind]
-        if not (isinstance(params, type) and issubclass(params, base)):
-            raise TypeError(f"{kind} '{name}': {params!r} is not a {base.__name__}")
-        if inspect.isabstract(params):
-            raise TypeError(f"{kind} '{name}': {params.__name__} has no build method")
-        if not isinstance(name, str) or not name or any(each in name for each in " =,*"):
-            raise ValueError(f"{kind} '{name}': not a usable name")
-        for taken in RESERVED & params.model_fields.keys():
-            raise ValueError(f"{kind} '{name}': no parameter can be named '{taken}'")
-        if any((other.kind, other.name) == (kind, name) for other in pending):
-            raise ValueError(f"{kind} '{name}': is registered twice")
-
     def registrations(self, kind: str) -> Iterator[tuple[str, Registration]]:
-        """Every imported plugin of a kind under the name that finds it, in alphabetical order.
+        """Every imported plugin of a kind with the name that finds it, in alphabetical order.
 
         Where several sources use one name, each is listed as `source/name`; a built-in
         keeps the bare name.
         """
-        for name, found in self.listed(kind):
-            if isinstance(found, Registration):
-                yield name, found
+        for name, plugin in self.listed(kind):
+            if isinstance(plugin, Registration):
+                yield name, plugin
 
     def listed(self, kind: str) -> Iterator[tuple[str, Registration | Unloaded]]:
         """Every plugin of a kind as `registrations` has them, and those not imported."""
         named: dict[str, list[Registration | Unloaded]] = {}
         for name, registered in self._registrations[kind].items():
             named.setdefault(name, []).extend(registered)
-        for status, those in (("not loaded", self._waiting), ("off", self._off)):
-            for waiting in those:
-                for told in waiting.announced:
-                    if told.hook == HOOKS[kind]:
-                        unloaded = Unloaded(kind, told.name, told.summary, waiting.source, status)
-                        named.setdefault(told.name, []).append(unloaded)
+        for status, group in (("not loaded", self._deferred), ("off", self._off)):
+            for deferred in group:
+                for each in deferred.declared:
+                    if each.hook == HOOKS[kind]:
+                        unloaded = Unloaded(kind, each.name, each.summary, deferred.source, status)
+                        named.setdefault(each.name, []).append(unloaded)
         for name, candidates in sorted(named.items()):
             rivals = [each for each in candidates if each.status != "off"] or candidates
-            for each in sorted(candidates, key=lambda each: (not each.builtin, each.source.name)):
-                alone = each.builtin or rivals == [each]
-                yield (name if alone else f"{each.source.name}/{name}"), each
+            for plugin in sorted(candidates, key=lambda each: (not each.builtin, each.source.name)):
+                alone = plugin.builtin or rivals == [plugin]
+                yield (name if alone else f"{plugin.source.name}/{name}"), plugin
 
     def find(self, kind: str, name: str) -> Registration:
-        """Look a plugin up by its bare or its qualified name, and import it if need be.
+        """Look up a plugin by its bare or its qualified name, importing it if necessary.
 
-        Before a name is refused, plugins are imported whose text does not show a single name.
+        Before a name is refused, plugins are imported whose text declares no name at all.
 
         Raises:
-            LookupError: nothing, or more than one thing, has that name; the message
-                names the nearest, or the candidates.
+            LookupError: no plugin, or more than one, has that name; the message
+                gives the nearest, or the candidates.
         """
         candidates = self._registrations[kind].get(name, [])
-        builtin = next((found for found in candidates if found.builtin), None)
+        builtin = next((each for each in candidates if each.builtin), None)
         if builtin:
             return builtin
-        asked = [waiting for waiting in self._waiting if waiting.covers(kind, name)]
-        self._load_waiting(asked)
-        found = self._lookup(kind, name)
-        if found is None:
-            self._load_waiting([waiting for waiting in self._waiting if not waiting.announced])
-            found = self._lookup(kind, name)
-        if found is None:
+        asked = [deferred for deferred in self._deferred if deferred.covers(kind, name)]
+        self._load_deferred(asked)
+        registration = self._lookup(kind, name)
+        if registration is None:
+            self._load_deferred([deferred for deferred in self._deferred if not deferred.declared])
+            registration = self._lookup(kind, name)
+        if registration is None:
             raise LookupError(self._refusal(kind, name, asked))
-        return found
+        return registration
 
     def _lookup(self, kind: str, name: str) -> Registration | None:
-        found = self._registrations[kind].get(name, []) or [
+        matches = self._registrations[kind].get(name, []) or [
             registered
             for same_name in self._registrations[kind].values()
             for registered in same_name
             if name == registered.qualified
         ]
-        if len(found) < 2:
-            return found[0] if found else None
-        rivals = sorted(registered.qualified for registered in found)
+        if len(matches) < 2:
+            return matches[0] if matches else None
+        rivals = sorted(registered.qualified for registered in matches)
         if len(set(rivals)) == len(rivals):
             raise LookupError(f"several plugins are named '{name}': choose {' or '.join(rivals)}")
-        files = " and ".join(sorted(registered.source.origin for registered in found))
+        files = " and ".join(sorted(registered.source.origin for registered in matches))
         raise LookupError(f"several plugins are named '{rivals[0]}', of {files}: rename one")
 
-    def _refusal(self, kind: str, name: str, asked: list[_Waiting]) -> str:
-        listed = [known for known, found in self.listed(kind) if found.status != "off"]
+    def _refusal(self, kind: str, name: str, asked: list[_Deferred]) -> str:
+        listed = [known for known, plugin in self.listed(kind) if plugin.status != "off"]
         known = [name for name in listed if not name.endswith("*")]
         message = f"no {kind} named '{name}'."
         for off in self._off:
             if off.covers(kind, name):
                 return f"{message}  {off.source.origin} is turned off ({PLUGINS_OFF})"
-        aside = {broken.source: broken for broken in self.broken}
-        for waiting in asked:
-            if waiting.source not in aside and waiting.announces(kind, name):
+        broken = {each.source: each for each in self.broken}
+        for deferred in asked:
+            if deferred.source not in broken and deferred.declares(kind, name):
                 why = "`torchyard plugins check` says what is wrong with it"
-                return f"{message}  {waiting.source.origin} should register it: {why}"
+                return f"{message}  {deferred.source.origin} should register it: {why}"
         nearest = difflib.get_close_matches(name, known, n=1)
         if nearest:
             message += f" Did you mean '{nearest[0]}'?"
@@ -318,10 +246,10 @@ class Host:
             message += f"  (there are: {', '.join(known)})"
         else:
             message += f"  (`torchyard plugins {kind}` lists the {len(known)} there are)"
-        # Of many that are broken, those are meant that would have had the name.
-        meant = [aside[each.source] for each in asked if each.source in aside]
-        for broken in meant or self.broken:
-            message += f"  Set aside: {broken.source.origin} ({broken.reason})"
+        # Of many that are broken, those that would have had the name.
+        relevant = [broken[each.source] for each in asked if each.source in broken]
+        for each in relevant or self.broken:
+            message += f"  Failed to load: {each.source.origin} ({each.reason})"
         return message
 
 
@@ -329,21 +257,22 @@ class Host:
 def host() -> Host:
     """The plugins of this process: built-in, installed, and from the plugin folders.
 
-    Built-ins are loaded first, so that no other plugin's import can hinder them.
+    Built-ins are loaded first, so that no other plugin's import can disturb them.
     """
-    found = Host()
+    plugins = Host()
     for source, find in builtin_sources():
-        found.load(source, find, builtin=True)
+        plugins.load(source, find, builtin=True)
     off = {name.strip() for name in os.environ.get(PLUGINS_OFF, "").split(",") if name.strip()}
     known = {"all"}
     folders = plugin_folders()
     for sources in (installed_sources(), *map(folder_sources, folders)):
         for source, find in sources:
             known.add(source.name)
-            found.offer(source, find, off=bool(off & {source.name, "all"}))
+            plugins.add(source, find, off=bool(off & {source.name, "all"}))
     missing = [
         (str(path), f"no such folder ({PLUGIN_FOLDERS})") for path in folders if not path.is_dir()
     ]
     missing += [(name, f"no such plugin ({PLUGINS_OFF})") for name in sorted(off - known)]
-    found.broken += [BrokenPlugin(Source(Path(what).name, what, ""), why) for what, why in missing]
-    return found
+    for origin, reason in missing:
+        plugins.broken.append(BrokenPlugin(Source(Path(origin).name, origin, ""), reason))
+    return plugins

@@ -1,4 +1,4 @@
-"""Base classes of plugins: the fields are the parameters, `build` makes the thing.
+"""Base classes of plugins: the fields are the parameters, `build` makes the object.
 
 A plugin subclasses one of these, declares its parameters as pydantic fields under
 PyTorch's own names and defaults, and registers itself by name through the hook of its
@@ -19,10 +19,8 @@ from pydantic import BaseModel, ConfigDict
 if TYPE_CHECKING:
     import torch
 
-    from torchyard.core.data.raw import RawData, SampleSpec
-
-    pass
     from torchyard.core.data.predictions import PredictionTable
+    from torchyard.core.data.raw import RawData, SampleSpec
 
 
 @dataclass(frozen=True)
@@ -31,7 +29,7 @@ class Verdict:
 
     Attributes:
         passed: whether the model may become the champion, as far as this gate goes.
-        reason: one clause with the figures it rests on, "96.9 % of 359 is at least 90 %".
+        reason: one clause with the figures it is based on, "96.9 % of 359 is at least 90 %".
         figures: those figures by name, for machines.
     """
 
@@ -76,10 +74,10 @@ class DatasetParams(PluginParams):
         return None
 
     def fingerprint(self) -> str:
-        """Tell apart the states of a source that can change under the same parameters.
+        """The state of a source that can change under the same parameters.
 
-        Part of the key under which the prepared arrays are found again; a folder of
-        files answers with their names, sizes and times. A fixed source needs none.
+        Part of the key under which the prepared arrays are stored: names, sizes and times
+        of a folder's files, for instance. A source that never changes needs none.
         """
         return ""
 
@@ -153,8 +151,8 @@ class AugmentationParams(PluginParams):
         samples: N x C x H x W as stored (uint8), or float32 N x D, on the training device;
         what is returned has the same shape and type, and the input is left as it is.
         indices: int64 N, each sample's place in its split. epoch: counted from 1.
-        Randomness comes from torch's generator of the samples' device, which the host seeds
-        and keeps in checkpoints; every sample draws its own.
+        Random numbers come from torch's generator of the samples' device, which a run seeds
+        and saves in checkpoints; each sample gets its own.
 
         Raises:
             ValueError: it cannot take such samples; the message says why.
@@ -162,7 +160,7 @@ class AugmentationParams(PluginParams):
 
 
 class GateParams(PluginParams):
-    """A condition that a model must meet to become the champion."""
+    """A condition on a model that is to become the champion."""
 
     kind = "gate"
 
@@ -172,7 +170,7 @@ class GateParams(PluginParams):
 
         candidate, champion: what the run and the champion's run predicted of their test
         samples; champion is None where there is none yet. The test samples need not be the
-        same: `torchyard.compare` refuses then, and its UserError is a verdict, too.
+        same: `torchyard.compare` raises a UserError then, which counts as a refusal.
         """
 
 
@@ -188,18 +186,3 @@ KINDS: dict[str, type[PluginParams]] = {
         GateParams,
     )
 }
-
-__all__ = [
-    "KINDS",
-    "Augmentation",
-    "AugmentationParams",
-    "DatasetParams",
-    "Gate",
-    "GateParams",
-    "Loss",
-    "LossParams",
-    "ModelParams",
-    "OptimizerParams",
-    "PluginParams",
-    "SchedulerParams",
-]

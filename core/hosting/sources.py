@@ -1,6 +1,6 @@
 """Where plugins are: in this package, in installed distributions, in folders of files.
 
-Nothing of a third party is imported here: a source says where a plugin is and how to import it.
+A source says where a plugin is and how to import it; no third party's is imported here.
 """
 
 from __future__ import annotations
@@ -33,22 +33,29 @@ class Source:
     Attributes:
         name: what qualifies its plugins' names: the distribution, or the file's stem.
         origin: distribution and version, or the file.
-        identity: what the record keeps: distribution and version, or the file's sha256.
-        file: the plugin's own, where that is known.
+        identity: what a run's record has of it: distribution and version, or the file's sha256.
+        file: the module's, if there is one.
+        attribute: the object in that module that is the plugin; "" if the module itself is.
     """
 
     name: str
     origin: str
     identity: str
     file: str = ""
+    attribute: str = ""
+
+    @property
+    def text(self) -> Path | None:
+        """The file whose text shows what the plugin registers, if there is one."""
+        return Path(self.file) if self.file.endswith(".py") and not self.attribute else None
 
 
 def builtin_sources() -> Iterator[tuple[Source, Find]]:
     """The modules of this package's own plugins."""
-    own = importlib.metadata.version("torchyard")
-    # Found by name, not imported: core knows no built-in plugin.
+    version = importlib.metadata.version("torchyard")
+    # Listed, not imported by name: core depends on no plugin.
     for name in _modules("torchyard.plugins"):
-        source = Source("torchyard", f"torchyard {own} ({name})", f"torchyard=={own}")
+        source = Source("torchyard", f"torchyard {version} ({name})", f"torchyard=={version}")
         yield source, lambda name=name: importlib.import_module(name)  # type: ignore[misc]
 
 
@@ -68,9 +75,8 @@ def installed_sources() -> Iterator[tuple[Source, Find]]:
     for entry in importlib.metadata.entry_points(group=ENTRY_POINT_GROUP):
         dist = entry.dist.name if entry.dist else entry.name
         version = entry.dist.version if entry.dist else "?"
-        # An attribute of a module ("package.module:plugin") is no module whose text says it all.
-        file = "" if entry.attr else module_file(entry.module)
-        source = Source(dist, f"{dist} {version} ({entry.value})", f"{dist}=={version}", file)
+        origin, file = f"{dist} {version} ({entry.value})", module_file(entry.module)
+        source = Source(dist, origin, f"{dist}=={version}", file, entry.attr)
         yield source, entry.load
 
 
@@ -82,7 +88,7 @@ def folder_sources(folder: Path) -> Iterator[tuple[Source, Find]]:
 
 
 def plugin_folders() -> list[Path]:
-    """Those that `TORCHYARD_PLUGINS` names, and `torchyard_plugins` in the working folder."""
+    """The folders in `TORCHYARD_PLUGINS`, and `torchyard_plugins` in the working folder."""
     named = filter(None, os.environ.get(PLUGIN_FOLDERS, "").split(os.pathsep))
     folders = [Path(folder).expanduser() for folder in named]
     default = Path.cwd() / DEFAULT_FOLDER
@@ -100,7 +106,7 @@ def module_file(name: str) -> str:
             top = f"{top}.{part}"
             locations = spec.submodule_search_locations if spec else None
             spec = PathFinder.find_spec(top, locations) if locations else None
-    except (Exception, SystemExit):  # its import will say why
+    except (Exception, SystemExit):  # importing it raises the same
         return ""
     return (spec and spec.origin) or ""
 
@@ -111,7 +117,7 @@ def file_source(file: Path) -> Source:
         digest = hashlib.sha256(file.read_bytes()).hexdigest()
         identity = f"sha256:{digest} ({file.name})"
     except OSError:
-        identity = ""  # its import says why
+        identity = ""  # importing it raises the same
     return Source(file.stem, str(file), identity, str(file.absolute()))
 
 
@@ -122,7 +128,7 @@ def import_file(file: Path) -> ModuleType:
     if spec is None or spec.loader is None:
         raise ImportError(f"cannot be imported: {file}")
     module = importlib.util.module_from_spec(spec)
-    # Registered before it runs: pydantic and dataclasses look a class's module up there.
+    # Before it runs, because pydantic and dataclasses look up a class's module there.
     sys.modules[spec.name] = module
     try:
         spec.loader.exec_module(module)
@@ -145,11 +151,11 @@ def raising_line(error: BaseException, file: str) -> int | None:
 
 
 def raised_in(error: BaseException, sources: Iterable[Source]) -> str:
-    """Name the plugin whose code raised: " in NAME (FILE, line N)"; "" where none did.
+    """Name the plugin whose code raised: " in NAME (FILE, line N)"; "" if none did.
 
     Args:
         error: as it was caught, with its traceback.
-        sources: the plugins that may be to blame; those without a file never are.
+        sources: the plugins that may have raised it; those without a file are skipped.
     """
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
         for source in sources:

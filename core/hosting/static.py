@@ -1,6 +1,6 @@
-"""What a plugin file says it registers, read without running it.
+"""What a plugin file registers, read from its text without running it.
 
-Listing forty plugins and running with one of them must not import the other thirty-nine.
+Listing forty plugins, or a run with one of them, must not import the other thirty-nine.
 """
 
 from __future__ import annotations
@@ -10,18 +10,18 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from torchyard.core.hosting import hookspecs
+from torchyard.core.hosting.hookspecs import HOOKS
 
-HOOK_NAMES = [name for name in vars(hookspecs) if name.startswith("register_")]
+HOOK_NAMES = list(HOOKS.values())
 
 
 @dataclass(frozen=True)
-class Announcement:
-    """One name, or a family of them, that a plugin registers.
+class Declaration:
+    """One name, or a family of them, that a plugin registers by its text.
 
     Attributes:
         hook: the hook it is registered by.
-        name: "small"; or "timm/*", "*" where only running the hook tells.
+        name: "small"; or "timm/*", "*" where names are made at run time.
         summary: the first line of the class's docstring, where the file shows it.
     """
 
@@ -45,16 +45,16 @@ class HookFunction:
 
 
 def parse(file: Path) -> ast.Module | None:
-    """The module; None if it is no Python, of which its import says more."""
+    """The syntax tree of a file; None if it cannot be read or is no Python."""
     try:
         return ast.parse(file.read_bytes())
     except (OSError, SyntaxError, ValueError, RecursionError):
         return None
 
 
-def announced(module: ast.Module) -> list[Announcement]:
+def declarations(module: ast.Module) -> list[Declaration]:
     """All that a module may register, in the order of its text."""
-    found = [Announcement(hook, "*") for hook in _bound_elsewhere(module)]
+    found = [Declaration(hook, "*") for hook in _imported_hooks(module)]
     summaries = {
         node.name: (ast.get_docstring(node) or "").partition("\n")[0]
         for node in module.body
@@ -65,12 +65,12 @@ def announced(module: ast.Module) -> list[Announcement]:
             continue
         calls = list(register_calls(function.node))
         found += [
-            Announcement(function.hook, _name(call), summaries.get(registered_class(call), ""))
+            Declaration(function.hook, _name(call), summaries.get(registered_class(call), ""))
             for call in calls
         ]
         mentions = sum(getattr(node, "id", "") == "register" for node in ast.walk(function.node))
-        if mentions > len(calls):  # handed on to something else
-            found.append(Announcement(function.hook, "*"))
+        if mentions > len(calls):  # passed to another function
+            found.append(Declaration(function.hook, "*"))
     return list(dict.fromkeys(found))
 
 
@@ -89,7 +89,7 @@ def register_calls(function: ast.AST) -> Iterator[ast.Call]:
 
 
 def registered_class(call: ast.Call) -> str:
-    """The class that a call `register("name", Class)` names, else an empty text."""
+    """`Class` of a call `register("name", Class)`; "" if it is written in another way."""
     return getattr(call.args[1], "id", "") if len(call.args) == 2 else ""
 
 
@@ -104,8 +104,8 @@ def _hook_function(node: ast.FunctionDef | ast.AsyncFunctionDef) -> HookFunction
     return HookFunction(node, node.name, marked)
 
 
-def _bound_elsewhere(module: ast.Module) -> Iterator[str]:
-    """The hooks that a module has from elsewhere: imported, or assigned."""
+def _imported_hooks(module: ast.Module) -> Iterator[str]:
+    """The hooks that a module does not define but imports or assigns."""
     for node in ast.walk(module):
         if isinstance(node, ast.ImportFrom):
             names = {alias.asname or alias.name for alias in node.names}
@@ -115,12 +115,12 @@ def _bound_elsewhere(module: ast.Module) -> Iterator[str]:
 
 
 def _name(call: ast.Call) -> str:
-    """The name a call registers, or as much of its beginning as is written there."""
+    """The name a call registers; where it is made at run time, its literal beginning and "*"."""
     first: ast.AST = call.args[0]
-    whole = isinstance(first, ast.Constant)
+    literal = isinstance(first, ast.Constant)
     if isinstance(first, ast.JoinedStr) and first.values:
         first = first.values[0]
     elif isinstance(first, ast.BinOp) and isinstance(first.op, ast.Add):
         first = first.left
-    written = str(first.value) if isinstance(first, ast.Constant) else ""
-    return written if whole else f"{written}*"
+    beginning = str(first.value) if isinstance(first, ast.Constant) else ""
+    return beginning if literal else f"{beginning}*"

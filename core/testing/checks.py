@@ -1,4 +1,4 @@
-"""What the test kit's checks share: how a fault is told, and comparing tensors."""
+"""What the test kit's checks share: reporting a fault, comparing tensors and states."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from torchyard.core.hosting.lint import class_line, described
-from torchyard.core.hosting.manager import RESERVED, Host
+from torchyard.core.hosting.manager import Host
 from torchyard.core.hosting.params import PluginParams
+from torchyard.core.hosting.registration import RESERVED
 from torchyard.core.hosting.sources import file_source, import_file
 
 if TYPE_CHECKING:
@@ -22,8 +23,8 @@ Kind = TypeVar("Kind", bound=PluginParams)
 SAMPLES = 8  # of the tiny batch
 
 
-class PluginFault(AssertionError):  # noqa: N818 - what it is
-    """What a plugin does wrong."""
+class PluginFault(AssertionError):  # noqa: N818 - a failed check, not an error of the kit
+    """A requirement that a plugin does not meet."""
 
 
 def plugin_in_file(file: Path, base: type[Kind], name: str) -> type[Kind]:
@@ -32,61 +33,62 @@ def plugin_in_file(file: Path, base: type[Kind], name: str) -> type[Kind]:
     Args:
         file: the plugin's.
         base: `ModelParams` or another kind's class.
-        name: what it is registered as.
+        name: under which it is registered.
 
     Raises:
-        PluginFault: the file is set aside, or registers nothing of that kind and name.
+        PluginFault: the file fails to load, or registers nothing of that kind and name.
     """
-    own = Host()
-    own.load(file_source(file), lambda: import_file(file))
-    for broken in own.broken:
-        raise PluginFault(f"{file} is set aside: {broken.reason}")
+    host = Host()
+    host.load(file_source(file), lambda: import_file(file))
+    for broken in host.broken:
+        raise PluginFault(f"{file} failed to load: {broken.reason}")
     try:
-        found = own.find(base.kind, name).params
+        params = host.find(base.kind, name).params
     except LookupError as error:
         raise PluginFault(f"{file}: {error}") from None
-    assert issubclass(found, base)  # the host has seen to it
-    return found
+    assert issubclass(params, base)  # checked when it was registered
+    return params
 
 
 class Checks:
     """The checks of one plugin; the first that fails is raised.
 
     Raises:
-        PluginFault: it is no plugin of the kind, or leaves its parameters unexplained.
+        PluginFault: it is no plugin of the kind, or a parameter has neither default nor
+            description.
     """
 
     def __init__(self, params: PluginParams, base: type[PluginParams]) -> None:
         if not isinstance(params, base):
-            given = f"the class {params.__name__}" if isinstance(params, type) else repr(params)
-            raise PluginFault(f"{given} is no instance of a {base.__name__}")
-        own = type(params)
-        self.name = own.__name__
-        line = f", line {found}" if (found := class_line(own)) else ""
-        file = inspect.getmodule(own)
-        self._place = f"{getattr(file, '__file__', own.__module__)}{line}"
-        self.that(described(own), "docstring", "the class has none")
-        for name, field in own.model_fields.items():
+            shown = f"the class {params.__name__}" if isinstance(params, type) else repr(params)
+            raise PluginFault(f"{shown} is no instance of a {base.__name__}")
+        plugin = type(params)
+        self.name = plugin.__name__
+        line = f", line {first}" if (first := class_line(plugin)) else ""
+        module = inspect.getmodule(plugin)
+        self._location = f"{getattr(module, '__file__', plugin.__module__)}{line}"
+        self.that(described(plugin), "docstring", "the class has none")
+        for name, field in plugin.model_fields.items():
             explained = field.description or not field.is_required()
             self.that(explained, "parameters", f"'{name}' has neither default nor description")
             self.that(name not in RESERVED, "parameters", f"none can be named '{name}'")
 
     def that(self, right: Any, part: str, problem: str) -> None:
-        """Raise a fault unless `right` is true, which may be a tensor of one truth."""
+        """Raise a fault unless `right`, which may be a tensor of one element, is true."""
         if not right:
-            raise PluginFault(f"{self.name} ({self._place}): {part}: {problem}")
+            raise PluginFault(f"{self.name} ({self._location}): {part}: {problem}")
 
     @contextmanager
     def running(self, part: str) -> Iterator[None]:
-        """Run the plugin's own code: what it raises is its fault."""
+        """Turn what the plugin's own code raises into a fault."""
         try:
             yield
         except (Exception, SystemExit) as error:
             problem = f"raises {type(error).__name__}: {error}"
-            raise PluginFault(f"{self.name} ({self._place}): {part}: {problem}") from error
+            raise PluginFault(f"{self.name} ({self._location}): {part}: {problem}") from error
 
     def reloaded(self, saved: Any, into: Any) -> None:
-        """Carry a state through a checkpoint file, which takes tensors and plain values only."""
+        """Save a state to a checkpoint file, which takes tensors and plain values, and load it."""
         from torchyard.core.training import checkpoint
 
         with TemporaryDirectory() as folder, self.running("checkpoint"):
@@ -97,7 +99,7 @@ class Checks:
 
 @contextmanager
 def generators_kept() -> Iterator[None]:
-    """Leave Python's, NumPy's and torch's random generators as they were."""
+    """Restore the states of Python's, NumPy's and torch's random generators."""
     import torch
 
     from torchyard.core.training import checkpoint
@@ -111,16 +113,16 @@ def generators_kept() -> Iterator[None]:
 
 
 def tiny_batch(shape: tuple[int, ...]) -> torch.Tensor:
-    """Eight samples that can be told apart: float32, noise about a level of each one's own."""
+    """Eight float32 samples that are easy to separate: noise around a mean of each one's own."""
     import torch
 
     generator = torch.Generator().manual_seed(0)
-    level = torch.randn(SAMPLES, shape[0], *(1 for _ in shape[1:]), generator=generator)
-    return level + 0.5 * torch.randn(SAMPLES, *shape, generator=generator)
+    means = torch.randn(SAMPLES, shape[0], *(1 for _ in shape[1:]), generator=generator)
+    return means + 0.5 * torch.randn(SAMPLES, *shape, generator=generator)
 
 
 def same(first: torch.Tensor, second: torch.Tensor) -> bool:
-    """Whether two tensors are of one shape and equal, NaN included."""
+    """Whether two tensors have one shape and equal elements, NaN equal to NaN."""
     return first.shape == second.shape and first.nan_to_num().equal(second.nan_to_num())
 
 

@@ -1,4 +1,4 @@
-"""The test kit's checks of a model; `core/testing/plugins.py` has those of the other kinds."""
+"""The test kit's check of a model; `core/testing/plugins.py` has those of the other kinds."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ def assert_model_plugin(
     *,
     exports: bool = True,
 ) -> None:
-    """Logits for any batch, gradients everywhere, learning, saving, seeds, and export.
+    """Check logits for any batch size, gradients, learning, checkpoint, seed and export.
 
     Args:
         params: the plugin.
         input_shape: one sample, (C, H, W) or (D,).
         num_classes: 2 or more.
-        exports: False for a model that torch.export is known not to take.
+        exports: False for a model that torch.export cannot handle.
 
     Raises:
         PluginFault: with the first thing that is wrong.
@@ -45,12 +45,12 @@ def assert_model_plugin(
     with check.running("build"):
         try_out(params, SampleSpec(input_shape, num_classes), check.name)
 
-    def built() -> nn.Module:
+    def build() -> nn.Module:
         checkpoint.seed_everything(0)
         with check.running("build"):
             return params.build(input_shape, num_classes)
 
-    network = built().eval()
+    network = build().eval()
     samples = tiny_batch(input_shape)
     for count in BATCHES:
         with check.running(f"logits of {count} samples"):
@@ -59,9 +59,9 @@ def assert_model_plugin(
         check.that(logits.shape == shape, "logits", f"{tuple(logits.shape)}, not {shape}")
         check.that(logits.isfinite().all(), "logits", "NaN or infinite, untrained")
 
-    # ---- one seed, one network
+    # ---- the seed determines the network
     check.that(same(network(samples), network(samples)), "evaluation", "random in eval mode")
-    again = built().eval()
+    again = build().eval()
     alike = same_state(network.state_dict(), again.state_dict())
     check.that(
         alike and same(network(samples), again(samples)),
@@ -71,7 +71,7 @@ def assert_model_plugin(
 
     _check_learning(check, network, samples, num_classes)
 
-    # ---- what is saved is the whole network
+    # ---- the saved state is the whole network
     network.eval()
     check.reloaded(network, again)
     check.that(
@@ -87,7 +87,7 @@ def assert_model_plugin(
 def _check_learning(
     check: Checks, network: torch.nn.Module, samples: torch.Tensor, num_classes: int
 ) -> None:
-    """Train on the tiny batch until the loss has fallen and each parameter had a gradient."""
+    """Train on the tiny batch until the loss has fallen and each parameter has had a gradient."""
     import torch
 
     targets = torch.arange(len(samples)) % num_classes
@@ -111,7 +111,7 @@ def _check_learning(
         losses.append(loss.item())
         if not unreached and len(losses) > 3 and max(losses[-3:]) < 0.8 * losses[0]:
             break
-    # Over several steps: behind a layer that begins at zero, the first gradient is zero.
+    # Over several steps: behind a layer initialized to zero, the first gradient is zero.
     check.that(not unreached, "gradient", f"none reaches {', '.join(unreached)}")
     lowered = sum(losses[-3:]) / 3 < 0.95 * losses[0]
     text = f"{losses[0]:.3g} before and {losses[-1]:.3g} after {len(losses)} steps of Adam"
@@ -121,7 +121,7 @@ def _check_learning(
 def _check_export(
     check: Checks, model: torch.nn.Module, input_shape: tuple[int, ...], num_classes: int
 ) -> None:
-    """Export it as a run does, behind the normalization, and compare logits."""
+    """Export it as a run does, after the normalization layer, and compare logits."""
     import torch
 
     from torchyard.core.data.dataset import PreparedDataset
@@ -142,11 +142,11 @@ def _check_export(
         exported = torch.export.load(file).module()
     for count in BATCHES:
         with check.running(f"export, a batch of {count}"):
-            given = exported(raw[:count])
+            logits = exported(raw[:count])
         expected = network(raw[:count])
-        # A fixed part of the batch, or a branch on its values, shows here.
+        # They differ if the export fixed the batch size or a branch on the values.
         check.that(
-            given.shape == expected.shape and torch.allclose(given, expected, 1e-3, 1e-4),
+            logits.shape == expected.shape and torch.allclose(logits, expected, 1e-3, 1e-4),
             "export",
             f"the exported model gives other logits for a batch of {count}",
         )

@@ -1,13 +1,8 @@
-"""A test kit for authors of plugins: one assertion a kind, each a list of checks.
+"""The test kit's checks of every kind but models, as `torchyard.testing` exports them.
 
-    from torchyard.testing import assert_model_plugin
-
-    def test_small():
-        assert_model_plugin(Small(width=8))
-
-Each takes parameters, so an instance of the plugin's class, and raises `PluginFault`, an
-AssertionError that names the class, its file, the check and what is wrong. The random
-generators are left as they were found.
+Each takes an instance of the plugin's class, and raises `PluginFault`, an AssertionError that
+names the class, its file, the check and what is wrong. The random generators' states are
+restored.
 """
 
 from __future__ import annotations
@@ -42,12 +37,12 @@ if TYPE_CHECKING:
 SAMPLES = 8  # of a batch
 GATE_CLASSES = 5
 OPTIMIZER_STEPS = 200
-SURE = 30.0  # a logit that leaves the softmax no doubt
+CERTAIN = 30.0  # a logit for which the softmax rounds to 1
 
 
 @generators_kept()
 def assert_loss_plugin(params: LossParams, num_classes: int = 10) -> None:
-    """A finite scalar with a finite gradient, lower the better the logits are.
+    """Check for a finite scalar with a finite gradient, lower for better logits.
 
     Raises:
         PluginFault: with the first thing that is wrong.
@@ -58,9 +53,9 @@ def assert_loss_plugin(params: LossParams, num_classes: int = 10) -> None:
     with check.running("build"):
         loss_function = params.build(num_classes)
     targets = torch.arange(SAMPLES) % num_classes
-    right = SURE * (2 * torch.nn.functional.one_hot(targets, num_classes).float() - 1)
+    right = CERTAIN * (2 * torch.nn.functional.one_hot(targets, num_classes).float() - 1)
     undecided = tiny_batch((num_classes,))
-    found: dict[str, float] = {}
+    values_of: dict[str, float] = {}
     cases = {"right": right, "wrong": right.roll(1, dims=1), "undecided": undecided}
     cases["a single sample's"] = undecided[:1]
     for case, values in cases.items():
@@ -73,27 +68,28 @@ def assert_loss_plugin(params: LossParams, num_classes: int = 10) -> None:
         check.that(loss.isfinite(), where, f"the loss is {loss.item()}")
         check.that(loss.requires_grad, where, "the loss does not depend on the logits' gradient")
         with check.running(f"{case} logits, backward"):
-            [slope] = torch.autograd.grad(loss, logits, allow_unused=True)
-        check.that(slope is not None, where, "no gradient reaches the logits")
-        check.that(slope.isfinite().all(), where, "the gradient is NaN or infinite")
+            [gradient] = torch.autograd.grad(loss, logits, allow_unused=True)
+        check.that(gradient is not None, where, "no gradient reaches the logits")
+        check.that(gradient.isfinite().all(), where, "the gradient is NaN or infinite")
         unchanged = same(logits.detach(), values) and same(labels, targets[: len(labels)])
         check.that(unchanged, where, "it changes logits or targets in place")
         check.that(same(loss, loss_function(logits, labels)), where, "a second call differs")
-        found[case] = loss.item()
+        values_of[case] = loss.item()
         if case == "undecided":
-            # One small enough step against the gradient lowers what the gradient is of.
-            tried = [float(loss_function(values - t * slope, labels)) for t in (1, 0.1, 0.01, 1e-3)]
-            check.that(min(tried) < loss.item(), where, "its gradient does not lead downwards")
+            # A small enough step against the gradient lowers the loss.
+            steps = (1, 0.1, 0.01, 1e-3)
+            after = [float(loss_function(values - step * gradient, labels)) for step in steps]
+            check.that(min(after) < loss.item(), where, "its gradient does not lead downwards")
     check.that(
-        found["right"] < found["wrong"],
+        values_of["right"] < values_of["wrong"],
         "order",
-        f"right logits give {found['right']:.4g}, wrong ones {found['wrong']:.4g}",
+        f"right logits give {values_of['right']:.4g}, wrong ones {values_of['wrong']:.4g}",
     )
 
 
 @generators_kept()
 def assert_optimizer_plugin(params: OptimizerParams) -> None:
-    """It lowers a quadratic, follows the learning rate, and continues from a checkpoint.
+    """Check that it lowers a quadratic, uses the learning rate, and continues from a checkpoint.
 
     Raises:
         PluginFault: with the first thing that is wrong.
@@ -102,14 +98,13 @@ def assert_optimizer_plugin(params: OptimizerParams) -> None:
 
     check = Checks(params, OptimizerParams)
 
-    def begin() -> tuple[list[torch.nn.Parameter], torch.optim.Optimizer]:
+    def start() -> tuple[list[torch.nn.Parameter], torch.optim.Optimizer]:
         torch.manual_seed(0)
         weights = [torch.nn.Parameter(torch.randn(shape) + 3) for shape in ((4, 3), (5,), (2,))]
         with check.running("build"):
-            optimizer = params.build(weight for weight in weights)  # as a module gives them
-        given = type(optimizer).__name__
-        is_one = isinstance(optimizer, torch.optim.Optimizer)
-        check.that(is_one, "build", f"gives a {given}, not a torch.optim.Optimizer")
+            optimizer = params.build(weight for weight in weights)  # as `Module.parameters()`
+        right, given = isinstance(optimizer, torch.optim.Optimizer), type(optimizer).__name__
+        check.that(right, "build", f"gives a {given}, not a torch.optim.Optimizer")
         has_rate = all("lr" in group for group in optimizer.param_groups)
         check.that(has_rate, "build", "a parameter group has no 'lr': nothing to schedule")
         return weights, optimizer
@@ -119,30 +114,30 @@ def assert_optimizer_plugin(params: OptimizerParams) -> None:
     ) -> float:
         for _ in range(steps):
             optimizer.zero_grad()
-            # The last one has no gradient, as a layer that a batch leaves out.
-            bowl = sum((weight.square().sum() for weight in weights[:-1]), torch.zeros(()))
-            bowl.backward()  # type: ignore[no-untyped-call]
+            # The last weight has no gradient, like a layer that is not used.
+            quadratic = sum((weight.square().sum() for weight in weights[:-1]), torch.zeros(()))
+            quadratic.backward()  # type: ignore[no-untyped-call]
             with check.running("step"):
                 optimizer.step()
         return float(sum(weight.detach().square().sum() for weight in weights[:-1]))
 
-    weights, optimizer = begin()
-    idle, start = weights[-1].detach().clone(), descend(weights, optimizer, 0)
-    end = descend(weights, optimizer, OPTIMIZER_STEPS)
-    text = f"{start:.4g} before and {end:.4g} after {OPTIMIZER_STEPS} steps"
-    check.that(end < start, "learning", f"a quadratic does not fall: {text}")
-    check.that(same(weights[-1], idle), "step", "it moves a weight that has no gradient")
+    weights, optimizer = start()
+    unused, first = weights[-1].detach().clone(), descend(weights, optimizer, 0)
+    last = descend(weights, optimizer, OPTIMIZER_STEPS)
+    text = f"{first:.4g} before and {last:.4g} after {OPTIMIZER_STEPS} steps"
+    check.that(last < first, "learning", f"a quadratic does not fall: {text}")
+    check.that(same(weights[-1], unused), "step", "it moves a weight that has no gradient")
 
     # ---- the schedule writes the learning rate into the groups
-    weights, optimizer = begin()
+    weights, optimizer = start()
     for group in optimizer.param_groups:
         group["lr"] = 0.0
-    still = descend(weights, optimizer, 3) == start
+    still = descend(weights, optimizer, 3) == first
     check.that(still, "learning rate", "it moves although its groups' 'lr' is 0: not read there")
 
-    weights, optimizer = begin()
+    weights, optimizer = start()
     descend(weights, optimizer, 3)
-    others, resumed = begin()
+    others, resumed = start()
     for other, weight in zip(others, weights, strict=True):
         other.data.copy_(weight.data)
     check.reloaded(optimizer, resumed)
@@ -156,7 +151,7 @@ def assert_optimizer_plugin(params: OptimizerParams) -> None:
 
 @generators_kept()
 def assert_scheduler_plugin(params: SchedulerParams, total_steps: int = 100) -> None:
-    """Finite learning rates to the end of a run, and the same after a checkpoint.
+    """Check for finite learning rates to the end of a run, and the same from a checkpoint.
 
     Raises:
         PluginFault: with the first thing that is wrong.
@@ -165,14 +160,13 @@ def assert_scheduler_plugin(params: SchedulerParams, total_steps: int = 100) -> 
 
     check = Checks(params, SchedulerParams)
 
-    def begin() -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
+    def start() -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
         weight = torch.nn.Parameter(torch.zeros(()))
         optimizer = torch.optim.SGD([weight], lr=0.1, momentum=0.9)
         with check.running("build"):
             scheduler = params.build(optimizer, total_steps)
-        given = type(scheduler).__name__
-        is_one = isinstance(scheduler, torch.optim.lr_scheduler.LRScheduler)
-        check.that(is_one, "build", f"gives a {given}, not an LRScheduler")
+        right = isinstance(scheduler, torch.optim.lr_scheduler.LRScheduler)
+        check.that(right, "build", f"gives a {type(scheduler).__name__}, not an LRScheduler")
         return optimizer, scheduler
 
     def steps(optimizer: Any, scheduler: Any, count: int) -> list[float]:
@@ -184,16 +178,16 @@ def assert_scheduler_plugin(params: SchedulerParams, total_steps: int = 100) -> 
                 scheduler.step()
         return rates
 
-    rates = steps(*begin(), total_steps)
+    rates = steps(*start(), total_steps)
     for number, rate in enumerate(rates, 1):
         right = math.isfinite(rate) and rate >= 0
         check.that(right, "learning rate", f"{rate} at step {number} of {total_steps}")
     check.that(any(rates), "learning rate", "0 at every step")
 
     half = total_steps // 2
-    optimizer, scheduler = begin()
+    optimizer, scheduler = start()
     steps(optimizer, scheduler, half)
-    other, resumed = begin()
+    other, resumed = start()
     check.reloaded(optimizer, other)
     check.reloaded(scheduler, resumed)
     check.that(
@@ -207,7 +201,7 @@ def assert_scheduler_plugin(params: SchedulerParams, total_steps: int = 100) -> 
 def assert_augmentation_plugin(
     params: AugmentationParams, input_shape: tuple[int, ...] = (3, 32, 32)
 ) -> None:
-    """Samples as they were stored, changed by torch's generator alone.
+    """Check that samples keep their shape and type, and change by torch's generator alone.
 
     Args:
         params: the plugin.
@@ -231,7 +225,7 @@ def assert_augmentation_plugin(
         before, order = samples.clone(), indices.clone()
         where, results = f"{count} samples on {device}", []
         for other_seed in (1, 2):
-            # Only torch's generator is the same both times.
+            # torch's generator alone has the same state both times.
             checkpoint.seed_everything(other_seed)
             torch.manual_seed(0)
             with check.running(where):
@@ -246,7 +240,7 @@ def assert_augmentation_plugin(
 
 
 def assert_gate_plugin(params: GateParams) -> None:
-    """It lets a model that is always right pass, with a reason, and judges twice the same.
+    """Check that a model that is always right passes, with a reason, and twice the same way.
 
     Raises:
         PluginFault: with the first thing that is wrong.
@@ -259,7 +253,7 @@ def assert_gate_plugin(params: GateParams) -> None:
         made = Predictions(logits, targets.astype(np.int64))
         return PredictionTable(made, "a run", "a data set", classes, "a digest")
 
-    always_right = SURE * np.eye(GATE_CLASSES, dtype=np.float32)[targets]
+    always_right = CERTAIN * np.eye(GATE_CLASSES, dtype=np.float32)[targets]
     generator = np.random.default_rng(0)
     guessing = generator.standard_normal(always_right.shape, dtype=np.float32)
     for where, champion in (("without a champion", None), ("against guesses", table(guessing))):
@@ -280,39 +274,37 @@ def assert_gate_plugin(params: GateParams) -> None:
 
 @generators_kept()
 def assert_dataset_plugin(params: DatasetParams, folder: Path) -> None:
-    """It prepares, as described, and twice the same.
+    """Check that it prepares as `describe` says, and twice the same samples.
 
     Args:
         params: the plugin.
-        folder: for downloads and prepared arrays; what is downloaded there already is used.
+        folder: for downloads and prepared arrays; earlier downloads in it are used.
 
     Raises:
         PluginFault: with the first thing that is wrong.
     """
-    import numpy as np
-
     from torchyard.core.preparation.prepare import find_prepared, prepare_dataset
 
     check = Checks(params, DatasetParams)
     with check.running("prepare"):
-        found = prepare_dataset(check.name, params, folder, lambda *_: None)
+        data = prepare_dataset(check.name, params, folder, lambda *_: None)
     again = find_prepared(check.name, params, folder)
     check.that(again, "prepare", "not found again: its `fingerprint` changes by itself")
-    # Under another name nothing is found again, but downloads are.
+    # Another name is another key: it is prepared anew, from the same downloads.
     with check.running("prepare again"):
         second = prepare_dataset(f"{check.name} again", params, folder, lambda *_: None)
-    alike = second.digest == found.digest
+    alike = second.digest == data.digest
     check.that(alike, "seed", "prepared twice with the same parameters, the samples differ")
     with check.running("describe"):
-        told = params.describe()
-    if told is not None:
-        shape = told.shape == found.shape
-        check.that(shape, "describe", f"tells of {told.shape}, the samples are {found.shape}")
-        classes = told.num_classes in (None, len(found.classes))
-        text = f"tells of {told.num_classes} classes, there are {len(found.classes)}"
+        spec = params.describe()
+    if spec is not None:
+        shape = spec.shape == data.shape
+        check.that(shape, "describe", f"gives {spec.shape}, the samples are {data.shape}")
+        classes = spec.num_classes in (None, len(data.classes))
+        text = f"gives {spec.num_classes} classes, there are {len(data.classes)}"
         check.that(classes, "describe", text)
-    check.that(len(found.classes) > 1, "classes", "one alone leaves nothing to tell apart")
-    counts = np.bincount(found.train.labels, minlength=len(found.classes))
-    missing = [name for name, count in zip(found.classes, counts, strict=True) if not count]
+    check.that(len(data.classes) > 1, "classes", "a classifier needs two or more")
+    counts = np.bincount(data.train.labels, minlength=len(data.classes))
+    missing = [name for name, count in zip(data.classes, counts, strict=True) if not count]
     check.that(not missing, "classes", f"no training sample is of {', '.join(missing)}")
-    check.that(np.isfinite(found.mean + found.std).all(), "samples", "NaN or infinite")
+    check.that(np.isfinite(data.mean + data.std).all(), "samples", "NaN or infinite")

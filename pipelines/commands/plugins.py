@@ -1,4 +1,4 @@
-"""The commands `torchyard plugins …`: which there are, and what one of them takes."""
+"""The commands `torchyard plugins …`: list, show, check and write plugins."""
 
 from __future__ import annotations
 
@@ -16,14 +16,16 @@ from typer.core import TyperGroup
 from torchyard.core.config.messages import accepted
 from torchyard.core.config.schema import shared_settings
 from torchyard.core.errors import UserError, suggestion
+from torchyard.core.hosting.hookspecs import HOOKS
 from torchyard.core.hosting.lint import problems
-from torchyard.core.hosting.manager import HOOKS, Registration, Unloaded, host
+from torchyard.core.hosting.manager import host
+from torchyard.core.hosting.registration import Registration, Unloaded
 from torchyard.pipelines.display import print_table, stderr, stdout
 from torchyard.pipelines.scaffold.new_plugin import new_plugin
 
 
 class _ListUnlessNamed(TyperGroup):
-    """`torchyard plugins model` lists: what names no command of the group is `list`'s."""
+    """`torchyard plugins model` lists: a word that is no command is `list`'s argument."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         if not args or args[0] not in (*self.commands, *ctx.help_option_names):
@@ -39,7 +41,7 @@ def _plugins() -> None:
     """List the plugins: kind, name, what it is, where it comes from; or show one.
 
     [bold]torchyard plugins[/] lists all, [bold]torchyard plugins model[/] those of a kind,
-    [bold]torchyard plugins show model mlp[/] tells of one.
+    [bold]torchyard plugins show model mlp[/] shows one.
     """
 
 
@@ -52,29 +54,26 @@ def list_plugins(
         Optional[str], typer.Argument(help=f"one of: {', '.join(HOOKS)}")  # noqa: UP045
     ] = None,
     load: Annotated[
-        bool, typer.Option("--load", help="import all: every name of a family (timm/*) is listed")
+        bool, typer.Option("--load", help="import all, to list every name of a family (timm/*)")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="for machines")] = False,
 ) -> None:
     """List the plugins: kind, name, what it is, where it comes from. `list` may be left out.
 
-    Nothing that is not built in is imported: its file says what it registers.
+    Only built-in plugins are imported; the files of others show what they register.
     """
     kinds = [_known(kind)] if kind is not None else list(HOOKS)
     if load:
         host().load_all()
-    found = [each for kind in kinds for each in host().listed(kind)]
-    rows = [_plugin_row(name, plugin) for name, plugin in found]
+    rows = [_plugin_row(*named) for kind in kinds for named in host().listed(kind)]
     if as_json:
-        aside = [{"source": b.source.origin, "reason": b.reason} for b in host().broken]
-        _print_json({"plugins": rows, "broken": aside})
+        broken = [{"source": b.source.origin, "reason": b.reason} for b in host().broken]
+        _print_json({"plugins": rows, "broken": broken})
         return
     _print_rows(rows, {"summary": "what it is", "origin": "from"})
-    for broken in host().broken:
-        stderr.print(
-            f"[yellow]set aside:[/] {escape(f'{broken.source.origin}: {broken.reason}')}",
-            soft_wrap=True,
-        )
+    for each in host().broken:
+        reason = escape(f"{each.source.origin}: {each.reason}")
+        stderr.print(f"[yellow]failed to load:[/] {reason}", soft_wrap=True)
 
 
 @commands.command("show")
@@ -85,23 +84,22 @@ def show_plugin(
 ) -> None:
     """Show one plugin: what it is, its parameters, and where it comes from."""
     try:
-        found = host().find(_known(kind), name)
+        plugin = host().find(_known(kind), name)
     except LookupError as error:
         raise UserError(f"{kind}: {error}") from None
-    parameters = [_setting(key, field) for key, field in found.params.model_fields.items()]
+    parameters = [_setting(key, field) for key, field in plugin.params.model_fields.items()]
     shared = [
         _setting(f"{kind}.{key}", field)
         for key, field in shared_settings(kind).items()
         if key != "name"
     ]
-    description = inspect.getdoc(found.params) or "It has no description."
+    description = inspect.getdoc(plugin.params) or "It has no description."
     if as_json:
-        told = {"identity": found.source.identity, "description": description}
-        _print_json(
-            {**_plugin_row(name, found), **told, "parameters": parameters, "settings": shared}
-        )
+        about = {"identity": plugin.source.identity, "description": description}
+        settings = {"parameters": parameters, "settings": shared}
+        _print_json(_plugin_row(name, plugin) | about | settings)
         return
-    stdout.print(f"[bold]{escape(name)}[/]  {kind}, from {escape(found.source.origin)}\n")
+    stdout.print(f"[bold]{escape(name)}[/]  {kind}, from {escape(plugin.source.origin)}\n")
     stdout.print(escape(description), soft_wrap=True)
     stdout.print()
     if parameters:
@@ -148,7 +146,7 @@ def _setting(name: str, field: FieldInfo) -> dict[str, Any]:
 
 
 def _value(value: Any) -> str:
-    """As an override would write it."""
+    """A value as an override writes it."""
     if value is None:
         return "none"
     if isinstance(value, str | Path):
@@ -173,13 +171,13 @@ def _print_json(answer: dict[str, Any]) -> None:
 def check_plugins() -> None:
     """Report what is wrong with the plugins, by file and line; exit status 1 if anything is.
 
-    Plugins that were set aside, misspelled or unmarked hooks, wrong arguments, classes that
-    are no parameter class or lack `build` or a docstring.
+    Plugins that fail to load or import names from before 0.2, misspelled or unmarked hooks,
+    wrong arguments, classes that are no parameter class or lack `build` or a docstring.
     """
-    found = problems(host())
-    for problem in found:
+    all_problems = problems(host())
+    for problem in all_problems:
         stdout.print(escape(str(problem)), soft_wrap=True)
-    if found:
+    if all_problems:
         raise typer.Exit(1)
     count = sum(len(list(host().registrations(kind))) for kind in HOOKS)
     stdout.print(f"[green]Right:[/] {count} plugins from {len(host().sources)} modules and files.")

@@ -1,1 +1,1 @@
-"""Writing a plugin to begin with: `torchyard plugins new`."""
+"""Writing the first version of a plugin: `torchyard plugins new`."""

@@ -1,4 +1,4 @@
-"""`torchyard plugins new`: a plugin file that works at once, and its test."""
+"""`torchyard plugins new`: a plugin file that works as it is, and its test."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ import typer
 from rich.markup import escape
 
 from torchyard.core.errors import UserError, suggestion
-from torchyard.core.hosting.manager import HOOKS, host
+from torchyard.core.hosting.hookspecs import HOOKS
+from torchyard.core.hosting.manager import host
 from torchyard.core.hosting.params import KINDS
 from torchyard.core.hosting.sources import DEFAULT_FOLDER, PLUGIN_FOLDERS
 from torchyard.pipelines.display import stdout
@@ -30,15 +31,15 @@ def new_plugin(
     folder: Annotated[
         Optional[Path],  # noqa: UP045 - typer reads the annotation
         typer.Option(
-            help=f"where to; as a rule {DEFAULT_FOLDER}, which is loaded by itself, "
+            help=f"where to; by default {DEFAULT_FOLDER}, which is always loaded, "
             "and for a package the working folder"
         ),
     ] = None,
     package: Annotated[
-        bool, typer.Option("--package", help="a distribution to install, in a folder of its own")
+        bool, typer.Option("--package", help="write a distribution to install, in its own folder")
     ] = False,
 ) -> None:
-    """Write a plugin that works at once, to be changed, and its test beside it."""
+    """Write a plugin that works as it is, for you to change, and its test beside it."""
     folder = folder or Path("." if package else DEFAULT_FOLDER)
     written = write(kind, name, folder, package=package)
     test = shlex.quote(str(next(file for file in written if file.name.startswith("test_"))))
@@ -59,20 +60,20 @@ def new_plugin(
 
 
 def write(kind: str, name: str, folder: Path, *, package: bool = False) -> list[Path]:
-    """Write the plugin and its test; nothing that is there is changed.
+    """Write the plugin and its test; existing files are not changed.
 
     Args:
         kind: of the plugin.
         name: in lower case, as in a configuration; the class is named after it.
-        folder: made if need be.
+        folder: created if it does not exist.
         package: whether to write a distribution (`pipelines/scaffold/package.py`).
 
     Returns:
         The files; the first is the plugin's, or the package's pyproject.toml.
 
     Raises:
-        UserError: no such kind, the name is not usable or taken, a file is there already, or
-            the folder cannot be written to.
+        UserError: no such kind, an unusable or taken name, an existing file, or a folder that
+            cannot be written to.
     """
     _check_name(kind, name)
     text = (TEMPLATES / f"{kind}.py").read_text("utf-8")
@@ -81,13 +82,13 @@ def write(kind: str, name: str, folder: Path, *, package: bool = False) -> list[
     if package:
         inside = package_files(kind, name, class_name, text)
         files = {folder / path: content for path, content in inside.items()}
-        there = {path for path in (package_folder(folder, name),) if os.path.lexists(path)}
+        existing = {path for path in (package_folder(folder, name),) if os.path.lexists(path)}
     else:
         test = file_test(kind, name, class_name)
         files = {folder / f"{name}.py": text, folder / f"test_{name}.py": test}
-        there = {path for path in files if os.path.lexists(path)}
-    if there:
-        raise UserError(f"{path} is there already, and is left as it is" for path in sorted(there))
+        existing = {path for path in files if os.path.lexists(path)}
+    if existing:
+        raise UserError(f"{path} exists already, and is not changed" for path in sorted(existing))
     try:
         for file, content in files.items():
             file.parent.mkdir(parents=True, exist_ok=True)
@@ -108,17 +109,17 @@ def _check_name(kind: str, name: str) -> None:
         near = f"{near}_{kind}" if keyword.iskeyword(near) or near == "conftest" else near
         raise UserError(
             f"'{name}' is no name for a plugin. Did you mean '{near}'?  (accepts: a-z, 0-9 and _, "
-            "a letter first; no word of Python's, and not test_… or conftest, which are tests)"
+            "a letter first; no keyword of Python, and not test_… or conftest, which are tests)"
         )
     if importlib.util.find_spec(name):
-        # Its test, run from that folder, would import the plugin in the module's stead.
+        # Its test, run in that folder, would import the plugin instead of the module.
         raise UserError(f"'{name}' is the name of a Python module. Did you mean '{name}_{kind}'?")
     if name in dict(host().listed(kind)):
         raise UserError(f"there is a {kind} named '{name}' already: choose another name")
 
 
 def _class_name(kind: str, name: str, text: str) -> str:
-    """`SmallNet` of `small_net`; `PathDataset` where the file means something else by `Path`."""
+    """`SmallNet` for `small_net`; `PathDataset` where the file uses `Path` already."""
     camel = "".join(word.capitalize() for word in name.split("_"))
     taken = {node.id for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Name)}
     taken |= {

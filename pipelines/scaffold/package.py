@@ -1,4 +1,4 @@
-"""The texts around a new plugin: its test, and the distribution that it may be installed from."""
+"""The files around a new plugin: its test, and those of a distribution to install."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from torchyard.core.hosting.sources import ENTRY_POINT_GROUP
 
 
 def file_test(kind: str, name: str, class_name: str) -> str:
-    """The test of a plugin file that it lies beside."""
+    """The test of a plugin file in the same folder."""
     base = KINDS[kind].__name__
-    found = (
+    assignment = (
         f'{class_name} = plugin_in_file(Path(__file__).with_name("{name}.py"), {base}, "{name}")'
     )
     return f'''"""Tests of the {kind} `{name}`, with torchyard\'s own kit."""
@@ -21,7 +21,7 @@ from pathlib import Path
 from torchyard import {base}
 from torchyard.testing import assert_{kind}_plugin, plugin_in_file
 
-{found}
+{assignment}
 {_test_function(kind, class_name)}'''
 
 
@@ -31,7 +31,7 @@ def package_folder(folder: Path, name: str) -> Path:
 
 
 def package_files(kind: str, name: str, class_name: str, plugin: str) -> dict[Path, str]:
-    """A distribution with one plugin: its files below the folder that it is written to.
+    """The files of a distribution with one plugin, relative to where it is written.
 
     Args:
         kind: of the plugin.

@@ -1,4 +1,4 @@
-"""Models that are small enough to write out: the blitz's network, linear, perceptron."""
+"""Small models: the network of the 60-minute blitz, a linear one, a perceptron."""
 
 from __future__ import annotations
 
@@ -17,10 +17,9 @@ if TYPE_CHECKING:
 class LeNet(ModelParams):
     """The 60-minute blitz's network: two 5x5 convolutions, then three linear layers.
 
-    The tutorial's at 32x32, for any number of channels; on images of another size the
-    first linear layer takes what the convolutions leave. ReLU comes after pooling and not before:
-    the greatest of four values stays the greatest, and a quarter of them is left to go over
-    (batch 128 trains 6 % faster).
+    The tutorial's at 32x32, for any number of channels; for images of another size the first
+    linear layer has as many inputs as the convolutions have outputs. ReLU follows the pooling:
+    the two commute, and a quarter of the values is left (`benchmarks/reasons/plugins.md`).
     https://docs.pytorch.org/tutorials/beginner/blitz/cifar10_tutorial.html
     """
 

@@ -14,25 +14,27 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-# Up to this side of a map the weights' gradient is one matrix product. Of 256 filters on maps of
-# 4x4 it takes 20 µs an image on two cores with AMX, oneDNN's own 53; of 128 on 8x8 33 against 24.
+# Side of a feature map up to which one matrix product computes the weights' gradient faster than
+# oneDNN (`benchmarks/reasons/plugins.md`).
 SMALL_MAP = 4
 
 
 class QuickNet(ModelParams):
-    """A convolution of stride 2, then stages of two 3x3 convolutions, each on half the side.
+    """A convolution of stride 2, then stages of two 3x3 convolutions, each at half the resolution.
 
-    David Page's ResNet-9 (https://myrtle.ai/learn/how-to-train-your-resnet/) and airbench94
-    (Jordan, arXiv:2404.00498) made small: the image is halved before the convolutions and not
-    after them, so of 32x32 pixels the costly ones see 8x8 and less. On a CPU the batch norm and
-    the pooling of large maps cost more than convolutions.
+    A smaller ResNet-9 (David Page, https://myrtle.ai/learn/how-to-train-your-resnet/) and
+    airbench94 (Jordan, arXiv:2404.00498): each stage pools before its convolutions instead of
+    after, so that of 32x32 pixels they compute 8x8 and less. On a CPU batch norm and pooling of
+    large feature maps cost more than convolutions.
     """
 
     widths: tuple[PositiveInt, ...] = Field(
         (64, 128, 256), min_length=1, description="channels of the first convolution and the stages"
     )
-    bn_momentum: float = Field(0.4, gt=0, le=1, description="the last batch's share in statistics")
-    scale: PositiveFloat = Field(0.125, description="of the logits: a soft softmax to begin with")
+    bn_momentum: float = Field(
+        0.4, gt=0, le=1, description="the last batch's weight in the averages"
+    )
+    scale: PositiveFloat = Field(0.125, description="factor of the logits: low for a soft softmax")
 
     def build(self, input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
         """Make the network; images must have a pixel left after as many halvings as widths."""
@@ -65,13 +67,13 @@ class QuickNet(ModelParams):
 
 @cache
 def _convolution() -> Any:
-    """The class of a 3x3 convolution whose training is quick on small maps on the CPU."""
+    """The class of a 3x3 convolution that trains faster on small feature maps on the CPU."""
     import torch
     from torch import nn
     from torch.nn.grad import conv2d_input
 
-    class _Product(torch.autograd.Function):
-        """The convolution; backward, its weights' gradient is a product of two matrices."""
+    class _Im2colConvolution(torch.autograd.Function):
+        """A convolution whose weights' gradient is the product of the im2col matrix and another."""
 
         @staticmethod
         def forward(maps: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
@@ -82,20 +84,20 @@ def _convolution() -> Any:
             ctx.save_for_backward(*inputs)
 
         @staticmethod
-        def backward(ctx: Any, *slopes: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-            [slope] = slopes
+        def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            [gradient] = gradients
             maps, weight = ctx.saved_tensors
             count, channels, height, width = maps.shape
-            # A row for each place of the output: the nine places of the input it saw.
+            # im2col: one row per output pixel, with the 3x3 input pixels that it depends on.
             padded = nn.functional.pad(maps.permute(0, 2, 3, 1), (0, 0, 1, 1, 1, 1))
             image, row, column, _ = padded.stride()
-            seen = padded.as_strided(
+            columns = padded.as_strided(
                 (count, height, width, 3, 3, channels), (image, row, column, row, column, 1)
             ).reshape(-1, 9 * channels)
-            of_places = slope.permute(0, 2, 3, 1).reshape(-1, len(weight))
-            of_weight = (of_places.T @ seen).view(len(weight), 3, 3, channels)
-            of_maps = conv2d_input(maps.shape, weight, slope, padding=1)  # type: ignore[no-untyped-call]
-            return of_maps, of_weight.permute(0, 3, 1, 2)
+            rows = gradient.permute(0, 2, 3, 1).reshape(-1, len(weight))
+            weight_gradient = (rows.T @ columns).view(len(weight), 3, 3, channels)
+            input_gradient = conv2d_input(maps.shape, weight, gradient, padding=1)  # type: ignore[no-untyped-call]
+            return input_gradient, weight_gradient.permute(0, 3, 1, 2)
 
     class Conv3x3(nn.Conv2d):
         def __init__(self, before: int, after: int) -> None:
@@ -111,7 +113,7 @@ def _convolution() -> Any:
                 and maps.requires_grad
             ):
                 return super().forward(maps)
-            convolved: torch.Tensor = _Product.apply(maps, self.weight.to(maps.dtype))
+            convolved: torch.Tensor = _Im2colConvolution.apply(maps, self.weight.to(maps.dtype))
             return convolved
 
     return Conv3x3

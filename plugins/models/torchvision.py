@@ -9,8 +9,8 @@ from torchyard import ModelParams, Register, hookimpl
 if TYPE_CHECKING:
     from torch import nn
 
-# Written out, because asking torchvision costs its import at every command; a test holds
-# the list equal to torchvision.models.list_models(module=torchvision.models).
+# Written out, because importing torchvision would slow every command; a test compares the list
+# with torchvision.models.list_models(module=torchvision.models).
 NAMES = (
     *("alexnet", "convnext_base", "convnext_large", "convnext_small", "convnext_tiny"),
     *("densenet121", "densenet161", "densenet169", "densenet201"),
@@ -37,15 +37,15 @@ NAMES = (
 class TorchvisionModel(ModelParams):
     """A torchvision network, trained from scratch.
 
-    The last layer gets the number of classes, the first convolution the number of
-    channels; a vision transformer gets the size of the images. Auxiliary heads are off:
-    the network gives logits alone.
+    The last layer has the data's number of classes, the first convolution its number of
+    channels; a vision transformer is built for the size of the images. Auxiliary heads are
+    off: the network returns logits alone.
     """
 
     architecture: ClassVar[str]
 
     def build(self, input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
-        """Make the network; it refuses images too small for its strides when it is tried."""
+        """Make the network; images too small for its strides fail in its first forward pass."""
         from torchvision.models import get_model
 
         if len(input_shape) != 3:
@@ -82,7 +82,7 @@ def _with_channels(network: nn.Module, channels: int) -> nn.Module:
             )
             setattr(network.get_submodule(parent), attribute, replacement)
             return network
-    raise ValueError("has no convolution whose channels could be fitted")
+    raise ValueError("has no convolution to change the number of channels of")
 
 
 @hookimpl

@@ -71,8 +71,8 @@ __all__ = [
     "stratified_split",
 ]
 
-# Imported when they are first asked for: with numpy, a quarter of a second of every command.
-_LATER = {
+# Imported on first use: they bring numpy, a quarter of a second that most commands can do without.
+_LAZY = {
     "Comparison": "torchyard.core.evaluation.paired_test",
     "Evaluation": "torchyard.core.evaluation.metrics",
     "PredictionTable": "torchyard.core.data.predictions",
@@ -83,6 +83,6 @@ _LATER = {
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _LATER:
+    if name not in _LAZY:
         raise AttributeError(f"module 'torchyard' has no attribute '{name}'")
-    return getattr(import_module(_LATER[name]), name)
+    return getattr(import_module(_LAZY[name]), name)

@@ -1,4 +1,4 @@
-"""The test kit for plugin authors: one assertion a kind.
+"""The test kit for plugin authors: one assertion for each kind.
 
 from torchyard.testing import assert_model_plugin
 

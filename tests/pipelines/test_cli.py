@@ -3,7 +3,7 @@
 import pytest
 
 from tests.pipelines.command_line import at_once, refused
-from torchyard.core.hosting.manager import HOOKS
+from torchyard.core.hosting.hookspecs import HOOKS
 
 
 def test_help_names_the_commands_and_the_presets(tmp_path):

@@ -58,7 +58,7 @@ def test_the_worst_class_decides_and_a_class_without_samples_does_not():
     assert judge(half, None).passed
     verdict = judge(table([0, 0, 1, 1], [0, 0, 0, 0]), None)
     assert not verdict.passed
-    assert verdict.reason == "0.00% in the worst class, bee; 50.00% are asked for"
+    assert verdict.reason == "0.00% in the worst class, bee; 50.00% are required"
     both = judge(table([0, 0, 1, 1], [1, 1, 0, 0]), None)
     assert both.reason.startswith("2 of 2 classes are below: 0.00% in the worst class, ant")
 
@@ -87,7 +87,7 @@ def test_a_difference_that_chance_explains_is_not_enough_with_significance():
     verdict = judge(mistaken(55, 45), mistaken(50, 50))
     assert not verdict.passed
     assert verdict.figures["p_value"] == pytest.approx(0.0625)
-    assert "p = 0.0625, at most 0.05 is asked for" in verdict.reason
+    assert "p = 0.0625, at most 0.05 is allowed" in verdict.reason
     assert judge(mistaken(56, 44), mistaken(50, 50)).passed
     # A significantly worse one is no better.
     assert not judge(mistaken(40, 60), mistaken(50, 50)).passed

@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 
 
 class TimmModel(ModelParams):
-    """A network of timm; the last layer gets the data's classes, the first its channels."""
+    """A network of timm, with the data's number of classes and of channels."""
 
     architecture: ClassVar[str]
 
-    pretrained: bool = Field(False, description="begin with timm's weights, which are downloaded")
+    pretrained: bool = Field(False, description="start from timm's weights, which are downloaded")
     drop_rate: float = Field(0.0, ge=0, lt=1, description="dropout before the last layer")
 
     def build(self, input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
@@ -28,7 +28,7 @@ class TimmModel(ModelParams):
 
         Raises:
             ValueError: the samples are no images.
-            UserError: the weights cannot be had.
+            UserError: the weights cannot be downloaded.
         """
         import timm
 
@@ -38,15 +38,15 @@ class TimmModel(ModelParams):
         settings: dict[str, Any] = {"num_classes": num_classes, "in_chans": channels}
         if self.drop_rate:
             settings["drop_rate"] = self.drop_rate
-        # Those that are made for one size, as vision transformers are, are told another.
-        about = timm.get_pretrained_cfg(self.architecture)
-        if about is not None and about.fixed_input_size:
+        # Some, such as vision transformers, are built for one size of images.
+        pretrained = timm.get_pretrained_cfg(self.architecture)
+        if pretrained is not None and pretrained.fixed_input_size:
             settings["img_size"] = tuple(size)
         if not self.pretrained:
             return timm.create_model(self.architecture, **settings)
         try:
             return timm.create_model(self.architecture, pretrained=True, **settings)
-        except Exception as error:  # of the hub, its client, the network, the file
+        except Exception as error:  # the hub's, its client's, the network's, the file system's
             reason = (str(error) or type(error).__name__).partition("\n")[0]
             raise UserError(
                 f"model.pretrained: timm's weights of '{self.architecture}' cannot be had: "

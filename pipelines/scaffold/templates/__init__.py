@@ -1,1 +1,1 @@
-"""What `torchyard plugins new` writes: a plugin of each kind, with its name to be filled in."""
+"""A plugin of each kind for `torchyard plugins new`; `new_thing` and `NewThing` are replaced."""

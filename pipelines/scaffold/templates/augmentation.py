@@ -18,7 +18,7 @@ class NewThing(AugmentationParams):
     p: float = Field(0.5, ge=0, le=1, description="probability")
 
     def build(self, input_shape: tuple[int, ...]) -> Augmentation:
-        """Make a callable (uint8 N x C x H x W, indices, epoch) -> the like, changed.
+        """Make a callable (uint8 N x C x H x W, indices, epoch) -> uint8 N x C x H x W.
 
         Raises:
             ValueError: the samples are no images.
@@ -30,7 +30,7 @@ class NewThing(AugmentationParams):
         p = self.p
 
         def flip(samples: torch.Tensor, indices: torch.Tensor, epoch: int) -> torch.Tensor:
-            # From the generator of the samples' device, which a checkpoint keeps.
+            # On the samples' device, whose generator is saved in checkpoints.
             chosen = torch.rand(len(samples), device=samples.device) < p
             return torch.where(chosen[:, None, None, None], samples.flip(-2), samples)
 

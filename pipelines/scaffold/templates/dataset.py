@@ -1,4 +1,4 @@
-"""The data set `new_thing`: bright squares on noise, made on the spot."""
+"""The data set `new_thing`: bright squares on noise, generated."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class NewThing(DatasetParams):
 
     length: PositiveInt = Field(400, ge=4, description="training samples")
     test_length: PositiveInt = Field(100, ge=4, description="test samples")
-    seed: int = Field(0, ge=0, description="which noise")
+    seed: int = Field(0, ge=0, description="of the noise")
 
     def build(self, downloads: Path) -> RawData:
         """Draw uint8 length x 1 x 16 x 16 and test_length x 1 x 16 x 16."""
@@ -40,7 +40,7 @@ class NewThing(DatasetParams):
         )
 
     def describe(self) -> SampleSpec:
-        """One image and the number of corners: a model that does not fit is refused early."""
+        """Shape and classes, so that a model that does not fit is refused before `build`."""
         return SampleSpec((1, 16, 16), len(CLASSES))
 
 

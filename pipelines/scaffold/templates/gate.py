@@ -1,4 +1,4 @@
-"""The gate `new_thing`: not too sure of what it gets wrong."""
+"""The gate `new_thing`: few confident mistakes."""
 
 from __future__ import annotations
 
@@ -9,29 +9,29 @@ from pydantic import Field
 from torchyard import Gate, GateParams, Register, Verdict, hookimpl
 
 if TYPE_CHECKING:
-    from torchyard.core.data.predictions import PredictionTable
+    from torchyard import PredictionTable
 
 
 class NewThing(GateParams):
-    """Few wrong predictions that the model is sure of."""
+    """Few wrong predictions that the model is confident of."""
 
     most: float = Field(0.05, ge=0, le=1, description="the greatest share of the test samples")
-    sure: float = Field(0.9, ge=0, le=1, description="from this probability on it is sure")
+    confidence: float = Field(0.9, ge=0, le=1, description="probability of a confident prediction")
 
     def build(self) -> Gate:
         """Make a callable (candidate, champion or None) -> Verdict.
 
-        Each is the table of a run's predictions: of N samples the logits N x K, the true and
-        the predicted class indices, the probabilities; the class names; the data set.
+        Each is the table of a run's predictions: logits N x K, true and predicted class
+        indices, and probabilities of N samples; the class names; the data set.
         """
-        most, sure = self.most, self.sure
+        most, confidence = self.most, self.confidence
 
         def judge(candidate: PredictionTable, champion: PredictionTable | None) -> Verdict:
-            made = candidate.predictions
-            wrong = (made.predicted != made.targets) & (made.confidence >= sure)
+            of = candidate.predictions
+            wrong = (of.predicted != of.targets) & (of.confidence >= confidence)
             share = float(wrong.mean())
-            reason = f"{share:.2%} are wrong and sure, at most {most:.2%} may be"
-            return Verdict(share <= most, reason, {"wrong_and_sure": share})
+            reason = f"{share:.2%} are confident mistakes, at most {most:.2%} may be"
+            return Verdict(share <= most, reason, {"confident_mistakes": share})
 
         return judge
 

@@ -6,18 +6,16 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from torchyard import LossParams, Register, hookimpl
+from torchyard import Loss, LossParams, Register, hookimpl
 
 if TYPE_CHECKING:
     import torch
-
-    from torchyard.core.hosting.params import Loss
 
 
 class NewThing(LossParams):
     """Cross-entropy against targets of which `smoothing` is spread over all classes."""
 
-    smoothing: float = Field(0.1, ge=0, lt=1, description="share that is spread")
+    smoothing: float = Field(0.1, ge=0, lt=1, description="share that is spread over all classes")
 
     def build(self, num_classes: int) -> Loss:
         """Make a callable (logits N x num_classes, int64 targets N) -> scalar."""

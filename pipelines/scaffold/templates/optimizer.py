@@ -1,4 +1,4 @@
-"""The optimizer `new_thing`: descent along the sign of the gradient."""
+"""The optimizer `new_thing`: a step along the sign of the gradient."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class NewThing(OptimizerParams):
                 for group in self.param_groups:
                     for weight in group["params"]:
                         if weight.grad is not None:
-                            # From the group, where the scheduler writes it.
+                            # From the group: the scheduler sets the learning rate there.
                             weight.sub_(weight.grad.sign(), alpha=group["lr"])
 
         return _Optimizer(parameters, {"lr": self.lr})

@@ -1,4 +1,4 @@
-"""The scheduler `new_thing`: a linear fall of the learning rate."""
+"""The scheduler `new_thing`: a linear decay of the learning rate."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 class NewThing(SchedulerParams):
     """A straight line from the optimizer's learning rate to `end` times that."""
 
-    end: float = Field(0.0, ge=0, le=1, description="share of the learning rate that is left")
+    end: float = Field(0.0, ge=0, le=1, description="share of the learning rate at the end")
 
     def build(self, optimizer: Optimizer, total_steps: int) -> LRScheduler:
         """Make the schedule, which is stepped after each of `total_steps` batches."""

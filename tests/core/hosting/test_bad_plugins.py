@@ -10,8 +10,9 @@ import pytest
 
 from torchyard.core.config.resolve import resolve
 from torchyard.core.errors import UserError
+from torchyard.core.hosting.hookspecs import HOOKS
 from torchyard.core.hosting.lint import problems
-from torchyard.core.hosting.manager import HOOKS, host
+from torchyard.core.hosting.manager import host
 
 TINY = '''\
 from torchyard import ModelParams, hookimpl
@@ -39,8 +40,10 @@ class Bad(NamedTuple):
     name: str = "tiny"
 
 
-def aside(text, line, reason, name="tiny"):
-    return Bad(text, (line, f"set aside: {reason}"), f"Set aside: {FILE} ({reason})", name)
+def broken(text, line, reason, name="tiny"):
+    return Bad(
+        text, (line, f"failed to load: {reason}"), f"Failed to load: {FILE} ({reason})", name
+    )
 
 
 def instead(old, new):
@@ -50,36 +53,36 @@ def instead(old, new):
 
 CORPUS = {
     # ---- at import
-    "raises": aside("x = 1\n1 / 0", 2, "ZeroDivisionError: division by zero"),
-    "raises elsewhere": aside(
+    "raises": broken("x = 1\n1 / 0", 2, "ZeroDivisionError: division by zero"),
+    "raises elsewhere": broken(
         "import json\n\njson.loads('')",
         3,
         "JSONDecodeError: Expecting value: line 1 column 1 (char 0)",
     ),
-    "exits": aside("\nraise SystemExit(3)", 2, "SystemExit: 3"),
-    "exits by the book": aside("import sys\nsys.exit()", 2, "SystemExit: "),
-    "raises no Exception": aside(
+    "exits": broken("\nraise SystemExit(3)", 2, "SystemExit: 3"),
+    "exits by the book": broken("import sys\nsys.exit()", 2, "SystemExit: "),
+    "raises no Exception": broken(
         "class Odd(BaseException): pass\n\nraise Odd('odd')", 3, "Odd: odd"
     ),
-    "an error without a text": aside("raise ValueError", 1, "ValueError: "),
-    "missing module": aside(
+    "an error without a text": broken("raise ValueError", 1, "ValueError: "),
+    "missing module": broken(
         "import no_such_module", 1, "ModuleNotFoundError: No module named 'no_such_module'"
     ),
-    "missing name": aside(
-        "from core import ModelPrams",
+    "missing name": broken(
+        "from torchyard import ModelPrams",
         1,
-        "ImportError: cannot import name 'ModelPrams' from 'core'",
+        "ImportError: cannot import name 'ModelPrams' from 'torchyard'",
     ),
-    "recursion": aside(
+    "recursion": broken(
         "def again():\n    again()\n\nagain()",
         2,
         "RecursionError: maximum recursion depth exceeded",
     ),
-    "syntax": aside("x = 1\ndef broken(:\n", 2, "SyntaxError: "),
-    "indentation": aside("if True:\nx = 1\n", 2, "IndentationError: "),
-    "no text": aside("\0", None, "SyntaxError: "),
-    "no UTF-8": aside(b'x = "\xff"', 1, "SyntaxError: "),
-    "a field without a type": aside(
+    "syntax": broken("x = 1\ndef broken(:\n", 2, "SyntaxError: "),
+    "indentation": broken("if True:\nx = 1\n", 2, "IndentationError: "),
+    "no text": broken("\0", None, "SyntaxError: "),
+    "no UTF-8": broken(b'x = "\xff"', 1, "SyntaxError: "),
+    "a field without a type": broken(
         instead("width: int = 8", "width = 8"), 3, "PydanticUserError: "
     ),
     # ---- at registration
@@ -90,12 +93,12 @@ CORPUS = {
             "there is no hook named 'register_modles'. Did you mean 'register_models'?  "
             f"(there are: {KNOWN})",
         ),
-        "Set aside: {file} (PluginValidationError: unknown hook 'register_modles'",
+        "Failed to load: {file} (PluginValidationError: unknown hook 'register_modles'",
     ),
     "unlike any hook": Bad(
         instead("register_models", "zzz"),
         (11, f"there is no hook named 'zzz'.  (there are: {KNOWN})"),
-        "Set aside: {file} (PluginValidationError: unknown hook 'zzz'",
+        "Failed to load: {file} (PluginValidationError: unknown hook 'zzz'",
     ),
     "no marker": Bad(
         instead("@hookimpl", ""),
@@ -142,44 +145,44 @@ CORPUS = {
         LOOK,
     ),
     # ---- when the hook is called
-    "half-way": aside(TINY + "    raise KeyError('half-way')\n", 13, "KeyError: 'half-way'"),
-    "exits when called": aside(TINY + "    raise SystemExit('no')\n", 13, "SystemExit: no"),
-    "no class": aside(
+    "half-way": broken(TINY + "    raise KeyError('half-way')\n", 13, "KeyError: 'half-way'"),
+    "exits when called": broken(TINY + "    raise SystemExit('no')\n", 13, "SystemExit: no"),
+    "no class": broken(
         instead(", Tiny)", ", 3)"), 12, "TypeError: model 'tiny': 3 is not a ModelParams"
     ),
-    "an instance": aside(
+    "an instance": broken(
         instead(", Tiny)", ", Tiny())"),
         12,
         "TypeError: model 'tiny': Tiny(width=8) is not a ModelParams",
     ),
-    "another kind": aside(
+    "another kind": broken(
         instead("(ModelParams)", "(LossParams)").replace("import ", "import LossParams, "),
         12,
         "TypeError: model 'tiny': <class '",
     ),
-    "no parameter class": aside(
+    "no parameter class": broken(
         instead("(ModelParams)", ""), 12, "TypeError: model 'tiny': <class '"
     ),
-    "no build": aside(
+    "no build": broken(
         instead("def build(", "def make("),
         12,
         "TypeError: model 'tiny': Tiny has no build method",
     ),
-    "no name": aside(
+    "no name": broken(
         instead('"tiny"', '""'), 12, "ValueError: model '': not a usable name", name=""
     ),
-    "odd name": aside(
+    "odd name": broken(
         instead('"tiny"', '"a b"'), 12, "ValueError: model 'a b': not a usable name", name="a b"
     ),
-    "a number for a name": aside(
+    "a number for a name": broken(
         instead('"tiny"', "7"), 12, "ValueError: model '7': not a usable name", name="7"
     ),
-    "a name twice": aside(
+    "a name twice": broken(
         TINY + '    register("tiny", Tiny)\n',
         13,
         "ValueError: model 'tiny': is registered twice",
     ),
-    "a setting of the host": aside(
+    "a setting of the host": broken(
         instead("width: int = 8", 'freeze: str = ""'),
         12,
         "ValueError: model 'tiny': no parameter can be named 'freeze'",
@@ -245,10 +248,10 @@ def test_a_run_meets_it_where_it_names_it_and_says_what_failed(folder, case):
     file = write(folder, case)
     for name in ("aaa", "lenet"):
         assert ask(name) is None
-    # What is no Python at all is set aside unread.
+    # What is no Python at all fails to load before it is asked for.
     imported = {source.name for source in host().sources} - {"torchyard"}
-    assert imported == {"aaa", *(broken.source.name for broken in host().broken)}
-    assert all("Error: " in broken.reason for broken in host().broken)
+    assert imported == {"aaa", *(each.source.name for each in host().broken)}
+    assert all("Error: " in each.reason for each in host().broken)
     expected, name = CORPUS[case].asked, CORPUS[case].name
     said = ask(name)
     if expected is None:

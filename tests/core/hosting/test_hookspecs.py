@@ -9,7 +9,8 @@ import pytest
 import torchyard
 from torchyard import hookimpl, testing
 from torchyard.core.hosting import hookspecs
-from torchyard.core.hosting.manager import HOOKS, Host
+from torchyard.core.hosting.hookspecs import HOOKS
+from torchyard.core.hosting.manager import Host
 from torchyard.core.hosting.params import KINDS
 from torchyard.core.hosting.sources import Source
 
@@ -113,6 +114,12 @@ def test_the_page_has_every_public_name_and_every_assertion_as_it_is():
         parameters = inspect.signature(getattr(testing, name)).parameters
         given = [each.name for each in parameters.values() if each.kind != each.KEYWORD_ONLY]
         assert f"`{name}({', '.join(given)})`" in PAGE
+
+
+def test_the_table_of_public_names_lists_them_and_no_other():
+    table = PAGE.partition("\nEverything a plugin may import is in `torchyard`:\n")[2]
+    rows = re.findall(r"^\|([^|]*)\|[^|]+\|$", table.partition("\n\nSamples")[0], re.MULTILINE)
+    assert sorted(re.findall(r"`(\w+)`", "".join(rows))) == torchyard.__all__
 
 
 def test_the_page_begins_with_a_model_of_about_ten_lines_that_is_right(tmp_path):

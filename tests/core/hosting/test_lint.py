@@ -1,4 +1,4 @@
-"""What is wrong with plugins is told by file and line, and all of it at once."""
+"""What is wrong with plugins is reported by file and line, and all of it at once."""
 
 from torchyard.core.hosting.lint import problems
 from torchyard.core.hosting.manager import Host, host
@@ -46,10 +46,10 @@ def test_nothing_is_wrong_with_a_plugin_that_is_right(tmp_path):
 def test_a_syntax_error_has_its_line(tmp_path):
     [(line, message)] = checked(tmp_path, "x = 1\ny = 2\ndef broken(:\n")
     assert line == 3
-    assert message.startswith("set aside: SyntaxError: ")
+    assert message.startswith("failed to load: SyntaxError: ")
 
 
-def test_all_problems_of_a_file_are_told_at_once(tmp_path):
+def test_all_problems_of_a_file_are_reported_at_once(tmp_path):
     text = TINY.replace('    """One layer."""\n', "")
     text += '    register("a b", Tiny)\n    register("other", int)\n    1 / 0\n'
     text += "\ndef register_losses(register): pass\n"

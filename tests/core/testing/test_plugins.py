@@ -7,16 +7,11 @@ import pytest
 import torch
 from torch import nn
 
+from tests.core.testing.plugin_classes import plugin
 from torchyard import (
     ArraySplit,
-    AugmentationParams,
-    DatasetParams,
-    LossParams,
-    ModelParams,
-    OptimizerParams,
     RawData,
     SampleSpec,
-    SchedulerParams,
 )
 from torchyard.core.hosting.manager import host
 from torchyard.testing import (
@@ -27,7 +22,6 @@ from torchyard.testing import (
     assert_model_plugin,
     assert_optimizer_plugin,
     assert_scheduler_plugin,
-    plugin_in_file,
 )
 
 ASSERTIONS = {
@@ -38,14 +32,6 @@ ASSERTIONS = {
     "augmentation": assert_augmentation_plugin,
 }
 TORCHVISION = {"squeezenet1_1", "shufflenet_v2_x0_5", "resnet18"}  # the small ones
-BASES = {
-    "model": ModelParams,
-    "loss": LossParams,
-    "optimizer": OptimizerParams,
-    "scheduler": SchedulerParams,
-    "augmentation": AugmentationParams,
-    "dataset": DatasetParams,
-}
 
 
 def built_ins():
@@ -65,102 +51,9 @@ def test_every_built_in_passes(kind, name):
     assert before[1] == random.getstate()
 
 
-def test_vectors_are_taken():
-    assert_model_plugin(host().find("model", "mlp").params(), (20,), 3)
-
-
 @pytest.mark.parametrize("name", ["digits", "random_vectors"])
 def test_built_in_data_sets_pass(name, tmp_path):
     assert_dataset_plugin(host().find("dataset", name).params(), tmp_path)
-
-
-def plugin(kind, build, **others):
-    """An instance of a documented plugin with that `build`."""
-    members = {"build": build, "__doc__": "A thing.", "__module__": __name__, **others}
-    return type("Thing", (BASES[kind],), members)()
-
-
-# ---- models
-
-
-class Net(nn.Module):
-    """A linear model, to be spoilt."""
-
-    def __init__(self, shape, classes):
-        super().__init__()
-        self.fc = nn.Linear(int(np.prod(shape)), classes)
-        self.hidden = 1.0
-
-    def forward(self, x):
-        return self.fc(x.flatten(1))
-
-
-def spoilt(forward, **attributes):
-    def build(self, shape, classes):
-        network = Net(shape, classes)
-        for name, make in attributes.items():
-            setattr(network, name, make())
-        network.forward = lambda x: forward(network, x)
-        return network
-
-    return build
-
-
-def other_classes(self, shape, classes):
-    return Net(shape, classes + 1)
-
-
-MODELS = {
-    "classes": (other_classes, r"gives \(2, 11\) for 2 samples"),
-    "nan": (spoilt(lambda n, x: Net.forward(n, x) * float("nan")), "logits: NaN or infinite"),
-    "unreached": (
-        spoilt(Net.forward, extra=lambda: nn.Linear(2, 2)),
-        "gradient: none reaches extra.weight, extra.bias",
-    ),
-    "detached": (
-        spoilt(lambda n, x: Net.forward(n, x).detach()),
-        "training step: raises RuntimeError",
-    ),
-    "does not learn": (
-        spoilt(lambda n, x: Net.forward(n, x) * 1e-6),
-        "learning: the loss of 8 samples does not fall",
-    ),
-    "random": (
-        spoilt(lambda n, x: Net.forward(n, x) + torch.rand(len(x), 10)),
-        "evaluation: random in eval mode",
-    ),
-    "seed": (
-        spoilt(lambda n, x: n.hidden * Net.forward(n, x), hidden=random.SystemRandom().random),
-        "seed: built twice under one torch seed",
-    ),
-    "branches": (
-        spoilt(lambda n, x: Net.forward(n, x) if x.sum() > 0 else 2 * Net.forward(n, x)),
-        "export: raises NotExportableError",
-    ),
-}
-
-
-@pytest.mark.parametrize("case", MODELS)
-def test_a_model_that_is_wrong(case):
-    build, message = MODELS[case]
-    with pytest.raises(PluginFault, match=message) as caught:
-        assert_model_plugin(plugin("model", build), (1, 4, 4))
-    assert str(caught.value).startswith(f"Thing ({__file__}")
-
-
-def test_a_state_outside_of_the_parameters_is_found():
-    class Counting(Net):
-        def forward(self, x):
-            if self.training:
-                self.hidden += 0.01
-            return self.hidden * super().forward(x)
-
-    with pytest.raises(PluginFault, match="neither a parameter nor a buffer"):
-        assert_model_plugin(plugin("model", lambda self, *of: Counting(*of)), (1, 4, 4))
-
-
-def test_a_model_may_be_excused_from_export():
-    assert_model_plugin(plugin("model", MODELS["branches"][0]), (1, 4, 4), exports=False)
 
 
 # ---- losses
@@ -177,7 +70,7 @@ LOSSES = {
     ),
     "float": (lambda x, y: cross_entropy(x, y).item(), "gives a float"),
     "detached": (lambda x, y: cross_entropy(x.detach(), y), "does not depend"),
-    "slope": (
+    "gradient": (
         lambda x, y: cross_entropy(x, y) + (x.square() - x.square().detach()).sum().sqrt(),
         "the gradient is NaN or infinite",
     ),
@@ -350,7 +243,7 @@ DATASETS = {
     "raises": (lambda: 1 / 0, {}, "raises RunError: .*ZeroDivisionError"),
     "random": (lambda: data(offset=random.SystemRandom().random()), {}, "the samples differ"),
     "classes": (data, {"describe": lambda self: SampleSpec((3,), 4)}, "4 classes, there are 2"),
-    "shape": (data, {"describe": lambda self: SampleSpec((4,), 2)}, r"tells of \(4,\)"),
+    "shape": (data, {"describe": lambda self: SampleSpec((4,), 2)}, r"gives \(4,\)"),
     "missing": (lambda: data(classes=3), {}, "no training sample is of class 2"),
     "fingerprint": (
         data,
@@ -366,42 +259,6 @@ def test_a_data_set_that_is_wrong(case, tmp_path):
     params = plugin("dataset", lambda self, downloads: make(), **others)
     with pytest.raises(PluginFault, match=message):
         assert_dataset_plugin(params, tmp_path)
-
-
-# ---- what all kinds share
-
-
-def test_a_class_or_another_kind_is_no_plugin_to_test():
-    params = host().find("loss", "mse").params
-    with pytest.raises(PluginFault, match="the class MeanSquaredError is no instance of a LossP"):
-        assert_loss_plugin(params)
-    with pytest.raises(PluginFault, match="is no instance of a ModelParams"):
-        assert_model_plugin(params())
-
-
-def test_what_is_not_explained_is_found():
-    def build(self, *arguments):
-        raise AssertionError("not built")
-
-    with pytest.raises(PluginFault, match="docstring: the class has none"):
-        assert_loss_plugin(plugin("loss", build, __doc__=None))
-    thing = type(
-        "Thing",
-        (LossParams,),
-        {"__annotations__": {"width": int}, "__doc__": "A.", "build": build},
-    )
-    with pytest.raises(PluginFault, match="'width' has neither default nor description"):
-        assert_loss_plugin(thing(width=3))
-
-
-def test_a_plugin_file_is_loaded_or_its_fault_told(tmp_path):
-    file = tmp_path / "mine.py"
-    file.write_text("import no_such_module")
-    with pytest.raises(PluginFault, match="is set aside: ModuleNotFoundError"):
-        plugin_in_file(file, ModelParams, "mine")
-    file.write_text("")
-    with pytest.raises(PluginFault, match="no model named 'mine'"):
-        plugin_in_file(file, ModelParams, "mine")
 
 
 def test_a_data_set_of_image_files_passes(tmp_path):

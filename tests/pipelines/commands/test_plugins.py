@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 from tests.pipelines.command_line import at_once, refused
-from torchyard.core.hosting.manager import HOOKS
+from torchyard.core.hosting.hookspecs import HOOKS
 
 HEAVY = {"torch", "mlflow", "prefect", "numpy"}
 
@@ -50,8 +50,8 @@ def test_what_is_wrong_is_printed_and_is_exit_status_1(tmp_path):
     assert check(tmp_path, TORCHYARD_PLUGINS=folders) == (
         1,
         [
-            f"{file}:2: set aside: ModuleNotFoundError: No module named 'no_such_module'",
-            f"{missing}: set aside: no such folder (TORCHYARD_PLUGINS)",
+            f"{file}:2: failed to load: ModuleNotFoundError: No module named 'no_such_module'",
+            f"{missing}: failed to load: no such folder (TORCHYARD_PLUGINS)",
         ],
     )
 
@@ -62,7 +62,7 @@ def test_the_folder_torchyard_plugins_is_loaded_by_itself_and_only_once(tmp_path
     (folder / "mine.py").write_text("1 / 0")
     for name in ("test_mine.py", "conftest.py"):  # tests are no plugins
         (folder / name).write_text("raise SystemExit")
-    expected = [f"{folder / 'mine.py'}:1: set aside: ZeroDivisionError: division by zero"]
+    expected = [f"{folder / 'mine.py'}:1: failed to load: ZeroDivisionError: division by zero"]
     assert check(tmp_path) == (1, expected)
     assert check(tmp_path, TORCHYARD_PLUGINS=str(folder)) == (1, expected)
 
@@ -107,7 +107,7 @@ def test_a_broken_plugin_is_shown_and_hinders_nothing(tmp_path):
     done, said = at_once(folder, "plugins", "loss", "--load", TORCHYARD_PLUGINS=str(plugins))
     assert done.returncode == 0
     assert "cross_entropy" in done.stdout
-    assert said == [f"set aside: {file}: {reason}"]
+    assert said == [f"failed to load: {file}: {reason}"]
     done, said = at_once(folder, "plugins", "--load", "--json", TORCHYARD_PLUGINS=str(plugins))
     assert (done.returncode, said) == (0, [])
     assert json.loads(done.stdout)["broken"] == [{"source": str(file), "reason": reason}]

@@ -48,7 +48,7 @@ def test_every_night_the_better_model_is_the_champion(workspace, client, nights)
     ]
     listed = workspace.invoke("models", "digits")
     assert "replaced by version 2" in listed
-    assert "30.00% are asked for" in listed
+    assert "30.00% are required" in listed
 
 
 def test_by_hand_a_refusal_is_exit_status_1_and_says_why(workspace, client, nights):

@@ -10,8 +10,9 @@ import pytest
 
 from torchyard.core.config.schema import SINGLE
 from torchyard.core.errors import UserError
+from torchyard.core.hosting.hookspecs import HOOKS
 from torchyard.core.hosting.lint import problems
-from torchyard.core.hosting.manager import HOOKS, Host, host
+from torchyard.core.hosting.manager import Host, host
 from torchyard.core.hosting.sources import file_source, import_file
 from torchyard.pipelines.scaffold.new_plugin import new_plugin, write
 
@@ -114,7 +115,7 @@ def test_names_that_are_refused(tmp_path, kind, name, message):
 @pytest.mark.parametrize("there", ["mine.py", "test_mine.py"])
 def test_nothing_is_overwritten(tmp_path, there):
     (tmp_path / there).write_text("x = 1\n")
-    with pytest.raises(UserError, match=f"{there} is there already, and is left as it is"):
+    with pytest.raises(UserError, match=f"{there} exists already, and is not changed"):
         write("model", "mine", tmp_path)
     assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [(there, "x = 1\n")]
 

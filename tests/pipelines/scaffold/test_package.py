@@ -9,7 +9,7 @@ import pytest
 
 from torchyard.core.config.schema import SINGLE
 from torchyard.core.errors import UserError
-from torchyard.core.hosting.manager import HOOKS
+from torchyard.core.hosting.hookspecs import HOOKS
 from torchyard.pipelines.scaffold.new_plugin import write
 
 ROOT = Path(__file__).parents[3]
@@ -20,7 +20,7 @@ def test_a_package_that_is_there_is_left_alone(tmp_path, kind):
     file, *_ = write(kind, "mine", tmp_path, package=True)
     assert file == tmp_path / "torchyard-mine" / "pyproject.toml"
     before = {path: path.read_text() for path in tmp_path.rglob("*") if path.is_file()}
-    with pytest.raises(UserError, match="torchyard-mine is there already, and is left as it is"):
+    with pytest.raises(UserError, match="torchyard-mine exists already, and is not changed"):
         write(kind, "mine", tmp_path, package=True)
     assert {path: path.read_text() for path in tmp_path.rglob("*") if path.is_file()} == before
 

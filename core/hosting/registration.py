@@ -1,0 +1,90 @@
+"""What is known of a plugin: what it registers, what its file declares, what is wrong with it."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass
+
+from torchyard.core.hosting.params import KINDS, PluginParams
+from torchyard.core.hosting.sources import Source
+
+# Settings that stand beside a plugin's parameters in a configuration (`core/config/schema.py`).
+RESERVED = {"name", "normalize", "freeze"}
+
+
+@dataclass(frozen=True)
+class Registration:
+    """One plugin under its name."""
+
+    kind: str
+    name: str
+    params: type[PluginParams]
+    source: Source
+    builtin: bool
+
+    @property
+    def status(self) -> str:
+        """As the listing shows it."""
+        return "built in" if self.builtin else "loaded"
+
+    @property
+    def qualified(self) -> str:
+        """`source/name`, unique where the bare name is not."""
+        return f"{self.source.name}/{self.name}"
+
+    @property
+    def summary(self) -> str:
+        """The first line of the plugin's docstring."""
+        return (inspect.getdoc(self.params) or "").partition("\n")[0]
+
+
+@dataclass(frozen=True)
+class Unloaded:
+    """A plugin that was not imported, as its file describes it.
+
+    Attributes:
+        name: ends with "*" where names are made at run time.
+        status: "not loaded", or "off".
+    """
+
+    kind: str
+    name: str
+    summary: str
+    source: Source
+    status: str
+    builtin = False
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One thing that is wrong with a plugin, and the line of its file if one is to blame."""
+
+    reason: str
+    line: int | None = None
+
+
+@dataclass(frozen=True)
+class BrokenPlugin:
+    """A plugin that failed to load: in short why, and all its faults."""
+
+    source: Source
+    reason: str
+    faults: tuple[Fault, ...] = ()
+
+
+def check_registration(kind: str, name: str, params: type) -> None:
+    """Check the arguments of one call of `register`.
+
+    Raises:
+        TypeError: no class of that kind, or one without `build`.
+        ValueError: the name, or one of the parameters' names, cannot be used.
+    """
+    base = KINDS[kind]
+    if not (isinstance(params, type) and issubclass(params, base)):
+        raise TypeError(f"{kind} '{name}': {params!r} is not a {base.__name__}")
+    if inspect.isabstract(params):
+        raise TypeError(f"{kind} '{name}': {params.__name__} has no build method")
+    if not isinstance(name, str) or not name or any(each in name for each in " =,*"):
+        raise ValueError(f"{kind} '{name}': not a usable name")
+    for reserved in RESERVED & params.model_fields.keys():
+        raise ValueError(f"{kind} '{name}': no parameter can be named '{reserved}'")
