@@ -42,7 +42,7 @@ from prefect.client.schemas.objects import (
 )
 from prefect.client.schemas.responses import DeploymentResponse
 from prefect.client.schemas.sorting import FlowRunSort
-from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
+from prefect.exceptions import ObjectAlreadyExists
 from prefect.utilities.urls import url_for
 
 from torchyard.core.config.resolve import ResolvedConfig
@@ -159,11 +159,7 @@ def _register(
     job_variables: Mapping[str, Any],
     schedules: Sequence[DeploymentScheduleCreate] = (),
 ) -> Registered:
-    try:
-        client.read_deployment_by_name(f"{FLOW}/{name}")
-        replaced = True
-    except ObjectNotFound:
-        replaced = False
+    replaced = name in [each.name for each in list_deployments(client)]
     # A run that would overlap with another is skipped: they never pile up.
     skip = ConcurrencyOptions(collision_strategy=ConcurrencyLimitStrategy.CANCEL_NEW)
     deployment_id = client.create_deployment(
