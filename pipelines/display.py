@@ -87,7 +87,7 @@ class Display:
                 self._task = None
 
     def event(self, event: Event) -> None:
-        """Show what a stage tells."""
+        """Show an event of a stage."""
         match event:
             case EpochDone():
                 self.line("train", epoch_line(event))
@@ -133,35 +133,35 @@ class JsonDisplay(Display):
 
     run: run_id, name; stage: stage, and seconds once it has ended; epoch: as the training's
     `EpochDone`; message: stage, text; output: text, printed by a plugin or by torch; result:
-    the outcome. Whatever goes wrong is told on standard error, with an exit status.
+    the outcome. Errors go to standard error, with an exit status.
     """
 
-    def _tell(self, event: str, **values: Any) -> None:
+    def _print(self, event: str, **values: Any) -> None:
         clean = {key: None if value != value else value for key, value in values.items()}
         print(json.dumps({"event": event, **clean}, ensure_ascii=False), flush=True)
 
     def began(self, run_id: str, name: str) -> None:  # noqa: D102
-        self._tell("run", run_id=run_id, name=name)
+        self._print("run", run_id=run_id, name=name)
 
     def line(self, stage: str, text: str) -> None:  # noqa: D102
-        self._tell("message", stage=stage, text=text)
+        self._print("message", stage=stage, text=text)
 
     def output(self, line: str) -> None:  # noqa: D102
-        self._tell("output", text=line)
+        self._print("output", text=line)
 
     @contextlib.contextmanager
     def stage(self, name: str, status: str) -> Iterator[None]:  # noqa: D102
-        self._tell("stage", stage=name)
+        self._print("stage", stage=name)
         with super().stage(name, status):
             yield
-        self._tell("stage", stage=name, seconds=self.seconds[name])
+        self._print("stage", stage=name, seconds=self.seconds[name])
 
     def event(self, event: Event) -> None:  # noqa: D102
         if isinstance(event, EpochDone):
-            self._tell("epoch", **dataclasses.asdict(event))
+            self._print("epoch", **dataclasses.asdict(event))
 
     def result(self, look: str) -> None:  # noqa: D102
-        self._tell("result", **dataclasses.asdict(self.outcome))
+        self._print("result", **dataclasses.asdict(self.outcome))
 
 
 def _per_class_table(rows: list[dict[str, Any]]) -> Table:

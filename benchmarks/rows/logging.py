@@ -58,7 +58,7 @@ def measure(bench: Bench) -> tuple[list[Comparison], list[str]]:
     ]
     notes = [
         f"LeNet, batch {BATCH_SIZE}. On: `torchyard run`, a running loss and the norm of each "
-        f"layer's gradient every {EVERY} batches, journal, MLflow, Prefect, progress. Off: the "
+        f"layer's gradient every {EVERY} batches, log, MLflow, Prefect, progress. Off: the "
         "stage alone in a process of its own, its events told to nobody, one loss an epoch.",
         f"Lightning on: a loss every {EVERY} batches, its default, to its MLflow logger (SQLite), "
         "and its bar. Off: neither logger nor bar. Both without checkpoints.",

@@ -1,4 +1,4 @@
-"""The runs there are: whose process lives, which one a person means."""
+"""Finding runs: the one a person means, what it recorded, and those of dead processes."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from torchyard.core.errors import UserError, suggestion
-from torchyard.core.tracking.outbox import Entry, deliver, outbox_of, send_kept
+from torchyard.core.tracking.outbox import Outbox, end_run
 from torchyard.core.tracking.provenance import owner_lives
-from torchyard.core.tracking.store import one_at_a_time
+from torchyard.core.tracking.store import chosen_experiment, locked_store, one_at_a_time
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -31,31 +31,43 @@ ACCURACY = "test/accuracy"
 def end_orphans(client: MlflowClient, *experiment_ids: str) -> None:
     """Set to KILLED every run that a dead process of this machine left RUNNING.
 
-    What was kept of it while the store was away is sent first; its true end may be in that.
+    What is pending in its log is sent first; its true end may be in that.
     """
     for run in client.search_runs(list(experiment_ids), "attributes.status = 'RUNNING'"):
         if owner_lives(run.data.tags) is False:
-            run_id, outbox = run.info.run_id, outbox_of(run)
+            outbox = Outbox(client, run)
             reason = "its process ended without a word"
             try:
-                if send_kept(client, run_id, outbox):
-                    run = client.get_run(run_id)
-                    if run.info.status != "RUNNING":
+                if len(outbox):
+                    outbox.deliver()
+                    if client.get_run(run.info.run_id).info.status != "RUNNING":
                         continue
             except Exception as error:  # its data are gone, say: no other run must suffer
-                reason += f"; {len(outbox)} entries in {outbox.folder} cannot be sent: {error}"
-            end = {"status": "KILLED", "reason": reason, "end_time": None}
-            deliver(client, run_id, Entry("end", end))
+                reason += f"; {len(outbox)} entries in {outbox.log.path} cannot be sent: {error}"
+            end_run(client, run.info.run_id, "KILLED", reason)
 
 
-def caught_up(client: MlflowClient, run: Run) -> Run:
-    """Send what a run kept whose process is dead; gives the run as it is then."""
+def sync_run(client: MlflowClient, run: Run) -> Run:
+    """Send what is pending of a run whose process is dead; gives the run as it is then."""
     with one_at_a_time(client.tracking_uri):
         run = client.get_run(run.info.run_id)
         if run.info.status == "RUNNING" and owner_lives(run.data.tags):
             return run
-        send_kept(client, run.info.run_id, outbox_of(run))
+        Outbox(client, run).deliver()
         return client.get_run(run.info.run_id)
+
+
+def run_tagged(tag: str, value: str) -> str | None:
+    """The id of the newest run of the experiment with that tag, if there is one.
+
+    Raises:
+        RunError: the store is out of reach.
+    """
+    with locked_store() as client:
+        experiment = chosen_experiment(client, client.tracking_uri)
+        chosen = f"tags.`{tag}` = '{value}'"
+        found = client.search_runs([experiment.experiment_id], chosen, max_results=1)
+    return str(found[0].info.run_id) if found else None
 
 
 def find_run(client: MlflowClient, wanted: str) -> Run:

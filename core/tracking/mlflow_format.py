@@ -7,7 +7,6 @@ import math
 import platform
 import re
 import shutil
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -16,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from torchyard.core.data.dataset import PreparedDataset
+from torchyard.core.training.events import EpochDone, Event, GradientNorms, RunningLoss
+from torchyard.core.training.run_log import Line
 
 if TYPE_CHECKING:
     from mlflow.entities import DatasetInput
@@ -76,20 +77,42 @@ def flattened(nested: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str
             yield key, json.dumps(value, ensure_ascii=False, default=str)
 
 
-def batches(entries: list[Any], size: int) -> Iterator[list[Any]]:
-    """The entries, at most `size` at a time."""
-    return (entries[start : start + size] for start in range(0, len(entries), size))
+def event_metrics(event: Event) -> tuple[dict[str, float], int]:
+    """The metrics of an event of the training, and their step: of an epoch, its number."""
+    match event:
+        case RunningLoss(step, loss):
+            return {"train/running_loss": loss}, step
+        case GradientNorms(step, norms):
+            layers = {layer.removeprefix("model."): norm for layer, norm in norms.items()}
+            return {f"gradient_norm/{layer}": norm for layer, norm in layers.items()}, step
+        case EpochDone():
+            metrics = {
+                "train/loss": event.loss,
+                "train/accuracy": event.accuracy,
+                "train/learning_rate": event.learning_rate,
+                "train/images_per_second": event.images_per_second,
+                "train/epoch_seconds": event.seconds,
+            }
+            if event.validation_loss is not None and event.validation_accuracy is not None:
+                metrics["val/loss"] = event.validation_loss
+                metrics["val/accuracy"] = event.validation_accuracy
+            return metrics, event.epoch
+        case _:
+            return {}, 0
 
 
-def metrics_now(values: Mapping[str, float], step: int) -> list[dict[str, Any]]:
-    """Metrics of this moment, as the arguments of mlflow.entities.Metric."""
-    now = time.time_ns() // 1_000_000
+def metric_points(line: Line) -> list[dict[str, Any]]:
+    """The metrics in a line of a run's log, as the arguments of mlflow.entities.Metric."""
+    if "metrics" in line.values:
+        values, step = line.values["metrics"], line.values["step"]
+    else:
+        values, step = event_metrics(line.event)
     # MLflow stores an infinity as 1.8e308, which flattens every chart it is in; NaN is a gap.
     return [
         {
             "key": safe_key(key),
-            "value": float(value) if math.isfinite(value) else math.nan,
-            "timestamp": now,
+            "value": value if math.isfinite(value) else math.nan,
+            "timestamp": line.time,
             "step": step,
         }
         for key, value in values.items()

@@ -1,232 +1,252 @@
-"""What a store that is away was not told: kept on disk, in the order it happened."""
+"""The lines of a run's log that MLflow does not have yet, and how each kind of line is sent."""
 
 from __future__ import annotations
 
-import json
+import fcntl
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from itertools import chain, groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO, get_args
 
 from torchyard.core.data.dataset import PreparedDataset
-from torchyard.core.errors import RunError
+from torchyard.core.errors import RunError, StoreAwayError
 from torchyard.core.tracking.mlflow_format import (
     MAX_ENTRIES,
     MAX_METRICS,
-    batches,
     dataset_inputs,
     dataset_links,
+    metric_points,
     write_model,
 )
-from torchyard.core.tracking.store import runs_folder
+from torchyard.core.tracking.store import run_folder, store_errors
+from torchyard.core.training.events import Figures
+from torchyard.core.training.run_log import Line, RunLog
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
 
-ENTRY = "entry.json"
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One thing to tell.
-
-    Attributes:
-        kind: what it is; `core/tracking/outbox.py` knows how each is told.
-        values: plain, as JSON has them.
-        attachment: the file that goes with it, if one does.
-    """
-
-    kind: str
-    values: Mapping[str, Any]
-    attachment: Path | None = None
+ATTACHMENTS = "attachments"  # in the run's folder: the files that its log's lines name
+SENT = "sent"  # in the run's folder: MLflow has the log up to this byte
+METRICS = {"metrics", *(kind.__name__ for kind in get_args(Figures))}  # kinds of lines
+MODEL_TYPE = "classifier"
+REASON = "torchyard.reason"  # tag of a run: why it ended
 
 
 class Outbox:
-    """The entries that wait, each in a numbered folder with its attachment.
+    """What is to be sent of a run's log.
 
-    A folder gets its number by being renamed when it is whole, so no death of the process
-    leaves half an entry; one that was sent and not yet removed is sent again, which changes
-    nothing.
+    Sending a line twice changes nothing, so no death between sending it and noting that in the
+    file `sent` does harm. A step that a metric has already is left out: a training that was
+    resumed repeats those after its checkpoint.
+
+    Attributes:
+        folder: the run's.
+        log: in that folder.
+        recorded: (key, step) of every metric that is not to be recorded again.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, client: MlflowClient, run: Run) -> None:
+        self.folder = run_folder(client.tracking_uri, run)
+        self.log = RunLog(self.folder)
+        self.recorded: set[tuple[str, int]] = set()
+        self._noted = 0  # the lines before this byte are in `recorded`
+        self._client = client
+        self._run_id: str = run.info.run_id
 
     def __len__(self) -> int:
-        return len(self._places())
+        """How many lines are pending."""
+        if not self.log.path.exists():
+            return 0
+        with _locked(self.folder / SENT) as file:
+            return sum(1 for _ in self.log.read(_offset(file)))
 
-    def put(self, entry: Entry) -> None:
-        """Keep an entry behind those that wait, and its attachment, which may then go away.
+    def attachment(self, name: str) -> Path:
+        """Where to put a file of that name, for a line to name it.
 
         Raises:
-            RunError: it cannot be written.
+            OSError: there is no room for it.
         """
-        places = self._places()
-        number = int(places[-1].name) + 1 if places else 1
-        partial = self.folder / f".{os.getpid()}"
+        folder = self.folder / ATTACHMENTS
+        folder.mkdir(parents=True, exist_ok=True)
+        return Path(tempfile.mkdtemp(dir=folder)) / name
+
+    def deliver(self, *, drop_refused: bool = False) -> None:
+        """Send what is pending, in order. After an error the rest stays pending.
+
+        Args:
+            drop_refused: do not send the line that the store refused again; metrics stay.
+
+        Raises:
+            StoreAwayError: the store is out of reach, locked or full.
+            UserError, RunError: it refused.
+            OSError: the offset cannot be written.
+        """
+        if not self.log.path.exists():
+            return
+        with _locked(self.folder / SENT) as file:
+            sent = _offset(file)
+            if sent > (size := self.log.path.stat().st_size):  # a power cut took the last lines
+                sent = size
+                _move_offset(file, size)
+            if self._noted < sent:  # sent by another process
+                self._note(line for line in self.log.read(self._noted) if line.end <= sent)
+            for part in _parts(self.log.read(sent)):
+                try:
+                    self.send(part)
+                except RunError as error:
+                    away = isinstance(error, StoreAwayError)
+                    if drop_refused and not away and part[0].kind not in METRICS:
+                        _move_offset(file, part[-1].end)
+                    raise
+                _move_offset(file, part[-1].end)
+                self._note(part)
+
+    def _note(self, lines: Iterable[Line]) -> None:
+        for line in lines:
+            if line.kind in METRICS or "metrics" in line.values:
+                self.recorded |= {(point["key"], point["step"]) for point in metric_points(line)}
+            self._noted = line.end
+
+    def send(self, lines: list[Line]) -> None:
+        """Send one line, or several with metrics.
+
+        Raises:
+            StoreAwayError, UserError, RunError: as `store_errors` has them.
+        """
+        from mlflow.entities import Param, RunTag
+
+        values, client, run_id = lines[0].values, self._client, self._run_id
+        file = self.folder / values["file"] if "file" in values else None
+        with store_errors(client.tracking_uri):
+            match lines[0].kind:
+                case "parameters":
+                    self._log_batches("params", [Param(*e) for e in values["parameters"].items()])
+                case "tags":
+                    self._log_batches("tags", [RunTag(*e) for e in values["tags"].items()])
+                case "untag":
+                    if values["tag"] in client.get_run(run_id).data.tags:
+                        client.delete_tag(run_id, values["tag"])
+                case "dataset":
+                    prepared = PreparedDataset.open(Path(values["folder"]))
+                    client.log_inputs(run_id, datasets=dataset_inputs(prepared))
+                case "artifact":
+                    assert file is not None
+                    if file.exists():  # else it was sent: it is removed afterwards
+                        client.log_artifact(run_id, str(file), values["folder"])
+                case "model":
+                    assert file is not None
+                    self._send_model(lines[0], file)
+                case "end":
+                    end_run(client, run_id, **values, end_time=lines[0].time)
+                case _:
+                    points: dict[tuple[str, int], dict[str, Any]] = {}
+                    for point in chain.from_iterable(map(metric_points, lines)):
+                        if (step := (point["key"], point["step"])) not in self.recorded:
+                            points.setdefault(step, point)
+                    self._log_points(points.values())
+        if file is not None:
+            shutil.rmtree(file.parent, ignore_errors=True)
+
+    def _log_points(self, points: Iterable[Mapping[str, Any]]) -> None:
+        from mlflow.entities import Metric
+
+        self._log_batches("metrics", [Metric(**point) for point in points], MAX_METRICS)
+
+    def _log_batches(self, kind: str, entities: list[Any], size: int = MAX_ENTRIES) -> None:
+        for start in range(0, len(entities), size):
+            batch = {kind: entities[start : start + size]}
+            self._client.log_batch(self._run_id, **batch, synchronous=True)
+
+    def _send_model(self, line: Line, exported: Path) -> None:
+        """Log the exported network as a model, tied to run, data set and metrics."""
+        from mlflow.entities import LoggedModelOutput, LoggedModelStatus
+
+        run = self._client.get_run(self._run_id)
+        prepared = PreparedDataset.open(Path(line.values["data"]))
+        linked = [output.model_id for output in run.outputs.model_outputs] if run.outputs else []
+        ready = None
+        for found in self._client.search_logged_models(
+            [run.info.experiment_id], f"source_run_id = '{self._run_id}'"
+        ):
+            if found.status == LoggedModelStatus.READY:
+                ready = found.model_id
+            else:  # its upload was cut short
+                self._client.delete_logged_model(found.model_id)
+        version = line.values["torch_version"]
+        model_id = ready or self._upload(run, exported, prepared, version)
+        if model_id not in linked:
+            output = LoggedModelOutput(model_id, line.values["step"])
+            self._client.log_outputs(self._run_id, [output])
+        links = dataset_links(prepared, "test") | {"model_id": model_id, "run_id": self._run_id}
+        self._log_points(point | links for point in metric_points(line))
+
+    def _upload(
+        self, run: Run, exported: Path, prepared: PreparedDataset, torch_version: str
+    ) -> str:
+        model = self._client.create_logged_model(
+            run.info.experiment_id,
+            name="model",
+            source_run_id=self._run_id,
+            params=run.data.params,
+            model_type=MODEL_TYPE,
+        )
         try:
-            partial.mkdir(parents=True)
-            content = {"kind": entry.kind, "values": entry.values, "attachment": None}
-            if entry.attachment is not None:
-                content["attachment"] = entry.attachment.name
-                shutil.copyfile(entry.attachment, partial / entry.attachment.name)
-            with (partial / ENTRY).open("w", encoding="utf-8") as file:
-                json.dump(content, file)
-                file.flush()
-                os.fsync(file.fileno())
-            partial.rename(self.folder / f"{number:06}")
-        except OSError as error:
-            shutil.rmtree(partial, ignore_errors=True)
-            raise RunError(
-                f"What MLflow does not take cannot be kept in {self.folder} either: "
-                f"{error.strerror}."
-            ) from error
-
-    def waiting(self) -> Iterator[Entry]:
-        """The entries, oldest first; each is removed once the next is asked for."""
-        for place in self._places():
-            content = json.loads((place / ENTRY).read_text("utf-8"))
-            name = content["attachment"]
-            yield Entry(content["kind"], content["values"], place / name if name else None)
-            gone = place.with_name(f".sent{place.name}")
-            place.rename(gone)
-            shutil.rmtree(gone, ignore_errors=True)
-
-    def _places(self) -> list[Path]:
-        return sorted(self.folder.glob("[0-9]*"))
+            with tempfile.TemporaryDirectory() as folder:
+                write_model(
+                    Path(folder),
+                    exported,
+                    prepared,
+                    torch_version=torch_version,
+                    run_id=self._run_id,
+                    model_id=model.model_id,
+                    location=model.artifact_location,
+                )
+                self._client.log_model_artifacts(model.model_id, folder)
+            self._client.finalize_logged_model(model.model_id, "READY")
+        except BaseException:
+            with suppress(Exception):
+                self._client.finalize_logged_model(model.model_id, "FAILED")
+            raise
+        return str(model.model_id)
 
 
-MODEL_TYPE = "classifier"
-REASON = "torchyard.reason"
-FOLDER = "torchyard.folder"  # tag of a run: where its own folder is
-
-
-def deliver(client: MlflowClient, run_id: str, entry: Entry) -> None:
-    """Tell MLflow one thing about a run; raises what MLflow raises."""
-    _DELIVERIES[entry.kind](client, run_id, entry)
-
-
-def outbox_of(run: Run) -> Outbox:
-    """Where the entries of a run wait: who asks may have another working folder than it had."""
-    folder = Path(run.data.tags.get(FOLDER) or runs_folder())
-    return Outbox(folder / run.info.run_id / "outbox")
-
-
-def send_kept(client: MlflowClient, run_id: str, outbox: Outbox) -> int:
-    """Tell MLflow what was kept of a run whose process is gone; gives the number of entries."""
-    kept = len(outbox)
-    for entry in outbox.waiting():
-        deliver(client, run_id, entry)
-    return kept
-
-
-def _metrics(client: MlflowClient, run_id: str, entry: Entry) -> None:
-    from mlflow.entities import Metric
-
-    metrics = [Metric(**point) for point in entry.values["metrics"]]
-    for batch in batches(metrics, MAX_METRICS):
-        client.log_batch(run_id, metrics=batch, synchronous=True)
-
-
-def _parameters(client: MlflowClient, run_id: str, entry: Entry) -> None:
-    from mlflow.entities import Param
-
-    for batch in batches([Param(*item) for item in entry.values.items()], MAX_ENTRIES):
-        client.log_batch(run_id, params=batch, synchronous=True)
-
-
-def _tags(client: MlflowClient, run_id: str, entry: Entry) -> None:
-    from mlflow.entities import RunTag
-
-    for batch in batches([RunTag(*item) for item in entry.values.items()], MAX_ENTRIES):
-        client.log_batch(run_id, tags=batch, synchronous=True)
-
-
-def _untag(client: MlflowClient, run_id: str, entry: Entry) -> None:
-    if entry.values["tag"] in client.get_run(run_id).data.tags:
-        client.delete_tag(run_id, entry.values["tag"])
-
-
-def _artifact(client: MlflowClient, run_id: str, entry: Entry) -> None:
-    client.log_artifact(run_id, str(entry.attachment), entry.values["folder"])
-
-
-def _dataset(client: MlflowClient, run_id: str, entry: Entry) -> None:
-    prepared = PreparedDataset.open(Path(entry.values["folder"]))
-    client.log_inputs(run_id, datasets=dataset_inputs(prepared))
-
-
-def _model(client: MlflowClient, run_id: str, entry: Entry) -> None:
-    """Log the exported network as a model, tied to run, data set and metrics."""
-    from mlflow.entities import LoggedModelOutput, LoggedModelStatus
-
-    run = client.get_run(run_id)
-    prepared = PreparedDataset.open(Path(entry.values["data"]))
-    linked = [output.model_id for output in run.outputs.model_outputs] if run.outputs else []
-    ready = None
-    for found in client.search_logged_models(
-        [run.info.experiment_id], f"source_run_id = '{run_id}'"
-    ):
-        if found.status == LoggedModelStatus.READY:
-            ready = found.model_id
-        else:  # its upload was cut short
-            client.delete_logged_model(found.model_id)
-    model_id = ready or _upload(client, run, entry, prepared)
-    if model_id not in linked:
-        client.log_outputs(run_id, [LoggedModelOutput(model_id, entry.values["step"])])
-    links = dataset_links(prepared, "test") | {"model_id": model_id, "run_id": run_id}
-    points = [point | links for point in entry.values["metrics"]]
-    _metrics(client, run_id, Entry("metrics", {"metrics": points}))
-
-
-def _upload(client: MlflowClient, run: Any, entry: Entry, prepared: PreparedDataset) -> str:
-    assert entry.attachment is not None
-    model = client.create_logged_model(
-        run.info.experiment_id,
-        name="model",
-        source_run_id=run.info.run_id,
-        params=run.data.params,
-        model_type=MODEL_TYPE,
-    )
-    try:
-        with tempfile.TemporaryDirectory() as folder:
-            write_model(
-                Path(folder),
-                entry.attachment,
-                prepared,
-                torch_version=entry.values["torch_version"],
-                run_id=run.info.run_id,
-                model_id=model.model_id,
-                location=model.artifact_location,
-            )
-            client.log_model_artifacts(model.model_id, folder)
-        client.finalize_logged_model(model.model_id, "READY")
-    except BaseException:
-        with suppress(Exception):
-            client.finalize_logged_model(model.model_id, "FAILED")
-        raise
-    return str(model.model_id)
-
-
-def _end(client: MlflowClient, run_id: str, entry: Entry) -> None:
-    client.set_terminated(run_id, entry.values["status"], entry.values["end_time"])
-    if reason := entry.values["reason"]:
+def end_run(
+    client: MlflowClient, run_id: str, status: str, reason: str, end_time: int | None = None
+) -> None:
+    """Set a run's status and end (milliseconds since 1970; None: now), and the reason as a tag."""
+    client.set_terminated(run_id, status, end_time)
+    if reason:
         client.set_tag(run_id, REASON, reason)
 
 
-_DELIVERIES: dict[str, Callable[[MlflowClient, str, Entry], None]] = {
-    "metrics": _metrics,
-    "parameters": _parameters,
-    "tags": _tags,
-    "untag": _untag,
-    "artifact": _artifact,
-    "dataset": _dataset,
-    "model": _model,
-    "end": _end,
-}
+def _parts(lines: Iterable[Line]) -> Iterator[list[Line]]:
+    """What is sent together: metrics that follow each other, every other line alone."""
+    for metrics, group in groupby(lines, lambda line: line.kind in METRICS):
+        if metrics:
+            yield list(group)
+        else:
+            yield from ([line] for line in group)
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[BinaryIO]:
+    """Open the file of the offset; other threads and processes wait until it is closed."""
+    path.touch()
+    with path.open("r+b", buffering=0) as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield file
+
+
+def _offset(file: BinaryIO) -> int:
+    return int(file.read() or 0)
+
+
+def _move_offset(file: BinaryIO, offset: int) -> None:
+    # In place, in one write of few bytes: it is never seen half, and takes no room on a full disk.
+    os.pwrite(file.fileno(), b"%020d" % offset, 0)

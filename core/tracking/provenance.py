@@ -19,13 +19,13 @@ HOST, PROCESS = "torchyard.host", "torchyard.process"
 
 
 def owner_tags() -> dict[str, str]:
-    """What tells this process from any other: the machine, its number, when it began."""
+    """Tags that identify this process: the machine, the process id, and when it started."""
     own = psutil.Process()
     return {HOST: platform.node(), PROCESS: f"{own.pid} {own.create_time():.2f}"}
 
 
 def owner_lives(tags: Mapping[str, str]) -> bool | None:
-    """Whether the process that a run's tags name is there; None if this machine cannot tell."""
+    """Whether the process that a run's tags name is alive; None if it is of another machine."""
     if tags.get(HOST) != platform.node() or PROCESS not in tags:
         return None
     number, began = tags[PROCESS].split()

@@ -1,4 +1,4 @@
-"""The record of a run: everything torchyard tells MLflow.
+"""The record of a run: everything torchyard sends to MLflow.
 
 MLflow takes about 6 seconds to import and 2 to open, so neither happens before a run starts;
 torch is never imported here, not even to log a model.
@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import json
 import logging
-import tempfile
-import threading
+import os
+import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -26,11 +26,11 @@ from torchyard.core.tracking.mlflow_format import (
     MAX_TAG,
     dataset_links,
     flattened,
-    metrics_now,
+    metric_points,
     safe_key,
     shortened,
 )
-from torchyard.core.tracking.outbox import FOLDER, REASON, Entry, deliver, outbox_of, send_kept
+from torchyard.core.tracking.outbox import ATTACHMENTS, METRICS, REASON, Outbox
 from torchyard.core.tracking.provenance import (
     PROCESS,
     git_tags,
@@ -39,20 +39,18 @@ from torchyard.core.tracking.provenance import (
     source_tags,
 )
 from torchyard.core.tracking.store import (
+    FOLDER,
     LOCAL_UI,
     answers,
-    check_writable,
     chosen_experiment,
     is_server,
-    load_mlflow,
-    one_at_a_time,
-    open_store,
-    run_folder,
+    locked_store,
     runs_folder,
     shown,
     store_errors,
     tracking_uri,
 )
+from torchyard.core.training.run_log import Line
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -69,15 +67,16 @@ RUN_COUNTER = "torchyard.runs"  # tag of the experiment: the number its last run
 class RunRecord:
     """The record of one run in MLflow, addressed by its id from any thread.
 
-    While the store is away nothing raises: what it should be told is kept on disk, in order,
-    and sent when it is back. Whatever it refuses raises RunError.
+    Everything is a line of the run's log first (`core/training/run_log.py`), then sent. While
+    the store is away nothing raises: the lines wait, in order, and are sent when it is back.
+    Whatever it refuses raises RunError.
 
     Attributes:
         run_id: MLflow's id.
         name: what people call the run, "lenet·sgd·digits #12".
         experiment_id: the experiment it belongs to.
+        folder: of the run's log, checkpoints and predictions.
         has_model: whether a model was logged.
-        metrics: the last value of each metric.
     """
 
     def __init__(self, client: MlflowClient, run: Run) -> None:
@@ -85,16 +84,15 @@ class RunRecord:
         self.name: str = run.info.run_name
         self.experiment_id: str = run.info.experiment_id
         self.has_model = bool(run.outputs and run.outputs.model_outputs)
-        self.metrics: dict[str, float] = dict(run.data.metrics)
         self._client = client
         self._uri: str = client.tracking_uri
-        self._outbox = outbox_of(run)
-        self._next_try = 0.0
-        self._buffer: list[dict[str, Any]] = []
-        self._recorded: set[tuple[str, int]] = set()  # (key, step): a repeated step adds nothing
+        self._outbox = Outbox(client, run)
+        self.folder = self._outbox.folder
+        self._metrics: dict[str, float] = run.data.metrics
         self._digests: set[str] = set()  # of the data it began with
-        self._flushing, self._telling = threading.Lock(), threading.Lock()
         self._last_flush = time.monotonic()
+        self._next_try = 0.0
+        self._away = False
 
     @classmethod
     def start(
@@ -108,38 +106,38 @@ class RunRecord:
             tags: the caller's; source, user and commit are added here.
 
         Raises:
-            UserError: the store or the experiment named in the environment cannot be used.
+            UserError: the store, the folder of the runs or the experiment named in the
+                environment cannot be used.
             RunError: the store is out of reach, locked or full.
         """
-        uri = tracking_uri()
-        check_writable(uri)
-        load_mlflow()
+        folder = runs_folder(tracking_uri())
         tags = {**source_tags(), **git_tags(), **owner_tags(), **tags}
-        tags |= {CONFIG: json.dumps(parameters), FOLDER: str(runs_folder())}
-        with store_errors(uri), one_at_a_time(uri):
-            client = open_store(uri)
-            experiment = chosen_experiment(client, uri)
+        tags |= {CONFIG: json.dumps(parameters), FOLDER: str(folder)}
+        with locked_store() as client:
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise UserError(f"{folder}: cannot be made: {error.strerror}") from error
+            experiment = chosen_experiment(client, client.tracking_uri)
             end_orphans(client, experiment.experiment_id)
             number = int(experiment.tags.get(RUN_COUNTER, "0")) + 1
             client.set_experiment_tag(experiment.experiment_id, RUN_COUNTER, str(number))
             if table.TAG not in experiment.tags:
                 view = table.results_view()
                 client.set_experiment_tag(experiment.experiment_id, table.TAG, view)
-            name = f"{name_stem} #{number}"
             run = client.create_run(
                 experiment.experiment_id,
-                # With the run itself: whenever it dies, it can be taken up again.
+                # With the run itself: whenever it dies, it can be resumed.
                 tags=_tags(tags),
-                run_name=name,
+                run_name=f"{name_stem} #{number}",
             )
         record = cls(client, run)
         try:
             record.log_parameters(parameters)
         except BaseException as error:  # an interrupt too: none is left RUNNING
-            status: Literal["FAILED", "KILLED"] = "FAILED"
-            if not isinstance(error, Exception):
-                status = "KILLED"
-            record.finish(status, f"{type(error).__name__}: {error}")
+            killed = not isinstance(error, Exception)
+            reason = f"{type(error).__name__}: {error}"
+            record.finish("KILLED" if killed else "FAILED", reason)
             raise
         return record
 
@@ -150,67 +148,54 @@ class RunRecord:
         Raises:
             RunError: there is no such run, or the store is out of reach.
         """
-        uri = tracking_uri()
-        load_mlflow()
-        with store_errors(uri), one_at_a_time(uri):
-            client = open_store(uri)
+        with locked_store() as client:
             return cls(client, client.get_run(run_id))
 
     @classmethod
-    def tagged(cls, tag: str, value: str) -> RunRecord | None:
-        """Take up the run with that tag again, where the experiment has one.
-
-        Raises:
-            RunError: the store is out of reach.
-        """
-        uri = tracking_uri()
-        load_mlflow()
-        with store_errors(uri), one_at_a_time(uri):
-            client = open_store(uri)
-            experiment = chosen_experiment(client, uri)
-            chosen = f"tags.`{tag}` = '{value}'"
-            found = client.search_runs([experiment.experiment_id], chosen, max_results=1)
-        return cls.taken_up(found[0].info.run_id) if found else None
-
-    @classmethod
-    def taken_up(cls, run_id: str) -> RunRecord:
-        """Go on with a run that ended early: a metric it has is not recorded again.
+    def resume(cls, run_id: str) -> RunRecord:
+        """Go on with a run that ended early: a step that a metric has is not recorded again.
 
         Raises:
             UserError: it is finished, or its process lives.
             RunError: the store is out of reach.
         """
-        uri = tracking_uri()
-        load_mlflow()
-        with store_errors(uri), one_at_a_time(uri):
-            client = open_store(uri)
+        with locked_store() as client:
             run = client.get_run(run_id)
             named = f"run {run_id} ({run.info.run_name})"
             own = owner_tags()
             lives = owner_lives(run.data.tags) and run.data.tags[PROCESS] != own[PROCESS]
             if run.info.status == "RUNNING" and lives:
                 raise UserError(f"{named} is running, in process {run.data.tags[PROCESS]}.")
-            send_kept(client, run_id, outbox_of(run))
+            Outbox(client, run).deliver()
             run = client.get_run(run_id)
             if run.info.status == "FINISHED":
                 raise UserError(f"{named} is finished: there is nothing left to do.")
+            record = cls(client, run)
+            own[FOLDER] = str(record.folder.parent)
             for key, value in own.items():  # first: a run of a dead process would be ended
                 client.set_tag(run_id, key, value)
             client.update_run(run_id, status="RUNNING")
             if REASON in run.data.tags:
                 client.delete_tag(run_id, REASON)
-            remove_partial(run_folder(run_id))
-            record = cls(client, run)
+            remove_partial(record.folder)
+            shutil.rmtree(record.folder / ATTACHMENTS, ignore_errors=True)  # all are sent
             for key in run.data.metrics:
                 history = client.get_metric_history(run_id, key)
-                record._recorded |= {(key, metric.step) for metric in history}
+                record._outbox.recorded |= {(key, metric.step) for metric in history}
             inputs = run.inputs.dataset_inputs if run.inputs else []
             record._digests = {found.dataset.digest for found in inputs}
         return record
 
     @property
+    def metrics(self) -> dict[str, float]:
+        """The last value of each metric, those included that are not sent yet."""
+        lines = [line for line in self._outbox.log.read() if line.kind in METRICS]
+        points = [point for line in lines for point in metric_points(line)]
+        return self._metrics | {point["key"]: point["value"] for point in points}
+
+    @property
     def unsent(self) -> int:
-        """How many entries are kept on disk, because the store is away."""
+        """How many entries wait on disk, because the store is away."""
         return len(self._outbox)
 
     @property
@@ -228,54 +213,51 @@ class RunRecord:
             RunError: also where a parameter was recorded before with another value.
         """
         flat = flattened(parameters)
-        self._tell(
-            "parameters", {safe_key(key): shortened(value, MAX_PARAMETER) for key, value in flat}
-        )
+        safe = {safe_key(key): shortened(value, MAX_PARAMETER) for key, value in flat}
+        self._log("parameters", {"parameters": safe})
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
         """Set tags; one that is longer than MLflow takes ends with its length."""
-        self._tell("tags", _tags(tags))
+        self._log("tags", {"tags": _tags(tags)})
 
     def describe(self, markdown: str) -> None:
         """Show a text as the run's description."""
         self.set_tags({"mlflow.note.content": markdown})
 
     def log_config(self, text: str) -> None:
-        """Keep the configuration as config.yaml, from which the run can be had again."""
+        """Store the configuration as config.yaml, from which the run can be had again."""
         self.log_text(text, "config.yaml")
-        self._tell("untag", {"tag": CONFIG})
+        self._log("untag", {"tag": CONFIG})
 
     def log_metrics(self, values: Mapping[str, float], step: int) -> None:
-        """Add metrics to the buffer, and send it when it has waited for some seconds."""
-        for metric in metrics_now(values, step):
-            self.metrics[metric["key"]] = metric["value"]
-            if (metric["key"], step) not in self._recorded:
-                self._recorded.add((metric["key"], step))
-                self._buffer.append(metric)
+        """Log metrics; they are sent together with those of some seconds."""
+        plain = {key: float(value) for key, value in values.items()}
+        self._log("metrics", {"metrics": plain, "step": step}, send=False)
+        self.flush_if_due()
+
+    def flush_if_due(self) -> None:
+        """`flush`, if that was not done for some seconds."""
         if time.monotonic() - self._last_flush >= FLUSH_SECONDS:
             self.flush()
 
-    def flush(self) -> None:
-        """Send the buffered metrics."""
-        # Others append at the end meanwhile, and must not wait for a server that is slow.
-        with self._flushing:
-            if batch := self._buffer[:]:
-                self._tell("metrics", {"metrics": batch})
-                del self._buffer[: len(batch)]
-            self._last_flush = time.monotonic()
+    def flush(self) -> bool:
+        """Send what is in the log, the trainer's lines too; whether the store has taken all."""
+        self._last_flush = time.monotonic()
+        sent = self._last_flush >= self._next_try and self._try()
+        if not sent:
+            self._outbox.log.fsync()
+        return sent
 
-    def catch_up(self) -> bool:
-        """Send the buffer and what was kept; whether the store now has all of the run."""
+    def sync(self) -> bool:
+        """`flush`, also where the store was away a moment ago."""
         self._next_try = 0.0
-        self.flush()
-        with self._telling:
-            return self._try(lambda: None)
+        return self.flush()
 
     def log_dataset(self, prepared: PreparedDataset) -> None:
         """Record both splits as the run's inputs, with digest, counts and statistics.
 
         Raises:
-            UserError: the run was taken up again, and began with other data.
+            UserError: the run was resumed, and began with other data.
         """
         digest = dataset_links(prepared, "train")["dataset_digest"]
         if self._digests and digest not in self._digests:
@@ -283,29 +265,26 @@ class RunRecord:
                 f"dataset {prepared.name}: it has changed since run {self.run_id} began: its "
                 f"digest is {digest} and was {' or '.join(sorted(self._digests))}."
             )
-        self._tell("dataset", {"folder": str(prepared.folder)})
+        self._log("dataset", {"folder": str(prepared.folder)})
 
     def log_text(self, text: str, artifact_path: str) -> None:
-        """Keep a text as the file `artifact_path` of the run."""
-        with self._as_artifact(artifact_path) as file:
+        """Store a text as the file `artifact_path` of the run."""
+        with self._artifact(artifact_path) as file:
             file.write_text(text, "utf-8")
 
     def log_file(self, file: Path) -> None:
-        """Keep a file as an artifact, under its own name."""
-        self._tell("artifact", {"folder": None}, file)
+        """Store a file as an artifact, under its own name."""
+        with self._artifact(file.name) as attachment:
+            _link(file, attachment)
 
     def log_figure(self, figure: Figure, artifact_path: str) -> None:
-        """Keep a figure as a picture; the ending of `artifact_path` says of which kind."""
-        with self._as_artifact(artifact_path) as file:
+        """Store a figure as a picture; the ending of `artifact_path` says of which kind."""
+        with self._artifact(artifact_path) as file:
             figure.savefig(file)
 
-    @contextmanager
-    def _as_artifact(self, artifact_path: str) -> Iterator[Path]:
+    def _artifact(self, artifact_path: str) -> AbstractContextManager[Path]:
         folder, _, name = artifact_path.rpartition("/")
-        with store_errors(self._uri), tempfile.TemporaryDirectory() as scratch:
-            file = Path(scratch) / name
-            yield file
-            self._tell("artifact", {"folder": folder or None}, file)
+        return self._attached("artifact", name, {"folder": folder or None})
 
     def log_model(
         self,
@@ -335,56 +314,79 @@ class RunRecord:
         values = {
             "data": str(prepared.folder),
             "torch_version": torch_version,
-            "metrics": metrics_now(metrics or {}, step),
+            "metrics": {key: float(value) for key, value in (metrics or {}).items()},
             "step": step,
         }
-        self._tell("model", values, exported)
+        with self._attached("model", "model.pt2", values) as file:
+            _link(exported, file)
         self.has_model = True
 
     def finish(self, status: Literal["FINISHED", "FAILED", "KILLED"], reason: str = "") -> None:
-        """Send what is buffered and end the run; the tag torchyard.reason says why.
+        """Send what is in the log and end the run; the tag torchyard.reason says why.
 
         Raises:
             RunError: the store refused a FINISHED run's last figures. For one that FAILED or
                 was KILLED the refusal goes to the log: it must not hide what ended the run.
         """
-        now = time.time_ns() // 1_000_000
-        end = {"status": status, "reason": shortened(reason, MAX_TAG), "end_time": now}
         self._next_try = 0.0
-        if status == "FINISHED":
-            self.flush()
-            self._tell("end", end)
-            return
         try:
-            self._tell("end", end)  # first: a second Ctrl-C may come
-            self.flush()
+            self._log("end", {"status": status, "reason": shortened(reason, MAX_TAG)})
         except (RunError, UserError) as error:
+            if status == "FINISHED":
+                raise
             logger.warning("The run's end (%s) is not wholly recorded. %s", status, error)
 
-    def _tell(self, kind: str, values: Mapping[str, Any], attachment: Path | None = None) -> None:
-        """Tell MLflow, or keep it on disk where the store is away or older entries wait."""
-        entry = Entry(kind, values, attachment)
-        with self._telling:
-            if not self._try(lambda: deliver(self._client, self.run_id, entry)):
-                self._outbox.put(entry)
+    def _log(self, kind: str, values: dict[str, Any], *, send: bool = True) -> None:
+        """Append a line to the log, and send what is in it."""
+        line = Line(kind, values)
+        try:
+            self._outbox.log.append(line)
+        except OSError as error:  # a store on another machine may take it all the same
+            if not self._try(line):
+                raise RunError(
+                    f"MLflow does not answer, and the run's log {self._outbox.log.path} cannot "
+                    f"be written: {error.strerror}."
+                ) from error
+        else:
+            if send:
+                self.flush()
 
-    def _try(self, tell: Callable[[], object]) -> bool:
-        """Whether the store could be told, what was kept before that included."""
-        if self._outbox and time.monotonic() < self._next_try:
-            return False
+    @contextmanager
+    def _attached(self, kind: str, name: str, values: Mapping[str, Any]) -> Iterator[Path]:
+        """Log a line with a file of that name, which the body writes."""
+        try:
+            file = self._outbox.attachment(name)
+            yield file
+        except OSError as error:
+            raise RunError(f"{name} cannot be kept in {self.folder}: {error.strerror}.") from error
+        self._log(kind, {**values, "file": str(file.relative_to(self.folder))})
+
+    def _try(self, *unlogged: Line) -> bool:
+        """Whether the store was there to take what is in the log, and a line that is not."""
         try:
             with store_errors(self._uri):
                 # MLflow's own client waits and tries again for up to ten minutes.
                 if is_server(self._uri) and not answers(self._uri):
                     raise ConnectionError("Connection refused, or no answer")
-                send_kept(self._client, self.run_id, self._outbox)
-                tell()
+                self._outbox.deliver(drop_refused=True)
+                for line in unlogged:
+                    self._outbox.send([line])
         except StoreAwayError as error:
-            if not self._outbox:
-                logger.warning("%s What it should be told waits on disk.", error)
+            if not self._away:
+                logger.warning("%s Metrics and files wait on disk.", error)
+            self._away = True
             self._next_try = time.monotonic() + RETRY_SECONDS
             return False
+        self._away = False
         return True
+
+
+def _link(file: Path, link: Path) -> None:
+    """Give a file a second name, or copy it to another file system."""
+    try:
+        os.link(file, link)
+    except OSError:
+        shutil.copyfile(file, link)
 
 
 def _tags(tags: Mapping[str, Any]) -> dict[str, str]:

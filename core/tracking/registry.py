@@ -103,7 +103,7 @@ def promote(
         for _ in range(RACES):
             before = champion_of(client, model)
             if before is not None and before.run_id == run.info.run_id:
-                # It was made so by an attempt whose end nobody noted.
+                # Made so by an attempt that was cut short before its last step.
                 _settle(client, before)
                 return Judged(model, (), int(before.version), _number(before.tags.get(REPLACED)))
             verdicts = _verdicts(candidate, _predictions_of(client, before), gates)
@@ -302,7 +302,7 @@ def _statuses(client: MlflowClient, model: str) -> list[tuple[ModelVersion, str]
         stayed = ROLLED_BACK not in found.tags
         if earlier and PENDING not in found.tags and (stayed or earlier not in replaced):
             replaced[earlier] = found
-    told = []
+    statuses = []
     for found in versions:
         status = NEVER
         if _same(found, champion):
@@ -311,8 +311,8 @@ def _statuses(client: MlflowClient, model: str) -> list[tuple[ModelVersion, str]
             status = f"rolled back {found.tags[ROLLED_BACK]}"
         elif str(found.version) in replaced:
             status = f"replaced by version {replaced[str(found.version)].version}"
-        told.append((found, status))
-    return told
+        statuses.append((found, status))
+    return statuses
 
 
 def _same(first: ModelVersion | None, second: ModelVersion | None) -> bool:

@@ -28,7 +28,7 @@ from torchyard.core.tracking.provenance import user_name
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities import Experiment
+    from mlflow.entities import Experiment, Run
 
 
 TRACKING_URI = "MLFLOW_TRACKING_URI"
@@ -38,7 +38,7 @@ START_SECONDS = 120.0  # how long a start waits for another that is creating the
 
 # MLflow's documented switches, where the user has not set them.
 _SETTINGS = {
-    # A run at night calls nobody it was not told to call.
+    # A run at night connects to no host that the user has not configured.
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
     # The terminal belongs to the run: no address printed at its end, no bars for uploads.
@@ -48,7 +48,7 @@ _SETTINGS = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "4",
 }
 
-# What a store's error says, whose move it is, and what to tell them.
+# A pattern of a store's error, the error raised for it, and its message.
 _TROUBLES: tuple[tuple[str, type[UserError | RunError], str], ...] = (
     ("database is locked", StoreAwayError, "is locked by another program"),
     ("disk is full|No space left|quota exceeded", StoreAwayError, "has no space left on its disk"),
@@ -74,7 +74,7 @@ def tracking_uri() -> str:
 
 
 def check_writable(uri: str) -> None:
-    """Find out before any work whether the record of a run can be kept.
+    """Find out before any work whether runs can be recorded.
 
     Raises:
         UserError: the store is of a kind MLflow no longer has, or its folder cannot be
@@ -191,7 +191,7 @@ def _named_experiment(client: MlflowClient, uri: str, name: str) -> Experiment:
 
 @contextmanager
 def one_at_a_time(uri: str) -> Iterator[None]:
-    """Keep the starts of one machine apart.
+    """Let the starts of one machine wait for each other.
 
     MLflow fills an empty database table by table, and of two that do so at once one fails.
     """
@@ -205,6 +205,20 @@ def one_at_a_time(uri: str) -> Iterator[None]:
         path = database.parent / ".torchyard.lock"
     with FileLock(path, timeout=START_SECONDS):
         yield
+
+
+@contextmanager
+def locked_store() -> Iterator[MlflowClient]:
+    """The client of the environment's store; other starts of this machine wait meanwhile.
+
+    Raises:
+        UserError, RunError: as `check_writable` and `store_errors` have them.
+    """
+    uri = tracking_uri()
+    check_writable(uri)
+    load_mlflow()
+    with store_errors(uri), one_at_a_time(uri):
+        yield open_store(uri)
 
 
 @contextmanager
@@ -325,21 +339,21 @@ def database_of(url: str) -> Path | None:
     return Path(match[2]).absolute() if match else None
 
 
-def runs_folder() -> Path:
-    """Where the folders of the runs are."""
-    database = database_of(tracking_uri())
+FOLDER = "torchyard.folder"  # tag of a run: the folder that its own folder was made in
+
+
+def runs_folder(uri: str) -> Path:
+    """Where the folders of new runs are made: beside a SQLite database, else in ./mlruns."""
+    database = database_of(uri)
     return (database.parent if database else Path("mlruns").absolute()) / "runs"
 
 
-def run_folder(run_id: str) -> Path:
-    """Checkpoints and predictions of a run: beside a local tracking store, else in ./mlruns.
+def run_folder(uri: str, run: Run) -> Path:
+    """The folder of a run, with its log and checkpoints, on this machine; it may not exist.
 
-    Raises:
-        UserError: the folder cannot be made.
+    A server does not say where a run's files are, so for one the run's tag decides, as long as
+    this machine has that folder: the run may have begun in another working folder.
     """
-    folder = runs_folder() / run_id
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{folder}: cannot be made: {error.strerror}") from error
-    return folder
+    folder, run_id = runs_folder(uri), str(run.info.run_id)
+    tagged = Path(run.data.tags.get(FOLDER, folder))
+    return (tagged if database_of(uri) is None and (tagged / run_id).is_dir() else folder) / run_id

@@ -1,4 +1,4 @@
-"""What a stage tells while it runs, and how that is written: as lines of JSON."""
+"""The events that a stage emits while it runs, and their form in JSON."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class TrainingBatch:
     file: str
 
 
-# What a run records of its training; the others are for whoever watches.
+# A run records these of its training; the others are for the display.
 Figures = RunningLoss | EpochDone | GradientNorms
 Event = Progress | StageProgress | TrainingBatch | Figures
 

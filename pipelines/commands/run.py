@@ -19,7 +19,7 @@ from torchyard.core.config.resolve import ResolvedConfig, resolve
 from torchyard.core.errors import RunError, UserError
 from torchyard.core.formatting import dimensions
 from torchyard.core.hosting.manager import host
-from torchyard.core.tracking.lookup import caught_up, find_run, recorded_config
+from torchyard.core.tracking.lookup import find_run, recorded_config, sync_run
 from torchyard.core.tracking.store import (
     LOCAL_UI,
     check_writable,
@@ -76,7 +76,7 @@ def resume(
     with store_errors(uri):
         found = find_run(client, run)
         run_id, before = found.info.run_id, found.info.status
-        found = caught_up(client, found)
+        found = sync_run(client, found)
         if found.info.status == "FINISHED" != before:
             stdout.print(
                 f"{escape(found.info.run_name)}: it was finished, and MLflow now has all of it."

@@ -1,4 +1,4 @@
-"""A run heeds its cancellation in Prefect, also where no Prefect worker enforces it."""
+"""How a run ends early: cancelled in Prefect, failed, or failed in a task that is tried again."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import contextlib
 import os
 import threading
 from collections.abc import Callable, Iterator
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 from uuid import UUID
 
 import httpx
@@ -25,23 +25,29 @@ R = TypeVar("R")
 
 CANCELLED = "cancelled in Prefect"
 POLL_SECONDS = 3.0
-# A Prefect worker ends what it began by itself; a run whose worker has died heeds alone.
+# A Prefect worker cancels the runs that it started; if it has died, the run does so after these.
 WORKERS_SECONDS = 20.0
 
 
-def heeding_cancellation(pipeline: Callable[[], R]) -> R:
+def run_cancellable(pipeline: Callable[[], R]) -> R:
     """Run the body of a flow; end as Cancelled, its stage stopped, when Prefect asks for that.
 
-    The flow run is also labelled with the process it runs in, so that the reaper can
-    tell when that is dead.
+    The flow run also gets labels that name this process, by which the reaper finds the flow
+    runs of dead processes.
     """
-    with _heeded():
+    with _polled_cancellation():
         try:
             return pipeline()
         except CancelledRun as error:
             message = ". ".join([str(error), *getattr(error, "__notes__", [])])
             # Prefect's way to end a flow in a state of one's own: its caller gets a CancelledRun.
             return Cancelled(message=message)  # type: ignore[return-value]
+
+
+def ended_as(error: BaseException) -> Literal["KILLED", "FAILED"]:
+    """How a run that an exception ended is recorded: Ctrl-C and a cancellation killed it."""
+    killed = isinstance(error, CancelledRun | TerminationSignal) or not isinstance(error, Exception)
+    return "KILLED" if killed else "FAILED"
 
 
 def reason_of(error: BaseException) -> str:
@@ -64,12 +70,15 @@ def _cancelled(run: UUID) -> bool:
 
 
 @contextlib.contextmanager
-def _heeded() -> Iterator[None]:
+def _polled_cancellation() -> Iterator[None]:
+    """Poll Prefect in a thread, also for a run that no Prefect worker started."""
     if flow_run.id is None:  # called without Prefect, as in tests
         yield
         return
     ended = threading.Event()
-    thread = threading.Thread(target=_heed, args=[UUID(flow_run.id), ended], daemon=True)
+    thread = threading.Thread(
+        target=_poll_cancellation, args=[UUID(flow_run.id), ended], daemon=True
+    )
     thread.start()
     try:
         yield
@@ -77,7 +86,7 @@ def _heeded() -> Iterator[None]:
         ended.set()
 
 
-def _heed(run: UUID, ended: threading.Event) -> None:
+def _poll_cancellation(run: UUID, ended: threading.Event) -> None:
     has_worker = os.environ.get("PREFECT__ENABLE_CANCELLATION_AND_CRASHED_HOOKS") == "false"
     patience = WORKERS_SECONDS if has_worker else 0.0
     labelled = False
@@ -105,7 +114,7 @@ def may_pass(failed: Task[..., Any], task_run: TaskRun, state: State[Any]) -> bo
     """Whether a task that failed is tried again; a wrong configuration never is."""
     error = state.result(raise_on_failure=False)
     if isinstance(error, UnreachableError):
-        # Whoever began the run by hand would rather know at once, and name another place.
+        # A person who started the run would rather know at once, and name another source.
         return deployment.id is not None
     return isinstance(error, StoreAwayError)
 

@@ -31,41 +31,14 @@ from torchyard.core.formatting import dimensions
 from torchyard.core.hosting.manager import host
 from torchyard.core.hosting.sources import PLUGIN_FOLDERS
 from torchyard.core.tracking.record import RunRecord
-from torchyard.core.tracking.store import check_writable, run_folder, tracking_uri
-from torchyard.core.training.events import EpochDone, Event, TrainingBatch
+from torchyard.core.tracking.store import check_writable, tracking_uri
+from torchyard.core.training.events import EpochDone, Event, Figures, TrainingBatch
 from torchyard.pipelines.display import current_display, epoch_line
 from torchyard.pipelines.flow import recording
-from torchyard.pipelines.flow.failures import RETRIED, heeding_cancellation, reason_of
+from torchyard.pipelines.flow.failures import RETRIED, ended_as, reason_of, run_cancellable
 from torchyard.pipelines.services.deployments import NEEDS
 from torchyard.pipelines.services.prefect_server import FLOW
 from torchyard.pipelines.worker.process import check_config, shared_worker
-
-
-def resolve_here(config: RunConfig) -> ResolvedConfig:
-    """Find the plugins, by the folders and distributions that this process has.
-
-    Raises:
-        UserError: with all that is wrong; for a plugin that is not here, where it was from when
-            the run was deployed. Or the record would go into a folder that Prefect deletes.
-    """
-    temporary = Path.cwd().is_relative_to(Path(tempfile.gettempdir()).resolve())
-    if deployment.id and temporary and not os.environ.get("MLFLOW_TRACKING_URI"):
-        raise UserError(
-            "this worker's folder is a temporary one, and the record would be lost with it: set "
-            "MLFLOW_TRACKING_URI, for the worker or as the job variable env.MLFLOW_TRACKING_URI, "
-            "or the job variable working_dir."
-        )
-    try:
-        return resolve(config.model_dump(), host())
-    except UserError as error:
-        needs = json.loads(os.environ.get(NEEDS, "{}"))
-        missing = [
-            f"{place}: it was from {origin} when this was deployed. Install that where the worker "
-            f"runs, or name its folder there in {PLUGIN_FOLDERS}."
-            for place, origin in needs.items()
-            if any(problem.startswith(f"{place}: no ") for problem in error.problems)
-        ]
-        raise UserError([*error.problems, *missing]) from error
 
 
 @dataclass(frozen=True)
@@ -113,11 +86,11 @@ def train_pipeline(config: RunConfig, run_id: str | None = None) -> Outcome:
         RunError: a stage failed.
         CancelledRun: it was cancelled in Prefect.
     """
-    return heeding_cancellation(lambda: _run_stages(config, run_id))
+    return run_cancellable(lambda: _run_stages(config, run_id))
 
 
 def _run_stages(config: RunConfig, run_id: str | None) -> Outcome:
-    resolved = resolve_here(config)
+    resolved = _resolve_here(config)
     config = resolved.config
     check_writable(tracking_uri())
     for change in resolved.changed:
@@ -145,7 +118,7 @@ def _run_stages(config: RunConfig, run_id: str | None) -> Outcome:
             )
     except BaseException as error:
         reason = reason_of(error)
-        status = recording.ended_as(error)
+        status = ended_as(error)
         record.finish(status, reason)
         error.add_note(f"Recorded as {status}: {record.name}  {record.run_id}")
         raise
@@ -177,12 +150,10 @@ def prepare_data(config: RunConfig, run_id: str) -> str:
 def train_model(config: RunConfig, data: str, run_id: str) -> Trained:
     """Train; gives the best weights, or the last where there was no validation."""
     with _stage("train", run_id, config.model.name):
-        folder = str(run_folder(run_id))
-        classes = PreparedDataset.open(Path(data)).classes
-        handles: dict[str, Any] = {"config": _plain(config), "data": data, "folder": folder}
-        recording.record_journal(_record(run_id), Path(folder))
+        record, classes = _record(run_id), PreparedDataset.open(Path(data)).classes
+        handles = {"config": _plain(config), "data": data, "folder": str(record.folder)}
         done = _call("train", run_id, classes, **handles)
-        recording.record_training(_record(run_id), done, folder)
+        recording.record_training(record, done)
         fit, placement = done["fit"], done["placement"]
         trained = "parameters to train" if config.model.freeze else "parameters"
         compiled = f", compiled {placement['compiled']}" * (placement["compiled"] != "false")
@@ -199,44 +170,45 @@ def train_model(config: RunConfig, data: str, run_id: str) -> Trained:
 @task(cache_policy=NO_CACHE, **RETRIED, task_run_name="evaluate_model: {config.model.name}")
 def evaluate_model(config: RunConfig, data: str, trained: Trained, run_id: str) -> str:
     """Predict and draw the test split, log model and results; gives the predictions' file."""
-    target = run_folder(run_id) / PREDICTIONS_FILE
-    handles: dict[str, Any] = {
-        "config": _plain(config),
-        "data": data,
-        "weights": trained.weights,
-    }
+    record, epoch = _record(run_id), trained.facts["best_epoch"]
+    target = record.folder / PREDICTIONS_FILE
+    handles: dict[str, Any] = {"config": _plain(config), "data": data, "weights": trained.weights}
     with _stage("evaluate", run_id, config.dataset.name), tempfile.TemporaryDirectory() as scratch:
         arrays = Path(scratch) / "predictions.npz"  # the worker does without pyarrow
         _call("evaluate", run_id, target=str(arrays), **handles)
         prepared, predictions = PreparedDataset.open(Path(data)), Predictions.load(arrays)
         result = evaluate(predictions, prepared.classes)
-        record, epoch = _record(run_id), trained.facts["best_epoch"]
         PredictionTable.of(predictions, record.name, prepared).write(target)
         record.log_file(target)
-        record.log_metrics(recording.class_metrics(result, prepared.classes), step=epoch)
         record.set_tags({"worst_class": result.worst_class})
         _say(
             "evaluate",
             f"{result.accuracy:.1%} of {result.images:,} test samples right, "
             f"cross-entropy {result.cross_entropy:.4f}",
         )
-        exported, metrics = Path(scratch) / "model.pt2", recording.overall_metrics(result)
-        if record.has_model:  # from before the run was taken up again
+        metrics = recording.overall_metrics(result)
+        if record.has_model:  # from before the run was resumed
             recording.record_pictures(record, prepared, predictions, result)
-            record.log_metrics(metrics, step=epoch)
-            return str(target)
-        with shared_worker().asked("export", target=str(exported), **handles) as answer:
-            # Two processes, two cores: 0.2 s of a run of six.
-            recording.record_pictures(record, prepared, predictions, result)
-            refused = answer()["refused"]
-        if refused:
-            # Whoever trained for hours wants the rest all the same.
-            _say("evaluate", f"no model is logged. {refused}")
-            record.set_tags({"model_not_logged": refused})
-            record.log_metrics(metrics, step=epoch)
         else:
-            version = trained.facts["torch_version"]
-            record.log_model(exported, prepared, torch_version=version, metrics=metrics, step=epoch)
+            # Linked from here, not copied; hidden, so that `resume` removes what a kill leaves.
+            exported = record.folder / ".model.pt2"
+            with shared_worker().asked("export", target=str(exported), **handles) as answer:
+                # Two processes, two cores: 0.2 s of a run of six.
+                recording.record_pictures(record, prepared, predictions, result)
+                refused = answer()["refused"]
+            if refused:
+                # After hours of training the rest is wanted all the same.
+                _say("evaluate", f"no model is logged. {refused}")
+                record.set_tags({"model_not_logged": refused})
+            else:
+                version = trained.facts["torch_version"]
+                record.log_model(
+                    exported, prepared, torch_version=version, metrics=metrics, step=epoch
+                )
+                exported.unlink()
+        # Those that came with the model are not recorded again.
+        metrics |= recording.class_metrics(result, prepared.classes)
+        record.log_metrics(metrics, step=epoch)
     return str(target)
 
 
@@ -260,11 +232,41 @@ def promote_model(config: RunConfig, run_id: str) -> str:
     """Make the network the champion if every gate lets it; gives how that ended."""
     assert config.promote is not None
     with _stage("promote", run_id, config.promote.model):
-        judged = recording.judge(_record(run_id), resolve_here(config))
+        judged = recording.judge(_record(run_id), _resolve_here(config))
         for line in judged.lines:
             _say("promote", line)
         _say("promote", judged.outcome)
     return judged.outcome
+
+
+# ---- what the tasks share
+
+
+def _resolve_here(config: RunConfig) -> ResolvedConfig:
+    """Find the plugins, by the folders and distributions that this process has.
+
+    Raises:
+        UserError: with all that is wrong; for a plugin that is not here, where it was from when
+            the run was deployed. Or the record would go into a folder that Prefect deletes.
+    """
+    temporary = Path.cwd().is_relative_to(Path(tempfile.gettempdir()).resolve())
+    if deployment.id and temporary and not os.environ.get("MLFLOW_TRACKING_URI"):
+        raise UserError(
+            "this worker's folder is a temporary one, and the record would be lost with it: set "
+            "MLFLOW_TRACKING_URI, for the worker or as the job variable env.MLFLOW_TRACKING_URI, "
+            "or the job variable working_dir."
+        )
+    try:
+        return resolve(config.model_dump(), host())
+    except UserError as error:
+        needs = json.loads(os.environ.get(NEEDS, "{}"))
+        missing = [
+            f"{place}: it was from {origin} when this was deployed. Install that where the worker "
+            f"runs, or name its folder there in {PLUGIN_FOLDERS}."
+            for place, origin in needs.items()
+            if any(problem.startswith(f"{place}: no ") for problem in error.problems)
+        ]
+        raise UserError([*error.problems, *missing]) from error
 
 
 _records: dict[str, RunRecord] = {}
@@ -280,24 +282,25 @@ def _plain(config: RunConfig) -> dict[str, Any]:
 
 
 def _call(stage: str, run_id: str, classes: Sequence[str] = (), **arguments: Any) -> dict[str, Any]:
-    """Run a stage in the worker, and tell display, MLflow and Prefect of its events."""
+    """Run a stage in the worker; its events go to display, MLflow and Prefect."""
     record, shown, logger = _record(run_id), current_display(), get_run_logger()
 
-    def follow(event: Event) -> None:
+    def on_event(event: Event) -> None:
         shown.event(event)
-        recording.record_event(record, event)
         if isinstance(event, TrainingBatch):
             recording.record_training_batch(record, Path(event.file), classes)
-        elif isinstance(event, EpochDone):
+        elif isinstance(event, Figures):  # they are in the run's log
+            record.flush_if_due()
+        if isinstance(event, EpochDone):
             logger.info(epoch_line(event))
 
-    def told(line: str) -> None:
+    def on_output(line: str) -> None:
         shown.output(line)
         logger.info(line)
 
     worker = shared_worker()
-    worker.on_output = told
-    return worker.call(stage, follow, **arguments)
+    worker.on_output = on_output
+    return worker.call(stage, on_event, **arguments)
 
 
 @contextlib.contextmanager

@@ -6,14 +6,14 @@ import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import httpx
 import numpy as np
 import yaml
 from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
 from prefect.client.orchestration import get_client
-from prefect.exceptions import CancelledRun, ObjectNotFound, TerminationSignal
+from prefect.exceptions import ObjectNotFound
 from prefect.runtime import flow_run
 from prefect.utilities.urls import url_for
 
@@ -25,22 +25,20 @@ from torchyard.core.errors import StoreAwayError
 from torchyard.core.evaluation.metrics import Evaluation
 from torchyard.core.report import images, markdown, plots
 from torchyard.core.report.run_page import run_page
-from torchyard.core.tracking.mlflow_format import class_metric_keys
+from torchyard.core.tracking.lookup import run_tagged
+from torchyard.core.tracking.mlflow_format import class_metric_keys, event_metrics
 from torchyard.core.tracking.record import RunRecord
 from torchyard.core.tracking.registry import Judged, promote
-from torchyard.core.tracking.store import (
-    database_of,
-    load_mlflow,
-    open_store,
-    run_folder,
-    tracking_uri,
-)
-from torchyard.core.training import journal
-from torchyard.core.training.events import EpochDone, Event, GradientNorms, RunningLoss
+from torchyard.core.tracking.store import database_of, load_mlflow, open_store, tracking_uri
+from torchyard.core.training.events import EpochDone
+from torchyard.core.training.run_log import RunLog
+from torchyard.pipelines.flow.failures import ended_as
 
 logger = logging.getLogger(__name__)
 
-# What is told of where a run was, beside its headline facts.
+FLOW_RUN_ID = "prefect.flow_run_id"  # tag of an MLflow run
+
+# The facts of where a run was that the page shows below its headline facts.
 PLACES = ("model_device", "data_device", "threads", "torch_version", "python_version", "processes")
 
 
@@ -69,18 +67,17 @@ def start_record(resolved: ResolvedConfig, run_id: str | None) -> RunRecord:
         tags["plugins_changed"] = "; ".join(resolved.changed)
     settings = config.model_dump(mode="json")
     parameters = {name: value for name, value in settings.items() if name != "plugins"}
-    begun = RunRecord.taken_up(run_id) if run_id is not None else None
     if flow_run.id is not None:
-        if begun is None and flow_run.run_count > 1:
-            begun = RunRecord.tagged("prefect.flow_run_id", flow_run.id)
-        tags |= {"prefect.flow_run_id": flow_run.id, "prefect.flow_run_url": _flow_run_url()}
-    record = begun or RunRecord.start(
-        name_stem="·".join((config.model.name, config.optimizer.name, config.dataset.name)),
-        parameters=parameters,
-        tags=tags,
-    )
+        if run_id is None and flow_run.run_count > 1:
+            run_id = run_tagged(FLOW_RUN_ID, flow_run.id)
+        tags |= {FLOW_RUN_ID: flow_run.id, "prefect.flow_run_url": _flow_run_url()}
+    if run_id is not None:
+        record = RunRecord.resume(run_id)
+    else:
+        stem = "·".join((config.model.name, config.optimizer.name, config.dataset.name))
+        record = RunRecord.start(name_stem=stem, parameters=parameters, tags=tags)
     try:
-        if begun:  # it may have ended before all of this was there
+        if run_id is not None:  # it may have ended before all of this was there
             record.set_tags(tags)
             record.log_parameters(parameters)
         # As a metric it sorts: MLflow takes parameters for texts, where 1e-05 comes after 0.1.
@@ -90,7 +87,7 @@ def start_record(resolved: ResolvedConfig, run_id: str | None) -> RunRecord:
         if flow_run.id is not None:
             with get_client(sync_client=True) as client:
                 client.update_flow_run(flow_run.id, name=record.name)
-        _tell_prefect(
+        _publish(
             lambda: create_link_artifact(key="mlflow-run", link=record.url, link_text=record.name)
         )
     except BaseException as error:
@@ -105,52 +102,14 @@ def config_text(config: RunConfig) -> str:
     return yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
 
 
-def ended_as(error: BaseException) -> Literal["KILLED", "FAILED"]:
-    """How a run that an exception ended is recorded: Ctrl-C and a cancellation killed it."""
-    killed = isinstance(error, CancelledRun | TerminationSignal) or not isinstance(error, Exception)
-    return "KILLED" if killed else "FAILED"
-
-
-def record_event(record: RunRecord, event: Event) -> None:
-    """Record the metrics of an event of the training; those of a step are recorded once."""
-    match event:
-        case RunningLoss(step, loss):
-            record.log_metrics({"train/running_loss": loss}, step=step)
-        case GradientNorms(step, norms):
-            named = {layer.removeprefix("model."): norm for layer, norm in norms.items()}
-            record.log_metrics({f"gradient_norm/{key}": n for key, n in named.items()}, step=step)
-        case EpochDone():
-            record.log_metrics(epoch_metrics(event), step=event.epoch)
-
-
-def record_journal(record: RunRecord, folder: Path) -> None:
-    """Record what an earlier process trained and could no longer tell."""
-    for event in journal.read(folder):
-        record_event(record, event)
-
-
-def epoch_metrics(done: EpochDone) -> dict[str, float]:
-    """The metrics of a finished epoch."""
-    metrics = {
-        "train/loss": done.loss,
-        "train/accuracy": done.accuracy,
-        "train/learning_rate": done.learning_rate,
-        "train/images_per_second": done.images_per_second,
-        "train/epoch_seconds": done.seconds,
-    }
-    if done.validation_loss is not None and done.validation_accuracy is not None:
-        metrics["val/loss"] = done.validation_loss
-        metrics["val/accuracy"] = done.validation_accuracy
-    return metrics
-
-
-def curves(run_id: str) -> dict[str, list[tuple[int, float]]]:
-    """What each epoch's metrics were, of the whole training, from its journal."""
+def curves(folder: Path) -> dict[str, list[tuple[int, float]]]:
+    """Each metric after each epoch, of the whole training, from the log in the run's folder."""
     found: dict[str, dict[int, float]] = {}
-    for event in journal.read(run_folder(run_id)):
-        if isinstance(event, EpochDone):
-            for key, value in epoch_metrics(event).items():
-                found.setdefault(key, {})[event.epoch] = value
+    for line in RunLog(folder).read():
+        if line.kind == EpochDone.__name__:
+            metrics, epoch = event_metrics(line.event)
+            for key, value in metrics.items():
+                found.setdefault(key, {})[epoch] = value
     return {key: sorted(points.items()) for key, points in found.items()}
 
 
@@ -163,7 +122,7 @@ def record_training_batch(record: RunRecord, batch: Path, classes: Sequence[str]
         record.log_figure(figure, "training_batch.png")
 
 
-def record_training(record: RunRecord, trained: Mapping[str, Any], folder: str) -> None:
+def record_training(record: RunRecord, trained: Mapping[str, Any]) -> None:
     """Where training was placed, what it cost, and what came out."""
     fit = trained["fit"]
     record.set_tags(
@@ -171,7 +130,7 @@ def record_training(record: RunRecord, trained: Mapping[str, Any], folder: str) 
         | {
             "weights_digest": trained["weights_digest"],
             "parameters": trained["parameters"],
-            "checkpoints": folder,
+            "checkpoints": str(record.folder),
             "stopped_early": str(fit["stopped_early"]).lower(),
         }
     )
@@ -266,7 +225,7 @@ def record_report(
         facts=stated,
         places={key: facts[key] for key in PLACES},
         metrics=record.metrics,
-        curves=curves(record.run_id),
+        curves=curves(record.folder),
         matrix=plots.confusion_matrix_figure(result, classes),
         config=config_text(config),
         links=links | {"MLflow run": record.url},
@@ -281,7 +240,7 @@ def record_report(
         create_table_artifact(key="per-class", table=rows, description=record.name)
         create_markdown_artifact(key="report", markdown=text, description=record.name)
 
-    _tell_prefect(show)
+    _publish(show)
     return rows
 
 
@@ -292,7 +251,7 @@ def judge(record: RunRecord, resolved: ResolvedConfig) -> Judged:
         RunError: MLflow does not have all of the run yet.
     """
     assert resolved.config.promote is not None
-    if not record.catch_up():
+    if not record.sync():
         raise StoreAwayError(
             f"{record.name} is not judged: MLflow does not answer. Once it does, "
             f"`torchyard resume {record.run_id}` goes on."
@@ -302,13 +261,13 @@ def judge(record: RunRecord, resolved: ResolvedConfig) -> Judged:
     return promote(client, run, resolved.config.promote.model, resolved.named_gates)
 
 
-def _tell_prefect(tell: Callable[[], object]) -> None:
-    """Tell Prefect something that a run does not need: its absence must not end one.
+def _publish(create: Callable[[], object]) -> None:
+    """Create artifacts in Prefect, whose absence must not end a run.
 
     Prefect itself tries for a minute before it raises.
     """
     try:
-        tell()
+        create()
     except (httpx.HTTPError, ObjectNotFound) as error:
         logger.warning("Prefect has no artifact of this run: %s.", error)
 

@@ -22,11 +22,12 @@ from torchyard.core.evaluation.predict import predict
 from torchyard.core.hosting.manager import host
 from torchyard.core.hosting.params import Augmentation
 from torchyard.core.preparation.prepare import find_prepared, prepare_dataset
-from torchyard.core.training import checkpoint, device, journal, loop, network
+from torchyard.core.training import checkpoint, device, loop, network
 from torchyard.core.training.distributed import ALONE, DataParallelTeam, Team
 from torchyard.core.training.events import Event, StageProgress, TrainingBatch
 from torchyard.core.training.execution.choice import THREADS, Execution
 from torchyard.core.training.execution.compilation import CompiledStep
+from torchyard.core.training.run_log import figures_logged
 from torchyard.pipelines.worker.inspection import inspect_dataset, inspect_model  # noqa: F401 - stages, too
 
 SHOWN = 36  # samples in the picture of a training batch
@@ -193,24 +194,23 @@ def _train(
             if settings.compile:
                 raise
             compilation = f"false: {error}"
-    with journal.kept(Path(folder), emit) if team.leads else contextlib.nullcontext(emit) as tell:
-        result = loop.fit(
-            net,
-            loss,
-            optimizer,
-            scheduler,
-            whole,
-            held_out,
-            settings,
-            device=place,
-            data_device=data_device,
-            precision=execution.precision,
-            folder=Path(folder),
-            emit=tell,
-            augmentations=augmentations,
-            compiled=compiled,
-            team=team,
-        )
+    result = loop.fit(
+        net,
+        loss,
+        optimizer,
+        scheduler,
+        whole,
+        held_out,
+        settings,
+        device=place,
+        data_device=data_device,
+        precision=execution.precision,
+        folder=Path(folder),
+        emit=figures_logged(Path(folder), emit) if team.leads else emit,
+        augmentations=augmentations,
+        compiled=compiled,
+        team=team,
+    )
     best = held_out is not None and result.best_epoch != result.epochs
     return {
         "weights": str(Path(folder) / (checkpoint.BEST if best else checkpoint.LAST)),

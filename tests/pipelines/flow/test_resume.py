@@ -1,4 +1,4 @@
-"""A run killed with SIGKILL and taken up again ends as if nothing had happened."""
+"""A run killed with SIGKILL and resumed ends as if nothing had happened."""
 
 import contextlib
 import json
@@ -69,26 +69,28 @@ def killed_run(workspace, after_epochs):
 
 
 @pytest.fixture(scope="module")
-def told(workspace):
-    """What a run that is not killed tells a machine."""
+def events(workspace):
+    """What a run that is not killed prints for a machine."""
     return [json.loads(line) for line in workspace.invoke("run", *SETTINGS, "--json").splitlines()]
 
 
 @pytest.fixture(scope="module")
-def whole(client, told):
-    return client().get_run(told[-1]["run_id"])
+def whole(client, events):
+    return client().get_run(events[-1]["run_id"])
 
 
-def test_a_machine_is_told_of_each_stage_epoch_and_the_result(told, whole):
-    assert [event["event"] for event in (told[0], told[-1])] == ["run", "result"]
-    assert told[0]["run_id"] == whole.info.run_id
-    stages = [event["stage"] for event in told if event["event"] == "stage" and "seconds" in event]
+def test_a_machine_gets_each_stage_epoch_and_the_result(events, whole):
+    assert [event["event"] for event in (events[0], events[-1])] == ["run", "result"]
+    assert events[0]["run_id"] == whole.info.run_id
+    stages = [
+        event["stage"] for event in events if event["event"] == "stage" and "seconds" in event
+    ]
     assert stages == ["prepare", "train", "evaluate", "report"]
-    epochs = [event for event in told if event["event"] == "epoch"]
+    epochs = [event for event in events if event["event"] == "epoch"]
     assert [event["epoch"] for event in epochs] == list(range(1, 13))
     assert epochs[-1]["loss"] == whole.data.metrics["train/loss"]
-    assert told[-1]["accuracy"] == whole.data.metrics["test/accuracy"]
-    assert len(told[-1]["per_class"]) == 10
+    assert events[-1]["accuracy"] == whole.data.metrics["test/accuracy"]
+    assert len(events[-1]["per_class"]) == 10
 
 
 def test_killed_and_resumed_it_is_the_run_that_was_never_killed(workspace, client, whole):
@@ -137,30 +139,13 @@ def test_what_cannot_be_resumed_is_refused(workspace, client, whole):
         record = RunRecord.start(name_stem="alive", parameters={}, tags={})
         record.set_tags({"torchyard.process": f"{sleeper.pid} {began:.2f}"})
         with pytest.raises(UserError, match="is running, in process"):
-            RunRecord.taken_up(record.run_id)
+            RunRecord.resume(record.run_id)
         assert client().get_run(record.run_id).info.status == "RUNNING"
     finally:
         sleeper.kill()
         sleeper.wait()
-    again = RunRecord.taken_up(record.run_id)
+    again = RunRecord.resume(record.run_id)
     again.log_metrics({"train/loss": 1.0}, step=1)
     again.log_metrics({"train/loss": 2.0}, step=1)
     again.finish("FINISHED")
     assert [m.value for m in client().get_metric_history(record.run_id, "train/loss")] == [1.0]
-
-
-def test_a_journal_cut_short_is_read_to_where_it_is_whole(tmp_path):
-    from torchyard.core.training import journal
-    from torchyard.core.training.events import Progress, RunningLoss
-
-    told = []
-    for step in (1, 2):
-        with journal.kept(tmp_path, told.append) as tell:
-            tell(Progress(1, step, 9, 1.0))
-            tell(RunningLoss(step, 0.5))
-        file = tmp_path / journal.FILE
-        file.write_text(file.read_text() + '{"kind": "RunningLoss", "st')
-    assert list(journal.read(tmp_path)) == [RunningLoss(1, 0.5), RunningLoss(2, 0.5)]
-    assert len(told) == 4
-    assert json.loads(file.read_text().splitlines()[0])["kind"] == "RunningLoss"
-    assert list(journal.read(tmp_path / "none")) == []

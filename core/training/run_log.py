@@ -1,0 +1,109 @@
+"""The log of a run: one append-only file of all that is to be recorded, a JSON object a line.
+
+The trainer and the process that holds the run's record append to it alike, and what a process
+has written stays written when it is killed. `core/tracking/outbox.py` sends the lines to MLflow.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import time
+import weakref
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torchyard.core.training.events import Event, Figures, from_plain
+
+FILE = "log.jsonl"
+
+
+@dataclass(frozen=True)
+class Line:
+    """One thing to record.
+
+    Attributes:
+        kind: what it is: the name of an event's class, or one that `outbox.py` knows.
+        values: plain, as JSON has them.
+        time: milliseconds since 1970, as MLflow counts.
+        end: the byte offset behind it; 0 for a line that is in no file.
+    """
+
+    kind: str
+    values: dict[str, Any]
+    time: int = field(default_factory=lambda: time.time_ns() // 1_000_000)
+    end: int = 0
+
+    @property
+    def event(self) -> Event:
+        """The event of the training that the line holds.
+
+        Raises:
+            KeyError: it holds something else.
+        """
+        return from_plain({"kind": self.kind} | self.values)
+
+
+class RunLog:
+    """The file `log.jsonl` of a run's folder; it is made with the first line."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / FILE
+        self._descriptor: int | None = None
+
+    def append(self, line: Line) -> None:
+        """Write a line in one piece, behind those of any process.
+
+        Raises:
+            OSError: it cannot be written whole.
+        """
+        if self._descriptor is None:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT
+            self._descriptor = os.open(self.path, flags, 0o666)
+            weakref.finalize(self, os.close, self._descriptor)
+        plain = {"kind": line.kind, "time": line.time, "values": line.values}
+        # The newline comes first: a line that another's death cut short ends there.
+        text = b"\n" + json.dumps(plain).encode()
+        if os.write(self._descriptor, text) < len(text):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
+
+    def fsync(self) -> None:
+        """Bring the lines to the disk: then they survive a power cut, too."""
+        if self._descriptor is not None:
+            os.fsync(self._descriptor)
+
+    def read(self, start: int = 0) -> Iterator[Line]:
+        """The whole lines from a byte offset on, as they were appended; none without a file."""
+        try:
+            file = self.path.open("rb")
+        except FileNotFoundError:
+            return
+        with file:
+            file.seek(start)
+            for text in file:
+                end = start + len(text.rstrip(b"\n"))  # the newline is the next line's
+                start += len(text)
+                try:
+                    line = Line(**json.loads(text), end=end)
+                except ValueError:
+                    continue  # empty, or cut short
+                yield line
+
+
+def figures_logged(folder: Path, emit: Callable[[Event], None]) -> Callable[[Event], None]:
+    """An `emit` that appends every figure to the folder's log before it passes it on.
+
+    So the log has each figure before the checkpoint that is beyond it is written.
+    """
+    log = RunLog(folder)
+
+    def logged(event: Event) -> None:
+        if isinstance(event, Figures):
+            log.append(Line(type(event).__name__, asdict(event)))
+        emit(event)
+
+    return logged

@@ -1,0 +1,384 @@
+"""A store that goes away: nothing is lost, nothing doubled, and the order is kept."""
+
+import math
+import shutil
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import asdict
+from itertools import groupby
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.core.tracking.runs import Server, model_of, start, stored
+from torchyard.core.data.dataset import PreparedDataset
+from torchyard.core.errors import RunError, StoreAwayError, UserError
+from torchyard.core.tracking import outbox
+from torchyard.core.tracking.outbox import ATTACHMENTS, SENT, Outbox
+from torchyard.core.tracking.record import RunRecord
+from torchyard.core.training.events import RunningLoss
+from torchyard.core.training.run_log import Line, RunLog
+
+
+def log_everything(record: RunRecord, prepared: PreparedDataset, exported: Path) -> None:
+    from matplotlib.figure import Figure
+
+    record.log_parameters({"optimizer": {"lr": 0.1}})
+    record.set_tags({"device": "cpu"})
+    record.log_dataset(prepared)
+    record.log_metrics({"train/loss": 1.0, "bad": math.nan}, 1)
+    record.log_text("# 报告", "report.md")
+    record.log_figure(Figure(), "pictures/confusion.png")
+    record.log_model(exported, prepared, torch_version="2.15.0", metrics={"test/accuracy": 0.5})
+    record.log_metrics({"train/loss": 0.5}, 2)
+
+
+def all_there(record: RunRecord) -> None:
+    run, client = stored(record), record._client
+    assert run.info.status == "FINISHED"
+    assert run.info.end_time < time.time() * 1000
+    assert run.data.params == {"optimizer.lr": "0.1"}
+    assert run.data.tags["device"] == "cpu"
+    assert run.data.metrics["test/accuracy"] == 0.5
+    losses = client.get_metric_history(record.run_id, "train/loss")
+    assert [(point.step, point.value) for point in losses] == [(1, 1.0), (2, 0.5)]
+    assert len(run.inputs.dataset_inputs) == 2
+    assert sorted(file.path for file in client.list_artifacts(record.run_id)) == [
+        "pictures",
+        "report.md",
+    ]
+    assert Path(client.download_artifacts(record.run_id, "report.md")).read_text() == "# 报告"
+    logged = client.get_logged_model(model_of(record))
+    assert (logged.status, logged.metrics[0].value) == ("READY", 0.5)
+
+
+def test_what_a_server_misses_waits_on_disk_until_it_is_back(
+    server: Server, prepared: PreparedDataset, exported: Path, monkeypatch, caplog
+) -> None:
+    record = start()
+    with server.away():
+        log_everything(record, prepared, exported)
+        record.finish("FINISHED")
+        assert record.unsent == 9
+        assert [*caplog.messages] == [
+            f"The MLflow store {server.url} does not answer. Metrics and files wait on disk."
+        ]
+    assert stored(record).info.status == "RUNNING"
+    # Of a living process nothing is touched; once it is dead, the next run's start sends it.
+    start().finish("FINISHED")
+    assert stored(record).info.status == "RUNNING"
+    record._client.set_tag(record.run_id, "torchyard.process", "999999999 0.00")
+    start().finish("FINISHED")
+    all_there(record)
+    assert record.unsent == 0
+
+
+def test_a_server_that_comes_back_in_mid_run_is_sent_all_in_order(
+    server: Server, prepared: PreparedDataset, exported: Path, monkeypatch
+) -> None:
+    record = start()
+    with server.away():
+        log_everything(record, prepared, exported)
+        record.set_tags({"device": "cuda"})
+    record.set_tags({"device": "mps"})
+    assert record.unsent  # it is not asked for every entry
+    monkeypatch.setattr(record, "_next_try", 0.0)
+    record.set_tags({"device": "cpu"})
+    assert record.unsent == 0
+    record.finish("FINISHED")
+    all_there(record)
+
+
+def test_an_entry_that_was_sent_twice_is_recorded_once(
+    server: Server, prepared: PreparedDataset, exported: Path, tmp_path: Path
+) -> None:
+    record = start()
+    with server.away():
+        log_everything(record, prepared, exported)
+        record.finish("FINISHED")
+    shutil.copytree(record.folder, tmp_path / "before")
+    for _ in range(2):  # the second time as by a process that died before it moved the offset
+        again = Outbox(record._client, stored(record))
+        assert len(again) == 9
+        again.deliver()
+        assert len(again) == 0
+        assert list((record.folder / ATTACHMENTS).iterdir()) == []
+        shutil.rmtree(record.folder)
+        shutil.copytree(tmp_path / "before", record.folder)
+    all_there(record)
+
+
+def test_a_run_that_finished_without_its_server_is_finished_when_resumed(
+    server: Server, prepared: PreparedDataset, exported: Path
+) -> None:
+    record = start()
+    with server.away():
+        log_everything(record, prepared, exported)
+        record.finish("FINISHED")
+    with pytest.raises(UserError, match="is finished: there is nothing left to do"):
+        RunRecord.resume(record.run_id)
+    all_there(record)
+
+
+def test_what_a_server_refuses_is_not_kept(server: Server) -> None:
+    record = start(seed=0)
+    with pytest.raises(RunError, match="refused") as failure:
+        record.log_parameters({"seed": 1})
+    assert not isinstance(failure.value, StoreAwayError)
+    assert record.unsent == 0
+    record.finish("FAILED")
+
+
+def test_a_locked_database_is_one_message(
+    record: RunRecord,
+    database: str,
+    monkeypatch,
+    capfd: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    import sqlite3
+
+    from sqlalchemy import event
+
+    def hurry(connection, cursor, statement, *_: object) -> None:
+        if "busy_timeout" in statement:  # MLflow waits 20 seconds
+            cursor.execute("PRAGMA busy_timeout = 50")
+
+    engine = record._client._tracking_client.store.engine
+    event.listen(engine, "after_cursor_execute", hurry)
+    other = sqlite3.connect(database.removeprefix("sqlite:///"))
+    other.execute("BEGIN EXCLUSIVE")
+    try:
+        record.set_tags({"a": "b"})
+        record.set_tags({"a": "c"})
+        with pytest.raises(RunError) as failure:
+            RunRecord.open(record.run_id)
+    finally:
+        other.rollback()
+        other.close()
+        event.remove(engine, "after_cursor_execute", hurry)
+    assert str(failure.value).endswith("is locked by another program.")
+    assert "database is locked" in failure.value.details
+    assert capfd.readouterr() == ("", "")
+    [warning] = caplog.messages  # once, not for every entry
+    assert warning.endswith("is locked by another program. Metrics and files wait on disk.")
+    assert record.unsent == 2
+    record.finish("FINISHED")
+    assert (stored(record).data.tags["a"], record.unsent) == ("c", 0)
+
+
+def test_a_model_whose_upload_was_cut_short_is_logged_once(
+    record: RunRecord, prepared: PreparedDataset, exported: Path, monkeypatch
+) -> None:
+    with pytest.raises(RunError, match="missing"):
+        record.log_model(exported.with_name("none"), prepared, torch_version="2")
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    def models() -> list[str]:
+        of_run = f"source_run_id = '{record.run_id}'"
+        return [
+            model.status
+            for model in record._client.search_logged_models([record.experiment_id], of_run)
+        ]
+
+    with monkeypatch.context() as trouble:
+        trouble.setattr(outbox, "write_model", full)
+        record.log_model(exported, prepared, torch_version="2", metrics={"test/accuracy": 0.5})
+    assert (models(), record.unsent) == (["FAILED"], 1)
+    record.finish("FINISHED")
+    assert (models(), record.unsent) == (["READY"], 0)
+    assert record._client.get_logged_model(model_of(record)).metrics[0].value == 0.5
+
+    # Sent again, as by a process that died before it moved the offset.
+    repeated = {"data": str(prepared.folder), "metrics": {}, "step": 0, "torch_version": "2"}
+    file = record._outbox.attachment("model.pt2")
+    shutil.copyfile(exported, file)
+    record._outbox.send([Line("model", repeated | {"file": str(file)})])
+    assert models() == ["READY"]
+    model_of(record)
+
+
+class Store:
+    """Takes what an outbox sends, and is away after each of `failures` calls.
+
+    Where it `takes` what it fails at, only the answer is lost.
+    """
+
+    def __init__(self, folder: Path, failures: tuple[int, ...] = (), takes: bool = False) -> None:
+        self.tracking_uri = f"sqlite:///{folder}/mlflow.db"
+        self.run = SimpleNamespace(
+            info=SimpleNamespace(run_id="a" * 32), data=SimpleNamespace(tags={})
+        )
+        self.failures, self.takes, self.calls = failures, takes, 0
+        self.texts: list[str] = []
+        self.points: dict[tuple[str, int, int], float] = {}  # by key, step and timestamp
+
+    def _call(self, effect: Callable[[], object]) -> None:
+        self.calls += 1
+        fails = self.calls in self.failures
+        if not fails or self.takes:
+            effect()
+        if fails:
+            raise OSError("Connection refused")
+
+    def log_artifact(self, run_id: str, file: str, folder: str | None) -> None:
+        text = Path(file).read_bytes().decode()
+        self._call(lambda: self.texts.append(text))
+
+    def log_batch(self, run_id: str, *, metrics, synchronous: bool) -> None:
+        points = {(point.key, point.step, point.timestamp): point.value for point in metrics}
+        self._call(lambda: self.points.update(points))
+
+    def outbox(self) -> Outbox:
+        return Outbox(self, self.run)
+
+    def deliver_all(self) -> None:
+        """Each time as a new process."""
+        for _ in range(20):
+            outbox = self.outbox()
+            with suppress(StoreAwayError):
+                outbox.deliver()
+            if outbox.log.path.exists():
+                sent = int((outbox.folder / SENT).read_text() or 0)
+                lines = list(outbox.log.read())
+                assert sent in {0, *(line.end for line in lines)}
+                assert len(outbox) == sum(line.end > sent for line in lines)
+            if not outbox:
+                return
+        pytest.fail("something stays pending")
+
+
+def log_text(outbox: Outbox, text: str) -> None:
+    file = outbox.attachment("a file")
+    file.write_bytes(text.encode())
+    name = str(file.relative_to(outbox.folder))
+    outbox.log.append(Line("artifact", {"folder": None, "file": name}))
+
+
+@given(st.lists(st.text(), max_size=8), st.integers(0, 8))
+def test_an_outbox_keeps_order_and_goes_on_where_it_was_stopped(
+    tmp_path_factory: pytest.TempPathFactory, texts: list[str], stop: int
+) -> None:
+    store = Store(tmp_path_factory.mktemp("outbox"), failures=(stop + 1,))
+    outbox = store.outbox()
+    for text in texts:
+        log_text(outbox, text)
+    with suppress(StoreAwayError):
+        outbox.deliver()  # the store goes away, or the process dies
+    assert store.texts == texts[:stop]
+    assert len(store.outbox()) == max(0, len(texts) - stop)
+    log_text(outbox, "last")
+    store.deliver_all()
+    assert store.texts == [*texts, "last"]
+    assert len(outbox) == 0
+
+
+@given(
+    st.lists(st.integers(0, 3) | st.text(max_size=3), max_size=12),
+    st.sets(st.integers(1, 12), max_size=6),
+    st.booleans(),
+)
+def test_every_line_is_recorded_once_whenever_the_store_or_its_answers_are_lost(
+    tmp_path_factory: pytest.TempPathFactory, entries: list[int | str], failures, takes: bool
+) -> None:
+    store = Store(tmp_path_factory.mktemp("outbox"), tuple(failures), takes)
+    first: dict[int, float] = {}  # of a step that is repeated the first value counts
+    for number, entry in enumerate(entries):
+        if isinstance(entry, str):
+            log_text(store.outbox(), entry)
+        else:
+            event = RunningLoss(entry, number + 0.5)
+            RunLog(store.outbox().folder).append(Line("RunningLoss", asdict(event), number))
+            first.setdefault(entry, event.loss)
+        if number % 3 == 0:
+            with suppress(StoreAwayError):
+                store.outbox().deliver()
+    store.deliver_all()
+    recorded = [(step, value) for (_, step, _), value in store.points.items()]
+    assert sorted(recorded) == sorted(first.items())
+    texts = [entry for entry in entries if isinstance(entry, str)]
+    distinct = [text for text, _ in groupby(store.texts)]
+    assert (distinct if takes else store.texts) == (
+        [text for text, _ in groupby(texts)] if takes else texts
+    )
+
+
+def test_lines_that_a_power_cut_took_do_not_hide_those_after_them(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    for text in ("one", "two", "three"):
+        log_text(store.outbox(), text)
+    store.outbox().deliver()
+    log = store.outbox().log.path
+    log.write_bytes(log.read_bytes()[:-10])
+    store.outbox().deliver()
+    log_text(store.outbox(), "four")
+    store.outbox().deliver()
+    assert store.texts == ["one", "two", "three", "four"]
+
+
+def test_names_that_lines_use_themselves_are_free_for_tags_and_parameters(
+    record: RunRecord,
+) -> None:
+    (record.folder / "last.pt").write_text("weights")
+    names = {"file": "last.pt", "metrics": "loss", "kind": "end", "folder": "/"}
+    record.set_tags(names)
+    record.log_parameters(names)
+    assert stored(record).data.params == names
+    assert names.items() <= stored(record).data.tags.items()
+    assert (record.folder / "last.pt").exists()
+
+
+def test_a_log_that_cannot_be_written_is_no_matter_while_the_store_answers(
+    server: Server,
+) -> None:
+    record = start()
+    shutil.rmtree(record.folder)
+    record.folder.write_text("in the way")
+    record = RunRecord.open(record.run_id)
+    record.set_tags({"sent": "directly"})
+    record.log_metrics({"train/loss": 0.5}, 1)
+    with pytest.raises(RunError, match=r"report.md cannot be kept in .*: Not a directory"):
+        record.log_text("# report", "report.md")
+    with (
+        server.away(),
+        pytest.raises(RunError, match=r"MLflow does not answer, and the run's log .*log.jsonl can"),
+    ):
+        record.set_tags({"sent": "never"})
+    record.finish("FINISHED")
+    run = stored(record)
+    assert (run.info.status, run.data.tags["sent"]) == ("FINISHED", "directly")
+    assert run.data.metrics == {"train/loss": 0.5}
+
+
+def test_entries_that_cannot_be_sent_do_no_harm_to_other_runs(record: RunRecord) -> None:
+    dead = start()
+    dead._outbox.log.append(Line("dataset", {"folder": "/nowhere"}))
+    dead._client.set_tag(dead.run_id, "torchyard.process", "999999999 0.00")
+    start().finish("FINISHED")
+    run = stored(dead)
+    assert run.info.status == "KILLED"
+    reason = run.data.tags["torchyard.reason"]
+    assert reason.startswith("its process ended without a word; 1 entries in ")
+    assert "cannot be sent" in reason
+    assert dead.unsent == 1
+
+
+def test_what_waits_is_found_from_another_folder(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record = start()
+    with server.away():
+        record.set_tags({"sent": "late"})
+        record.finish("FINISHED")
+    record._client.set_tag(record.run_id, "torchyard.process", "999999999 0.00")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    start().finish("FINISHED")
+    run = stored(record)
+    assert (run.info.status, run.data.tags["sent"]) == ("FINISHED", "late")

@@ -1,0 +1,152 @@
+"""Where runs are kept, which experiment they belong to, and what a store's errors mean."""
+
+import re
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from tests.core.tracking.runs import start
+from torchyard.core.errors import RunError, UserError
+from torchyard.core.tracking import store
+from torchyard.core.tracking.store import check_writable, tracking_uri
+
+pytestmark = pytest.mark.usefixtures("environment")
+
+
+def test_runs_are_kept_in_mlruns_unless_the_environment_says_otherwise(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert tracking_uri() == f"sqlite:///{tmp_path}/mlruns/mlflow.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", " ")
+    assert tracking_uri() == f"sqlite:///{tmp_path}/mlruns/mlflow.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://host:5000")
+    assert tracking_uri() == "http://host:5000"
+
+
+def test_a_writable_folder_is_made_and_left_empty(tmp_path: Path) -> None:
+    check_writable(tracking_uri())
+    assert list((tmp_path / "mlruns").iterdir()) == []
+
+
+def test_a_file_in_the_way_is_named(tmp_path: Path) -> None:
+    (tmp_path / "mlruns").write_text("")
+    with pytest.raises(UserError, match=re.escape(f"{tmp_path / 'mlruns'} cannot be written")):
+        check_writable(tracking_uri())
+
+
+def test_an_unwritable_folder_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(store.tempfile, "TemporaryFile", refuse)
+    with pytest.raises(UserError, match=r"mlruns cannot be written: Permission denied"):
+        check_writable(tracking_uri())
+
+
+def test_a_folder_in_the_place_of_the_database_is_named(tmp_path: Path) -> None:
+    (tmp_path / "mlruns/mlflow.db").mkdir(parents=True)
+    with pytest.raises(UserError, match=r"mlflow\.db cannot be written"):
+        check_writable(tracking_uri())
+
+
+@pytest.mark.parametrize("uri", ["mlruns", "file:///tmp/mlruns", "./mlruns"])
+def test_plain_files_are_refused_with_the_way_on(uri: str) -> None:
+    with pytest.raises(UserError, match="sqlite:///"):
+        check_writable(uri)
+
+
+@pytest.mark.parametrize("uri", ["http://host:5000", "postgresql://me:secret@host/db"])
+def test_a_server_is_not_asked_before_the_run(uri: str, tmp_path: Path) -> None:
+    check_writable(uri)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_that_is_no_database_is_named(tmp_path: Path) -> None:
+    (tmp_path / "mlruns").mkdir()
+    (tmp_path / "mlruns/mlflow.db").write_text("no database " * 1000)
+    with pytest.raises(UserError, match=r"mlflow\.db is not a readable MLflow database"):
+        start()
+
+
+def test_the_experiment_is_the_one_the_environment_names(
+    workspace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "nightly")
+    named = start()
+    named.finish("FINISHED")
+    assert named.name.endswith("#1")
+    assert named._client.get_experiment(named.experiment_id).name == "nightly"
+
+    monkeypatch.delenv("MLFLOW_EXPERIMENT_NAME")
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", named.experiment_id)
+    numbered = start()
+    numbered.finish("FINISHED")
+    assert numbered.experiment_id == named.experiment_id
+
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "weekly")
+    with pytest.raises(UserError, match="set one of them"):
+        start()
+    monkeypatch.delenv("MLFLOW_EXPERIMENT_NAME")
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", "99999")
+    with pytest.raises(UserError, match="no experiment 99999"):
+        start()
+
+    named._client.delete_experiment(named.experiment_id)
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", named.experiment_id)
+    with pytest.raises(UserError, match=f"experiments restore -x {named.experiment_id}"):
+        start()
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "says"),
+    [
+        ("database or disk is full", RunError, "has no space left on its disk."),
+        ("attempt to write a readonly database", RunError, "cannot be written."),
+        (
+            "out-of-date database schema (found x)",
+            UserError,
+            "was made by another version of MLflow; back it up, "
+            "then 'mlflow db upgrade postgresql://h/d'.",
+        ),
+        ("Connection refused", RunError, "does not answer."),
+        ("something new\nwith details", RunError, "refused: something new"),
+    ],
+)
+def test_what_a_store_says_becomes_one_message_without_the_password(text, kind, says) -> None:
+    with pytest.raises(kind) as failure, store.store_errors("postgresql://me:secret@h/d"):
+        raise OSError(text)
+    assert str(failure.value) == f"The MLflow store postgresql://h/d {says}"
+
+
+def test_a_bug_is_not_a_store_error() -> None:
+    with pytest.raises(TypeError), store.store_errors("sqlite:///x.db"):
+        raise TypeError("a bug")
+
+
+def test_a_runs_folder_is_beside_its_database_or_where_a_servers_run_began(tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    run = SimpleNamespace(
+        info=SimpleNamespace(run_id="a1"), data=SimpleNamespace(tags={store.FOLDER: str(elsewhere)})
+    )
+    here = tmp_path / "mlruns/runs/a1"
+    assert store.run_folder("http://host:5000", run) == here  # it began on another machine
+    (elsewhere / "a1").mkdir(parents=True)
+    assert store.run_folder("http://host:5000", run) == elsewhere / "a1"
+    database = f"sqlite:///{tmp_path}/other/mlflow.db"
+    assert store.run_folder(database, run) == tmp_path / "other/runs/a1"
+
+
+def test_no_run_begins_where_its_folder_cannot_be_made(workspace: str) -> None:
+    runs = store.runs_folder(workspace)
+    runs.parent.mkdir(exist_ok=True)
+    if runs.exists():
+        runs.rename(runs.with_name("hidden"))
+    runs.write_text("in the way")
+    try:
+        with pytest.raises(UserError, match=f"{runs}: cannot be made: File exists"):
+            start()
+    finally:
+        runs.unlink()
+        if runs.with_name("hidden").exists():
+            runs.with_name("hidden").rename(runs)
