@@ -39,11 +39,11 @@ def assert_model_plugin(
 
     from torchyard.core.data.raw import SampleSpec
     from torchyard.core.training import checkpoint
-    from torchyard.core.training.network import try_out
+    from torchyard.core.training.network import dry_run
 
     check = Checks(params, ModelParams)
     with check.running("build"):
-        try_out(params, SampleSpec(input_shape, num_classes), check.name)
+        dry_run(params, SampleSpec(input_shape, num_classes), check.name)
 
     def build() -> nn.Module:
         checkpoint.seed_everything(0)

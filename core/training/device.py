@@ -1,4 +1,4 @@
-"""Choosing a device, and describing where things were placed."""
+"""Choosing a device, and describing it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import torch
 
 
-def choose(device: str) -> torch.device:
+def choose_device(device: str) -> torch.device:
     """Turn the setting into a torch device; "auto" takes a GPU where there is one.
 
     Raises:
@@ -35,7 +35,7 @@ def choose(device: str) -> torch.device:
     return chosen
 
 
-def describe(device: torch.device) -> dict[str, str]:
+def describe_device(device: torch.device) -> dict[str, str]:
     """Name the device and the software on it, for the record."""
     import psutil
     import torch
@@ -74,8 +74,8 @@ def peak_memory(device: torch.device) -> dict[str, float]:
     return peaks
 
 
-def fits(size: int, device: torch.device) -> bool:
-    """Whether a data set of `size` bytes may live on the device beside the training.
+def fits_on(size: int, device: torch.device) -> bool:
+    """Whether a data set of `size` bytes may stay on the device beside the training.
 
     On a GPU it may take half of what is free; in host memory it is mapped, and stays
     with the page cache whatever its size.

@@ -2,7 +2,7 @@
 
 Samples stay as they are stored (uint8), on the device where they fit; the network's first
 layer normalizes. Losses stay on the device and are read at log points only, because every
-read makes the CPU wait for the GPU. What happens is told through `emit`; nothing here
+read makes the CPU wait for the GPU. What happens is reported through `emit`; nothing here
 knows of progress bars, MLflow or Prefect.
 """
 
@@ -11,9 +11,8 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
@@ -21,42 +20,33 @@ from torch import nn
 from torchyard.core.config.schema import TrainConfig
 from torchyard.core.data.dataset import Split, rows_on
 from torchyard.core.errors import RunError
-from torchyard.core.evaluation import predict
+from torchyard.core.evaluation.predict import predict
 from torchyard.core.hosting.params import Augmentation, Loss
 from torchyard.core.training import checkpoint
-from torchyard.core.training.distributed import ALONE, Team
 from torchyard.core.training.events import EpochDone, Event, GradientNorms, Progress, RunningLoss
-from torchyard.core.training.execution.compilation import CompiledStep
+from torchyard.core.training.execution import CompiledStep
+from torchyard.core.training.state import TrainingState
+from torchyard.core.training.strategy import Strategy
 
 CHECKPOINT_SECONDS = 30.0  # at most so much work is lost by a crash
 PROGRESS_SECONDS = 0.25
 
 
-@dataclass
-class Position:
-    """How far training has come: what a checkpoint holds beside the weights.
+@dataclass(frozen=True)
+class TrainingData:
+    """What is learned from.
 
     Attributes:
-        epoch: epochs finished.
-        batch: batches finished in the epoch under way.
-        step: batches finished in all.
-        loss_sum, correct, seen: sums over the samples of the epoch under way.
-        seconds: training time of the epoch under way.
-        total_seconds, total_seen: of the epochs finished.
-        best_loss: the lowest validation loss so far, after `best_epoch` epochs.
+        train: the samples to learn from.
+        validation: held-out samples; the epoch with their lowest loss is kept.
+        augmentations: applied to every training batch, in this order.
+        device: where the samples live: the network's, or the CPU where they do not fit.
     """
 
-    epoch: int = 0
-    batch: int = 0
-    step: int = 0
-    loss_sum: float = 0.0
-    correct: int = 0
-    seen: int = 0
-    seconds: float = 0.0
-    total_seconds: float = 0.0
-    total_seen: int = 0
-    best_loss: float = math.inf
-    best_epoch: int = 0
+    train: Split
+    validation: Split | None
+    augmentations: Sequence[Augmentation]
+    device: torch.device
 
 
 @dataclass(frozen=True)
@@ -101,116 +91,77 @@ def epoch_order(samples: int, seed: int, epoch: int) -> torch.Tensor:
 
 
 def fit(
-    network: nn.Module,
+    state: TrainingState,
     loss_function: Loss,
-    optimizer: torch.optim.Optimizer,
-    scheduler: torch.optim.lr_scheduler.LRScheduler,
-    train: Split,
-    validation: Split | None,
+    data: TrainingData,
     settings: TrainConfig,
-    *,
-    device: torch.device,
-    data_device: torch.device,
-    precision: str,
+    strategy: Strategy,
+    compiled: CompiledStep | None,
     folder: Path,
     emit: Callable[[Event], None],
-    augmentations: Sequence[Augmentation] = (),
-    compiled: CompiledStep | None = None,
-    team: Team = ALONE,
 ) -> FitResult:
-    """Train the network in place, checkpointing into `folder`; continue if one is there.
+    """Train the state's network in place, from the folder's last checkpoint if it has one.
 
     Args:
-        network: on `device`, raw samples to logits.
+        state: what is trained.
         loss_function: (logits, targets) to a scalar.
-        optimizer: of the network's parameters.
-        scheduler: stepped after every batch.
-        train: the samples to learn from.
-        validation: held-out samples; the epoch with their lowest loss is kept.
+        data: what is learned from.
         settings: epochs, batch size and the rest.
-        device: where the training runs.
-        data_device: where the samples live: `device`, or the CPU where they do not fit.
-        precision: "float32", or the type of the forward pass under autocast.
-        folder: for `last.pt` and `best.pt`.
-        emit: told of progress, running losses and finished epochs.
-        augmentations: applied to every training batch, in this order.
-        compiled: does the step of the batches it takes; in float32, without a team.
-        team: the processes that train together; each calls `fit` with the same arguments.
+        strategy: the processes that train together; each calls `fit` with the same arguments.
+        compiled: does the step of the batches it takes; in float32, in a single process.
+        folder: for the checkpoints `last.pt` and `best.pt`.
+        emit: called with progress, running losses and finished epochs.
 
     Raises:
         RunError: the loss became NaN or infinite (the last good checkpoint stays), or a
             checkpoint cannot be written or read.
     """
     # ---- data: the memory map or its file on the CPU, copied once to a GPU
-    samples = rows_on(train.samples, data_device)
-    labels = torch.from_numpy(train.labels).to(data_device)
+    train, validation, device = data.train, data.validation, state.device
+    samples = rows_on(train.samples, data.device)
+    labels = torch.from_numpy(train.labels).to(data.device)
     batch_size = settings.batch_size
     batches = steps_per_epoch(len(train), batch_size)
     last_step = total_steps(len(train), settings)
-    forward = team.wrapped(network)
 
     # ---- where to begin
-    at = Position()
-    scaler = torch.amp.GradScaler(device.type, enabled=precision == "float16")
-    state_of: dict[str, Any] = {
-        "network": network,
-        "optimizer": optimizer,
-        "scheduler": scheduler,
-        "scaler": scaler,
-    }
-
-    def check_weights() -> None:
-        if not all(weight.isfinite().all() for weight in network.parameters()):
-            raise RunError(f"The weights became NaN or infinite by step {at.step}.{_kept(folder)}")
-
-    def save(name: str) -> None:
-        check_weights()
-        state: dict[str, Any] = {key: thing.state_dict() for key, thing in state_of.items()}
-        # Every process draws from its own generators.
-        random = team.gathered(checkpoint.random_state(device))
-        state |= {"position": asdict(at), "random": random}
-        if team.leads:
-            checkpoint.save(state, folder / name)
-
     if (folder / checkpoint.LAST).exists():
-        state = checkpoint.load(folder / checkpoint.LAST)
-        for key, thing in state_of.items():
-            thing.load_state_dict(state[key])
-        if team.rank < len(state["random"]):
-            checkpoint.restore_random_state(state["random"][team.rank], device)
-        at = Position(**state["position"])
+        state.load(folder / checkpoint.LAST, strategy)
+    position, patience = state.position, settings.patience
+    network, optimizer, scaler = state.network, state.optimizer, state.scaler
+    forward = strategy.wrap(network)
 
     def out_of_patience() -> bool:
-        return settings.patience is not None and at.epoch - at.best_epoch >= settings.patience
+        return patience is not None and position.epoch - position.best_epoch >= patience
 
     # ---- the loop
     autocast = torch.autocast(
-        device.type, dtype=getattr(torch, precision), enabled=precision != "float32"
+        device.type, dtype=getattr(torch, state.precision), enabled=state.precision != "float32"
     )
     losses = torch.zeros(settings.log_every, device=device)
     sizes = torch.zeros(settings.log_every, dtype=torch.float64)
     correct = torch.zeros((), dtype=torch.int64, device=device)
     saved = time.monotonic()
 
-    while at.epoch < settings.epochs and at.step < last_step and not out_of_patience():
+    while position.epoch < settings.epochs and position.step < last_step and not out_of_patience():
         network.train()
-        order = epoch_order(len(train), settings.seed, at.epoch)
+        order = epoch_order(len(train), settings.seed, position.epoch)
         if train.indices is not None:
             order = torch.from_numpy(train.indices)[order]
-        order = order.to(data_device)
+        order = order.to(data.device)
         # A run that ends within an epoch ends that epoch: its figures are reported.
-        epoch_end = min(batches, at.batch + last_step - at.step)
+        epoch_end = min(batches, position.batch + last_step - position.step)
         pending = 0  # batches whose loss has not been read yet
         clock = reported = time.perf_counter()
-        reported_step = at.step
+        reported_step = position.step
 
-        while at.batch < epoch_end:
-            batch = order[at.batch * batch_size : (at.batch + 1) * batch_size]
-            index, weight = team.share(batch)
+        while position.batch < epoch_end:
+            batch = order[position.batch * batch_size : (position.batch + 1) * batch_size]
+            index, weight = strategy.shard(batch)
             inputs = samples.index_select(0, index).to(device, non_blocking=True)
             targets = labels.index_select(0, index).to(device, non_blocking=True)
-            for augment in augmentations:
-                inputs = augment(inputs, index.to(device), at.epoch + 1)
+            for augment in data.augmentations:
+                inputs = augment(inputs, index.to(device), position.epoch + 1)
             learning_rate = optimizer.param_groups[0]["lr"]
             updated = False
             if compiled is not None and compiled.takes(inputs):
@@ -231,87 +182,89 @@ def fit(
                     nn.utils.clip_grad_norm_(network.parameters(), settings.clip_norm)
                 scaler.step(optimizer)
                 scaler.update()
-            scheduler.step()
+            state.scheduler.step()
 
             losses[pending] = loss.detach()
             sizes[pending] = len(batch)
             if weight:
                 correct += right
             pending += 1
-            at.batch += 1
-            at.step += 1
+            position.batch += 1
+            position.step += 1
 
             now = time.perf_counter()
             if now - reported >= PROGRESS_SECONDS:
-                rate = (at.step - reported_step) * batch_size / (now - reported)
-                emit(Progress(at.epoch + 1, at.step, last_step, rate))
-                reported, reported_step = now, at.step
+                rate = (position.step - reported_step) * batch_size / (now - reported)
+                emit(Progress(position.epoch + 1, position.step, last_step, rate))
+                reported, reported_step = now, position.step
 
             # -- log point: the only place where the CPU waits for the device
-            if at.step % settings.log_every == 0 or at.batch == epoch_end:
-                values = team.mean(losses[:pending]).cpu().double()
+            if position.step % settings.log_every == 0 or position.batch == epoch_end:
+                values = strategy.all_reduce_mean(losses[:pending]).cpu().double()
                 if not values.isfinite().all():
                     first = int((~values.isfinite()).nonzero()[0])
                     raise RunError(
-                        f"The loss became {values[first].item()} in epoch {at.epoch + 1} at step "
-                        f"{at.step - pending + first + 1}; a lower optimizer.lr or a "
-                        f"train.clip_norm may help.{_kept(folder)}"
+                        f"The loss became {values[first].item()} in epoch {position.epoch + 1} at "
+                        f"step {position.step - pending + first + 1}; a lower optimizer.lr or a "
+                        f"train.clip_norm may help.{_last_good(folder)}"
                     )
-                at.loss_sum += float(values @ sizes[:pending])
-                at.seen += int(sizes[:pending].sum())
-                at.correct += int(team.total(correct))
+                position.loss_sum += float(values @ sizes[:pending])
+                position.seen += int(sizes[:pending].sum())
+                position.correct += int(strategy.all_reduce_sum(correct))
                 correct.zero_()
-                at.seconds += time.perf_counter() - clock
+                position.seconds += time.perf_counter() - clock
                 clock, pending = time.perf_counter(), 0
-                emit(RunningLoss(at.step, values.mean().item()))
+                emit(RunningLoss(position.step, values.mean().item()))
                 if settings.log_gradients:
-                    emit(GradientNorms(at.step, gradient_norms(network)))
-                due = team.leaders(time.monotonic() - saved > CHECKPOINT_SECONDS)
-                if due and at.batch < epoch_end:
-                    save(checkpoint.LAST)
+                    emit(GradientNorms(position.step, gradient_norms(network)))
+                due = strategy.broadcast(time.monotonic() - saved > CHECKPOINT_SECONDS)
+                if due and position.batch < epoch_end:
+                    _check_weights(state, folder)  # the last update is in no loss yet
+                    state.save(folder / checkpoint.LAST, strategy)
                     saved = time.monotonic()
 
         # ---- the epoch's end: validate, keep the best, report
-        check_weights()
+        _check_weights(state, folder)
         validation_loss = validation_accuracy = None
         if validation is not None:
-            found = _validate(network, validation, device) if team.leads else (math.inf, 0.0)
-            validation_loss, validation_accuracy = team.leaders(found)
-        at.epoch += 1
+            # The main process alone predicts; the others wait for it.
+            figures = validate(state, validation) if strategy.is_main else (math.inf, 0.0)
+            validation_loss, validation_accuracy = strategy.broadcast(figures)
+        position.epoch += 1
         done = EpochDone(
-            epoch=at.epoch,
-            step=at.step,
-            loss=at.loss_sum / at.seen,
-            accuracy=at.correct / at.seen,
+            epoch=position.epoch,
+            step=position.step,
+            loss=position.loss_sum / position.seen,
+            accuracy=position.correct / position.seen,
             validation_loss=validation_loss,
             validation_accuracy=validation_accuracy,
             learning_rate=learning_rate,
-            images_per_second=at.seen / at.seconds,
-            seconds=at.seconds,
+            images_per_second=position.seen / position.seconds,
+            seconds=position.seconds,
         )
-        at.total_seen += at.seen
-        at.total_seconds += at.seconds
-        at.batch = at.seen = at.correct = 0
-        at.loss_sum = at.seconds = 0.0
+        position.total_seen += position.seen
+        position.total_seconds += position.seconds
+        position.batch = position.seen = position.correct = 0
+        position.loss_sum = position.seconds = 0.0
         if validation_loss is None:
-            at.best_epoch = at.epoch
-        elif validation_loss < at.best_loss:
-            at.best_epoch, at.best_loss = at.epoch, validation_loss
-            save(checkpoint.BEST)
-        emit(done)  # before the checkpoint: a run that goes on from there does not tell it again
-        save(checkpoint.LAST)
+            position.best_epoch = position.epoch
+        elif validation_loss < position.best_loss:
+            position.best_epoch, position.best_loss = position.epoch, validation_loss
+            state.save(folder / checkpoint.BEST, strategy)
+        emit(done)  # before the checkpoint: a run that resumes there does not report it again
+        state.save(folder / checkpoint.LAST, strategy)
         saved = time.monotonic()
 
     # ---- the best weights are the result
-    if validation is not None and at.best_epoch != at.epoch:
+    if validation is not None and position.best_epoch != position.epoch:
         network.load_state_dict(checkpoint.load(folder / checkpoint.BEST)["network"])
     return FitResult(
-        epochs=at.epoch,
-        steps=at.step,
-        best_epoch=at.best_epoch,
-        stopped_early=out_of_patience() and at.epoch < settings.epochs,
-        seconds=at.total_seconds,
-        images_per_second=at.total_seen / at.total_seconds,
+        epochs=position.epoch,
+        steps=position.step,
+        best_epoch=position.best_epoch,
+        stopped_early=out_of_patience() and position.epoch < settings.epochs,
+        seconds=position.total_seconds,
+        images_per_second=position.total_seen / position.total_seconds,
     )
 
 
@@ -325,15 +278,23 @@ def gradient_norms(network: nn.Module) -> dict[str, float]:
     return {layer: math.sqrt(float(square)) for layer, square in squares.items()}
 
 
-def _validate(network: nn.Module, split: Split, device: torch.device) -> tuple[float, float]:
-    predictions = predict.predict(
-        network, split.samples, split.labels, device=device, indices=split.indices
+def validate(state: TrainingState, split: Split) -> tuple[float, float]:
+    """Mean cross-entropy and accuracy (0 to 1) of the network on a split."""
+    predictions = predict(
+        state.network, split.samples, split.labels, device=state.device, indices=split.indices
     )
     logits = torch.from_numpy(predictions.logits)
     loss = nn.functional.cross_entropy(logits, torch.from_numpy(predictions.targets)).item()
     return loss, float((predictions.predicted == predictions.targets).mean())
 
 
-def _kept(folder: Path) -> str:
+def _check_weights(state: TrainingState, folder: Path) -> None:
+    if not state.weights_are_finite:
+        raise RunError(
+            f"The weights became NaN or infinite by step {state.position.step}.{_last_good(folder)}"
+        )
+
+
+def _last_good(folder: Path) -> str:
     path = folder / checkpoint.LAST
     return f" The last good checkpoint is {path}." if path.exists() else ""

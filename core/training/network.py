@@ -32,7 +32,7 @@ class Normalize(nn.Module):
         scale: what a stored value is divided by first: 255 for uint8 images, 1 for floats.
 
     Attributes:
-        order: of what comes out, in memory.
+        order: the memory format of the output.
     """
 
     order = torch.contiguous_format
@@ -85,8 +85,8 @@ class Network(nn.Module):
 
 
 @dataclass(frozen=True)
-class Trial:
-    """What trying a model out told of it.
+class DryRun:
+    """What a dry run tells of a model.
 
     Attributes:
         parameters: how many are trained.
@@ -123,22 +123,22 @@ def freeze(model: nn.Module, patterns: Sequence[str]) -> None:
         raise UserError(problems)
 
 
-def try_out(
+def dry_run(
     model: ModelParams,
     spec: SampleSpec,
     name: str,
     on_built: Callable[[nn.Module], None] = lambda network: None,
-) -> Trial:
+) -> DryRun:
     """Build a model without memory and send a batch of two through it.
 
     Costs no arithmetic: torch's meta device computes shapes alone. A model that needs
-    the values of its weights to be built or run is tried on the CPU instead.
+    the values of its weights to be built or run is run on the CPU instead.
 
     Args:
         model: what builds it.
-        spec: the samples to try it on; of an unknown number of classes there are two.
+        spec: of the samples; of an unknown number of classes there are two.
         name: what messages call the model.
-        on_built: given the network before the batch; again, where it is tried on the CPU.
+        on_built: called with the network before the batch; again, where it is run on the CPU.
 
     Raises:
         UserError: the model cannot take such samples, or gives no N x classes logits.
@@ -164,13 +164,13 @@ def try_out(
             reason = f"{type(error).__name__}: {reason}".rstrip(": ")
         raise UserError(f"model: '{name}' cannot take samples of {shape}: {reason}") from error
     if not isinstance(logits, torch.Tensor) or logits.shape != (2, classes):
-        given = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
+        output = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
         raise UserError(
-            f"model: '{name}' gives {given} for 2 samples of {shape}, not logits of "
+            f"model: '{name}' gives {output} for 2 samples of {shape}, not logits of "
             f"(2, {classes}): the data has {classes} classes"
         )
     trained = sum(math.prod(p.shape) for p in network.parameters() if p.requires_grad)
-    return Trial(trained, counter.get_total_flops() // 2)
+    return DryRun(trained, counter.get_total_flops() // 2)
 
 
 def _on_meta(

@@ -192,7 +192,7 @@ def evaluate_model(config: RunConfig, data: str, trained: Trained, run_id: str) 
         else:
             # Linked from here, not copied; hidden, so that `resume` removes what a kill leaves.
             exported = record.folder / ".model.pt2"
-            with shared_worker().asked("export", target=str(exported), **handles) as answer:
+            with shared_worker().submit("export", target=str(exported), **handles) as answer:
                 # Two processes, two cores: 0.2 s of a run of six.
                 recording.record_pictures(record, prepared, predictions, result)
                 refused = answer()["refused"]

@@ -1,9 +1,9 @@
-"""What a data set holds and what a model is made of: stages that nothing is trained by."""
+"""What a data set holds and what a model is made of, for `torchyard inspect`."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence, ValuesView
+from collections.abc import Iterable, Mapping, Sequence, ValuesView
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -12,13 +12,12 @@ import numpy as np
 import torch
 from torch import nn
 
-from torchyard.core.config.resolve import resolve
 from torchyard.core.data.dataset import PreparedDataset, Split
 from torchyard.core.data.raw import SampleSpec
 from torchyard.core.errors import RunError, UserError
-from torchyard.core.hosting.manager import host
 from torchyard.core.preparation.prepare import find_prepared
 from torchyard.core.training import network
+from torchyard.pipelines.worker.checks import Config, Emit, resolved_once
 
 CHUNK_BYTES = 16 * 2**20
 
@@ -44,10 +43,8 @@ class Layer:
     trained: int = 0
 
 
-def inspect_dataset(
-    config: Mapping[str, Any], cache: str, emit: Callable[[Any], None]
-) -> dict[str, Any]:
-    """Read the arrays that `prepare` left, for what its manifest does not tell.
+def inspect_dataset(config: Config, cache: str, emit: Emit) -> dict[str, Any]:
+    """Read the arrays that `prepare` left, for what its manifest does not hold.
 
     Returns:
         folder, source: of the prepared data; range: the least and the greatest value of
@@ -56,26 +53,26 @@ def inspect_dataset(
     Raises:
         RunError: it is not prepared.
     """
-    resolved = resolve(config, host())
+    resolved = resolved_once(config)
     name = resolved.config.dataset.name
-    found = find_prepared(name, resolved.dataset, Path(cache))
-    if found is None:
+    prepared = find_prepared(name, resolved.dataset, Path(cache))
+    if prepared is None:
         raise RunError(f"The data set '{name}' is not prepared.")
-    splits = {"train": found.train, "test": found.test}
+    splits = {"train": prepared.train, "test": prepared.test}
     return {
-        "folder": str(found.folder),
-        "source": found.source,
+        "folder": str(prepared.folder),
+        "source": prepared.source,
         "range": _value_range(splits.values()),
-        "images": {part: _class_counts(split, found) for part, split in splits.items()},
+        "images": {part: _class_counts(split, prepared) for part, split in splits.items()},
     }
 
 
 def inspect_model(
-    config: Mapping[str, Any],
+    config: Config,
     cache: str,
     shape: Sequence[int] | None,
     classes: int | None,
-    emit: Callable[[Any], None],
+    emit: Emit,
 ) -> dict[str, Any]:
     """Build a model without memory and send a batch of two through it, layer by layer.
 
@@ -90,24 +87,24 @@ def inspect_model(
     Raises:
         UserError: the data set's shape is not known yet, or the model cannot take it.
     """
-    resolved = resolve(config, host())
+    resolved = resolved_once(config)
     spec = _spec(resolved.config.dataset.name, resolved.dataset, Path(cache), shape, classes)
-    watched, chosen = _Watched(), resolved.config.model
+    recorder, chosen = _LayerRecorder(), resolved.config.model
 
-    def begin(net: nn.Module) -> None:
+    def attach(net: nn.Module) -> None:
         network.freeze(net, chosen.freeze)
-        watched.begin(net)
+        recorder.attach(net)
 
-    trial = network.try_out(resolved.model, spec, chosen.name, begin)
-    net = watched.network
+    size = network.dry_run(resolved.model, spec, chosen.name, attach)
+    net = recorder.network
     return {
         "shape": list(spec.shape),
         "classes": spec.num_classes,
-        "layers": [asdict(layer) for layer in watched.layers.values()],
+        "layers": [asdict(layer) for layer in recorder.layers.values()],
         "parameters": _values(net.parameters()),
-        "trained": trial.parameters,
+        "trained": size.parameters,
         "buffers": _values(net.buffers()),
-        "operations": trial.flops,
+        "operations": size.flops,
     }
 
 
@@ -117,8 +114,8 @@ def _spec(
     """The samples to build for; the data set is asked only for what is not given."""
     if shape is not None and classes is not None:
         return SampleSpec(tuple(shape), classes)
-    found = find_prepared(name, dataset, cache)
-    known = found.spec if found else dataset.describe()
+    prepared = find_prepared(name, dataset, cache)
+    known = prepared.spec if prepared else dataset.describe()
     if known is None and shape is None:
         raise UserError(
             f"dataset {name}: the shape of its samples is known once it is prepared: "
@@ -130,19 +127,19 @@ def _spec(
     return SampleSpec(known.shape if shape is None else tuple(shape), classes)
 
 
-class _Watched:
-    """The layers of a network and what they are seen to give."""
+class _LayerRecorder:
+    """The layers of a network, and the shapes that they put out."""
 
     def __init__(self) -> None:
         self.layers: dict[nn.Module, Layer] = {}
         self.network: nn.Module = nn.Identity()
 
-    def begin(self, net: nn.Module) -> None:
-        """Watch a network; whatever was seen of another is forgotten."""
+    def attach(self, net: nn.Module) -> None:
+        """Record a network; what was recorded of another is forgotten."""
         self.layers, self.network = {}, net
         for name, module in net.named_modules():
             own = list(module.parameters(recurse=False))
-            # What holds others and nothing of its own is a frame, not a layer.
+            # A module that only holds others is not a layer.
             if own or not any(module.children()):
                 self.layers[module] = Layer(
                     name or "(whole)",
@@ -150,9 +147,9 @@ class _Watched:
                     parameters=_values(own),
                     trained=_values(p for p in own if p.requires_grad),
                 )
-                module.register_forward_hook(self._seen)
+                module.register_forward_hook(self._record)
 
-    def _seen(self, module: nn.Module, inputs: Any, output: Any) -> None:
+    def _record(self, module: nn.Module, inputs: Any, output: Any) -> None:
         layer = self.layers[module]
         layer.calls += 1
         if layer.output is None:
@@ -165,8 +162,8 @@ def _shape_of(output: Any) -> list[int] | None:
         return list(output.shape)
     inner = output.values() if isinstance(output, Mapping) else output
     for part in inner if isinstance(inner, list | tuple | ValuesView) else ():
-        if (found := _shape_of(part)) is not None:
-            return found
+        if (shape := _shape_of(part)) is not None:
+            return shape
     return None
 
 

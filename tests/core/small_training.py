@@ -7,6 +7,8 @@ from torch import nn
 from torchyard.core.config.schema import TrainConfig
 from torchyard.core.data.dataset import Split
 from torchyard.core.training import loop
+from torchyard.core.training.state import TrainingState
+from torchyard.core.training.strategy import SingleProcess
 
 CPU = torch.device("cpu")
 
@@ -41,19 +43,14 @@ def run_fit(folder, network, *, train=None, validation=None, emit=None, lr=0.1, 
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 100)
     folder.mkdir(exist_ok=True)
     return loop.fit(
-        network,
+        TrainingState(network, optimizer, scheduler, device=CPU, precision=precision),
         loss or nn.CrossEntropyLoss(),
-        optimizer,
-        scheduler,
-        train,
-        validation,
+        loop.TrainingData(train, validation, augmentations, CPU),
         settings,
-        device=CPU,
-        data_device=CPU,
-        precision=precision,
+        strategy=SingleProcess(),
+        compiled=None,
         folder=folder,
         emit=emit or (lambda event: None),
-        augmentations=augmentations,
     )
 
 

@@ -11,7 +11,7 @@ from torchyard import SampleSpec
 from torchyard.core.config.resolve import resolve
 from torchyard.core.hosting.manager import host
 from torchyard.core.preparation.prepare import prepare_dataset
-from torchyard.core.training.network import export, try_out
+from torchyard.core.training.network import dry_run, export
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -69,7 +69,7 @@ def test_swish_is_its_formula(swish):
 @pytest.mark.parametrize("shape", [(3, 8, 8), (20,)])
 def test_the_model_takes_images_and_vectors(shape):
     params = host().find("model", "swish_mlp").params(width=7)
-    network = try_out(params, SampleSpec(shape, 4), "swish_mlp")
+    network = dry_run(params, SampleSpec(shape, 4), "swish_mlp")
     features = int(np.prod(shape))
     assert network.parameters == 7 * features + 7 + 1 + 4 * 7 + 4
     network = params.build(shape, 4)

@@ -217,7 +217,7 @@ def test_a_trainer_that_dies_fails_the_run_and_the_next_one_has_a_new_trainer():
             for checkpoint in Path("mlruns/runs").glob("*/last.pt"):
                 if checkpoint.stat().st_mtime > started:
                     for child in mine.children():
-                        if "torchyard.pipelines.worker.process" in child.cmdline():
+                        if "torchyard.pipelines.worker.serve" in child.cmdline():
                             child.send_signal(signal.SIGKILL)
                     return
 
@@ -254,7 +254,7 @@ def test_no_process_of_a_team_outlives_its_trainer():
             time.sleep(0.05)
         time.sleep(3)  # in the middle of training
         for child in worker.children():
-            if "torchyard.pipelines.worker.process" in child.cmdline():
+            if "torchyard.pipelines.worker.serve" in child.cmdline():
                 child.send_signal(signal.SIGKILL)
 
     killer = threading.Thread(target=kill)

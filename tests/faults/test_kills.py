@@ -138,9 +138,7 @@ class Watched:
         with contextlib.suppress(psutil.NoSuchProcess):
             children = psutil.Process(self.process.pid).children()
             trainers = [
-                child
-                for child in children
-                if "torchyard.pipelines.worker.process" in child.cmdline()
+                child for child in children if "torchyard.pipelines.worker.serve" in child.cmdline()
             ]
             for doomed in {"all": children, "parent": [], "trainer": trainers}[victim]:
                 with contextlib.suppress(psutil.NoSuchProcess):

@@ -1,1 +1,10 @@
-"""How the arithmetic of a training is carried out; what is learned stays the same."""
+"""How the arithmetic of a training is carried out; what is learned stays the same.
+
+`Execution` chooses and sets up, `CompiledStep` is a step that torch has compiled. What rests on
+private parts of torch stays in this package, behind the switch of `private_torch.py`.
+"""
+
+from torchyard.core.training.execution.choice import Execution, set_up_evaluation
+from torchyard.core.training.execution.compilation import CompiledStep
+
+__all__ = ["CompiledStep", "Execution", "set_up_evaluation"]

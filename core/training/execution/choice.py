@@ -2,8 +2,8 @@
 
 The choices follow from the model, the batch and the length of the run, never from a
 measurement taken on the way: two runs of one configuration choose alike, and their
-weights stay comparable bit for bit. The thresholds were measured on two cores, of a Xeon with
-AMX, one without and an EPYC with AVX512-BF16; a setting overrides each of them.
+weights stay comparable bit for bit. The thresholds were measured on three processors
+(`benchmarks/reasons/execution.md`); a setting overrides each of them.
 """
 
 from __future__ import annotations
@@ -16,33 +16,22 @@ from torch import nn
 
 from torchyard.core.config.schema import RunConfig
 from torchyard.core.errors import UserError
-from torchyard.core.training.execution.kernels import cut_kernels
-from torchyard.core.training.network import Normalize, Trial
+from torchyard.core.training.execution.kernels import trim_kernels
+from torchyard.core.training.execution.private_torch import private_parts_refused
+from torchyard.core.training.network import DryRun, Normalize
 
 THREADS = torch.get_num_threads()
-# Work of a batch is its floating-point operations forward. With less than this, one thread
-# trains: LeNet at batch 4 does 5 million, where two threads gain nothing, and a second busy
-# process makes them wait for each other at every operation (1,200 images/s became 300).
+# Floating-point operations of a batch forward. With less work, a second thread mostly waits.
 WORTH_THREADS = 30e6
-# With less work a batch torch's own convolutions are faster than oneDNN's, which prepare
-# themselves anew at every call: LeNet at batch 4 trains 2,740 images/s instead of 2,250, at
-# batch 8 it is 3,100 instead of 3,500. Grouped convolutions are three times as slow.
+# With less work, torch's own convolutions beat oneDNN's, which prepare anew at each call.
 WORTH_ONEDNN = 8e6
-# From here on the order of channels in memory matters: LeNet at batch 512 trains 18,200
-# images/s instead of 16,200 with channels last, a MobileNet twice as many.
+# With less work, the order of channels in memory makes no difference.
 WORTH_CHANNELS_LAST = 100e6
-# Weights are converted and reordered once a batch, which pays where each is used often:
-# operations of a batch by weight. With AMX a ResNet-18 on 32x32 images at batch 128 (850) loses
-# 4 % with channels last and 10 % with bfloat16; LeNet at 128 (2,700) gains 60 %, a DenseNet at 64
-# (1,060) 56 %. With AVX512-BF16 float32 is slower by comparison: with bfloat16 and channels last
-# that ResNet-18 gains 44 %, at batch 64 (430) 8 %, LeNet 40 %, the DenseNet 41 %.
-# Grouped convolutions in bfloat16 lose to float32 on both (0.4 to 1.0). On Intel's processors
-# AVX512-BF16 is no faster than float32, and the conversions come on top: a Xeon without AMX trains
-# 0.65 times as many images/s with it (LeNet at 128 and 512, quicknet 0.7), both with channels last.
+# Operations of a batch by weight: weights are reordered and rounded once a batch, which pays where
+# each is used often. How often depends on what the processor multiplies bfloat16 with.
 WORTH_REORDERING = 1000
 WORTH_ROUNDING = {"amx_bf16": 1000, "avx512_bf16": 400}
-# Compiling LeNet's step took 17 to 22 s with an empty cache, later 3 s, and saves 0.3 ms a step,
-# with SGD 0.5: won back within 50,000 steps even the first time.
+# Steps of a run: that many win back what compiling takes with an empty cache, about 20 seconds.
 WORTH_COMPILING = 50_000
 
 
@@ -56,6 +45,7 @@ class Execution:
         channels_last: whether images are kept in memory with their channels last.
         precision: of the forward pass: float32, bfloat16 or float16.
         compiled: whether the step of a whole batch is one compiled function.
+        plain_torch: why nothing is compiled and no kernel trimmed, where they might have been.
     """
 
     threads: int
@@ -63,28 +53,29 @@ class Execution:
     channels_last: bool
     precision: str
     compiled: bool
+    plain_torch: str | None = None
 
     @classmethod
     def choose(
-        cls, config: RunConfig, model: nn.Module, trial: Trial, steps: int, place: torch.device
+        cls, config: RunConfig, model: nn.Module, size: DryRun, steps: int, device: torch.device
     ) -> Execution:
         """Choose for one training.
 
         Args:
             config: its settings overrule the choice.
             model: what is trained.
-            trial: how large the model is, and the work of one sample.
+            size: of the model, and the work of one sample.
             steps: batches of the whole run.
-            place: the device.
+            device: where it is trained.
 
         Raises:
             UserError: train.compile is asked for where it cannot be.
         """
         settings = config.train
-        on_cpu = place.type == "cpu"
-        work = trial.flops * settings.batch_size
+        on_cpu = device.type == "cpu"
+        work = size.flops * settings.batch_size
         grouped = any(getattr(layer, "groups", 1) > 1 for layer in model.modules())
-        uses = work / max(1, trial.parameters)
+        uses = work / max(1, size.parameters)
         heavy = on_cpu and work >= WORTH_CHANNELS_LAST
         precision: str = config.precision
         if precision == "auto":
@@ -94,12 +85,16 @@ class Execution:
         if channels_last is None:
             often = uses >= WORTH_REORDERING or precision == "bfloat16"
             channels_last = heavy and (grouped or often)
+        plain_torch = private_parts_refused() if on_cpu else None
         compiled = settings.compile
         if compiled and not (on_cpu and precision == "float32"):
-            raise UserError(f"train.compile: is for float32 on a CPU, not {precision} on {place}")
+            raise UserError(f"train.compile: is for float32 on a CPU, not {precision} on {device}")
+        if compiled and plain_torch:
+            raise UserError(f"train.compile: cannot be had: {plain_torch}")
         if compiled is None:
             alone = on_cpu and settings.parallel == "none" and precision == "float32"
-            compiled = alone and work < WORTH_ONEDNN and steps >= WORTH_COMPILING
+            worth_it = work < WORTH_ONEDNN and steps >= WORTH_COMPILING
+            compiled = alone and worth_it and not plain_torch
         return cls(
             threads=settings.threads
             or (1 if work < WORTH_THREADS else max(1, THREADS // settings.world_size)),
@@ -107,6 +102,7 @@ class Execution:
             channels_last=channels_last,
             precision=precision,
             compiled=compiled,
+            plain_torch=plain_torch,
         )
 
     def apply(self, network: nn.Module) -> None:
@@ -116,18 +112,25 @@ class Execution:
         if self.channels_last:
             # A convolution's output takes the order of its weights.
             network.to(memory_format=torch.channels_last)
-            # Else the first convolution reorders the images twice, forward and backward: 4 % of
-            # LeNet's time at batch 512.
+            # Else the first convolution reorders the images twice, forward and backward.
             for layer in network.modules():
                 if isinstance(layer, Normalize) and layer.factor.ndim == 4:
                     layer.order = torch.channels_last
+        on_cpu = next(network.parameters()).device.type == "cpu"
         # Not measured on GPUs, nor beside what the compiler makes of convolutions.
-        if not self.compiled and next(network.parameters()).device.type == "cpu":
-            cut_kernels(network)
+        if on_cpu and not (self.compiled or self.plain_torch):
+            trim_kernels(network)
 
     def __str__(self) -> str:
-        threads = f"{self.threads} thread{'s' * (self.threads > 1)}"
-        return ", ".join([self.precision, threads] + ["channels last"] * self.channels_last)
+        parts = [self.precision, f"{self.threads} thread{'s' * (self.threads > 1)}"]
+        parts += ["channels last"] * self.channels_last
+        return ", ".join(parts + [f"plain torch: {self.plain_torch}"] * bool(self.plain_torch))
+
+
+def set_up_evaluation(threads: int | None) -> None:
+    """Set the process up for predictions; None: as many threads as torch chose."""
+    torch.set_num_threads(threads or THREADS)
+    torch.backends.mkldnn.enabled = True  # type: ignore[assignment]
 
 
 def _worth_rounding() -> float:

@@ -1,9 +1,7 @@
 """A training step in one compiled function, for batches too small for Python.
 
-LeNet at batch 4 spends half of a step between the operations: compiled with plain SGD it trained
-5,700 images/s instead of 3,300, on one core; where the optimizer has to update the weights by
-itself, 4,600; and 1.2 times as many since its convolutions are matrix products. What is compiled
-is kept in the cache folder, where the next run finds it in 3 s.
+LeNet at batch 4 spends half of a step between the operations. What is compiled is kept in the
+cache folder, where the next run finds it in 3 seconds.
 """
 
 from __future__ import annotations
@@ -17,18 +15,7 @@ from torch import nn
 
 from torchyard.core.errors import RunError
 from torchyard.core.hosting.params import Loss
-from torchyard.core.training.execution.convolutions import unrolled_convolutions
-
-# cpp_wrapper: the kernels are called from C++, 8 % faster than from Python.
-# layout_optimization: torch's own convolutions want channels first; 4,300 instead of 3,500.
-# guard_filter_fn: `takes` is all that can change, the usual guards cost 90 of 800 µs.
-# fallback_random: dropout draws what it would draw uncompiled.
-OPTIONS: dict[str, Any] = {
-    "cpp_wrapper": True,
-    "layout_optimization": False,
-    "guard_filter_fn": torch.compiler.skip_all_guards_unsafe,
-    "fallback_random": True,
-}
+from torchyard.core.training.execution.im2col import im2col_convolutions
 
 Tensors = dict[str, torch.Tensor]
 Update = Callable[[Tensors, Tensors, Tensors, torch.Tensor], None]
@@ -43,7 +30,7 @@ class CompiledStep:
         network: in training mode.
         loss_function: (logits, targets) to a scalar.
         optimizer: of the network's trained weights.
-        inputs, targets: a batch; others of their shape and type can be taken.
+        inputs, targets: a batch; the step takes others of their shape and type.
         gradients_used: by others than the optimizer, so that they must be set.
 
     Attributes:
@@ -73,8 +60,8 @@ class CompiledStep:
         self._optimizer = optimizer
         update = None if gradients_used else _sgd(optimizer)
         self.updates = update is not None
-        # Once for all: what is compiled has velocities or has none, and no guard would notice.
-        self._has_velocities = self.updates and bool(optimizer.param_groups[0]["momentum"])
+        # Fixed here: what is compiled has momentum buffers or has none, and no guard would notice.
+        self._has_momentum = self.updates and bool(optimizer.param_groups[0]["momentum"])
 
         def loss_of(
             trained: Tensors, rest: Tensors, inputs: torch.Tensor, targets: torch.Tensor
@@ -82,33 +69,39 @@ class CompiledStep:
             logits = torch.func.functional_call(network, (trained, rest), (inputs,))
             return loss_function(logits, targets), logits
 
-        differentiated = torch.func.grad_and_value(loss_of, has_aux=True)
+        gradients_and_loss = torch.func.grad_and_value(loss_of, has_aux=True)
 
         def step(
-            velocities: Tensors, rates: torch.Tensor, trained: Tensors, *batch: Any
+            momentum_buffers: Tensors, rates: torch.Tensor, trained: Tensors, *batch: Any
         ) -> tuple[Tensors, torch.Tensor, torch.Tensor]:
-            gradients, (loss, logits) = differentiated(trained, *batch)
+            gradients, (loss, logits) = gradients_and_loss(trained, *batch)
             correct = (logits.argmax(1) == batch[-1]).sum()
             if update is None:
                 return gradients, loss, correct
-            update(trained, gradients, velocities, rates)
+            update(trained, gradients, momentum_buffers, rates)
             return {}, loss, correct
 
-        # torch knows what it compiled by the code alone, and nothing guards it: without this a
-        # second network in this process would be given the first one's.
+        # torch knows what it compiled by the code object alone, and nothing guards it: without
+        # this a second network in this process would get the first one's step.
         torch.compiler.reset()
-        # A copy: torch takes the filter of guards out of what it is given.
+        options: dict[str, Any] = {
+            "cpp_wrapper": True,  # the kernels are called from C++, not from Python
+            "layout_optimization": False,  # torch's own convolutions want channels first
+            # `takes` covers all that can change; the usual guards cost a tenth of a step.
+            "guard_filter_fn": torch.compiler.skip_all_guards_unsafe,
+            "fallback_random": True,  # dropout draws what it would draw uncompiled
+        }
         self._step: Callable[..., Any] = torch.compile(
-            step, fullgraph=True, dynamic=False, options=dict(OPTIONS)
+            step, fullgraph=True, dynamic=False, options=options
         )
         begun = time.perf_counter()
         try:
-            velocities, trained, rest = (
+            momentum_buffers, trained, rest = (
                 {name: tensor.clone() for name, tensor in tensors.items()}
                 for tensors in self._changing()
             )
-            with torch.random.fork_rng([]), torch.no_grad(), unrolled_convolutions():
-                self._step(velocities, self._rates(), trained, rest, inputs, targets)
+            with torch.random.fork_rng([]), torch.no_grad(), im2col_convolutions():
+                self._step(momentum_buffers, self._rates(), trained, rest, inputs, targets)
         except Exception as error:  # the network and the loss are a plugin's, the rest is torch's
             raise RunError(
                 f"train.compile: torch cannot compile this: {str(error).partition(chr(10))[0]}",
@@ -126,27 +119,27 @@ class CompiledStep:
     def __call__(
         self, inputs: torch.Tensor, targets: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Update the weights, or set their gradients; gives the loss and how many were right."""
-        velocities, trained, rest = self._changing()
+        """Update the weights, or set their gradients; returns the loss and how many were right."""
+        momentum_buffers, trained, rest = self._changing()
         with torch.no_grad():
             gradients, loss, correct = self._step(
-                velocities, self._rates(), trained, rest, inputs, targets
+                momentum_buffers, self._rates(), trained, rest, inputs, targets
             )
         for name, gradient in gradients.items():
             trained[name].grad = gradient
         return loss, correct
 
     def _changing(self) -> tuple[Tensors, Tensors, Tensors]:
-        """Velocities, weights and buffers: what a step may change."""
-        velocities = {}
-        if self._has_velocities:
-            # Asked for anew each time: a checkpoint that is loaded puts others in their place.
+        """Momentum buffers, trained weights and the rest: what a step may change."""
+        momentum_buffers = {}
+        if self._has_momentum:
+            # Looked up each time: loading a checkpoint replaces them.
             state = self._optimizer.state
             for name, weight in self._trained.items():
                 if state[weight].get("momentum_buffer") is None:
                     state[weight]["momentum_buffer"] = torch.zeros_like(weight)
-                velocities[name] = state[weight]["momentum_buffer"]
-        return velocities, self._trained, self._rest
+                momentum_buffers[name] = state[weight]["momentum_buffer"]
+        return momentum_buffers, self._trained, self._rest
 
     def _rates(self) -> torch.Tensor:
         """Learning rate and momentum, which a schedule may change."""
@@ -155,9 +148,9 @@ class CompiledStep:
 
 
 def _sgd(optimizer: torch.optim.Optimizer) -> Update | None:
-    """The update of torch.optim.SGD as a function that can be compiled; None of all others.
+    """The update of torch.optim.SGD as a function that can be compiled; None for others.
 
-    With dampening the first velocity follows a rule of its own: that is left to torch, too.
+    With dampening the first momentum buffer follows a rule of its own: that is left to torch, too.
     https://docs.pytorch.org/docs/stable/generated/torch.optim.SGD.html
     """
     group, *others = optimizer.param_groups
@@ -166,16 +159,16 @@ def _sgd(optimizer: torch.optim.Optimizer) -> Update | None:
     weight_decay, nesterov = group["weight_decay"], group["nesterov"]
 
     def update(
-        weights: Tensors, gradients: Tensors, velocities: Tensors, rates: torch.Tensor
+        weights: Tensors, gradients: Tensors, momentum_buffers: Tensors, rates: torch.Tensor
     ) -> None:
         lr, momentum = rates.unbind()
         for name, weight in weights.items():
-            slope = gradients[name]
+            gradient = gradients[name]
             if weight_decay:
-                slope = slope + weight_decay * weight
-            if velocities:
-                velocity = velocities[name].mul_(momentum).add_(slope)
-                slope = slope + momentum * velocity if nesterov else velocity
-            weight.sub_(lr * slope)
+                gradient = gradient + weight_decay * weight
+            if momentum_buffers:
+                buffer = momentum_buffers[name].mul_(momentum).add_(gradient)
+                gradient = gradient + momentum * buffer if nesterov else buffer
+            weight.sub_(lr * gradient)
 
     return update

@@ -75,7 +75,7 @@ def test_a_folder_that_takes_no_file_is_one_clear_error(tmp_path):
 WRITER = """
 import sys, torch
 from pathlib import Path
-from core import checkpoint
+from torchyard.core.training import checkpoint
 path = Path(sys.argv[1])
 for step in range(10**9):
     checkpoint.save({"step": step, "weights": torch.full((300_000,), float(step))}, path)

@@ -13,11 +13,11 @@ NO_MPS = pytest.mark.skipif(torch.backends.mps.is_available(), reason="there is 
 
 
 def test_the_cpu_is_always_there():
-    assert device.choose("cpu") == torch.device("cpu")
+    assert device.choose_device("cpu") == torch.device("cpu")
 
 
 def test_auto_takes_a_gpu_where_there_is_one():
-    chosen = device.choose("auto").type
+    chosen = device.choose_device("auto").type
     if torch.cuda.is_available():
         assert chosen == "cuda"
     elif torch.backends.mps.is_available():
@@ -30,33 +30,33 @@ def test_auto_takes_a_gpu_where_there_is_one():
 @pytest.mark.parametrize("wanted", ["cuda", "cuda:0", "cuda:3"])
 def test_a_missing_cuda_gpu_is_said_and_what_runs_instead(wanted):
     with pytest.raises(UserError) as caught:
-        device.choose(wanted)
+        device.choose_device(wanted)
     assert str(caught.value) == f"device: torch {torch.__version__} finds no '{wanted}' here"
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA GPU")
 def test_a_gpu_is_chosen_by_its_number_and_none_beyond_the_last():
     count = torch.cuda.device_count()
-    assert device.choose(f"cuda:{count - 1}") == torch.device("cuda", count - 1)
+    assert device.choose_device(f"cuda:{count - 1}") == torch.device("cuda", count - 1)
     with pytest.raises(UserError, match="finds no 'cuda:999' here"):
-        device.choose("cuda:999")
+        device.choose_device("cuda:999")
 
 
 @NO_MPS
 def test_a_missing_apple_gpu_is_said():
     with pytest.raises(UserError, match="device: torch finds no 'mps' here"):
-        device.choose("mps")
+        device.choose_device("mps")
 
 
 def test_the_device_and_its_software_are_described():
-    told = device.describe(torch.device("cpu"))
-    assert told["device"] == "cpu"
-    assert told["device_name"].strip()
-    assert told["threads"] == str(torch.get_num_threads())
-    assert told["torch_version"] == torch.__version__
-    assert told["python_version"] == ".".join(map(str, sys.version_info[:3]))
-    assert float(told["host_memory_gib"]) > 0
-    assert all(isinstance(value, str) for value in told.values())
+    described = device.describe_device(torch.device("cpu"))
+    assert described["device"] == "cpu"
+    assert described["device_name"].strip()
+    assert described["threads"] == str(torch.get_num_threads())
+    assert described["torch_version"] == torch.__version__
+    assert described["python_version"] == ".".join(map(str, sys.version_info[:3]))
+    assert float(described["host_memory_gib"]) > 0
+    assert all(isinstance(value, str) for value in described.values())
 
 
 def test_peak_memory_is_in_mib_and_never_falls():
@@ -70,4 +70,4 @@ def test_peak_memory_is_in_mib_and_never_falls():
 
 
 def test_host_memory_maps_data_of_any_size():
-    assert device.fits(2**60, torch.device("cpu"))
+    assert device.fits_on(2**60, torch.device("cpu"))

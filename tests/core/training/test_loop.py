@@ -18,6 +18,7 @@ from torchyard.core.errors import RunError
 from torchyard.core.training import checkpoint, loop
 from torchyard.core.training.events import EpochDone, GradientNorms, RunningLoss
 from torchyard.core.training.network import freeze
+from torchyard.core.training.state import TrainingState
 
 
 def test_fit_is_the_plain_loop(tmp_path):
@@ -71,7 +72,7 @@ def test_continued_from_its_checkpoint_it_ends_with_the_same_weights(tmp_path, a
     run_fit(tmp_path / "whole", whole, epochs=4)
 
     def stop(event):
-        # Of the next epoch: an epoch is told before its checkpoint is written.
+        # Of the next epoch: an epoch is reported before its checkpoint is written.
         if isinstance(event, RunningLoss) and event.step > 12 * at:
             raise StopHere
 
@@ -200,6 +201,32 @@ def test_weights_that_overflow_after_the_last_loss_are_not_saved(tmp_path):
     assert not (tmp_path / "run" / checkpoint.LAST).exists()
 
 
+def test_weights_that_overflow_within_an_epoch_leave_the_last_good_checkpoint(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", 0.0)  # at every log point: steps 4, 8, 12
+    calls = itertools.count(1)
+
+    def loss(logits, targets):
+        # At step 8 the loss is finite and the update is not: only the next loss would show it.
+        return logits.sum() * (1e30 if next(calls) == 8 else 1e-30)
+
+    with pytest.raises(RunError, match=r"weights became NaN or infinite by step 8.*last\.pt"):
+        run_fit(tmp_path / "run", make_network(), loss=loss, lr=1e20, momentum=0.0)
+    assert checkpoint.load(tmp_path / "run" / checkpoint.LAST)["position"]["step"] == 4
+
+
+def test_weights_are_scanned_once_an_epoch(tmp_path, monkeypatch):
+    scans, finite = [], TrainingState.weights_are_finite.fget
+    monkeypatch.setattr(
+        TrainingState,
+        "weights_are_finite",
+        property(lambda state: scans.append(1) or finite(state)),
+    )
+    run_fit(tmp_path / "run", make_network(), validation=make_split(60, seed=7), epochs=4)
+    assert len(scans) == 4
+
+
 def test_gradients_are_clipped(tmp_path):
     network = make_network()
     before = weights(network)
@@ -257,7 +284,7 @@ def test_augmentations_change_every_batch_in_order_and_know_sample_and_epoch(tmp
     run_fit(tmp_path / "run", network, train=split, epochs=2, augmentations=[darken, halved_again])
     assert [epoch for epoch, _ in seen] == [1, 1, 1, 2, 2, 2]
     for epoch in (1, 2):
-        indices = [place for of, places in seen if of == epoch for place in places]
+        indices = [index for of, batch in seen if of == epoch for index in batch]
         assert sorted(indices) == list(range(20))
     for (_, indices), darkened in zip(seen, inputs, strict=True):
         assert torch.equal(darkened, torch.from_numpy(before)[indices] // 2 // 2)
@@ -283,22 +310,22 @@ def test_random_augmentations_go_on_where_a_checkpoint_was_taken(tmp_path):
     assert same(weights(whole), weights(halves))
 
 
-def test_gradient_norms_are_told_by_layer_on_request(tmp_path):
+def test_gradient_norms_are_reported_by_layer_on_request(tmp_path):
     def norms(**settings):
         events = []
         run_fit(tmp_path / str(len(settings)), make_network(), emit=events.append, **settings)
         return [event for event in events if isinstance(event, GradientNorms)]
 
     assert norms() == []
-    told = norms(log_gradients=True, epochs=1, max_steps=1, log_every=1, lr=1e-12)
+    logged = norms(log_gradients=True, epochs=1, max_steps=1, log_every=1, lr=1e-12)
     split, network = make_split(), make_network()
     index = loop.epoch_order(90, 5, 0)[:8]
     samples, labels = torch.from_numpy(split.samples)[index], torch.from_numpy(split.labels)[index]
     nn.functional.cross_entropy(network(samples), labels).backward()
     layer = network[3]
     expected = torch.cat([layer.weight.grad.flatten(), layer.bias.grad]).norm().item()
-    assert [event.step for event in told] == [1]
-    assert told[0].norms == {"3": pytest.approx(expected, 1e-4)}
+    assert [event.step for event in logged] == [1]
+    assert logged[0].norms == {"3": pytest.approx(expected, 1e-4)}
 
 
 def test_frozen_parameters_stay_and_the_others_learn(tmp_path):

@@ -1,4 +1,4 @@
-"""Normalization as a layer, models tried out, weights digested, networks exported."""
+"""Normalization as a layer, dry runs, weights digested, networks exported."""
 
 import itertools
 import resource
@@ -15,9 +15,9 @@ from torchyard.core.hosting.manager import host
 from torchyard.core.training.network import (
     Network,
     Normalize,
+    dry_run,
     export,
     freeze,
-    try_out,
     weights_digest,
 )
 
@@ -97,7 +97,7 @@ def test_normalization_is_part_of_the_network_and_is_not_trained():
     torch.testing.assert_close(net(samples), net.model(net.normalize(samples)))
 
 
-# ---- models tried out
+# ---- dry runs
 
 
 class Given(ModelParams):
@@ -113,7 +113,7 @@ def given(make):
 
 def refusal(make, shape=(3, 8, 8), classes=4):
     with pytest.raises(UserError) as caught:
-        try_out(given(make), SampleSpec(shape, classes), "own")
+        dry_run(given(make), SampleSpec(shape, classes), "own")
     [problem] = caught.value.problems
     assert "\n" not in problem
     return problem
@@ -129,7 +129,7 @@ def test_trainable_parameters_are_counted():
         network[1].bias.requires_grad_(False)
         return network
 
-    assert try_out(given(make), SampleSpec((3, 8, 8), 4), "own").parameters == 4 * 192
+    assert dry_run(given(make), SampleSpec((3, 8, 8), 4), "own").parameters == 4 * 192
 
 
 def test_no_memory_is_taken_for_the_weights():
@@ -137,14 +137,14 @@ def test_no_memory_is_taken_for_the_weights():
         return nn.Sequential(nn.Flatten(), nn.Linear(192, 2**21), nn.Linear(2**21, classes))
 
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    tried = try_out(given(make), SampleSpec((3, 8, 8), 4), "own")
+    tried = dry_run(given(make), SampleSpec((3, 8, 8), 4), "own")
     assert tried.parameters == 192 * 2**21 + 2**21 + 4 * 2**21 + 4
     grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
     assert grown * 1024 < tried.parameters  # they would take four bytes each
 
 
 def test_arithmetic_is_counted_for_one_sample():
-    tried = try_out(given(flat_linear), SampleSpec((3, 8, 8), 4), "own")
+    tried = dry_run(given(flat_linear), SampleSpec((3, 8, 8), 4), "own")
     assert tried.flops == 2 * 192 * 4
 
 
@@ -157,14 +157,14 @@ def test_a_model_may_compute_with_small_tensors_while_it_is_built():
         return layers.append(nn.Linear(widths[-1], classes))
 
     expected = 192 * 8 + 8 + 8 * 12 + 12 + 12 * 16 + 16 + 16 * 4 + 4
-    assert try_out(given(make), SampleSpec((3, 8, 8), 4), "own").parameters == expected
+    assert dry_run(given(make), SampleSpec((3, 8, 8), 4), "own").parameters == expected
 
 
 def test_a_model_may_find_its_widths_when_it_is_run():
     def make(shape, classes):
         return nn.Sequential(nn.Flatten(), nn.LazyLinear(5), nn.Linear(5, classes))
 
-    tried = try_out(given(make), SampleSpec((3, 8, 8), 4), "own")
+    tried = dry_run(given(make), SampleSpec((3, 8, 8), 4), "own")
     assert tried.parameters == 192 * 5 + 5 + 5 * 4 + 4
 
 
@@ -179,12 +179,12 @@ def test_a_model_that_needs_its_weights_values_is_tried_on_the_cpu():
             logits = self.head(samples.flatten(1))
             return logits if logits.sum() > 0 else logits / self.scale
 
-    tried = try_out(given(lambda shape, classes: Odd(classes)), SampleSpec((3, 8, 8), 4), "own")
+    tried = dry_run(given(lambda shape, classes: Odd(classes)), SampleSpec((3, 8, 8), 4), "own")
     assert tried.parameters == 192 * 4 + 4
 
 
 def test_trying_out_leaves_no_trace_on_models_built_later():
-    try_out(given(flat_linear), SampleSpec((3, 8, 8), 4), "own")
+    dry_run(given(flat_linear), SampleSpec((3, 8, 8), 4), "own")
     refusal(lambda shape, classes: nn.Linear(-1, classes))
     assert not nn.Linear(2, 2).weight.is_meta
     assert not torch.empty(1).is_meta
@@ -326,7 +326,7 @@ def test_frozen_parameters_are_named_by_layer_or_pattern():
 def test_a_model_is_refused_for_a_layer_there_is_not_before_it_is_trained():
     spec = SampleSpec((1, 32, 32), 10)
     lenet = host().find("model", "lenet").params()
-    trial = try_out(lenet, spec, "lenet", lambda built: freeze(built, ["fc*"]))
+    trial = dry_run(lenet, spec, "lenet", lambda built: freeze(built, ["fc*"]))
     assert trial.parameters == 61_706 - 59_134
     with pytest.raises(UserError, match=r"^model\.freeze: no parameter matches 'head'"):
-        try_out(lenet, spec, "lenet", lambda built: freeze(built, ["head"]))
+        dry_run(lenet, spec, "lenet", lambda built: freeze(built, ["head"]))

@@ -234,7 +234,7 @@ def test_ctrl_c_leaves_a_killed_run_and_no_process(workspace, client, finished):
         if "epoch 3" in line:
             break
     workers = [child for child in psutil.Process(running.pid).children()
-               if "torchyard.pipelines.worker.process" in child.cmdline()]  # fmt: skip
+               if "torchyard.pipelines.worker.serve" in child.cmdline()]  # fmt: skip
     assert len(workers) == 1
     os.kill(running.pid, signal.SIGINT)
     try:

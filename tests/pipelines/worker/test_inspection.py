@@ -1,4 +1,4 @@
-"""What a data set holds and what a model is made of, told by the stages themselves."""
+"""What a data set holds and what a model is made of, from the stages themselves."""
 
 from types import SimpleNamespace
 
@@ -8,14 +8,13 @@ import torch
 from torch import nn
 
 from torchyard.core.errors import RunError, UserError
-from torchyard.core.tracking.serving import ServedModel
 from torchyard.pipelines.worker import inspection
 from torchyard.pipelines.worker.inspection import (
     _class_counts,
+    _LayerRecorder,
     _shape_of,
     _spec,
     _value_range,
-    _Watched,
 )
 
 
@@ -88,12 +87,12 @@ class Odd(nn.Module):
         )
 
 
-def test_odd_layers_are_told_as_they_are():
-    watched, net = _Watched(), Odd()
-    watched.begin(nn.Linear(9, 9))  # forgotten
-    watched.begin(net)
+def test_odd_layers_are_recorded_as_they_are():
+    recorder, net = _LayerRecorder(), Odd()
+    recorder.attach(nn.Linear(9, 9))  # forgotten
+    recorder.attach(net)
     net(torch.zeros(2, 4))
-    by_name = {layer.name: layer for layer in watched.layers.values()}
+    by_name = {layer.name: layer for layer in recorder.layers.values()}
     assert set(by_name) == {"twice", "never", "attention", "attention.out_proj", "norm"}
     assert (by_name["twice"].calls, by_name["twice"].output) == (2, [2, 4])
     assert (by_name["never"].calls, by_name["never"].output) == (0, None)
@@ -113,7 +112,7 @@ def test_the_shape_of_whatever_a_module_gives():
 
 
 def test_a_data_set_of_unknown_shape_says_how_to_know_it(tmp_path, monkeypatch):
-    monkeypatch.setattr(inspection.preparation, "find_prepared", lambda *_: None)
+    monkeypatch.setattr(inspection, "find_prepared", lambda *_: None)
     unknown = SimpleNamespace(describe=lambda: None)
     with pytest.raises(UserError, match="torchyard inspect mine …"):
         _spec("mine", unknown, tmp_path, None, None)
@@ -139,36 +138,3 @@ def test_range_and_counts_are_of_all_samples_however_they_are_read(monkeypatch):
 def test_a_data_set_that_is_not_prepared_is_not_looked_into(tmp_path):
     with pytest.raises(RunError, match="'digits' is not prepared"):
         inspection.inspect_dataset({"dataset": {"name": "digits"}}, str(tmp_path), print)
-
-
-# ---- a logged model
-
-
-def test_probabilities_are_the_softmax_and_the_best_come_first(monkeypatch):
-    import mlflow.pyfunc
-
-    logits = np.log(np.array([[0.1, 0.7, 0.2], [0.5, 0.25, 0.25]], np.float32))
-    sizes = []
-
-    def predict(batch):
-        sizes.append(len(batch))
-        return logits[sum(sizes) - len(batch) : sum(sizes)]
-
-    monkeypatch.setattr(mlflow.pyfunc, "load_model", lambda uri: SimpleNamespace(predict=predict))
-    model = ServedModel("models:/m", (1, 2, 2), ("a", "b", "c"))
-    images = np.zeros((2, 1, 2, 2), np.uint8)
-    first, second = model.classify(images, top=2)
-    assert [guess.name for guess in first] == ["b", "c"]
-    assert [guess.name for guess in second] == ["a", "b"]
-    assert [guess.probability for guess in first] == pytest.approx([0.7, 0.2])
-    assert sizes == [2]
-
-    monkeypatch.setattr("torchyard.core.tracking.serving.BATCH_BYTES", 1)
-    sizes.clear()
-    assert model.classify(images, top=9)[0][2].name == "a"
-    assert sizes == [1, 1]
-
-    logits[0, 0] = np.nan
-    sizes.clear()
-    with pytest.raises(RunError, match="NaN"):
-        model.classify(images, top=1)

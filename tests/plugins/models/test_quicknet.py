@@ -7,7 +7,7 @@ import torch
 
 from torchyard import SampleSpec, UserError
 from torchyard.core.hosting.manager import host
-from torchyard.core.training.network import try_out
+from torchyard.core.training.network import dry_run
 
 
 def params(**chosen):
@@ -16,7 +16,7 @@ def params(**chosen):
 
 @pytest.mark.parametrize("side", [8, 9, 32, 33])
 def test_it_takes_images_from_one_pixel_a_halving_on(side):
-    assert try_out(params(), SampleSpec((1, side, side + 5), 3), "quicknet").parameters
+    assert dry_run(params(), SampleSpec((1, side, side + 5), 3), "quicknet").parameters
 
 
 @pytest.mark.parametrize(
@@ -28,7 +28,7 @@ def test_it_takes_images_from_one_pixel_a_halving_on(side):
 )
 def test_what_it_cannot_take_is_refused(shape, reason):
     with pytest.raises(UserError, match=reason):
-        try_out(params(), SampleSpec(shape, 3), "quicknet")
+        dry_run(params(), SampleSpec(shape, 3), "quicknet")
 
 
 def gradients(network, images, dtype):

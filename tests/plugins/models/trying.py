@@ -4,7 +4,7 @@ import pytest
 
 from torchyard import SampleSpec, UserError
 from torchyard.core.hosting.manager import host
-from torchyard.core.training.network import try_out
+from torchyard.core.training.network import dry_run
 
 
 def params(name, **chosen):
@@ -12,7 +12,7 @@ def params(name, **chosen):
 
 
 def parameters(name, shape, classes, **chosen):
-    return try_out(params(name, **chosen), SampleSpec(shape, classes), name).parameters
+    return dry_run(params(name, **chosen), SampleSpec(shape, classes), name).parameters
 
 
 def refusal(name, shape, classes=7):

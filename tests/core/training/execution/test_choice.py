@@ -1,7 +1,6 @@
 """How training is carried out: what is chosen, what overrules it, and that nothing else changes."""
 
 import copy
-import shutil
 
 import pytest
 import torch
@@ -9,17 +8,19 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from torchyard.core.config.schema import RunConfig, TrainConfig
-from torchyard.core.errors import RunError, UserError
+from torchyard.core.data.dataset import Split
+from torchyard.core.errors import UserError
 from torchyard.core.training import loop
 from torchyard.core.training.events import EpochDone
 from torchyard.core.training.execution.choice import Execution
-from torchyard.core.training.execution.compilation import CompiledStep
-from torchyard.core.training.network import Normalize, Trial
+from torchyard.core.training.network import DryRun, Normalize
+from torchyard.core.training.state import TrainingState
+from torchyard.core.training.strategy import SingleProcess
 
 CPU = torch.device("cpu")
-LENET = Trial(parameters=62_006, flops=1_300_000)
-RESNET18 = Trial(parameters=11_181_642, flops=74_000_000)
-MOBILENET = Trial(parameters=2_236_682, flops=12_250_000)
+LENET = DryRun(parameters=62_006, flops=1_300_000)
+RESNET18 = DryRun(parameters=11_181_642, flops=74_000_000)
+MOBILENET = DryRun(parameters=2_236_682, flops=12_250_000)
 
 
 class Small(nn.Module):
@@ -37,7 +38,7 @@ class Small(nn.Module):
         return self.head(self.drop(found.amax((2, 3))))
 
 
-def chosen(trial, batch_size, steps=1000, model=None, place=CPU, precision="auto", **settings):
+def chosen(size, batch_size, steps=1000, model=None, device=CPU, precision="auto", **settings):
     config = RunConfig.model_validate(
         {
             "dataset": {"name": "digits"},
@@ -45,7 +46,7 @@ def chosen(trial, batch_size, steps=1000, model=None, place=CPU, precision="auto
             "train": {"batch_size": batch_size} | settings,
         }
     )
-    return Execution.choose(config, model or Small(), trial, steps, place)
+    return Execution.choose(config, model or Small(), size, steps, device)
 
 
 @pytest.fixture
@@ -71,7 +72,7 @@ def test_the_choice_follows_model_batch_and_length():
     grouped = chosen(MOBILENET, 128, model=Small(groups=2))
     assert (grouped.precision, grouped.channels_last) == ("float32", True)
     assert chosen(LENET, 4, model=Small(groups=2)).onednn
-    assert chosen(LENET, 128, place=torch.device("cuda")).precision == "float32"
+    assert chosen(LENET, 128, device=torch.device("cuda")).precision == "float32"
 
 
 def test_without_amx_bfloat16_pays_sooner(monkeypatch):
@@ -109,7 +110,7 @@ def test_compiling_is_refused_where_it_cannot_be():
     with pytest.raises(UserError, match=r"train\.compile: is for float32 on a CPU, not bfloat16"):
         chosen(LENET, 4, precision="bfloat16", compile=True)
     with pytest.raises(UserError, match="not float32 on cuda"):
-        chosen(LENET, 4, place=torch.device("cuda"), compile=True)
+        chosen(LENET, 4, device=torch.device("cuda"), compile=True)
     with pytest.raises(ValueError, match="compile is for one process"):
         TrainConfig(compile=True, parallel="ddp")
 
@@ -122,8 +123,6 @@ def descent(network, **options):
 
 def train(network, folder, precision="float32", optimizer=None, compiled=None, max_steps=None):
     """Train on 26 samples in batches of 4 for two epochs: the last batch is smaller."""
-    from torchyard.core.data.dataset import Split
-
     generator = torch.Generator().manual_seed(3)
     samples = torch.randint(0, 256, (26, 4, 9, 9), dtype=torch.uint8, generator=generator)
     labels = torch.randint(0, 3, (26,), generator=generator)
@@ -136,19 +135,14 @@ def train(network, folder, precision="float32", optimizer=None, compiled=None, m
     torch.manual_seed(7)
     events = []
     loop.fit(
-        network,
+        TrainingState(network, optimizer, schedule, device=CPU, precision=precision),
         nn.CrossEntropyLoss(),
-        optimizer,
-        schedule,
-        Split(samples.numpy(), labels.numpy()),
-        None,
+        loop.TrainingData(Split(samples.numpy(), labels.numpy()), None, (), CPU),
         settings,
-        device=CPU,
-        data_device=CPU,
-        precision=precision,
+        strategy=SingleProcess(),
+        compiled=compiled,
         folder=folder,
         emit=events.append,
-        compiled=compiled,
     )
     done = [event for event in events if isinstance(event, EpochDone)]
     return network.state_dict(), done
@@ -187,8 +181,8 @@ def test_images_are_put_in_order_where_they_are_normalized():
         assert not images or layer(samples).is_contiguous(memory_format=torch.channels_last)
 
 
-@pytest.mark.parametrize(("compiled", "cut"), [(False, True), (True, False)])
-def test_kernels_are_cut_unless_the_step_is_compiled(compiled, cut):
+@pytest.mark.parametrize(("compiled", "trimmed"), [(False, True), (True, False)])
+def test_kernels_are_trimmed_unless_the_step_is_compiled(compiled, trimmed):
     layer = nn.Conv2d(2, 2, 3, padding=1)
     execution = Execution(1, True, False, "float32", compiled)
     work = []
@@ -197,7 +191,7 @@ def test_kernels_are_cut_unless_the_step_is_compiled(compiled, cut):
             layer(torch.zeros(1, 2, 1, 1))
         work.append(counter.get_total_flops())
         execution.apply(layer)
-    assert work[1] == (work[0] / 9 if cut else work[0])
+    assert work[1] == (work[0] / 9 if trimmed else work[0])
 
 
 def test_bfloat16_learns_nearly_the_same(network, tmp_path):
@@ -206,86 +200,3 @@ def test_bfloat16_learns_nearly_the_same(network, tmp_path):
     losses = [epoch.loss for epoch in others]
     assert losses == pytest.approx([epoch.loss for epoch in figures], rel=0.05)
     assert losses != [epoch.loss for epoch in figures]
-
-
-INPUTS = torch.zeros(4, 4, 9, 9, dtype=torch.uint8)
-TARGETS = torch.zeros(4, dtype=torch.int64)
-
-
-def step_of(network, optimizer, **options):
-    return CompiledStep(network, nn.CrossEntropyLoss(), optimizer, INPUTS, TARGETS, **options)
-
-
-@pytest.mark.slow  # the C++ compiler works for half a minute
-@pytest.mark.skipif(shutil.which("g++") is None, reason="there is no C++ compiler")
-@pytest.mark.parametrize(
-    ("options", "updates"),
-    [
-        pytest.param({}, True, id="tutorial"),
-        pytest.param({"momentum": 0.0}, True, id="no momentum"),
-        pytest.param({"nesterov": True, "weight_decay": 0.01}, True, id="nesterov and decay"),
-        pytest.param({"dampening": 0.5}, False, id="left to the optimizer"),
-        pytest.param({"gradients_used": True}, False, id="gradients wanted"),
-    ],
-)
-def test_a_compiled_step_learns_the_same(network, tmp_path, monkeypatch, options, updates):
-    plain_network, other = copy.deepcopy(network), copy.deepcopy(network)
-    for one in (plain_network, other):
-        one.head.bias.requires_grad_(False)
-    options = dict(options)
-    gradients_used = options.pop("gradients_used", False)
-    plain, figures = train(
-        plain_network, tmp_path / "plain", optimizer=descent(plain_network, **options)
-    )
-    taken = []
-
-    def compiled(optimizer):
-        before = torch.random.get_rng_state()
-        stranger = copy.deepcopy(network)
-        CompiledStep(stranger, lambda logits, _: logits.sum(), descent(stranger), INPUTS, TARGETS)
-        step = step_of(other, optimizer, gradients_used=gradients_used)
-        assert step.updates is updates
-        assert torch.equal(torch.random.get_rng_state(), before)
-        assert_close(dict(network.state_dict()), dict(other.state_dict()), rtol=0, atol=0)
-        assert not step.takes(INPUTS[:2])
-        assert not step.takes(INPUTS.float())
-        takes = step.takes
-        monkeypatch.setattr(step, "takes", lambda x: taken.append(takes(x)) or taken[-1])
-        return step
-
-    same, others = train(
-        other, tmp_path / "compiled", optimizer=descent(other, **options), compiled=compiled
-    )
-    assert taken == ([True] * 6 + [False]) * 2
-    assert_close(plain, same, rtol=1e-3, atol=1e-5)
-    assert [epoch.accuracy for epoch in figures] == [epoch.accuracy for epoch in others]
-    assert [epoch.loss for epoch in figures] == pytest.approx([epoch.loss for epoch in others])
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(shutil.which("g++") is None, reason="there is no C++ compiler")
-def test_a_compiled_training_resumes_to_the_same_weights(network, tmp_path):
-    def compiled(trained):
-        return lambda optimizer: step_of(trained, optimizer)
-
-    whole, first, second = (copy.deepcopy(network) for _ in range(3))
-    expected, _ = train(whole, tmp_path / "whole", compiled=compiled(whole))
-    train(first, tmp_path / "parts", compiled=compiled(first), max_steps=7)
-    resumed, _ = train(second, tmp_path / "parts", compiled=compiled(second))
-    assert_close(expected, resumed, rtol=0, atol=0)
-
-
-def test_what_cannot_be_compiled_says_so(network):
-    def loss(logits, targets):
-        torch._dynamo.graph_break()  # as where a plugin's loss leaves torch
-        return nn.functional.cross_entropy(logits, targets)
-
-    other = copy.deepcopy(network)
-    with pytest.raises(RunError, match=r"train\.compile: torch cannot compile this: "):
-        CompiledStep(other, loss, descent(other), INPUTS, TARGETS)
-
-
-def test_a_lazy_layer_is_not_compiled(network):
-    lazy = nn.Sequential(nn.Flatten(), nn.LazyLinear(3))
-    with pytest.raises(RunError, match=r"train\.compile: torch cannot compile this: "):
-        step_of(lazy, descent(lazy))

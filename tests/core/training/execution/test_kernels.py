@@ -1,4 +1,4 @@
-"""Kernels without the places that see padding alone: the same outputs and gradients."""
+"""Kernels without the elements that cover padding alone: the same outputs and gradients."""
 
 import pytest
 import torch
@@ -8,7 +8,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from torchyard.core.hosting.manager import host
-from torchyard.core.training.execution.kernels import cut_kernels, seeing
+from torchyard.core.training.execution.kernels import covering, trim_kernels
 
 small = st.integers(1, 5)
 ways = st.tuples(small, st.integers(1, 7), st.integers(0, 3), st.integers(1, 3), st.integers(1, 2))
@@ -32,7 +32,7 @@ def alike(one, other):
 
 
 @given(rows=ways, columns=ways, groups=st.sampled_from([1, 2]), bias=st.booleans())
-def test_a_cut_convolution_gives_and_learns_what_the_whole_one_does(rows, columns, groups, bias):
+def test_a_trimmed_convolution_computes_and_learns_the_same(rows, columns, groups, bias):
     assume(outputs(*rows) > 0 and outputs(*columns) > 0)
     sizes, *settings = zip(rows, columns, strict=True)
     kernel, padding, stride, dilation = settings
@@ -40,22 +40,22 @@ def test_a_cut_convolution_gives_and_learns_what_the_whole_one_does(rows, column
     layer = nn.Conv2d(2, 4, kernel, stride, padding, dilation, groups, bias).double()
     images = torch.randn(3, 2, *sizes, dtype=torch.float64)
     whole = learned(layer, images)
-    cut_kernels(layer)
+    trim_kernels(layer)
     assert alike(learned(layer, images), whole)
 
 
 @pytest.mark.parametrize(
-    ("way", "places"),
+    ("way", "elements"),
     [
         ((1, 3, 1, 1, 1), (slice(1, 2), 0)),
         ((2, 3, 1, 2, 1), (slice(1, 3), 0)),
         ((2, 3, 1, 1, 1), (slice(None), 1)),
         ((1, 7, 3, 2, 1), (slice(3, 4), 0)),
-        ((1, 3, 2, 1, 1), (slice(None), 2)),  # three outputs: every place sees the pixel once
+        ((1, 3, 2, 1, 1), (slice(None), 2)),  # three outputs: every element covers the pixel once
     ],
 )
-def test_which_places_see_the_image(way, places):
-    assert seeing(*way) == places
+def test_which_elements_cover_the_image(way, elements):
+    assert covering(*way) == elements
 
 
 def test_a_resnet_on_small_images_multiplies_by_fewer_zeros_and_learns_the_same():
@@ -69,19 +69,19 @@ def test_a_resnet_on_small_images_multiplies_by_fewer_zeros_and_learns_the_same(
         return found, counter.get_total_flops()
 
     (whole, much), names = work(), list(network.state_dict())
-    cut_kernels(network)
+    trim_kernels(network)
     less_done, less = work()
     assert alike(less_done, whole)
     assert less < 0.85 * much
     assert list(network.state_dict()) == names
 
 
-def test_a_kernel_that_is_frozen_is_cut_too_and_channels_may_be_last():
+def test_a_kernel_that_is_frozen_is_trimmed_too_and_channels_may_be_last():
     layer = nn.Conv2d(3, 5, 3, padding=1).to(memory_format=torch.channels_last)
     layer.weight.requires_grad_(False)
     images = torch.randn(2, 3, 1, 1)
     whole = layer(images)
-    cut_kernels(layer)
+    trim_kernels(layer)
     assert torch.allclose(layer(images), whole, atol=1e-6)
     layer.weight.requires_grad_()
     layer(images).sum().backward()

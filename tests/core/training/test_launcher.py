@@ -7,14 +7,12 @@ import re
 import psutil
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
+from torchyard.core.config.resolve import resolve
 from torchyard.core.errors import RunError, UserError
 from torchyard.core.hosting.manager import host
 from torchyard.core.preparation.prepare import prepare_dataset
 from torchyard.core.training import checkpoint
-from torchyard.core.training.distributed import ALONE, ProcessTeam
 from torchyard.core.training.events import EpochDone
 from torchyard.pipelines.worker import stages
 
@@ -68,7 +66,7 @@ def trained(tmp_path_factory):
             "train": {"epochs": 3, "batch_size": 30, "log_every": 2} | settings,
             "device": "cpu",
         }
-        resolved = stages.resolve(config, host())
+        resolved = resolve(config, host())
         data = prepare_dataset(dataset, resolved.dataset, cache, lambda *step: None)
         folder.mkdir()
         events = []
@@ -80,10 +78,10 @@ def trained(tmp_path_factory):
     torch.set_num_threads(threads)
     torch.backends.mkldnn.enabled = True
     assert not multiprocessing.active_children()
-    assert not [p for p in psutil.Process().children(recursive=True) if _is_member(p)]
+    assert not [p for p in psutil.Process().children(recursive=True) if _is_rank(p)]
 
 
-def _is_member(process: psutil.Process) -> bool:
+def _is_rank(process: psutil.Process) -> bool:
     try:
         return any("spawn_main" in word for word in process.cmdline())
     except psutil.Error:
@@ -94,33 +92,19 @@ def epochs_of(events):
     return [event for event in events if isinstance(event, EpochDone)]
 
 
-@settings(deadline=None)
-@given(st.lists(st.integers(0, 999), min_size=1, max_size=20, unique=True), st.integers(1, 6))
-def test_the_shares_are_the_batch_and_their_means_its_mean(batch, size):
-    index = torch.tensor(batch)
-    shares = []
-    for rank in range(size):
-        team = ProcessTeam.__new__(ProcessTeam)
-        team.rank, team.size = rank, size
-        shares.append(team.share(index))
-    taken = torch.cat([own for own, weight in shares if weight])
-    assert sorted(taken.tolist()) == sorted(batch)
-    mean = sum(own.double().mean() * weight for own, weight in shares) / size
-    torch.testing.assert_close(mean, index.double().mean())
-    assert ALONE.share(index) == (index, 1.0)
-
-
 def test_two_processes_train_what_one_does(trained, tmp_path, capfd, caplog, monkeypatch):
     monkeypatch.setattr(os, "cpu_count", lambda: 1)
     # 100 samples in batches of 30: the last has 10; of the 90 left after the split, also 30.
-    one, alone, told_alone = trained(tmp_path / "one", validation=0.1, seed=4)
-    two, team, told = trained(tmp_path / "two", validation=0.1, seed=4, parallel="ddp", processes=2)
+    one, alone, alone_events = trained(tmp_path / "one", validation=0.1, seed=4)
+    two, together, events = trained(
+        tmp_path / "two", validation=0.1, seed=4, parallel="ddp", processes=2
+    )
     assert (one["placement"]["processes"], two["placement"]["processes"]) == ("1", "2")
     for name, weight in alone["network"].items():
-        torch.testing.assert_close(team["network"][name], weight, rtol=1e-5, atol=1e-6)
-    assert team["position"]["step"] == alone["position"]["step"]
-    assert len(team["random"]) == 2
-    for mine, theirs in zip(epochs_of(told_alone), epochs_of(told), strict=True):
+        torch.testing.assert_close(together["network"][name], weight, rtol=1e-5, atol=1e-6)
+    assert together["position"]["step"] == alone["position"]["step"]
+    assert len(together["random"]) == 2
+    for mine, theirs in zip(epochs_of(alone_events), epochs_of(events), strict=True):
         assert theirs.loss == pytest.approx(mine.loss, rel=1e-4)
         assert theirs.accuracy == mine.accuracy
         assert theirs.validation_loss == pytest.approx(mine.validation_loss, rel=1e-4)
@@ -184,7 +168,7 @@ def test_what_a_single_process_would_say_is_said_of_all(trained, tmp_path):
 def test_processes_belong_to_ddp_and_share_a_batch():
     def problems(**settings):
         with pytest.raises(UserError) as caught:
-            stages.resolve({"dataset": {"name": "digits"}, "train": settings}, host())
+            resolve({"dataset": {"name": "digits"}, "train": settings}, host())
         return caught.value.problems
 
     assert problems(processes=2) == ["train: processes are those of ddp: set train.parallel=ddp"]

@@ -8,11 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from torchyard.core.training.execution.compilation import CompiledStep
-from torchyard.core.training.execution.convolutions import (
-    UnrolledConvolutions,
-    unrolled_convolutions,
-)
+from torchyard.core.training.execution.im2col import Im2colConvolutions, im2col_convolutions
 
 PLAIN = ([1, 1], [0, 0], [1, 1], False, [0, 0], 1)
 
@@ -42,12 +38,12 @@ def test_values_and_gradients_are_torchs(
     gradient = torch.randn(expected.shape, generator=made, dtype=torch.float64)
     plain = ([1, 1], padding, *PLAIN[2:])
 
-    unrolled = UnrolledConvolutions()
+    convolutions = Im2colConvolutions()
     with torch.no_grad():
-        found = unrolled.forward(images, weight, bias, *plain)
-        torch.testing.assert_close(found, expected)
+        output = convolutions.forward(images, weight, bias, *plain)
+        torch.testing.assert_close(output, expected)
         wanted = [True, True, with_bias]
-        gradients = unrolled.backward(gradient, images, weight, None, *plain, wanted)
+        gradients = convolutions.backward(gradient, images, weight, None, *plain, wanted)
     for mine, theirs in zip(
         gradients, torch.autograd.grad(expected, inputs, gradient), strict=False
     ):
@@ -67,52 +63,37 @@ def test_values_and_gradients_are_torchs(
     ],
 )
 def test_what_is_no_plain_convolution_is_left_to_torch(shape, changed) -> None:
-    chosen = [changed.get(at, value) for at, value in enumerate(PLAIN)]
+    chosen = [changed.get(position, value) for position, value in enumerate(PLAIN)]
     images, weight = torch.zeros(2, 3, *[12] * (len(shape) - 2)), torch.zeros(shape)
-    unrolled = UnrolledConvolutions()
-    assert unrolled.forward(images, weight, None, *chosen) is NotImplemented
-    found = unrolled.backward(images, images, weight, None, *chosen, [True] * 3)
-    assert found is NotImplemented
+    convolutions = Im2colConvolutions()
+    assert convolutions.forward(images, weight, None, *chosen) is NotImplemented
+    output = convolutions.backward(images, images, weight, None, *chosen, [True] * 3)
+    assert output is NotImplemented
 
 
 def test_convolutions_of_the_same_images_are_kept_apart() -> None:
     made = torch.Generator().manual_seed(0)
     images = torch.randn(2, 3, 9, 9, generator=made)
-    unrolled = UnrolledConvolutions()
+    convolutions = Im2colConvolutions()
     # On square images the columns of the first two are of one shape.
     for kernel, padding in (((3, 5), [0, 0]), ((5, 3), [0, 0]), ((3, 3), [1, 1]), ((1, 1), [0, 0])):
         weight = torch.randn(4, 3, *kernel, generator=made, requires_grad=True)
         expected = nn.functional.conv2d(images, weight, padding=padding)
         plain = ([1, 1], padding, *PLAIN[2:])
         with torch.no_grad():
-            found = unrolled.forward(images, weight, None, *plain)
-            torch.testing.assert_close(found, expected)
-            _, of_weight, _ = unrolled.backward(
-                torch.ones_like(found), images, weight, None, *plain, [False, True, False]
+            output = convolutions.forward(images, weight, None, *plain)
+            torch.testing.assert_close(output, expected)
+            _, of_weight, _ = convolutions.backward(
+                torch.ones_like(output), images, weight, None, *plain, [False, True, False]
             )
         torch.testing.assert_close(of_weight, torch.autograd.grad(expected.sum(), weight)[0])
-
-
-def test_a_compiled_step_has_no_convolution_left_a_second_one_neither(monkeypatch) -> None:
-    monkeypatch.setattr(torch.backends.mkldnn, "enabled", False)
-    images, targets = torch.randn(4, 1, 8, 8), torch.tensor([0, 1, 2, 0])
-    for channels in (2, 3):
-        network = nn.Sequential(nn.Conv2d(1, channels, 3), nn.Flatten(), nn.LazyLinear(3))
-        network(images)
-        optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
-        step = CompiledStep(network, nn.CrossEntropyLoss(), optimizer, images, targets)
-        with torch.profiler.profile() as profile:
-            step(images, targets)
-        names = {event.key for event in profile.key_averages()}
-        assert any("CompiledFxGraph" in name for name in names)
-        assert not [name for name in names if "conv" in name or "compile_inner" in name]
 
 
 def test_afterwards_torch_compiles_as_before() -> None:
     from torch._inductor.decomposition import decompositions
 
     before = dict(decompositions)
-    with contextlib.suppress(ZeroDivisionError), unrolled_convolutions():
+    with contextlib.suppress(ZeroDivisionError), im2col_convolutions():
         assert decompositions != before
         raise ZeroDivisionError
     assert decompositions == before

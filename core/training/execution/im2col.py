@@ -1,10 +1,9 @@
-"""Convolutions as matrix products, for the compiled step of a small batch.
+"""Convolutions as matrix products (im2col), for the compiled step of a small batch.
 
-Every place that the kernel is laid on becomes a column, so that a convolution is one product of
-matrices, and so are both its gradients (Chellapilla, Puri, Simard, 2006: High Performance
-Convolutional Neural Networks for Document Processing). torch's own do that image by image, each
-with calls and memory of its own, and unroll a second time in the backward pass: a compiled step
-of LeNet at batch 4 takes 0.9 ms instead of 1.15.
+Every position of the kernel becomes a column, so that a convolution is one product of matrices,
+and so are both its gradients (Chellapilla, Puri, Simard, 2006: High Performance Convolutional
+Neural Networks for Document Processing). torch's own do that image by image, and once more in the
+backward pass; here the columns of the whole batch serve both passes.
 """
 
 from __future__ import annotations
@@ -16,38 +15,33 @@ from typing import Any
 import torch
 from torch.nn.functional import pad
 
-CACHE_TAG = "torchyard.unrolling 1"
-MOST_PLACES = 49  # of a kernel; each is a loop of its own in the code
+CACHE_TAG = "torchyard.im2col 1"
+MAX_KERNEL_ELEMENTS = 49  # each is a loop of its own in the compiled code
 
 Gradients = tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]
 
 
-class UnrolledConvolutions:
-    """Both passes of `aten.convolution` for images; what the forward pass unrolled is kept.
+class Im2colConvolutions:
+    """Both passes of `aten.convolution` for images, which share the columns.
 
-    `NotImplemented` leaves to torch what is not a plain convolution: a stride, dilation, groups,
-    large kernels.
+    `NotImplemented` leaves those with a stride, dilation, groups or a large kernel to torch.
     """
 
     def __init__(self) -> None:
         # By the identity of the images, which are kept too, so that it stays theirs, and by what
         # else the columns follow from: a residual block has two convolutions of one input.
-        self._unrolled: dict[tuple[int, ...], tuple[torch.Tensor, torch.Tensor]] = {}
+        self._made: dict[tuple[int, ...], tuple[torch.Tensor, torch.Tensor]] = {}
 
     def forward(
-        self,
-        images: torch.Tensor,
-        weight: torch.Tensor,
-        bias: torch.Tensor | None,
-        stride: Sequence[int],
-        padding: Sequence[int],
-        dilation: Sequence[int],
-        transposed: bool,
-        output_padding: Sequence[int],
-        groups: int,
+        self, images: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, *settings: Any
     ) -> Any:
-        """Images N x C x H x W and weight K x C x h x w to N x K x H' x W'."""
-        if not _is_plain(weight, stride, dilation, transposed, groups):
+        """Images N x C x H x W and weight K x C x h x w to N x K x H' x W'.
+
+        Args:
+            settings: stride, padding, dilation, transposed, output padding and groups.
+        """
+        padding = _plain_padding(weight, *settings)
+        if padding is None:
             return NotImplemented
         columns = self._columns(images, weight, padding)
         height, width = _output_size(images, weight, padding)
@@ -61,25 +55,25 @@ class UnrolledConvolutions:
         images: torch.Tensor,
         weight: torch.Tensor,
         bias_sizes: Sequence[int] | None,
-        stride: Sequence[int],
-        padding: Sequence[int],
-        dilation: Sequence[int],
-        transposed: bool,
-        output_padding: Sequence[int],
-        groups: int,
-        wanted: Sequence[bool],
+        *settings: Any,
     ) -> Any:
-        """The output's gradient to those of images, weight and bias, as far as they are wanted."""
-        if not _is_plain(weight, stride, dilation, transposed, groups):
+        """The output's gradient to those of images, weight and bias, None of what is not wanted.
+
+        Args:
+            settings: as those of `forward`, and which of the three are wanted.
+        """
+        *settings_of_forward, wanted = settings
+        padding = _plain_padding(weight, *settings_of_forward)
+        if padding is None:
             return NotImplemented
         height, width = gradient.shape[2:]
         rows = gradient.transpose(0, 1).reshape(len(weight), -1)
         of_images = of_weight = of_bias = None
         if wanted[0]:
-            places = (weight.reshape(len(weight), -1).t() @ rows).view(
+            columns = (weight.reshape(len(weight), -1).t() @ rows).view(
                 *weight.shape[1:], len(images), height, width
             )
-            of_images = _laid_back(places, weight)
+            of_images = _col2im(columns, weight)
             (above, left), (full_height, full_width) = padding, of_images.shape[2:]
             of_images = of_images[:, :, above : full_height - above, left : full_width - left]
         if wanted[1]:
@@ -92,41 +86,41 @@ class UnrolledConvolutions:
     def _columns(
         self, images: torch.Tensor, weight: torch.Tensor, padding: Sequence[int]
     ) -> torch.Tensor:
-        """(C h w) x (N H' W'): what lies under each place of the kernel."""
         key = (id(images), *weight.shape[2:], *padding)
-        if key not in self._unrolled:
-            self._unrolled[key] = images, _unrolled(images, weight, padding)
-        return self._unrolled[key][1]
+        if key not in self._made:
+            self._made[key] = images, _im2col(images, weight, padding)
+        return self._made[key][1]
 
 
-def _unrolled(images: torch.Tensor, weight: torch.Tensor, padding: Sequence[int]) -> torch.Tensor:
+def _im2col(images: torch.Tensor, weight: torch.Tensor, padding: Sequence[int]) -> torch.Tensor:
+    """(C h w) x (N H' W'): what lies under each element of the kernel."""
     count, channels = images.shape[:2]
     size = _output_size(images, weight, padding)
     if any(padding):
         images = pad(images, (padding[1], padding[1], padding[0], padding[0]))
     # as_strided has the compiler write the images out first. Else it would compute whatever they
-    # come from (pooling, say) anew for every place of the kernel.
+    # come from (pooling, say) anew for every element of the kernel.
     images = images.clone(memory_format=torch.contiguous_format)
     image, channel, row, column = images.stride()
-    places = [
+    columns = [
         images.as_strided(
             (channels, count, *size), (channel, image, row, column), above * row + left * column
         )
         for above in range(weight.shape[2])
         for left in range(weight.shape[3])
     ]
-    return torch.stack(places, 1).reshape(channels * len(places), -1)
+    return torch.stack(columns, 1).reshape(channels * len(columns), -1)
 
 
-def _laid_back(places: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """C x h x w x N x H' x W' to N x C x H x W: each pixel sums the places that it was under."""
+def _col2im(columns: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """C x h x w x N x H' x W' to N x C x H x W: a pixel sums the elements that it was under."""
     height, width = weight.shape[2:]
     total: torch.Tensor | None = None
     for above in range(height):
         for left in range(width):
             margins = (left, width - 1 - left, above, height - 1 - above)
-            share = pad(places[:, above, left], margins)
-            total = share if total is None else total + share
+            part = pad(columns[:, above, left], margins)
+            total = part if total is None else total + part
     assert total is not None
     return total.transpose(0, 1)
 
@@ -135,35 +129,32 @@ def _output_size(
     images: torch.Tensor, weight: torch.Tensor, padding: Sequence[int]
 ) -> tuple[int, int]:
     height, width = (
-        images.shape[2 + at] + 2 * padding[at] - weight.shape[2 + at] + 1 for at in (0, 1)
+        images.shape[2 + axis] + 2 * padding[axis] - weight.shape[2 + axis] + 1 for axis in (0, 1)
     )
     return height, width
 
 
-def _is_plain(
-    weight: torch.Tensor,
-    stride: Sequence[int],
-    dilation: Sequence[int],
-    transposed: bool,
-    groups: int,
-) -> bool:
-    moves = [*stride, *dilation, groups]
-    places = weight.shape[2:].numel()
-    return weight.ndim == 4 and set(moves) == {1} and not transposed and places <= MOST_PLACES
+def _plain_padding(
+    weight: torch.Tensor, stride: Any, padding: Any, dilation: Any, transposed: bool, *rest: Any
+) -> Sequence[int] | None:
+    """The padding of a convolution that becomes a matrix product; None of any other."""
+    plain = {*stride, *dilation, rest[-1]} == {1} and not transposed  # the last are the groups
+    small = weight.ndim == 4 and weight.shape[2:].numel() <= MAX_KERNEL_ELEMENTS
+    return padding if plain and small else None
 
 
 @contextmanager
-def unrolled_convolutions() -> Iterator[None]:
-    """What is compiled inside the `with` has its plain convolutions as matrix products."""
+def im2col_convolutions() -> Iterator[None]:
+    """Have what is compiled inside the `with` compute its plain convolutions as matrix products."""
     from torch._inductor.decomposition import decompositions
 
-    made = UnrolledConvolutions()
-    replaced: dict[Any, Callable[..., Any]] = {
+    made = Im2colConvolutions()
+    replacements: dict[Any, Callable[..., Any]] = {
         torch.ops.aten.convolution.default: made.forward,
         torch.ops.aten.convolution_backward.default: made.backward,
     }
-    before = {operation: decompositions.get(operation) for operation in replaced}
-    decompositions.update(replaced)
+    before = {operation: decompositions.get(operation) for operation in replacements}
+    decompositions.update(replacements)
     try:
         # torch's caches do not see the difference by themselves.
         with torch.compiler.config.patch(cache_key_tag=CACHE_TAG):  # type: ignore[attr-defined]

@@ -1,0 +1,98 @@
+"""All that a training changes, and so all that a checkpoint holds."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from torchyard.core.training import checkpoint
+from torchyard.core.training.strategy import Strategy
+
+PARTS = ("network", "optimizer", "scheduler", "scaler")
+
+
+@dataclass
+class Position:
+    """How far training has come.
+
+    Attributes:
+        epoch: epochs finished.
+        batch: batches finished in the epoch under way.
+        step: batches finished in all.
+        loss_sum, correct, seen: sums over the samples of the epoch under way.
+        seconds: training time of the epoch under way.
+        total_seconds, total_seen: of the epochs finished.
+        best_loss: the lowest validation loss so far, after `best_epoch` epochs.
+    """
+
+    epoch: int = 0
+    batch: int = 0
+    step: int = 0
+    loss_sum: float = 0.0
+    correct: int = 0
+    seen: int = 0
+    seconds: float = 0.0
+    total_seconds: float = 0.0
+    total_seen: int = 0
+    best_loss: float = math.inf
+    best_epoch: int = 0
+
+
+@dataclass
+class TrainingState:
+    """A network in training; what else has a state is the random generators of the process.
+
+    Attributes:
+        network: on `device`, raw samples to logits.
+        optimizer: of the network's trained parameters.
+        scheduler: of the optimizer, stepped after every batch.
+        device: where the network is.
+        precision: of the forward pass, "float32", "bfloat16" or "float16"; weights stay float32.
+        scaler: of the loss, for float16.
+    """
+
+    network: nn.Module
+    optimizer: torch.optim.Optimizer
+    scheduler: torch.optim.lr_scheduler.LRScheduler
+    device: torch.device
+    precision: str = "float32"
+    position: Position = field(default_factory=Position)
+    scaler: torch.amp.GradScaler = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == "float16")
+
+    def save(self, path: Path, strategy: Strategy) -> None:
+        """Write a checkpoint from the main process; every process of the strategy takes part.
+
+        Raises:
+            RunError: the disk does not take it.
+        """
+        state: dict[str, Any] = {name: getattr(self, name).state_dict() for name in PARTS}
+        # Every process draws from its own generators.
+        random = strategy.all_gather(checkpoint.random_state(self.device))
+        if strategy.is_main:
+            checkpoint.save(state | {"position": asdict(self.position), "random": random}, path)
+
+    def load(self, path: Path, strategy: Strategy) -> None:
+        """Go on from a checkpoint, the random generators of this process included.
+
+        Raises:
+            RunError: it cannot be read.
+        """
+        state = checkpoint.load(path)
+        for name in PARTS:
+            getattr(self, name).load_state_dict(state[name])
+        if strategy.rank < len(state["random"]):
+            checkpoint.restore_random_state(state["random"][strategy.rank], self.device)
+        self.position = Position(**state["position"])
+
+    @property
+    def weights_are_finite(self) -> bool:
+        """Whether no weight is NaN or infinite; the CPU waits for the device."""
+        return all(weight.isfinite().all() for weight in self.network.parameters())

@@ -1,0 +1,98 @@
+"""The worker process's side: it runs the stages that its parent requests on standard input.
+
+python -m torchyard.pipelines.worker.serve FILE_DESCRIPTOR_FOR_MESSAGES
+"""
+
+from __future__ import annotations
+
+import errno
+import gc
+import json
+import logging
+import os
+import queue
+import sys
+import threading
+import traceback
+from typing import IO, Any
+
+from torchyard.core.data.files import cache_folder
+from torchyard.core.errors import RunError, UnreachableError, UserError
+from torchyard.core.hosting.manager import host
+from torchyard.core.hosting.sources import raised_in
+from torchyard.core.training.events import Event, as_plain
+
+
+def serve(messages: IO[str]) -> None:
+    """Run the requested stages until standard input closes."""
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("torchyard").setLevel(logging.INFO)
+    requests: queue.SimpleQueue[str] = queue.SimpleQueue()
+    threading.Thread(target=_receive, args=(requests,), daemon=True).start()
+
+    # The import of torch, seconds long, begins before the first request is here. The garbage
+    # collector would walk the half-built modules again and again: 0.4 s.
+    gc.disable()
+    # Not below /tmp, which is torch's default: another user may have been there before.
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / "compiled"))
+
+    from torchyard.pipelines.worker import stages
+
+    gc.freeze()
+    gc.enable()
+
+    def send(**message: Any) -> None:
+        messages.write(json.dumps(message) + "\n")
+        messages.flush()
+
+    def emit(event: Event) -> None:
+        send(event=as_plain(event))
+
+    # Imported one by one while there is no request: a run's parent imports for longer than this
+    # process. Its first request then finds torch's compiler, 0.7 s; what an export needs, 0.3 s,
+    # may be imported while the parent begins the flow.
+    imports = [stages.load_export, stages.load_compiler]
+    waiting = False
+    while True:
+        while imports and requests.empty() and not waiting:
+            imports.pop()()
+        request = json.loads(requests.get())
+        name = request["stage"]
+        if waiting := name is None:
+            continue
+        try:
+            send(result=stages.STAGES[name](**request["arguments"], emit=emit))
+        except UserError as error:
+            unreachable = isinstance(error, UnreachableError)
+            send(error="user", problems=error.problems, unreachable=unreachable)
+        except RunError as error:
+            send(error="run", message=str(error), details=error.details)
+        except Exception as error:
+            send(error="run", **_unexpected(error, name, request["arguments"]))
+
+
+def _unexpected(error: Exception, stage: str, arguments: dict[str, Any]) -> dict[str, str]:
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return {"message": f"'{stage}' stopped: no space left on the disk.", "details": ""}
+    reason = str(error).partition("\n")[0] or "no message"
+    where = raised_in(error, host().sources) or _plugins_in_use(arguments)
+    message = f"'{stage}' failed{where}: {type(error).__name__}: {reason}"
+    return {"message": message, "details": traceback.format_exc()}
+
+
+def _plugins_in_use(arguments: dict[str, Any]) -> str:
+    """The plugins that are not built in: what they call may have raised."""
+    plugins = arguments.get("config", {}).get("plugins", {})
+    named = ", ".join(f"{name} of {origin}" for name, origin in plugins.items())
+    return f" (with {named})" if named else ""
+
+
+def _receive(requests: queue.SimpleQueue[str]) -> None:
+    for line in sys.stdin:
+        requests.put(line)
+    # The parent is gone or wants no more. Nothing half-written is ever taken for whole.
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    serve(os.fdopen(int(sys.argv[1]), "w", encoding="utf-8"))
