@@ -147,6 +147,7 @@ def _train(
     config, data, folder = handles
     resolved = resolve(config, host())
     settings = resolved.config.train
+    device.set_deterministic(settings.deterministic)
     prepared = PreparedDataset.open(Path(data))
     trial = _trial(resolved, prepared.spec)
     checkpoint.seed_everything(settings.seed)
