@@ -8,7 +8,6 @@ from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 import torch
 
 from benchmarks.gpu.job import Job, Stopwatch
@@ -106,8 +105,7 @@ class Step:
         self._autocast: Any = nullcontext()
         if way.precision == "bfloat16":
             self._autocast = torch.autocast(device.type, torch.bfloat16, cache_enabled=False)
-        self._samples = torch.from_numpy(np.array(data.train.samples)).to(device)
-        self._labels = torch.from_numpy(np.array(data.train.labels)).to(device)
+        self._samples, self._labels = job.on_device
         generator = torch.Generator().manual_seed(0)
         self._order = torch.randperm(len(self._labels), generator=generator).to(device)
         self._batch_size, self._at = cell.batch_size, 0
@@ -124,12 +122,12 @@ class Step:
 
     def train(self, index: torch.Tensor) -> None:
         """Do the step for some samples."""
+        self.optimizer.zero_grad(set_to_none=True)  # first: CUDA graphs use their memory again
         inputs = self._samples.index_select(0, index)
         targets = self._labels.index_select(0, index)
         with self._autocast:
             logits = self._forward(inputs)
             loss = self._loss(logits, targets)
-        self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()
         self.losses[0] = loss.detach()
@@ -172,16 +170,23 @@ def eager(job: Job) -> None:
     threads = torch.get_num_threads()
     for cell in cells:
         if cell.name == "lenet":
-            _compare(job, cell, [Way(threads=count) for count in (1, 4, threads)], seconds=1.5)
+            threaded = replace(cell, name=f"{cell.name} by threads")
+            _compare(job, threaded, [Way(threads=n) for n in (threads, 1, 4)], seconds=1.5)
             torch.set_num_threads(threads)
 
 
 def _compare(job: Job, cell: Cell, ways: Sequence[Way], seconds: float) -> None:
+    rates: dict[str, float] = {}
     for way in ways:
         keys = str(cell), str(way)
         if job.allows(seconds, *keys):
             with job.report.attempt(*keys):
-                job.report.add(_rate(job, cell.batch_size, Step(job, cell, way)), *keys)
+                figures = _rate(job, cell.batch_size, Step(job, cell, way))
+                job.report.add(figures, *keys)
+                rates[str(way)] = figures["median"]
+    if len(rates) > 1:
+        best, first = max(rates, key=lambda way: rates[way]), next(iter(rates))
+        job.report.add(f"{rates[best] / rates[first]:.2f} x {first}: {best}", str(cell), "best")
 
 
 def compiled(job: Job) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import numpy as np
 import torch
 
 import torchyard.pipelines
@@ -77,6 +78,15 @@ class Job:
     def data(self) -> PreparedDataset:
         """The images, as the section `prepare` left them."""
         return PreparedDataset.open(Path((self.work / "prepared").read_text("utf-8")))
+
+    @cached_property
+    def on_device(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """The training images, uint8 N x C x H x W, and their labels."""
+        split = self.data.train
+        images, labels = (
+            torch.from_numpy(np.array(each)) for each in (split.samples, split.labels)
+        )
+        return images.to(self.device), labels.to(self.device)
 
     @property
     def left(self) -> float:

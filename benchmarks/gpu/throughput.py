@@ -62,9 +62,9 @@ def _ours(job: Job, name: str, batch_size: int, overrides: list[str]) -> dict[st
         settings += [f"train.log_every={max(1, steps // 8)}", "train.epochs=100000"]
         return job.train("cifar10", *settings, *overrides)
 
-    warm_up = train(4 if job.tiny else 64)
+    warm_up = train(4 if job.tiny else 32)
     pace = spread(warm_up.rates(batch_size))["greatest"]
-    steps = 4 if job.tiny else max(64, int(RUN_SECONDS * pace / batch_size))
+    steps = 4 if job.tiny else max(32, int(RUN_SECONDS * pace / batch_size))
     runs = [train(steps) for _ in range(1 if job.tiny else REPEATS)]
     placement = runs[0].result["placement"]
     return {
