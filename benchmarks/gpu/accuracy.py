@@ -46,7 +46,7 @@ CANDIDATES = {
     "widenet, 10 epochs, lr 0.2": (*WIDE, "train.epochs=10", "optimizer.lr=0.2"),
     "widenet, 10 epochs, others 40": (*WIDE, "train.epochs=10", "optimizer.others=40"),
     "widenet, 16 epochs": (*WIDE, "train.epochs=16"),
-    "widenet, 16 epochs, lr 0.2": (*WIDE, "train.epochs=16", "optimizer.lr=0.2"),
+    "widenet, 16 epochs, others 40": (*WIDE, "train.epochs=16", "optimizer.others=40"),
 }
 TINY = ("model.widths=[8,8,8]", "train.max_steps=2", "train.epochs=1", "train.batch_size=16")
 
