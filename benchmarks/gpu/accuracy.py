@@ -190,8 +190,10 @@ def _airbench(file: Path, folder: Path, seconds: float) -> dict[str, Any]:
         "status": status,
         "whole_process_seconds": time.monotonic() - started,
         "repetitions_replaced": changed,
-        "runs": len(runs) - 1,
+        "runs": max(0, len(runs) - 1),
     }
+    if status:
+        figures["printed_last"] = text[-300:]
     if len(runs) > 1:  # the first is its warm-up
         figures["seconds"] = spread([run["seconds"] for run in runs[1:]])
         figures["warm_up_seconds"] = runs[0]["seconds"]
