@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 UV := UV_PYTHON_DOWNLOADS=never $(BIN)/uv
 
-.PHONY: run test slow faults check lock reference bench install
+.PHONY: run test slow faults check lock reference bench bench-gpu install
 
 run: install
 	$(BIN)/torchyard run digits
@@ -36,6 +36,13 @@ reference: install
 # All rows, or some: make bench ROWS="throughput memory". OPTIONS=--quick tries them.
 bench: install benchmarks/.venv/.installed
 	$(BIN)/python -m benchmarks.run $(OPTIONS) $(ROWS)
+
+# On a machine with an NVIDIA GPU; see docs/benchmarks.md for what it can run beside.
+bench-gpu: install benchmarks/data/cifar10.npz
+	$(BIN)/python -m benchmarks.gpu $(OPTIONS)
+
+benchmarks/data/cifar10.npz: | install
+	$(BIN)/python -m benchmarks.gpu.data
 
 install: .venv/.installed
 

@@ -13,6 +13,7 @@ import numpy as np
 
 VARIABLE = "CIFAR10"
 DEFAULT = Path(__file__).parent / "data" / "cifar10-jpeg.tar.gz"
+PACKED = DEFAULT.with_name("cifar10.npz")  # the same images, as `benchmarks.gpu` reads them
 ABSENT = (
     f"needs CIFAR-10 as JPEG files, train/<class>/*.jpg and test/<class>/*.jpg in a .tar.gz: "
     f"{VARIABLE}=path make bench, or put it at benchmarks/data/{DEFAULT.name}"

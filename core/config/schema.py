@@ -101,6 +101,9 @@ class TrainConfig(BaseModel):
     compile: bool | None = Field(
         None, description="compile the gradients; none: in long runs of small batches on a CPU"
     )
+    deterministic: bool = Field(
+        False, description="the same bits again on a GPU, too; operations that cannot, refuse"
+    )
 
     @model_validator(mode="after")
     def _processes_need_ddp(self) -> TrainConfig:

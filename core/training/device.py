@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import resource
 import sys
@@ -33,6 +34,20 @@ def choose_device(device: str) -> torch.device:
     if chosen.type == "mps" and not torch.backends.mps.is_available():
         raise UserError("device: torch finds no 'mps' here")
     return chosen
+
+
+def set_deterministic(wanted: bool) -> None:
+    """Have torch compute the same bits in every run; an operation that cannot then raises.
+
+    https://docs.pytorch.org/docs/stable/notes/randomness.html
+    """
+    import torch
+
+    if wanted:
+        # cuBLAS reads this when it is first used, and torch refuses its products without it.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    if wanted != torch.are_deterministic_algorithms_enabled():  # the call imports the compiler
+        torch.use_deterministic_algorithms(wanted)
 
 
 def describe_device(device: torch.device) -> dict[str, str]:

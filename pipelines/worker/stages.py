@@ -22,7 +22,13 @@ from torchyard.core.evaluation.predict import predict
 from torchyard.core.hosting.params import Loss
 from torchyard.core.preparation.prepare import find_prepared, prepare_dataset
 from torchyard.core.training import checkpoint, loop, network
-from torchyard.core.training.device import choose_device, describe_device, fits_on, peak_memory
+from torchyard.core.training.device import (
+    choose_device,
+    describe_device,
+    fits_on,
+    peak_memory,
+    set_deterministic,
+)
 from torchyard.core.training.events import StageProgress, TrainingBatch
 from torchyard.core.training.execution import CompiledStep, Execution, set_up_evaluation
 from torchyard.core.training.run_log import figures_logged
@@ -78,6 +84,7 @@ def _train(
     config, folder = arguments[0], Path(arguments[2])
     resolved, prepared = resolved_once(config), PreparedDataset.open(Path(arguments[1]))
     settings = resolved.config.train
+    set_deterministic(settings.deterministic)
     size = checks.model_size(resolved, prepared.spec)
     checkpoint.seed_everything(settings.seed)
     if device.type == "cuda":

@@ -1,5 +1,6 @@
 """Choosing a device: what is there, and what is said of what is not."""
 
+import os
 import sys
 
 import pytest
@@ -71,3 +72,16 @@ def test_peak_memory_is_in_mib_and_never_falls():
 
 def test_host_memory_maps_data_of_any_size():
     assert device.fits_on(2**60, torch.device("cpu"))
+
+
+def test_deterministic_mode_refuses_what_has_no_such_algorithm(monkeypatch):
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    values = torch.zeros(3)
+    try:
+        device.set_deterministic(True)
+        assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+        with pytest.raises(RuntimeError, match="does not have a deterministic implementation"):
+            values.put_(torch.tensor([0, 0]), torch.ones(2))
+    finally:
+        device.set_deterministic(False)
+    values.put_(torch.tensor([0, 0]), torch.ones(2))

@@ -84,3 +84,29 @@ def test_a_torch_that_no_test_has_seen_trains_without_its_private_parts(trained,
     assert done["placement"]["compiled"] == "false"
     with pytest.raises(UserError, match=r"^train\.compile: cannot be had: torch 2\.99\.0 is not"):
         trained("device=cpu", "train.compile=true")
+
+
+@pytest.mark.parametrize("deterministic", [True, False])
+def test_training_is_deterministic_where_that_is_asked_for(tmp_path, deterministic):
+    settings = {
+        "dataset": {"name": "random_vectors"},
+        "model": {"name": "linear"},
+        "train": {"epochs": 1, "deterministic": deterministic},
+        "device": "cpu",
+    }
+    modes = []
+
+    def emit(event):
+        if isinstance(event, EpochDone):
+            modes.append(torch.are_deterministic_algorithms_enabled())
+
+    data = stages.prepare(settings, str(tmp_path), emit)["folder"]
+    threads = torch.get_num_threads()
+    torch.use_deterministic_algorithms(not deterministic)  # as another run left it
+    try:
+        stages.train(settings, data, str(tmp_path), emit)
+    finally:
+        torch.use_deterministic_algorithms(False)
+        torch.set_num_threads(threads)
+        torch.backends.mkldnn.enabled = True
+    assert modes == [deterministic]
