@@ -213,7 +213,8 @@ def test_a_run_that_cannot_be_begun_is_not_left_running(workspace: str, monkeypa
 WHOLE_RECORD = """
     import sys
     from pathlib import Path
-    from torchyard.core.tracking.record import RunRecord, check_writable, tracking_uri
+    from torchyard.core.tracking.record import RunRecord
+    from torchyard.core.tracking.store import check_writable, tracking_uri
     from torchyard.core.data.dataset import PreparedDataset
     check_writable(tracking_uri())
     assert "mlflow" not in sys.modules
@@ -237,7 +238,7 @@ def whole_record(prepared: PreparedDataset, exported: Path, **environment: str) 
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
+        env={**os.environ, "PYTHONPATH": str(ROOT / "src"), **environment},
     )
 
 

@@ -25,7 +25,9 @@ def until(happened, otherwise):
 
 def test_it_keeps_memory_that_it_will_need_again_unless_configured_otherwise(worker, monkeypatch):
     def thresholds(one):
-        kept = psutil.Process(one._process.pid).environ()
+        process = psutil.Process(one._process.pid)
+        until(process.environ, "it has no environment")  # empty for a moment after its start
+        kept = process.environ()
         return kept["MALLOC_TRIM_THRESHOLD_"], kept["MALLOC_MMAP_THRESHOLD_"]
 
     assert thresholds(worker) == (str(2**28), str(2**25))
