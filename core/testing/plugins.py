@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from torchyard.core.data.predictions import Predictions, PredictionTable
 from torchyard.core.hosting.params import (
@@ -24,15 +25,9 @@ from torchyard.core.hosting.params import (
     SchedulerParams,
     Verdict,
 )
-from torchyard.core.testing.checks import (
-    Checks,
-    generators_kept,
-    same,
-    tiny_batch,
-)
-
-if TYPE_CHECKING:
-    import torch
+from torchyard.core.preparation.prepare import find_prepared, prepare_dataset
+from torchyard.core.testing.checks import Checks, generators_kept, same, tiny_batch
+from torchyard.core.training import checkpoint
 
 SAMPLES = 8  # of a batch
 GATE_CLASSES = 5
@@ -47,7 +42,6 @@ def assert_loss_plugin(params: LossParams, num_classes: int = 10) -> None:
     Raises:
         PluginFault: with the first thing that is wrong.
     """
-    import torch
 
     check = Checks(params, LossParams)
     with check.running("build"):
@@ -94,7 +88,6 @@ def assert_optimizer_plugin(params: OptimizerParams) -> None:
     Raises:
         PluginFault: with the first thing that is wrong.
     """
-    import torch
 
     check = Checks(params, OptimizerParams)
 
@@ -156,7 +149,6 @@ def assert_scheduler_plugin(params: SchedulerParams, total_steps: int = 100) -> 
     Raises:
         PluginFault: with the first thing that is wrong.
     """
-    import torch
 
     check = Checks(params, SchedulerParams)
 
@@ -210,9 +202,6 @@ def assert_augmentation_plugin(
     Raises:
         PluginFault: with the first thing that is wrong.
     """
-    import torch
-
-    from torchyard.core.training import checkpoint
 
     check = Checks(params, AugmentationParams)
     devices = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
@@ -283,8 +272,6 @@ def assert_dataset_plugin(params: DatasetParams, folder: Path) -> None:
     Raises:
         PluginFault: with the first thing that is wrong.
     """
-    from torchyard.core.preparation.prepare import find_prepared, prepare_dataset
-
     check = Checks(params, DatasetParams)
     with check.running("prepare"):
         data = prepare_dataset(check.name, params, folder, lambda *_: None)
