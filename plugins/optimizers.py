@@ -47,8 +47,11 @@ class _TorchOptimizer(OptimizerParams):
         import torch
 
         name = type(self).__name__
-        make: type[torch.optim.Optimizer] = getattr(torch.optim, name)
-        return make(parameters, **{"fused": True} if name in FUSED else {}, **self.model_dump())
+        settings = {"fused": True} if name in FUSED else {}
+        made: torch.optim.Optimizer = getattr(torch.optim, name)(
+            parameters, **settings, **self.model_dump()
+        )
+        return made
 
 
 class SGD(_TorchOptimizer):
