@@ -17,7 +17,6 @@ from torchyard.core.hosting.manager import Host
 from torchyard.core.hosting.old_imports import OldImport
 from torchyard.core.hosting.params import KINDS
 from torchyard.core.hosting.registration import Fault
-from torchyard.core.hosting.sources import Source
 from torchyard.core.hosting.static import (
     Function,
     hook_functions,
@@ -47,11 +46,7 @@ def problems(host: Host) -> list[Problem]:
     host.load_all()
     result: list[Problem] = []
     broken = {each.source: each for each in host.broken}
-    registered: dict[Source, list[type]] = {}
-    for kind in KINDS:
-        for _, registration in host.registrations(kind):
-            registered.setdefault(registration.source, []).append(registration.params)
-
+    registered = [each for kind in KINDS for _, each in host.registrations(kind)]
     for source in dict.fromkeys([*host.sources, *broken]):
         place = source.file or source.origin
         module = parse(source.text) if source.text else None  # where it fails, so does the import
@@ -63,9 +58,11 @@ def problems(host: Host) -> list[Problem]:
                 # What pluggy says of a hook was found in the file already, with the line.
                 if fault.line is not None or not faults:
                     faults.append(Fault(prefix + fault.reason, fault.line))
-        for params in registered.get(source, ()):
-            if not described(params):
-                faults.append(Fault(_no_docstring(params.__name__), class_line(params)))
+        faults += [
+            Fault(_no_docstring(each.params.__name__), class_line(each.params))
+            for each in registered
+            if each.source == source and not described(each.params)
+        ]
         in_order = sorted(dict.fromkeys(faults), key=lambda fault: fault.line or 0)
         result += [Problem(place, fault.line, fault.reason) for fault in in_order]
     return result

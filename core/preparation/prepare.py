@@ -25,7 +25,7 @@ import shutil
 import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -164,13 +164,10 @@ def _work_folder(name: str, prepared: Path, key: str) -> Iterator[Path]:
 
 def _remove_abandoned(prepared: Path, own_key: str) -> None:
     for folder in prepared.glob("*.tmp"):
-        if folder.stem == own_key:
-            continue
-        try:
-            with FileLock(prepared / "sources" / f"{folder.stem}.lock", timeout=0):
+        if folder.stem != own_key:
+            lock = FileLock(prepared / "sources" / f"{folder.stem}.lock", timeout=0)
+            with suppress(Timeout), lock:  # its process is running
                 shutil.rmtree(folder, ignore_errors=True)
-        except Timeout:
-            pass  # its process is running
 
 
 @contextmanager

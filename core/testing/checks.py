@@ -118,8 +118,3 @@ def tiny_batch(shape: tuple[int, ...]) -> torch.Tensor:
 def same(first: torch.Tensor, second: torch.Tensor) -> bool:
     """Whether two tensors have one shape and equal elements, NaN equal to NaN."""
     return first.shape == second.shape and first.nan_to_num().equal(second.nan_to_num())
-
-
-def same_state(first: dict[str, Any], second: dict[str, Any]) -> bool:
-    """Whether two networks have equal parameters and buffers under equal names."""
-    return first.keys() == second.keys() and all(same(first[k], second[k]) for k in first)
