@@ -131,9 +131,7 @@ class Host:
         Where several sources use one name, each is listed as `source/name`; a built-in
         keeps the bare name.
         """
-        for name, plugin in self.listed(kind):
-            if isinstance(plugin, Registration):
-                yield name, plugin
+        return ((name, each) for name, each in self.listed(kind) if isinstance(each, Registration))
 
     def listed(self, kind: str) -> Iterator[tuple[str, Registration | Unloaded]]:
         """Every plugin of a kind as `registrations` has them, and those not imported."""

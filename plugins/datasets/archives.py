@@ -77,16 +77,16 @@ def _starts(path: Path, magic: bytes) -> bool:
         return file.read(len(magic)) == magic
 
 
-def walk(folder: Path) -> Iterator[tuple[str, os.DirEntry[str]]]:
+def walk(folder: Path | str, prefix: str = "") -> Iterator[tuple[str, os.DirEntry[str]]]:
     """(path within the folder, entry) of all files and folders, in the order of their names.
 
     Links are followed, but not to a folder that contains them. Without pathlib, whose objects
     would take most of the time for 60,000 files.
+
+    Args:
+        folder: where to start.
+        prefix: of all paths.
     """
-    yield from _walk(str(folder), "")
-
-
-def _walk(folder: str, prefix: str) -> Iterator[tuple[str, os.DirEntry[str]]]:
     with os.scandir(folder) as unsorted:
         entries = sorted(unsorted, key=lambda entry: entry.name)
     for entry in entries:
@@ -97,7 +97,7 @@ def _walk(folder: str, prefix: str) -> Iterator[tuple[str, os.DirEntry[str]]]:
             Path(entry.path).resolve()
         ):
             yield name, entry
-            yield from _walk(entry.path, name + "/")
+            yield from walk(entry.path, name + "/")
 
 
 def _read_file(folder: Path, name: str) -> bytes:
