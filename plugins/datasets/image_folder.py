@@ -56,10 +56,7 @@ class ImageFolder(DatasetParams):
         "auto", description="auto: grey if the first image is"
     )
     test_fraction: float = Field(
-        0.2,
-        gt=0,
-        lt=1,
-        description="fraction of each class for testing, where there is no test part",
+        0.2, gt=0, lt=1, description="fraction of each class for testing, if there is no test part"
     )
     seed: int = Field(0, ge=0, description="seed of the random choice of test images")
 
