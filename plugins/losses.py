@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat
@@ -22,6 +23,19 @@ def _weight_tensor(
     if len(weight) != num_classes:
         raise ValueError(f"{name} has {len(weight)} values, the data has {num_classes} classes")
     return torch.tensor(weight, dtype=torch.float32)
+
+
+def _one_hot(base: type[torch.nn.Module], num_classes: int) -> Callable[..., torch.nn.Module]:
+    """The class of a loss that takes class indices, of which `base` gets the one-hot vectors."""
+    import torch
+
+    class _OneHotLoss(base):  # type: ignore[misc, valid-type]
+        def forward(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+            one_hot = torch.nn.functional.one_hot(targets, num_classes)
+            loss: torch.Tensor = super().forward(logits, one_hot.to(logits.dtype))
+            return loss
+
+    return _OneHotLoss
 
 
 class CrossEntropy(LossParams):
@@ -66,12 +80,7 @@ class MeanSquaredError(LossParams):
         """Make a torch.nn.MSELoss that takes class indices."""
         import torch
 
-        class _OneHotMSE(torch.nn.MSELoss):
-            def forward(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-                one_hot = torch.nn.functional.one_hot(targets, num_classes)
-                return super().forward(logits, one_hot.to(logits.dtype))
-
-        return _OneHotMSE()
+        return _one_hot(torch.nn.MSELoss, num_classes)()
 
 
 class SmoothL1(LossParams):
@@ -88,12 +97,7 @@ class SmoothL1(LossParams):
         """Make a torch.nn.SmoothL1Loss that takes class indices."""
         import torch
 
-        class _OneHotSmoothL1(torch.nn.SmoothL1Loss):
-            def forward(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-                one_hot = torch.nn.functional.one_hot(targets, num_classes)
-                return super().forward(logits, one_hot.to(logits.dtype))
-
-        return _OneHotSmoothL1(beta=self.beta)
+        return _one_hot(torch.nn.SmoothL1Loss, num_classes)(beta=self.beta)
 
 
 class BinaryCrossEntropy(LossParams):
@@ -111,12 +115,9 @@ class BinaryCrossEntropy(LossParams):
         """Make a torch.nn.BCEWithLogitsLoss that takes class indices."""
         import torch
 
-        class _OneHotBCE(torch.nn.BCEWithLogitsLoss):
-            def forward(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-                one_hot = torch.nn.functional.one_hot(targets, num_classes)
-                return super().forward(logits, one_hot.to(logits.dtype))
-
-        return _OneHotBCE(pos_weight=_weight_tensor(self.pos_weight, num_classes, "pos_weight"))
+        return _one_hot(torch.nn.BCEWithLogitsLoss, num_classes)(
+            pos_weight=_weight_tensor(self.pos_weight, num_classes, "pos_weight")
+        )
 
 
 class Focal(LossParams):

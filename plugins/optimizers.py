@@ -1,8 +1,4 @@
-"""Optimizers, under torch.optim's own parameter names and defaults.
-
-SGD and Adam are fused, one call for all weights: up to 14 % more images/s of a small network
-(`benchmarks/reasons/plugins.md`).
-"""
+"""Optimizers, under torch.optim's own parameter names and defaults."""
 
 from __future__ import annotations
 
@@ -15,6 +11,9 @@ from torchyard import OptimizerParams, Register, hookimpl
 
 if TYPE_CHECKING:
     import torch
+
+# One call for all weights: up to 14 % more images/s (`benchmarks/reasons/plugins.md`).
+FUSED = ("SGD", "Adam", "AdamW")
 
 
 class GradientDescent(OptimizerParams):
@@ -40,7 +39,22 @@ class GradientDescent(OptimizerParams):
         return _GradientDescent(parameters, {"lr": self.lr})
 
 
-class SGD(OptimizerParams):
+class _TorchOptimizer(OptimizerParams):
+    """An optimizer of torch.optim with the class's name, whose arguments are the fields."""
+
+    def build(self, parameters: Iterable[torch.nn.Parameter]) -> torch.optim.Optimizer:
+        """Make the optimizer of torch.optim with this class's name."""
+        import torch
+
+        name = type(self).__name__
+        settings = {"fused": True} if name in FUSED else {}
+        made: torch.optim.Optimizer = getattr(torch.optim, name)(
+            parameters, **settings, **self.model_dump()
+        )
+        return made
+
+
+class SGD(_TorchOptimizer):
     """Stochastic gradient descent with momentum (torch.optim.SGD)."""
 
     lr: PositiveFloat = Field(1e-3, description="learning rate")
@@ -55,14 +69,8 @@ class SGD(OptimizerParams):
             raise ValueError("nesterov=true needs momentum above 0 and dampening 0")
         return self
 
-    def build(self, parameters: Iterable[torch.nn.Parameter]) -> torch.optim.Optimizer:
-        """Make a torch.optim.SGD."""
-        import torch
 
-        return torch.optim.SGD(parameters, fused=True, **self.model_dump())
-
-
-class _AdamParams(OptimizerParams):
+class _AdamParams(_TorchOptimizer):
     lr: PositiveFloat = Field(1e-3, description="learning rate")
     betas: tuple[float, float] = Field((0.9, 0.999), description="decay of both averages")
     eps: PositiveFloat = 1e-8
@@ -80,26 +88,14 @@ class Adam(_AdamParams):
 
     weight_decay: NonNegativeFloat = 0.0
 
-    def build(self, parameters: Iterable[torch.nn.Parameter]) -> torch.optim.Optimizer:
-        """Make a torch.optim.Adam."""
-        import torch
-
-        return torch.optim.Adam(parameters, fused=True, **self.model_dump())
-
 
 class AdamW(_AdamParams):
     """Adam with decoupled weight decay (torch.optim.AdamW; arXiv:1711.05101)."""
 
     weight_decay: NonNegativeFloat = 0.01
 
-    def build(self, parameters: Iterable[torch.nn.Parameter]) -> torch.optim.Optimizer:
-        """Make a torch.optim.AdamW."""
-        import torch
 
-        return torch.optim.AdamW(parameters, fused=True, **self.model_dump())
-
-
-class RMSprop(OptimizerParams):
+class RMSprop(_TorchOptimizer):
     """RMSprop (torch.optim.RMSprop; Hinton's lecture 6e)."""
 
     lr: PositiveFloat = Field(0.01, description="learning rate")
@@ -109,14 +105,8 @@ class RMSprop(OptimizerParams):
     momentum: float = Field(0.0, ge=0, lt=1)
     centered: bool = False
 
-    def build(self, parameters: Iterable[torch.nn.Parameter]) -> torch.optim.Optimizer:
-        """Make a torch.optim.RMSprop."""
-        import torch
 
-        return torch.optim.RMSprop(parameters, **self.model_dump())
-
-
-class Adagrad(OptimizerParams):
+class Adagrad(_TorchOptimizer):
     """Adagrad (torch.optim.Adagrad; Duchi, Hazan and Singer, JMLR 12, 2011)."""
 
     lr: PositiveFloat = Field(0.01, description="learning rate")
@@ -126,12 +116,6 @@ class Adagrad(OptimizerParams):
         0.0, description="initial value of the sums of squares"
     )
     eps: PositiveFloat = 1e-10
-
-    def build(self, parameters: Iterable[torch.nn.Parameter]) -> torch.optim.Optimizer:
-        """Make a torch.optim.Adagrad."""
-        import torch
-
-        return torch.optim.Adagrad(parameters, **self.model_dump())
 
 
 # Coefficients of x → ax + bx³ + cx⁵ (Jordan et al.): iterated, it takes any singular value

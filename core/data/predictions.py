@@ -123,15 +123,14 @@ class PredictionTable:
         import pandas as pd
 
         predictions = self.predictions
-        table = pd.DataFrame(index=pd.Index(np.arange(len(predictions.targets)), name="index"))
         names = pd.Index(self.classes, dtype=str)
-        for column, indices in (
-            ("true", predictions.targets),
-            ("predicted", predictions.predicted),
-        ):
-            table[column] = pd.Categorical.from_codes(indices, names)
-        table["probabilities"] = list(predictions.probabilities)
-        table["logits"] = list(predictions.logits)
+        columns = {
+            "true": pd.Categorical.from_codes(predictions.targets, names),
+            "predicted": pd.Categorical.from_codes(predictions.predicted, names),
+            "probabilities": list(predictions.probabilities),
+            "logits": list(predictions.logits),
+        }
+        table = pd.DataFrame(columns, pd.Index(np.arange(len(predictions.targets)), name="index"))
         table.attrs = {
             "run": self.run,
             "dataset": self.dataset,
@@ -155,13 +154,11 @@ class PredictionTable:
 
         try:
             table = pd.read_parquet(path, columns=["true", "logits"])
-            attributes = table.attrs
-            classes = tuple(attributes["classes"])
-            width = len(classes)
+            classes = tuple(table.attrs["classes"])
             logits = np.concatenate([np.empty(0, np.float32), *table["logits"]])
             targets = pd.Categorical(table["true"], categories=list(classes)).codes
-            predictions = Predictions(logits.reshape(-1, width), targets.astype(np.int64))
-            run, dataset, digest = (attributes[key] for key in ("run", "dataset", "test_digest"))
+            predictions = Predictions(logits.reshape(-1, len(classes)), targets.astype(np.int64))
+            run, dataset, digest = (table.attrs[key] for key in ("run", "dataset", "test_digest"))
             return cls(predictions, run, dataset, classes, digest)
         except (OSError, ValueError, KeyError, TypeError) as error:  # pyarrow's are among these
             raise RunError(f"{path} holds no predictions of torchyard: {error}") from error

@@ -11,55 +11,33 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import redirect_stdout
-from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
+from itertools import chain, groupby
+from operator import attrgetter
 from pathlib import Path
+from typing import NamedTuple
 
 import pluggy
 
-from torchyard.core.hosting import hookspecs, old_imports
+from torchyard.core.hosting import hookspecs, old_imports, sources
 from torchyard.core.hosting.hookspecs import HOOKS
 from torchyard.core.hosting.params import KINDS
-from torchyard.core.hosting.registration import (
-    BrokenPlugin,
-    Fault,
-    Registration,
-    Unloaded,
-    check_registration,
-)
-from torchyard.core.hosting.sources import (
-    PLUGIN_FOLDERS,
-    Find,
-    Source,
-    builtin_sources,
-    folder_sources,
-    installed_sources,
-    plugin_folders,
-    raising_line,
-)
-from torchyard.core.hosting.static import Declaration, declarations, parse
+from torchyard.core.hosting.registration import BrokenPlugin, Fault, Registration, Unloaded
+from torchyard.core.hosting.sources import PLUGIN_FOLDERS, Find, Source
+from torchyard.core.hosting.static import declarations, parse
 
 PLUGINS_OFF = "TORCHYARD_PLUGINS_OFF"
 
 
-@dataclass(frozen=True)
-class _Deferred:
+class _Deferred(NamedTuple):
     """A plugin to import when one of its names is asked for."""
 
     source: Source
     find: Find
-    declared: tuple[Declaration, ...]
-
-    def declares(self, kind: str, name: str) -> bool:
-        return any((each.hook, each.name) == (HOOKS[kind], name) for each in self.declared)
+    declared: list[Unloaded]
 
     def covers(self, kind: str, name: str) -> bool:
-        names = {name, name.removeprefix(f"{self.source.name}/")}
-        return any(
-            each.hook == HOOKS[kind] and each.covers(asked)
-            for each in self.declared
-            for asked in names
-        )
+        return any(each.covers(kind, name) for each in self.declared)
 
 
 class Host:
@@ -73,7 +51,7 @@ class Host:
     def __init__(self) -> None:
         self._manager = pluggy.PluginManager("torchyard")
         self._manager.add_hookspecs(hookspecs)
-        self._registrations: dict[str, dict[str, list[Registration]]] = {k: {} for k in KINDS}
+        self._registrations: list[Registration] = []
         self._deferred: list[_Deferred] = []
         self._off: list[_Deferred] = []
         self.sources: list[Source] = []
@@ -81,14 +59,15 @@ class Host:
 
     def add(self, source: Source, find: Find, *, off: bool = False) -> None:
         """Add a plugin to import when a name is asked for that its text declares."""
-        declared = [Declaration(hook, "*") for hook in HOOKS.values()]
+        group, status = (self._off, "off") if off else (self._deferred, "not loaded")
+        declared = [Unloaded(kind, "*", "", source, status) for kind in KINDS]
         if source.text:
             module = parse(source.text)
             if module is None and not off:
                 self.load(source, find)  # which fails, and records why
                 return
-            declared = declarations(module) if module else []
-        (self._off if off else self._deferred).append(_Deferred(source, find, tuple(declared)))
+            declared = declarations(module, source, status) if module else []
+        group.append(_Deferred(source, find, declared))
 
     def load_all(self) -> None:
         """Import every plugin that is not turned off."""
@@ -105,14 +84,24 @@ class Host:
         A plugin that fails half-way registers nothing.
         """
         self.sources.append(source)
-        module = parse(Path(source.file)) if source.file.endswith(".py") else None
-        outdated = old_imports.old_imports(module) if module else []
-        if outdated:
+        if outdated := old_imports.in_file(source.file):
             reason = old_imports.described(outdated, source.file)
             self.broken.append(BrokenPlugin(source, reason, tuple(outdated)))
             return
         pending: list[Registration] = []
         faults: list[Fault] = []
+
+        def register(kind: str, name: str, params: type) -> None:
+            try:
+                registration = Registration(kind, name, params, source, builtin)
+                if any((other.kind, other.name) == (kind, name) for other in pending):
+                    raise ValueError(f"{kind} '{name}': is registered twice")
+                pending.append(registration)
+            except (TypeError, ValueError) as error:
+                # Collected, not raised: the hook goes on, and all its faults are reported at once.
+                line = sys._getframe(1).f_lineno
+                faults.append(Fault(f"{type(error).__name__}: {error}", line))
+
         plugin = None
         try:
             # What a plugin prints must not get into what `--json` prints.
@@ -122,45 +111,19 @@ class Host:
             for kind, hook in HOOKS.items():
                 for implementation in getattr(self._manager.hook, hook).get_hookimpls():
                     if implementation.plugin is plugin:
-                        register = self._collector(kind, source, builtin, pending, faults)
-                        implementation.function(register)
+                        implementation.function(partial(register, kind))
             self._manager.check_pending()  # raises for a marked function that is no known hook
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # SystemExit, too, and whatever else it may raise
             reason = old_imports.raised_by(error) or f"{type(error).__name__}: {error}"
-            faults.append(Fault(reason, raising_line(error, source.file)))
-        if faults:
-            if plugin is not None and self._manager.is_registered(plugin):
-                self._manager.unregister(plugin)
-            self.broken.append(BrokenPlugin(source, faults[0].reason, tuple(faults)))
+            faults.append(Fault(reason, sources.raising_line(error, source.file)))
+        if not faults:
+            self._registrations += pending
             return
-        for registration in pending:
-            self._registrations[registration.kind].setdefault(registration.name, []).append(
-                registration
-            )
-
-    def _collector(
-        self,
-        kind: str,
-        source: Source,
-        builtin: bool,
-        pending: list[Registration],
-        faults: list[Fault],
-    ) -> hookspecs.Register:
-        def register(name: str, params: type) -> None:
-            try:
-                check_registration(kind, name, params)
-                if any((other.kind, other.name) == (kind, name) for other in pending):
-                    raise ValueError(f"{kind} '{name}': is registered twice")
-            except (TypeError, ValueError) as error:
-                # Collected, not raised: the hook goes on, and all its faults are reported at once.
-                line = sys._getframe(1).f_lineno
-                faults.append(Fault(f"{type(error).__name__}: {error}", line))
-            else:
-                pending.append(Registration(kind, name, params, source, builtin))
-
-        return register
+        if plugin is not None and self._manager.is_registered(plugin):
+            self._manager.unregister(plugin)
+        self.broken.append(BrokenPlugin(source, faults[0].reason, tuple(faults)))
 
     def registrations(self, kind: str) -> Iterator[tuple[str, Registration]]:
         """Every imported plugin of a kind with the name that finds it, in alphabetical order.
@@ -168,24 +131,19 @@ class Host:
         Where several sources use one name, each is listed as `source/name`; a built-in
         keeps the bare name.
         """
-        for name, plugin in self.listed(kind):
-            if isinstance(plugin, Registration):
-                yield name, plugin
+        return ((name, each) for name, each in self.listed(kind) if isinstance(each, Registration))
 
     def listed(self, kind: str) -> Iterator[tuple[str, Registration | Unloaded]]:
         """Every plugin of a kind as `registrations` has them, and those not imported."""
-        named: dict[str, list[Registration | Unloaded]] = {}
-        for name, registered in self._registrations[kind].items():
-            named.setdefault(name, []).extend(registered)
-        for status, group in (("not loaded", self._deferred), ("off", self._off)):
-            for deferred in group:
-                for each in deferred.declared:
-                    if each.hook == HOOKS[kind]:
-                        unloaded = Unloaded(kind, each.name, each.summary, deferred.source, status)
-                        named.setdefault(each.name, []).append(unloaded)
-        for name, candidates in sorted(named.items()):
+        of_kind: list[Registration | Unloaded] = []
+        of_kind += [each for each in self._registrations if each.kind == kind]
+        for deferred in (*self._deferred, *self._off):
+            of_kind += [each for each in deferred.declared if each.kind == kind]
+        of_kind.sort(key=lambda each: (each.name, not each.builtin, each.source.name))
+        for name, group in groupby(of_kind, key=attrgetter("name")):
+            candidates = list(group)
             rivals = [each for each in candidates if each.status != "off"] or candidates
-            for plugin in sorted(candidates, key=lambda each: (not each.builtin, each.source.name)):
+            for plugin in candidates:
                 alone = plugin.builtin or rivals == [plugin]
                 yield (name if alone else f"{plugin.source.name}/{name}"), plugin
 
@@ -198,26 +156,21 @@ class Host:
             LookupError: no plugin, or more than one, has that name; the message
                 gives the nearest, or the candidates.
         """
-        candidates = self._registrations[kind].get(name, [])
-        builtin = next((each for each in candidates if each.builtin), None)
-        if builtin:
-            return builtin
+        for registration in self._registrations:
+            if registration.builtin and (registration.kind, registration.name) == (kind, name):
+                return registration
         asked = [deferred for deferred in self._deferred if deferred.covers(kind, name)]
-        self._load_deferred(asked)
-        registration = self._lookup(kind, name)
-        if registration is None:
-            self._load_deferred([deferred for deferred in self._deferred if not deferred.declared])
-            registration = self._lookup(kind, name)
-        if registration is None:
-            raise LookupError(self._refusal(kind, name, asked))
-        return registration
+        unclear = [deferred for deferred in self._deferred if not deferred.declared]
+        for chosen in (asked, unclear):
+            self._load_deferred(chosen)
+            if registered := self._lookup(kind, name):
+                return registered
+        raise LookupError(self._refusal(kind, name, asked))
 
     def _lookup(self, kind: str, name: str) -> Registration | None:
-        matches = self._registrations[kind].get(name, []) or [
-            registered
-            for same_name in self._registrations[kind].values()
-            for registered in same_name
-            if name == registered.qualified
+        of_kind = [each for each in self._registrations if each.kind == kind]
+        matches = [each for each in of_kind if each.name == name] or [
+            each for each in of_kind if each.qualified == name
         ]
         if len(matches) < 2:
             return matches[0] if matches else None
@@ -236,7 +189,8 @@ class Host:
                 return f"{message}  {off.source.origin} is turned off ({PLUGINS_OFF})"
         broken = {each.source: each for each in self.broken}
         for deferred in asked:
-            if deferred.source not in broken and deferred.declares(kind, name):
+            named = any((each.kind, each.name) == (kind, name) for each in deferred.declared)
+            if named and deferred.source not in broken:
                 why = "`torchyard plugins check` says what is wrong with it"
                 return f"{message}  {deferred.source.origin} should register it: {why}"
         nearest = difflib.get_close_matches(name, known, n=1)
@@ -260,15 +214,15 @@ def host() -> Host:
     Built-ins are loaded first, so that no other plugin's import can disturb them.
     """
     plugins = Host()
-    for source, find in builtin_sources():
+    for source, find in sources.builtin_sources():
         plugins.load(source, find, builtin=True)
     off = {name.strip() for name in os.environ.get(PLUGINS_OFF, "").split(",") if name.strip()}
     known = {"all"}
-    folders = plugin_folders()
-    for sources in (installed_sources(), *map(folder_sources, folders)):
-        for source, find in sources:
-            known.add(source.name)
-            plugins.add(source, find, off=bool(off & {source.name, "all"}))
+    folders = sources.plugin_folders()
+    others = (sources.installed_sources(), *map(sources.folder_sources, folders))
+    for source, find in chain.from_iterable(others):
+        known.add(source.name)
+        plugins.add(source, find, off=bool(off & {source.name, "all"}))
     missing = [
         (str(path), f"no such folder ({PLUGIN_FOLDERS})") for path in folders if not path.is_dir()
     ]

@@ -50,6 +50,12 @@ def old_imports(tree: ast.Module) -> list[OldImport]:
     return faults
 
 
+def in_file(file: str) -> list[OldImport]:
+    """The old imports in a file; none where it is no Python."""
+    tree = parse(Path(file)) if file.endswith(".py") else None
+    return old_imports(tree) if tree else []
+
+
 def described(faults: Iterable[Fault], file: str) -> str:
     """All of them in one line, as file:line: message each."""
     return "; ".join(f"{Path(file).name}:{fault.line}: {fault.reason}" for fault in faults)
@@ -59,9 +65,7 @@ def raised_by(error: BaseException) -> str:
     """The old imports of the file whose import failed, as `described` has them; "" if none did."""
     frames = traceback.extract_tb(error.__traceback__) if isinstance(error, ImportError) else ()
     for frame in reversed(frames):
-        tree = parse(Path(frame.filename))
-        faults = old_imports(tree) if tree else ()
-        if faults:
+        if faults := in_file(frame.filename):
             return described(faults, frame.filename)
     return ""
 

@@ -174,15 +174,4 @@ class GateParams(PluginParams):
         """
 
 
-KINDS: dict[str, type[PluginParams]] = {
-    base.kind: base
-    for base in (
-        DatasetParams,
-        AugmentationParams,
-        ModelParams,
-        LossParams,
-        OptimizerParams,
-        SchedulerParams,
-        GateParams,
-    )
-}
+KINDS = {base.kind: base for base in PluginParams.__subclasses__()}

@@ -22,6 +22,24 @@ class Registration:
     source: Source
     builtin: bool
 
+    def __post_init__(self) -> None:
+        """Check what `register` was called with.
+
+        Raises:
+            TypeError: no class of that kind, or one without `build`.
+            ValueError: the name, or one of the parameters' names, cannot be used.
+        """
+        name, params, what = self.name, self.params, f"{self.kind} '{self.name}'"
+        base = KINDS[self.kind]
+        if not (isinstance(params, type) and issubclass(params, base)):
+            raise TypeError(f"{what}: {params!r} is not a {base.__name__}")
+        if inspect.isabstract(params):
+            raise TypeError(f"{what}: {params.__name__} has no build method")
+        if not isinstance(name, str) or not name or any(each in name for each in " =,*"):
+            raise ValueError(f"{what}: not a usable name")
+        for reserved in RESERVED & params.model_fields.keys():
+            raise ValueError(f"{what}: no parameter can be named '{reserved}'")
+
     @property
     def status(self) -> str:
         """As the listing shows it."""
@@ -40,10 +58,11 @@ class Registration:
 
 @dataclass(frozen=True)
 class Unloaded:
-    """A plugin that was not imported, as its file describes it.
+    """A plugin, or a family of them, that was not imported, as its file describes it.
 
     Attributes:
-        name: ends with "*" where names are made at run time.
+        name: "small"; or "timm/*", "*" where names are made at run time.
+        summary: the first line of the class's docstring, where the file shows it.
         status: "not loaded", or "off".
     """
 
@@ -53,6 +72,14 @@ class Unloaded:
     source: Source
     status: str
     builtin = False
+
+    def covers(self, kind: str, name: str) -> bool:
+        """Whether it may be what is asked for by this bare or qualified name."""
+        stem, star, _ = self.name.partition("*")
+        names = (name, name.removeprefix(f"{self.source.name}/"))
+        return kind == self.kind and any(
+            each.startswith(stem) if star else each == stem for each in names
+        )
 
 
 @dataclass(frozen=True)
@@ -70,21 +97,3 @@ class BrokenPlugin:
     source: Source
     reason: str
     faults: tuple[Fault, ...] = ()
-
-
-def check_registration(kind: str, name: str, params: type) -> None:
-    """Check the arguments of one call of `register`.
-
-    Raises:
-        TypeError: no class of that kind, or one without `build`.
-        ValueError: the name, or one of the parameters' names, cannot be used.
-    """
-    base = KINDS[kind]
-    if not (isinstance(params, type) and issubclass(params, base)):
-        raise TypeError(f"{kind} '{name}': {params!r} is not a {base.__name__}")
-    if inspect.isabstract(params):
-        raise TypeError(f"{kind} '{name}': {params.__name__} has no build method")
-    if not isinstance(name, str) or not name or any(each in name for each in " =,*"):
-        raise ValueError(f"{kind} '{name}': not a usable name")
-    for reserved in RESERVED & params.model_fields.keys():
-        raise ValueError(f"{kind} '{name}': no parameter can be named '{reserved}'")

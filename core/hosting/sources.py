@@ -15,6 +15,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from importlib.machinery import PathFinder
 from pathlib import Path
 from types import ModuleType
@@ -54,20 +55,13 @@ def builtin_sources() -> Iterator[tuple[Source, Find]]:
     """The modules of this package's own plugins."""
     version = importlib.metadata.version("torchyard")
     # Listed, not imported by name: core depends on no plugin.
-    for name in _modules("torchyard.plugins"):
-        source = Source("torchyard", f"torchyard {version} ({name})", f"torchyard=={version}")
-        yield source, lambda name=name: importlib.import_module(name)  # type: ignore[misc]
-
-
-def _modules(package: str) -> Iterator[str]:
-    """The modules of a package and of those in it; they are not imported."""
-    spec = importlib.util.find_spec(package)
-    for module in pkgutil.iter_modules(spec.submodule_search_locations if spec else None):
-        name = f"{package}.{module.name}"
-        if module.ispkg:
-            yield from _modules(name)
-        else:
-            yield name
+    spec = importlib.util.find_spec("torchyard.plugins")
+    folders = spec.submodule_search_locations if spec else ()
+    for module in pkgutil.walk_packages(folders, "torchyard.plugins."):
+        if not module.ispkg:
+            origin = f"torchyard {version} ({module.name})"
+            source = Source("torchyard", origin, f"torchyard=={version}")
+            yield source, partial(importlib.import_module, module.name)
 
 
 def installed_sources() -> Iterator[tuple[Source, Find]]:
@@ -84,7 +78,7 @@ def folder_sources(folder: Path) -> Iterator[tuple[Source, Find]]:
     """The plugin files of a folder; the tests of a plugin lie beside it."""
     for file in sorted(folder.glob("[!_.]*.py")):
         if not file.name.startswith("test_") and file.name != "conftest.py":
-            yield file_source(file), lambda file=file: import_file(file)  # type: ignore[misc]
+            yield file_source(file), partial(import_file, file)
 
 
 def plugin_folders() -> list[Path]:
@@ -142,12 +136,8 @@ def raising_line(error: BaseException, file: str) -> int | None:
     """The line of a plugin's own file that raised, whatever it called."""
     if isinstance(error, SyntaxError) and error.filename == file:
         return error.lineno
-    lines = [
-        frame.lineno
-        for frame in traceback.extract_tb(error.__traceback__)
-        if frame.filename == file
-    ]
-    return lines[-1] if lines else None
+    frames = traceback.extract_tb(error.__traceback__)
+    return next((frame.lineno for frame in reversed(frames) if frame.filename == file), None)
 
 
 def raised_in(error: BaseException, sources: Iterable[Source]) -> str:

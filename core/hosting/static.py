@@ -7,41 +7,15 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from torchyard.core.hosting.hookspecs import HOOKS
+from torchyard.core.hosting.registration import Unloaded
+from torchyard.core.hosting.sources import Source
 
-HOOK_NAMES = list(HOOKS.values())
+KIND_OF = {hook: kind for kind, hook in HOOKS.items()}
 
-
-@dataclass(frozen=True)
-class Declaration:
-    """One name, or a family of them, that a plugin registers by its text.
-
-    Attributes:
-        hook: the hook it is registered by.
-        name: "small"; or "timm/*", "*" where names are made at run time.
-        summary: the first line of the class's docstring, where the file shows it.
-    """
-
-    hook: str
-    name: str
-    summary: str = ""
-
-    def covers(self, name: str) -> bool:
-        """Whether the plugin may register that name."""
-        stem, star, _ = self.name.partition("*")
-        return name.startswith(stem) if star else name == stem
-
-
-@dataclass(frozen=True)
-class HookFunction:
-    """A function, the hook it would implement by its name, and whether it is marked as one."""
-
-    node: ast.FunctionDef | ast.AsyncFunctionDef
-    hook: str
-    marked: bool
+Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
 def parse(file: Path) -> ast.Module | None:
@@ -52,33 +26,37 @@ def parse(file: Path) -> ast.Module | None:
         return None
 
 
-def declarations(module: ast.Module) -> list[Declaration]:
-    """All that a module may register, in the order of its text."""
-    found = [Declaration(hook, "*") for hook in _imported_hooks(module)]
+def declarations(module: ast.Module, source: Source, status: str) -> list[Unloaded]:
+    """All that a source's module may register, in the order of its text."""
+    found = [(KIND_OF[hook], "*", "") for hook in _imported_hooks(module)]
     summaries = {
         node.name: (ast.get_docstring(node) or "").partition("\n")[0]
         for node in module.body
         if isinstance(node, ast.ClassDef)
     }
-    for function in hook_functions(module):
-        if function.hook not in HOOK_NAMES:
+    for function, hook, _ in hook_functions(module):
+        if hook not in KIND_OF:
             continue
-        calls = list(register_calls(function.node))
-        found += [
-            Declaration(function.hook, _name(call), summaries.get(registered_class(call), ""))
-            for call in calls
-        ]
-        mentions = sum(getattr(node, "id", "") == "register" for node in ast.walk(function.node))
+        calls, kind = list(register_calls(function)), KIND_OF[hook]
+        found += [(kind, _name(call), summaries.get(registered_class(call), "")) for call in calls]
+        mentions = sum(getattr(node, "id", "") == "register" for node in ast.walk(function))
         if mentions > len(calls):  # passed to another function
-            found.append(Declaration(function.hook, "*"))
-    return list(dict.fromkeys(found))
+            found.append((kind, "*", ""))
+    return [Unloaded(*each, source, status) for each in dict.fromkeys(found)]
 
 
-def hook_functions(owner: ast.Module | ast.ClassDef) -> Iterator[HookFunction]:
-    """The functions at the top of a module or class, each with the hook it may implement."""
+def hook_functions(owner: ast.Module | ast.ClassDef) -> Iterator[tuple[Function, str, bool]]:
+    """(function, the hook it would implement, whether it is marked as one) of a module or class."""
     for node in owner.body:
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            yield _hook_function(node)
+        if isinstance(node, Function):
+            hook, marked = node.name, False
+            for decorator in node.decorator_list:
+                marker = getattr(decorator, "func", decorator)
+                marked |= getattr(marker, "id", getattr(marker, "attr", "")) == "hookimpl"
+                for keyword in getattr(decorator, "keywords", ()):
+                    if keyword.arg == "specname" and isinstance(keyword.value, ast.Constant):
+                        hook = str(keyword.value.value)
+            yield node, hook, marked
 
 
 def register_calls(function: ast.AST) -> Iterator[ast.Call]:
@@ -93,25 +71,14 @@ def registered_class(call: ast.Call) -> str:
     return getattr(call.args[1], "id", "") if len(call.args) == 2 else ""
 
 
-def _hook_function(node: ast.FunctionDef | ast.AsyncFunctionDef) -> HookFunction:
-    marked = False
-    for decorator in node.decorator_list:
-        marker = decorator.func if isinstance(decorator, ast.Call) else decorator
-        marked |= getattr(marker, "id", getattr(marker, "attr", "")) == "hookimpl"
-        for keyword in decorator.keywords if isinstance(decorator, ast.Call) else ():
-            if keyword.arg == "specname" and isinstance(keyword.value, ast.Constant):
-                return HookFunction(node, str(keyword.value.value), marked)
-    return HookFunction(node, node.name, marked)
-
-
 def _imported_hooks(module: ast.Module) -> Iterator[str]:
     """The hooks that a module does not define but imports or assigns."""
     for node in ast.walk(module):
         if isinstance(node, ast.ImportFrom):
             names = {alias.asname or alias.name for alias in node.names}
-            yield from HOOK_NAMES if "*" in names else names.intersection(HOOK_NAMES)
+            yield from KIND_OF if "*" in names else names.intersection(KIND_OF)
         elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
-            yield from {node.id}.intersection(HOOK_NAMES)
+            yield from {node.id}.intersection(KIND_OF)
 
 
 def _name(call: ast.Call) -> str:

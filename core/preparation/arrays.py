@@ -32,17 +32,8 @@ class SampleFile:
     offset: int = field(init=False)
 
     def __post_init__(self) -> None:
-        with self.path.open("wb") as file:
-            np.lib.format.write_array_header_1_0(
-                file,
-                {
-                    "descr": np.lib.format.dtype_to_descr(self.dtype),
-                    "fortran_order": False,
-                    "shape": (self.count, *self.shape),
-                },
-            )
-            self.offset = file.tell()
-            file.truncate(self.offset + self.count * self.sample_bytes)
+        shape = (self.count, *self.shape)
+        self.offset = np.lib.format.open_memmap(self.path, "w+", self.dtype, shape).offset
 
     @property
     def sample_bytes(self) -> int:

@@ -21,12 +21,12 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import BrokenExecutor, Future
 from dataclasses import dataclass
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from torchyard.core.errors import RunError
+from torchyard.core.preparation.arrays import SampleFile
 from torchyard.core.preparation.images import decode_image
 
 # Number of images, and those that failed: (index in the split, reason).
@@ -52,17 +52,15 @@ class ImageDecoder:
 
     Attributes:
         read: returns the bytes of the image file that a reference stands for.
-        file: an .npy file of uint8 N x C x H x W, of its full size already.
-        offset: bytes before the first sample in it.
         shape: (C, H, W).
         resize: scale images of another size, instead of refusing them.
+        file: for uint8 N x C x H x W.
     """
 
     read: Callable[[Any], bytes]
-    file: Path
-    offset: int
     shape: tuple[int, int, int]
     resize: bool
+    file: SampleFile
 
     def decode(self, start: int, references: Sequence[Any]) -> Decoded:
         """Decode the images of `references` into the samples from index `start` on.
@@ -75,7 +73,7 @@ class ImageDecoder:
         pixels = np.zeros((len(references), *self.shape), dtype=np.uint8)
         problems = []
         with warnings.catch_warnings():
-            from PIL import Image
+            from PIL import Image  # not before `_initialize` has run: Ctrl-C would end the import
 
             warnings.simplefilter("ignore")  # odd metadata, for example: one warning per file
             warnings.simplefilter("error", Image.DecompressionBombWarning)
@@ -86,10 +84,7 @@ class ImageDecoder:
                     problems.append((start + index, str(error)))
                 except Exception as error:  # a plugin's `read` may raise anything
                     problems.append((start + index, f"{type(error).__name__}: {error}"))
-        # Written, not mapped: a full disk is an OSError here, but a fatal signal in a memory map.
-        with self.file.open("r+b") as file:
-            file.seek(self.offset + start * pixels[:1].nbytes)
-            file.write(pixels.data)
+        self.file.write(start, pixels)
         return len(references), problems
 
 
@@ -132,9 +127,8 @@ class ParallelDecoding:
             for start, end in pairwise(bounds):
                 self._remaining -= end - start
                 if in_processes:
-                    pending.append(
-                        self._executor.submit(decoder.decode, start, references[start:end])
-                    )
+                    chunk = references[start:end]
+                    pending.append(self._executor.submit(decoder.decode, start, chunk))
                     # Two chunks keep a process busy; more would only fill the memory.
                     if len(pending) <= 2 * self._processes:
                         continue
@@ -155,7 +149,7 @@ class ParallelDecoding:
             status = re.search(r"\((-?\d+)\)", str(error))  # "... {SIGKILL(-9)} ..."
             raise RunError(
                 f"A decoding process ended with status {status[1] if status else 'unknown'} while "
-                f"images {done} to {end - 1} of {decoder.file.name} were decoded.",
+                f"images {done} to {end - 1} of {decoder.file.path.name} were decoded.",
                 str(error),
             ) from error
 

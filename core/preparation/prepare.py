@@ -25,7 +25,7 @@ import shutil
 import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -83,12 +83,12 @@ def prepare_dataset(
             _remove_abandoned(prepared, key)
             downloads = cache / "downloads"
             downloads.mkdir(exist_ok=True)
-            with _errors_named(name), ExitStack() as stack:
+            with _errors_named(name), ExitStack() as on_exit:
                 raw = params.build(downloads)
                 if not isinstance(raw, RawData):
                     raise TypeError(f"build() gave a {type(raw).__name__}, not a RawData")
                 if raw.close:
-                    stack.callback(raw.close)
+                    on_exit.callback(raw.close)
                 splits = RawSplits(raw)
                 needed = splits.bytes_needed
                 if shutil.disk_usage(prepared).free < needed:
@@ -118,14 +118,8 @@ def _source_key(name: str, params: DatasetParams) -> str:
         fingerprint = params.fingerprint()
     except OSError as error:
         raise UserError(f"dataset {name}: {error}") from error
-    parts = [
-        FORMAT,
-        name,
-        type(params).__qualname__,
-        params.model_dump_json(),
-        fingerprint,
-        hashlib.sha256(code).hexdigest(),
-    ]
+    plugin = (name, type(params).__qualname__, params.model_dump_json())
+    parts = [FORMAT, *plugin, fingerprint, hashlib.sha256(code).hexdigest()]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
 
 
@@ -164,13 +158,10 @@ def _work_folder(name: str, prepared: Path, key: str) -> Iterator[Path]:
 
 def _remove_abandoned(prepared: Path, own_key: str) -> None:
     for folder in prepared.glob("*.tmp"):
-        if folder.stem == own_key:
-            continue
-        try:
-            with FileLock(prepared / "sources" / f"{folder.stem}.lock", timeout=0):
+        if folder.stem != own_key:
+            lock = FileLock(prepared / "sources" / f"{folder.stem}.lock", timeout=0)
+            with suppress(Timeout), lock:  # its process is running
                 shutil.rmtree(folder, ignore_errors=True)
-        except Timeout:
-            pass  # its process is running
 
 
 @contextmanager
@@ -194,11 +185,7 @@ def _errors_named(name: str) -> Iterator[None]:
 def _finish(
     folder: Path, name: str, source: str, splits: RawSplits, files: dict[str, SampleFile]
 ) -> str:
-    """Compute digest and statistics, write the manifest, and sync everything to the disk.
-
-    Returns:
-        the digest.
-    """
+    """Write the manifest with digest and statistics, sync all to the disk, and give the digest."""
     arrays = sorted(folder.glob("*.npy"))
     statistics = ImageStatistics() if splits.dtype == np.uint8 else VectorStatistics()
     layout: dict[str, Any] = {

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
-from itertools import chain
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,13 @@ LISTED = 10  # problems of one kind that a message names; the rest are counted
 class RawSplits:
     """The two raw splits of a data set: checks them, and writes their arrays.
 
+    Attributes:
+        classes: class names.
+        counts: number of samples in each split.
+        labels: int64 class indices of each split.
+        shape: shape of one sample.
+        dtype: uint8 or float32.
+
     Args:
         raw: what the plugin built.
 
@@ -35,6 +41,7 @@ class RawSplits:
 
     def __init__(self, raw: RawData) -> None:
         self.classes = list(raw.classes)
+        self.counts = {"train": _count(raw.train), "test": _count(raw.test)}
         self.labels: dict[str, npt.NDArray[np.int64]] = {}
         self._splits: dict[str, RawSplit] = {"train": raw.train, "test": raw.test}
         self._streams: dict[str, Iterator[tuple[npt.NDArray[Any], int]]] = {}
@@ -48,21 +55,7 @@ class RawSplits:
                 + ", ".join(f"{part} is {_layout(*self._layouts[part])}" for part in PARTS)
             )
         self._raise_problems()
-
-    @property
-    def counts(self) -> dict[str, int]:
-        """Number of samples in each split."""
-        return {part: _count(split) for part, split in self._splits.items()}
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Shape of one sample."""
-        return self._layouts["train"][0]
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """uint8 or float32."""
-        return self._layouts["train"][1]
+        self.shape, self.dtype = self._layouts["train"]
 
     @property
     def bytes_needed(self) -> int:
@@ -85,22 +78,21 @@ class RawSplits:
             RunError: a decoding process died.
             OSError: the disk is full, or fails.
         """
-        counts = self.counts
-        total, done = sum(counts.values()), 0
+        total, done = sum(self.counts.values()), 0
         files = {}
         encoded = sum(len(s.names) for s in self._splits.values() if isinstance(s, EncodedSplit))
         with ParallelDecoding(encoded) as decoding:
             for part, split in self._splits.items():
-                file = SampleFile(
-                    folder / f"{part}_samples.npy", self.shape, self.dtype, counts[part]
-                )
-                files[part] = file
-                if isinstance(split, ArraySplit):
-                    steps = self._write_arrays(part, split, file)
-                elif isinstance(split, EncodedSplit):
+                path, count = folder / f"{part}_samples.npy", self.counts[part]
+                file = files[part] = SampleFile(path, self.shape, self.dtype, count)
+                if isinstance(split, EncodedSplit):
                     steps = self._write_images(part, split, file, decoding)
+                elif isinstance(split, ArraySplit):
+                    starts = range(0, count, file.chunk)
+                    chunks = (split.samples[start : start + file.chunk] for start in starts)
+                    steps = self._write_chunks(part, chunks, file)
                 else:
-                    steps = self._write_stream(part, file)
+                    steps = self._write_chunks(part, self._stacked(part, file), file)
                 verb = "decoding" if isinstance(split, EncodedSplit) else "storing"
                 on_progress(verb, done, total)
                 for step in steps:
@@ -176,19 +168,10 @@ class RawSplits:
             )
         self.labels[part] = array.astype(np.int64)
 
-    def _write_arrays(self, part: str, split: ArraySplit, file: SampleFile) -> Iterator[int]:
-        problems = _SampleProblems()
-        for start in range(0, file.count, file.chunk):
-            samples = split.samples[start : start + file.chunk]
-            problems.check(start, samples)
-            file.write(start, samples)
-            yield len(samples)
-        self._problems += problems.messages(part)
-
     def _write_images(
         self, part: str, split: EncodedSplit, file: SampleFile, decoding: ParallelDecoding
     ) -> Iterator[int]:
-        decoder = ImageDecoder(split.read, file.path, file.offset, split.shape, split.resize)
+        decoder = ImageDecoder(split.read, split.shape, split.resize, file)
         unreadable = []
         for count, failures in decoding.decode(decoder, split.references):
             unreadable += failures
@@ -204,54 +187,46 @@ class RawSplits:
         if split.size_advice and any(why.startswith(ANOTHER_SIZE) for _, why in unreadable):
             self._problems.append(split.size_advice)
 
-    def _write_stream(self, part: str, file: SampleFile) -> Iterator[int]:
-        problems, labels, count = _SampleProblems(), [], 0
-        chunk: list[npt.NDArray[Any]] = []
-        for sample, label in self._streams[part]:
-            count += 1
-            if count > file.count:
-                break
-            labels.append(label)
-            if (sample.shape, sample.dtype.name) == (file.shape, file.dtype.name):
-                chunk.append(sample)
-            else:
-                problems.other_layouts[_layout(sample.shape, sample.dtype)] += 1
-                chunk.append(np.zeros(file.shape, file.dtype))
-            if len(chunk) == file.chunk or count == file.count:
-                samples, start = np.stack(chunk), count - len(chunk)
-                problems.check(start, samples)
-                file.write(start, samples)
-                yield len(chunk)
-                chunk.clear()
-        if count != file.count:
-            number = f"only {count}" if count < file.count else "more"
+    def _write_chunks(
+        self, part: str, chunks: Iterable[npt.NDArray[Any]], file: SampleFile
+    ) -> Iterator[int]:
+        start, not_finite = 0, []
+        for samples in chunks:
+            if samples.dtype.kind == "f":
+                bad = np.flatnonzero(~np.isfinite(samples).all(axis=1))
+                not_finite += (start + bad).tolist()
+            file.write(start, samples)
+            start += len(samples)
+            yield len(samples)
+        if not_finite:
+            self._problems.append(
+                f"{len(not_finite)} {part} samples hold values that are not finite "
+                f"(the first is sample {not_finite[0]})"
+            )
+
+    def _stacked(self, part: str, file: SampleFile) -> Iterator[npt.NDArray[Any]]:
+        """The samples of an iterable, in chunks; those of another layout are zeros."""
+        stream, labels, others = self._streams[part], list[Any](), Counter[str]()
+        while chunk := list(islice(stream, min(file.chunk, file.count - len(labels)))):
+            samples = np.zeros((len(chunk), *file.shape), file.dtype)
+            for index, (sample, label) in enumerate(chunk):
+                labels.append(label)
+                if (sample.shape, sample.dtype.name) == (file.shape, file.dtype.name):
+                    samples[index] = sample
+                else:
+                    others[_layout(sample.shape, sample.dtype)] += 1
+            yield samples
+        self._problems += [
+            f"{count} {part} samples are {layout}, unlike the first"
+            for layout, count in others.items()
+        ]
+        short = len(labels) < file.count
+        if short or next(stream, None) is not None:
+            number = f"only {len(labels)}" if short else "more"
             self._problems.append(
                 f"the {part} split promised {file.count} samples and gave {number}"
             )
-        self._problems += problems.messages(part)
         self._check_labels(part, labels, len(labels))
-
-
-@dataclass
-class _SampleProblems:
-    """Problems of single samples of one split."""
-
-    other_layouts: Counter[str] = field(default_factory=Counter)
-    not_finite: list[int] = field(default_factory=list)
-
-    def check(self, start: int, samples: npt.NDArray[Any]) -> None:
-        if samples.dtype.kind == "f":
-            bad = np.flatnonzero(~np.isfinite(samples).all(axis=1))
-            self.not_finite += (start + bad).tolist()
-
-    def messages(self, part: str) -> Iterator[str]:
-        for layout, count in self.other_layouts.items():
-            yield f"{count} {part} samples are {layout}, unlike the first"
-        if self.not_finite:
-            yield (
-                f"{len(self.not_finite)} {part} samples hold values that are not finite "
-                f"(the first is sample {self.not_finite[0]})"
-            )
 
 
 def _class_problems(classes: list[str]) -> list[str]:

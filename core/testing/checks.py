@@ -7,16 +7,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
+
+import torch
 
 from torchyard.core.hosting.lint import class_line, described
 from torchyard.core.hosting.manager import Host
 from torchyard.core.hosting.params import PluginParams
 from torchyard.core.hosting.registration import RESERVED
 from torchyard.core.hosting.sources import file_source, import_file
-
-if TYPE_CHECKING:
-    import torch
+from torchyard.core.training import checkpoint
 
 Kind = TypeVar("Kind", bound=PluginParams)
 
@@ -89,8 +89,6 @@ class Checks:
 
     def reloaded(self, saved: Any, into: Any) -> None:
         """Save a state to a checkpoint file, which takes tensors and plain values, and load it."""
-        from torchyard.core.training import checkpoint
-
         with TemporaryDirectory() as folder, self.running("checkpoint"):
             file = Path(folder) / "state.pt"
             checkpoint.save({"state": saved.state_dict()}, file)
@@ -100,9 +98,6 @@ class Checks:
 @contextmanager
 def generators_kept() -> Iterator[None]:
     """Restore the states of Python's, NumPy's and torch's random generators."""
-    import torch
-
-    from torchyard.core.training import checkpoint
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     state = checkpoint.random_state(device)
@@ -114,7 +109,6 @@ def generators_kept() -> Iterator[None]:
 
 def tiny_batch(shape: tuple[int, ...]) -> torch.Tensor:
     """Eight float32 samples that are easy to separate: noise around a mean of each one's own."""
-    import torch
 
     generator = torch.Generator().manual_seed(0)
     means = torch.randn(SAMPLES, shape[0], *(1 for _ in shape[1:]), generator=generator)
@@ -124,8 +118,3 @@ def tiny_batch(shape: tuple[int, ...]) -> torch.Tensor:
 def same(first: torch.Tensor, second: torch.Tensor) -> bool:
     """Whether two tensors have one shape and equal elements, NaN equal to NaN."""
     return first.shape == second.shape and first.nan_to_num().equal(second.nan_to_num())
-
-
-def same_state(first: dict[str, Any], second: dict[str, Any]) -> bool:
-    """Whether two networks have equal parameters and buffers under equal names."""
-    return first.keys() == second.keys() and all(same(first[k], second[k]) for k in first)

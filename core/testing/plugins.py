@@ -9,47 +9,32 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from torchyard.core.data.predictions import Predictions, PredictionTable
-from torchyard.core.hosting.params import (
-    AugmentationParams,
-    DatasetParams,
-    GateParams,
-    LossParams,
-    OptimizerParams,
-    SchedulerParams,
-    Verdict,
-)
-from torchyard.core.testing.checks import (
-    Checks,
-    generators_kept,
-    same,
-    tiny_batch,
-)
+from torchyard.core.hosting import params as kinds
+from torchyard.core.preparation.prepare import find_prepared, prepare_dataset
+from torchyard.core.testing.checks import SAMPLES, Checks, generators_kept, same, tiny_batch
+from torchyard.core.training import checkpoint
 
-if TYPE_CHECKING:
-    import torch
-
-SAMPLES = 8  # of a batch
 GATE_CLASSES = 5
 OPTIMIZER_STEPS = 200
 CERTAIN = 30.0  # a logit for which the softmax rounds to 1
 
 
 @generators_kept()
-def assert_loss_plugin(params: LossParams, num_classes: int = 10) -> None:
+def assert_loss_plugin(params: kinds.LossParams, num_classes: int = 10) -> None:
     """Check for a finite scalar with a finite gradient, lower for better logits.
 
     Raises:
         PluginFault: with the first thing that is wrong.
     """
-    import torch
 
-    check = Checks(params, LossParams)
+    check = Checks(params, kinds.LossParams)
     with check.running("build"):
         loss_function = params.build(num_classes)
     targets = torch.arange(SAMPLES) % num_classes
@@ -88,15 +73,14 @@ def assert_loss_plugin(params: LossParams, num_classes: int = 10) -> None:
 
 
 @generators_kept()
-def assert_optimizer_plugin(params: OptimizerParams) -> None:
+def assert_optimizer_plugin(params: kinds.OptimizerParams) -> None:
     """Check that it lowers a quadratic, uses the learning rate, and continues from a checkpoint.
 
     Raises:
         PluginFault: with the first thing that is wrong.
     """
-    import torch
 
-    check = Checks(params, OptimizerParams)
+    check = Checks(params, kinds.OptimizerParams)
 
     def start() -> tuple[list[torch.nn.Parameter], torch.optim.Optimizer]:
         torch.manual_seed(0)
@@ -150,15 +134,14 @@ def assert_optimizer_plugin(params: OptimizerParams) -> None:
 
 
 @generators_kept()
-def assert_scheduler_plugin(params: SchedulerParams, total_steps: int = 100) -> None:
+def assert_scheduler_plugin(params: kinds.SchedulerParams, total_steps: int = 100) -> None:
     """Check for finite learning rates to the end of a run, and the same from a checkpoint.
 
     Raises:
         PluginFault: with the first thing that is wrong.
     """
-    import torch
 
-    check = Checks(params, SchedulerParams)
+    check = Checks(params, kinds.SchedulerParams)
 
     def start() -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
         weight = torch.nn.Parameter(torch.zeros(()))
@@ -199,7 +182,7 @@ def assert_scheduler_plugin(params: SchedulerParams, total_steps: int = 100) -> 
 
 @generators_kept()
 def assert_augmentation_plugin(
-    params: AugmentationParams, input_shape: tuple[int, ...] = (3, 32, 32)
+    params: kinds.AugmentationParams, input_shape: tuple[int, ...] = (3, 32, 32)
 ) -> None:
     """Check that samples keep their shape and type, and change by torch's generator alone.
 
@@ -210,11 +193,8 @@ def assert_augmentation_plugin(
     Raises:
         PluginFault: with the first thing that is wrong.
     """
-    import torch
 
-    from torchyard.core.training import checkpoint
-
-    check = Checks(params, AugmentationParams)
+    check = Checks(params, kinds.AugmentationParams)
     devices = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
     for device, count in [(device, count) for device in devices for count in (1, SAMPLES)]:
         samples = tiny_batch(input_shape)[:count]
@@ -239,13 +219,13 @@ def assert_augmentation_plugin(
         check.that(same(first, second), where, "differs under one torch seed: draws elsewhere")
 
 
-def assert_gate_plugin(params: GateParams) -> None:
+def assert_gate_plugin(params: kinds.GateParams) -> None:
     """Check that a model that is always right passes, with a reason, and twice the same way.
 
     Raises:
         PluginFault: with the first thing that is wrong.
     """
-    check = Checks(params, GateParams)
+    check = Checks(params, kinds.GateParams)
     targets = np.arange(SAMPLES * GATE_CLASSES) % GATE_CLASSES
     classes = tuple(f"class {index}" for index in range(GATE_CLASSES))
 
@@ -263,7 +243,7 @@ def assert_gate_plugin(params: GateParams) -> None:
                 verdicts.append(params.build()(table(logits.copy()), champion))
         for verdict in verdicts:
             kind = type(verdict).__name__
-            check.that(isinstance(verdict, Verdict), where, f"gives a {kind}, not a Verdict")
+            check.that(isinstance(verdict, kinds.Verdict), where, f"gives a {kind}, not a Verdict")
             check.that(verdict.reason.strip(), where, "gives no reason")
             figures = verdict.figures.values()
             numbers = all(isinstance(figure, (int, float)) for figure in figures)
@@ -273,7 +253,7 @@ def assert_gate_plugin(params: GateParams) -> None:
 
 
 @generators_kept()
-def assert_dataset_plugin(params: DatasetParams, folder: Path) -> None:
+def assert_dataset_plugin(params: kinds.DatasetParams, folder: Path) -> None:
     """Check that it prepares as `describe` says, and twice the same samples.
 
     Args:
@@ -283,9 +263,7 @@ def assert_dataset_plugin(params: DatasetParams, folder: Path) -> None:
     Raises:
         PluginFault: with the first thing that is wrong.
     """
-    from torchyard.core.preparation.prepare import find_prepared, prepare_dataset
-
-    check = Checks(params, DatasetParams)
+    check = Checks(params, kinds.DatasetParams)
     with check.running("prepare"):
         data = prepare_dataset(check.name, params, folder, lambda *_: None)
     again = find_prepared(check.name, params, folder)

@@ -20,9 +20,7 @@ from torchyard.core.hosting.manager import host
 from torchyard.core.hosting.params import KINDS
 from torchyard.core.hosting.sources import DEFAULT_FOLDER, PLUGIN_FOLDERS
 from torchyard.pipelines.display import stdout
-from torchyard.pipelines.scaffold.package import file_test, package_files, package_folder
-
-TEMPLATES = Path(__file__).parent / "templates"
+from torchyard.pipelines.scaffold.package import TEMPLATES, package_folder, plugin_files
 
 
 def new_plugin(
@@ -79,14 +77,10 @@ def write(kind: str, name: str, folder: Path, *, package: bool = False) -> list[
     text = (TEMPLATES / f"{kind}.py").read_text("utf-8")
     class_name = _class_name(kind, name, text)
     text = text.replace("NewThing", class_name).replace("new_thing", name)
-    if package:
-        inside = package_files(kind, name, class_name, text)
-        files = {folder / path: content for path, content in inside.items()}
-        existing = {path for path in (package_folder(folder, name),) if os.path.lexists(path)}
-    else:
-        test = file_test(kind, name, class_name)
-        files = {folder / f"{name}.py": text, folder / f"test_{name}.py": test}
-        existing = {path for path in files if os.path.lexists(path)}
+    inside = plugin_files(kind, name, class_name, text, package=package)
+    files = {folder / path: content for path, content in inside.items()}
+    kept = [folder / package_folder(name)] if package else list(files)
+    existing = {path for path in kept if os.path.lexists(path)}
     if existing:
         raise UserError(f"{path} exists already, and is not changed" for path in sorted(existing))
     try:
@@ -121,9 +115,7 @@ def _check_name(kind: str, name: str) -> None:
 def _class_name(kind: str, name: str, text: str) -> str:
     """`SmallNet` for `small_net`; `PathDataset` where the file uses `Path` already."""
     camel = "".join(word.capitalize() for word in name.split("_"))
-    taken = {node.id for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Name)}
-    taken |= {
-        alias.name for node in ast.walk(ast.parse(text)) for alias in getattr(node, "names", ())
-    }
-    taken |= {KINDS[kind].__name__}
+    nodes = list(ast.walk(ast.parse(text)))
+    taken = {node.id for node in nodes if isinstance(node, ast.Name)} | {KINDS[kind].__name__}
+    taken |= {alias.name for node in nodes for alias in getattr(node, "names", ())}
     return camel + kind.capitalize() if keyword.iskeyword(camel) or camel in taken else camel

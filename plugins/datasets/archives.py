@@ -11,6 +11,7 @@ import bz2
 import gzip
 import lzma
 import os
+import shutil
 import tarfile
 import zipfile
 import zlib
@@ -19,12 +20,13 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from torchyard import UserError
 from torchyard.plugins.datasets.paths import ScratchFile
 
 BLOCK = 512
+ZIP = b"PK"
 COMPRESSED: dict[bytes, Callable[..., Any]] = {
     b"\x1f\x8b": gzip.open,
     b"BZh": bz2.open,
@@ -62,26 +64,29 @@ def open_source(path: Path, scratch_folder: Path) -> ImageSource:
     """
     if path.is_dir():
         return _folder_source(path)
-    with path.open("rb") as file:
-        start = file.read(BLOCK)
-    if start[:2] == b"PK":
+    if _starts(path, ZIP):
         return _zip_source(path)
     for magic, opener in COMPRESSED.items():
-        if start.startswith(magic):
+        if _starts(path, magic):
             return _compressed_tar_source(path, opener, ScratchFile(scratch_folder))
     return _tar_source(path, path)
 
 
-def walk(folder: Path) -> Iterator[tuple[str, os.DirEntry[str]]]:
+def _starts(path: Path, magic: bytes) -> bool:
+    with path.open("rb") as file:
+        return file.read(len(magic)) == magic
+
+
+def walk(folder: Path | str, prefix: str = "") -> Iterator[tuple[str, os.DirEntry[str]]]:
     """(path within the folder, entry) of all files and folders, in the order of their names.
 
     Links are followed, but not to a folder that contains them. Without pathlib, whose objects
     would take most of the time for 60,000 files.
+
+    Args:
+        folder: where to start.
+        prefix: of all paths.
     """
-    yield from _walk(str(folder), "")
-
-
-def _walk(folder: str, prefix: str) -> Iterator[tuple[str, os.DirEntry[str]]]:
     with os.scandir(folder) as unsorted:
         entries = sorted(unsorted, key=lambda entry: entry.name)
     for entry in entries:
@@ -92,22 +97,15 @@ def _walk(folder: str, prefix: str) -> Iterator[tuple[str, os.DirEntry[str]]]:
             Path(entry.path).resolve()
         ):
             yield name, entry
-            yield from _walk(entry.path, name + "/")
+            yield from walk(entry.path, name + "/")
 
 
-@dataclass(frozen=True)
-class FolderReader:
-    """Reads the files of a folder by name."""
-
-    folder: Path
-
-    def __call__(self, reference: str) -> bytes:
-        """The bytes of one file."""
-        return (self.folder / reference).read_bytes()
+def _read_file(folder: Path, name: str) -> bytes:
+    return (folder / name).read_bytes()
 
 
 def _folder_source(path: Path) -> ImageSource:
-    source = ImageSource({}, set(), FolderReader(path))
+    source = ImageSource({}, set(), partial(_read_file, path))
     for name, entry in walk(path):
         if entry.is_dir():
             source.folders.add(name)
@@ -116,20 +114,14 @@ def _folder_source(path: Path) -> ImageSource:
     return source
 
 
-@dataclass(frozen=True)
-class TarReader:
-    """Reads members of an uncompressed .tar by (offset, size)."""
-
-    path: Path
-
-    def __call__(self, reference: tuple[int, int]) -> bytes:
-        """The bytes of one member."""
-        offset, size = reference
-        file = os.open(self.path, os.O_RDONLY)  # half the time of Path.open
-        try:
-            return os.pread(file, size, offset)
-        finally:
-            os.close(file)
+def _read_tar(path: Path, place: tuple[int, int]) -> bytes:
+    """The bytes of a member of an uncompressed .tar, by (offset, size)."""
+    offset, size = place
+    file = os.open(path, os.O_RDONLY)  # half the time of Path.open
+    try:
+        return os.pread(file, size, offset)
+    finally:
+        os.close(file)
 
 
 def _compressed_tar_source(
@@ -137,25 +129,21 @@ def _compressed_tar_source(
 ) -> ImageSource:
     with ExitStack() as on_failure:
         on_failure.callback(scratch.close)
-        # Opened outside the "try": a full disk is not the archive's fault.
-        with scratch.path.open("wb") as plain, opener(path, "rb") as packed:
-            while chunk := _decompressed(path, packed):
-                plain.write(chunk)
+        try:
+            with scratch.path.open("wb") as plain, opener(path, "rb") as packed:
+                shutil.copyfileobj(packed, plain)
+        except (EOFError, OSError, zlib.error, lzma.LZMAError) as error:
+            if getattr(error, "errno", None):  # of the disk, which may be full
+                raise
+            raise UserError(f"{path} is damaged or cut short: {error}") from error
         source = _tar_source(path, scratch.path)
         on_failure.pop_all()
     source.close = scratch.close
     return source
 
 
-def _decompressed(path: Path, packed: BinaryIO) -> bytes:
-    try:
-        return packed.read(1 << 20)
-    except (EOFError, OSError, zlib.error, lzma.LZMAError) as error:
-        raise UserError(f"{path} is damaged or cut short: {error}") from error
-
-
 def _tar_source(path: Path, plain: Path) -> ImageSource:
-    source = ImageSource({}, set(), TarReader(plain))
+    source = ImageSource({}, set(), partial(_read_tar, plain))
     if not plain.stat().st_size or not tarfile.is_tarfile(plain):
         raise UserError(f"{path} is neither a folder nor a .zip, .tar or .tar.gz archive")
     try:
@@ -176,22 +164,11 @@ def _tar_source(path: Path, plain: Path) -> ImageSource:
     return source
 
 
-@dataclass(frozen=True)
-class ZipReader:
-    """Reads the members of a .zip by name."""
-
-    path: Path
-
-    def __call__(self, reference: str) -> bytes:
-        """The bytes of one member.
-
-        Raises:
-            ValueError: the member is damaged.
-        """
-        try:
-            return _opened(self.path).read(reference)
-        except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError) as error:
-            raise ValueError(f"damaged in the archive: {error}") from None
+def _read_zip(path: Path, name: str) -> bytes:
+    try:
+        return _opened(path).read(name)
+    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError) as error:
+        raise ValueError(f"damaged in the archive: {error}") from None
 
 
 @lru_cache(maxsize=1)
@@ -201,7 +178,7 @@ def _opened(path: Path) -> zipfile.ZipFile:
 
 
 def _zip_source(path: Path) -> ImageSource:
-    source = ImageSource({}, set(), ZipReader(path))
+    source = ImageSource({}, set(), partial(_read_zip, path))
     try:
         with zipfile.ZipFile(path) as archive:
             members = archive.infolist()
@@ -223,19 +200,21 @@ def _cleaned(name: str) -> str:
     return "/".join(part for part in name.split("/") if part not in ("", "."))
 
 
-def stream_members(path: Path) -> Iterator[tuple[str, Callable[[], bytes]]]:
-    """(name, function that reads the file) in the archive's own order, read as a stream.
+def stream_files(path: Path) -> Iterator[tuple[str, Callable[[], bytes]]]:
+    """(name, function that reads the file) of a folder, or in an archive's own order, as a stream.
 
     The first image of a large archive is there at once.
     """
-    with path.open("rb") as file:
-        zipped = file.read(2) == b"PK"
-    if zipped:
+    if path.is_dir():
+        for name, entry in walk(path):
+            if entry.is_file():
+                yield name, Path(entry.path).read_bytes
+    elif _starts(path, ZIP):
         with zipfile.ZipFile(path) as archive:
             for info in archive.infolist():
                 yield info.filename, partial(archive.read, info)
-        return
-    with tarfile.open(path, "r|*") as stream:
-        for member in stream:
-            if member.isreg() and (content := stream.extractfile(member)):
-                yield member.name, content.read
+    else:
+        with tarfile.open(path, "r|*") as stream:
+            for member in stream:
+                if member.isreg() and (content := stream.extractfile(member)):
+                    yield member.name, content.read

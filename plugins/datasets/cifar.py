@@ -43,9 +43,7 @@ class Cifar(PublishedDataset):
         import numpy as np
 
         source, members = self._members(downloads)
-        batches = {}
-        for name, data in members:
-            batches[name] = _unpickle(data, f"{name} in {source}")
+        batches = {name: _unpickle(data, f"{name} in {source}") for name, data in members}
         missing = [name for name in self.files if name not in batches]
         if missing:
             raise UserError(f"{source} is not {self.dataset}: it lacks {', '.join(missing)}")

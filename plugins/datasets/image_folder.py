@@ -7,7 +7,7 @@ import io
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, PositiveInt
 
@@ -21,7 +21,7 @@ from torchyard import (
     hookimpl,
     stratified_split,
 )
-from torchyard.plugins.datasets.archives import ImageSource, open_source, stream_members, walk
+from torchyard.plugins.datasets.archives import ImageSource, open_source, stream_files, walk
 from torchyard.plugins.datasets.paths import ExistingPath, state_of
 
 if TYPE_CHECKING:
@@ -56,10 +56,7 @@ class ImageFolder(DatasetParams):
         "auto", description="auto: grey if the first image is"
     )
     test_fraction: float = Field(
-        0.2,
-        gt=0,
-        lt=1,
-        description="fraction of each class for testing, where there is no test part",
+        0.2, gt=0, lt=1, description="fraction of each class for testing, if there is no test part"
     )
     seed: int = Field(0, ge=0, description="seed of the random choice of test images")
 
@@ -134,15 +131,7 @@ class ImageFolder(DatasetParams):
         return (1 if grey else 3, *size)
 
     def _first_image(self) -> bytes:
-        if self.path.is_dir():
-            for name, entry in walk(self.path):
-                if entry.is_file() and _is_image(name):
-                    return Path(entry.path).read_bytes()
-        else:
-            for name, read in stream_members(self.path):
-                if _is_image(name):
-                    return read()
-        raise UserError(f"no images in {self.path}")
+        return next(read() for name, read in stream_files(self.path) if _is_image(name))
 
 
 class Layout:
@@ -187,12 +176,9 @@ class Layout:
 
         used = sum(len(names) for part in (self.train, self.test or {}) for names in part.values())
         if used < len(source.files):
-            logger.info(
-                "%s: %d of %d files are not images of a class and are left out.",
-                path,
-                len(source.files) - used,
-                len(source.files),
-            )
+            left_out = len(source.files) - used
+            text = "%s: %d of %d files are not images of a class and are left out."
+            logger.info(text, path, left_out, len(source.files))
         problems = []
         for folder in sorted(source.folders):
             names = folder.split("/")
@@ -233,15 +219,7 @@ class FolderPaths(Sequence[str]):
     def __len__(self) -> int:
         return len(self._names)
 
-    @overload
-    def __getitem__(self, index: int) -> str: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[str]: ...
-
-    def __getitem__(self, index: int | slice) -> str | Sequence[str]:
-        if isinstance(index, slice):
-            return FolderPaths(self._folder, self._names[index])
+    def __getitem__(self, index: Any) -> Any:  # of one path: no slice is needed
         return f"{self._folder}/{self._names[index]}"
 
 

@@ -7,6 +7,7 @@ import hashlib
 import secrets
 import weakref
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -55,7 +56,9 @@ class ScratchFile:
 
     def __init__(self, folder: Path) -> None:
         for lock_path in folder.glob("scratch-*.lock"):
-            _remove_abandoned(lock_path)
+            with suppress(Timeout), FileLock(lock_path, timeout=0):  # in use
+                lock_path.with_suffix(".tmp").unlink(missing_ok=True)
+                lock_path.unlink(missing_ok=True)
         stem = folder / f"scratch-{secrets.token_hex(8)}"
         self.path = stem.with_suffix(".tmp")
         lock = FileLock(stem.with_suffix(".lock"), thread_local=False)
@@ -65,15 +68,6 @@ class ScratchFile:
     def close(self) -> None:
         """Remove the file."""
         self._discard()
-
-
-def _remove_abandoned(lock_path: Path) -> None:
-    try:
-        with FileLock(lock_path, timeout=0):
-            lock_path.with_suffix(".tmp").unlink(missing_ok=True)
-            lock_path.unlink(missing_ok=True)
-    except Timeout:
-        pass  # in use
 
 
 def _discard(path: Path, lock: FileLock) -> None:

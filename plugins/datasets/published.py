@@ -54,13 +54,8 @@ class PublishedDataset(DatasetParams):
         if self.path.is_file():
             return state_of([self.path])
         folders = [self.path / folder for folder in ("", *self.folders)]
-        return state_of(
-            file
-            for folder in folders
-            if folder.is_dir()
-            for file in sorted(folder.iterdir())
-            if file.is_file()
-        )
+        entries = [entry for folder in folders for entry in sorted(folder.glob("*"))]
+        return state_of(entry for entry in entries if entry.is_file())
 
     def _unpacked(self, endings: tuple[str, ...] = ("",)) -> dict[str, Path]:
         """The unpacked files in `path`, by name.

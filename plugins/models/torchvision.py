@@ -66,21 +66,16 @@ class TorchvisionModel(ModelParams):
 
 
 def _with_channels(network: nn.Module, channels: int) -> nn.Module:
-    """Replace the first convolution by one for `channels` input channels."""
+    """Give the first convolution `channels` input channels, and new weights."""
+    import torch
     from torch import nn
 
-    for name, first in network.named_modules():
+    for first in network.modules():
         if isinstance(first, nn.Conv2d):
-            parent, _, attribute = name.rpartition(".")
-            replacement = nn.Conv2d(
-                channels,
-                first.out_channels,
-                first.kernel_size,  # type: ignore[arg-type]
-                stride=first.stride,  # type: ignore[arg-type]
-                padding=first.padding,  # type: ignore[arg-type]
-                bias=first.bias is not None,
-            )
-            setattr(network.get_submodule(parent), attribute, replacement)
+            first.in_channels = channels
+            shape = (first.out_channels, channels, *first.kernel_size)
+            first.weight = nn.Parameter(torch.empty(shape))
+            first.reset_parameters()
             return network
     raise ValueError("has no convolution to change the number of channels of")
 
