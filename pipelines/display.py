@@ -6,12 +6,12 @@ import contextlib
 import dataclasses
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from contextvars import ContextVar
 from typing import Any
 
 from rich import progress
-from rich.console import Console
+from rich.console import Console, JustifyMethod
 from rich.markup import escape
 from rich.table import Table
 
@@ -21,6 +21,15 @@ from torchyard.core.training.events import EpochDone, Event, Progress, RunningLo
 stdout = Console(highlight=False)
 stderr = Console(stderr=True, highlight=False)
 UNFOLDED = 10_000  # columns
+
+
+def plain_table(*headings: str, right: Container[str] = ()) -> Table:
+    """A table without lines; the columns in `right` hold numbers."""
+    table = Table(box=None, pad_edge=False)
+    for heading in headings:
+        justify: JustifyMethod = "right" if heading in right else "left"
+        table.add_column(escape(heading), justify=justify, overflow="fold")
+    return table
 
 
 def print_table(table: Table) -> None:

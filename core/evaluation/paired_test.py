@@ -122,10 +122,7 @@ def _outcomes(first: npt.NDArray[np.bool_], second: npt.NDArray[np.bool_]) -> li
 
 
 def _differences(
-    counts: npt.NDArray[np.int64],
-    confidence: float,
-    resamples: int,
-    generator: np.random.Generator,
+    counts: npt.NDArray[np.int64], confidence: float, resamples: int, generator: np.random.Generator
 ) -> dict[str, npt.NDArray[Any]]:
     """The fields of `Difference`, with one value per row of outcomes."""
     from scipy.special import bdtr

@@ -16,7 +16,8 @@ from torchyard.core.formatting import number, percent, points
 from torchyard.core.tracking.lookup import find_run
 from torchyard.core.tracking.store import open_existing, store_errors, tracking_uri
 from torchyard.core.tracking.table import COLUMNS, RunQuery
-from torchyard.pipelines.display import print_table, stdout
+from torchyard.pipelines.commands.arguments import AsJson
+from torchyard.pipelines.display import plain_table, print_table, stdout
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -46,7 +47,7 @@ def runs(
     ] = "started",
     reverse: Annotated[bool, typer.Option("--reverse", help="sort in the opposite order")] = False,
     limit: Annotated[int, typer.Option(min=1, help="how many at most")] = 20,
-    as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
+    as_json: AsJson = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="print CSV")] = False,
 ) -> None:
     """List the runs in MLflow, the newest first.
@@ -142,11 +143,8 @@ def _print_comparison(compared: Sequence[ComparedRun]) -> None:
 
 
 def _by_run(heading: str, compared: Sequence[ComparedRun], *more: str) -> Table:
-    table = Table(box=None, pad_edge=False)
-    table.add_column(heading, overflow="fold")
-    for name in (*(each.label for each in compared), *more):
-        table.add_column(escape(name), justify="right", overflow="fold")
-    return table
+    columns = (*(each.label for each in compared), *more)
+    return plain_table(heading, *columns, right=columns)
 
 
 def _print_by_run(

@@ -17,8 +17,8 @@ from torchyard.core.data.dataset import PreparedDataset
 from torchyard.core.data.files import cache_folder
 from torchyard.core.errors import UserError
 from torchyard.core.formatting import dimensions, percent
-from torchyard.pipelines.commands.arguments import plugin_config
-from torchyard.pipelines.display import Display, stdout
+from torchyard.pipelines.commands.arguments import AsJson, plugin_config
+from torchyard.pipelines.display import Display, plain_table, stdout
 from torchyard.pipelines.worker.process import Worker
 
 if TYPE_CHECKING:
@@ -29,10 +29,7 @@ MAX_COMPONENTS = 8  # longer vectors are summarized
 
 commands = typer.Typer()
 
-Parameters = Annotated[
-    list[str] | None,
-    typer.Argument(metavar="KEY=VALUE", help="its parameters"),
-]
+Parameters = Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", help="its parameters")]
 
 
 @commands.command("inspect")
@@ -81,8 +78,7 @@ def inspect_model(
         typer.Option(metavar="C,H,W", help="shape of the samples, instead of the data set's"),
     ] = None,
     classes: Annotated[
-        int | None,
-        typer.Option(min=1, help="number of classes, instead of the data set's"),
+        int | None, typer.Option(min=1, help="number of classes, instead of the data set's")
     ] = None,
 ) -> None:
     """Show a model layer by layer: output shapes and parameters. Nothing is trained.
@@ -100,7 +96,9 @@ def inspect_model(
             shape=sides,
             classes=classes,
         )
-    table = _table("layer", "kind", "output of a batch of 2", "parameters", "trained")
+    table = plain_table(
+        "layer", "kind", "output of a batch of 2", "parameters", "trained", right=NUMBERS
+    )
     for layer in facts["layers"]:
         table.add_row(*_layer_row(layer))
     stdout.print(table)
@@ -124,7 +122,7 @@ def predict(
     ],
     images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="image files")],
     top: Annotated[int, typer.Option(min=1, help="how many classes to name")] = 3,
-    as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Classify images with a champion, or with the model of any run.
 
@@ -159,7 +157,7 @@ def _print_guesses(images: list[Path], guesses: list[list[Guess]], as_json: bool
         ]
         print(json.dumps(rows, indent=1, ensure_ascii=False))
         return
-    table = _table("image", "class", "probability")
+    table = plain_table("image", "class", "probability", right=NUMBERS)
     for path, best in zip(images, guesses, strict=True):
         for rank, guess in enumerate(best):
             name = "" if rank else escape(str(path))
@@ -185,7 +183,7 @@ def _print_dataset(name: str, data: PreparedDataset, facts: dict[str, Any]) -> N
     stdout.print()
     stdout.print(_statistics_table(data))
     stdout.print()
-    table = _table("class", *facts["images"])
+    table = plain_table("class", *facts["images"], right=NUMBERS)
     for row in zip(data.classes, *facts["images"].values(), strict=True):
         table.add_row(escape(row[0]), *(f"{count:,}" for count in row[1:]))
     table.add_row("all", *(f"{sum(counts):,}" for counts in facts["images"].values()), style="bold")
@@ -204,18 +202,10 @@ def _statistics_table(data: PreparedDataset) -> Table:
             (f"{word} of {len(names):,}", of(data.mean), of(data.std))
             for word, of in (("least", min), ("mean", fmean), ("greatest", max))
         ]
-    table = _table("channel, values 0 to 1" if images else "component", "mean", "std")
+    component = "channel, values 0 to 1" if images else "component"
+    table = plain_table(component, "mean", "std", right=NUMBERS)
     for label, mean, std in rows:
         table.add_row(label, f"{mean:.4g}", f"{std:.4g}")
-    return table
-
-
-def _table(*headings: str) -> Table:
-    table = Table(box=None, pad_edge=False)
-    for heading in headings:
-        table.add_column(
-            heading, justify="right" if heading in NUMBERS else "left", overflow="fold"
-        )
     return table
 
 

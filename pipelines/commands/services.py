@@ -17,15 +17,11 @@ from rich.table import Table
 from torchyard.core.config.resolve import ResolvedConfig
 from torchyard.core.errors import UserError
 from torchyard.core.tracking.store import check_writable, tracking_uri
-from torchyard.pipelines.commands.arguments import Overrides, Source, preset_config, preset_or_file
-from torchyard.pipelines.display import stdout
-from torchyard.pipelines.services.manager import (
-    FOUND,
-    UP,
-    ServiceManager,
-    ServiceStatus,
-    pool_name,
-)
+from torchyard.pipelines.commands import arguments
+from torchyard.pipelines.commands.arguments import Overrides, Source
+from torchyard.pipelines.display import plain_table, stdout
+from torchyard.pipelines.services import manager
+from torchyard.pipelines.services.manager import FOUND, UP, ServiceManager, ServiceStatus
 from torchyard.pipelines.services.prefect_server import FLOW, PrefectServer, use
 from torchyard.pipelines.services.schedules import describe, parse_schedule
 
@@ -39,7 +35,6 @@ Name = Annotated[
     str | None,
     typer.Option(metavar="NAME", help="its name. \\[default: the preset's or the file's]"),
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="print JSON, for programs")]
 
 
 @commands.command()
@@ -62,7 +57,7 @@ def down() -> None:
 
 
 @commands.command()
-def status(as_json: AsJson = False) -> None:
+def status(as_json: arguments.AsJson = False) -> None:
     """Show what is running, where, since when and started by whom, and what runs next."""
     services = ServiceManager().status()
     plan = _plan(services[0])
@@ -107,14 +102,14 @@ def schedule_runs(
     from torchyard.pipelines.services import deployments
 
     problems: list[str] = []
-    resolved = _read(problems, preset_config, source, overrides)
+    resolved = _read(problems, arguments.preset_config, source, overrides)
     when = _read(problems, parse_schedule, cron, interval, rrule, timezone)
     name = _read(problems, check_name, name, source)
     _read(problems, check_writable, tracking_uri())
     if problems or resolved is None or when is None or name is None:
         raise UserError(problems)
     with _prefect(resolved) as server:
-        registered = deployments.schedule(resolved, name, when, pool_name(server.api_url))
+        registered = deployments.schedule(resolved, name, when, manager.pool_name(server.api_url))
     text = f"{describe(when.prefect)}; first {when.first:%a %d %b %Y %H:%M}"
     _print_registered(registered, "Scheduled", text)
     if not ServiceManager().stores:
@@ -158,7 +153,7 @@ def deploy(
     from torchyard.pipelines.services import deployments
 
     problems: list[str] = []
-    resolved = _read(problems, preset_config, source, overrides)
+    resolved = _read(problems, arguments.preset_config, source, overrides)
     variables = _read(problems, deployments.read_variables, job_variables or [])
     name = _read(problems, check_name, name, source)
     if problems or resolved is None or variables is None or name is None:
@@ -174,7 +169,7 @@ def check_name(name: str | None, source: str | None) -> str:
     Raises:
         UserError: it is empty, or has characters that addresses give a meaning.
     """
-    chosen = Path(preset_or_file(source)).stem if name is None else name
+    chosen = Path(arguments.preset_or_file(source)).stem if name is None else name
     if not chosen.strip() or re.search(r"[/%&<>]", chosen):
         raise UserError(f"--name: '{chosen}' must not be empty or have any of / % & < >")
     return chosen
@@ -212,9 +207,8 @@ def _plan(prefect: ServiceStatus) -> list[dict[str, Any]]:
 
 
 def _plan_table(plan: list[dict[str, Any]]) -> Table:
-    table = Table(box=None, pad_edge=False, title_justify="left", title="\nscheduled and deployed")
-    for heading in ("name", "pool", "schedule", "next", "last", ""):
-        table.add_column(heading, overflow="fold")
+    table = plain_table("name", "pool", "schedule", "next", "last", "")
+    table.title, table.title_justify = "\nscheduled and deployed", "left"
     for row in plan:
         schedule = row["schedule"] or "by hand"
         last = row["last_state"] or "–"

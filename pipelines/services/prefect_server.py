@@ -41,13 +41,7 @@ from urllib.parse import urlsplit
 
 from torchyard.core.errors import RunError, UserError
 from torchyard.core.tracking.store import begin_with_blank, fetch
-from torchyard.pipelines.services.daemon import (
-    Daemon,
-    open_lock,
-    report_pid,
-    state_lock,
-    try_lock,
-)
+from torchyard.pipelines.services.daemon import Daemon, open_lock, report_pid, state_lock, try_lock
 from torchyard.pipelines.services.prefect_settings import configured_api_url, setting
 
 FLOW = "train_pipeline"
