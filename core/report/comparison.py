@@ -14,7 +14,7 @@ from torchyard.core.evaluation.metrics import Evaluation, evaluate
 from torchyard.core.evaluation.paired_test import Comparison, compare
 from torchyard.core.formatting import points
 from torchyard.core.report.page import render
-from torchyard.core.report.plots import accuracy_cost_figure, learning_curves, svg
+from torchyard.core.report.plots import Curves, accuracy_cost_figure, learning_curves, svg
 from torchyard.core.tracking.lookup import recorded_predictions
 
 if TYPE_CHECKING:
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
 
     from torchyard.core.data.predictions import PredictionTable
-    from torchyard.core.report.plots import Curves
 
 CURVES = ("train/loss", "train/accuracy", "val/loss", "val/accuracy")
 COST = ("time/train_seconds", "test/accuracy")

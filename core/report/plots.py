@@ -136,10 +136,8 @@ def learning_curves(runs: Sequence[Curves]) -> list[Markup]:
                 points = np.array(run.get(f"{part}/{name}") or np.empty((0, 2)))
                 marker = "o" if len(points) == 1 else None
                 axes.plot(*points.T, color=colour, linewidth=width, marker=marker, markersize=3)
-        _plain(axes)
+        _plain(axes, x="epoch", title=name)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-        axes.set_xlabel("epoch", color=MUTED)
-        axes.set_title(name, loc="left", fontsize=10, color=INK)
         if name == "accuracy":
             axes.yaxis.set_major_formatter(_percent)
         curves.append(svg(figure, f"curve of {name}"))
@@ -162,12 +160,9 @@ def reliability_figure(calibration: Calibration) -> Figure:
     means = calibration.confidence[filled], calibration.accuracy[filled]
     upper.plot(*means, ".", color=WRONG, markersize=5)
     upper.set(ylim=(0, 1), xlim=(0, 1))
-    upper.set_ylabel("accuracy", color=MUTED)
     lower.bar(middles, calibration.images, **bars)
-    lower.set_ylabel("samples", color=MUTED)
-    lower.set_xlabel("confidence", color=MUTED)
-    for axes in (upper, lower):
-        _plain(axes)
+    _plain(upper, y="accuracy")
+    _plain(lower, x="confidence", y="samples")
     upper.tick_params(labelbottom=False)
     upper.yaxis.set_major_formatter(_percent)
     lower.xaxis.set_major_formatter(_percent)
@@ -194,12 +189,10 @@ def accuracy_cost_figure(runs: Sequence[Sequence[float]]) -> Figure:
     for colour, (seconds, accuracy, low, high) in zip(_colours(len(runs)), runs, strict=True):
         reach = [[accuracy - low], [high - accuracy]]
         axes.errorbar(seconds, accuracy, yerr=reach, fmt="o", color=colour, capsize=3)
-    _plain(axes)
+    _plain(axes, x="training, seconds", title="test accuracy")
     axes.set_xscale("log")
     for set_formatter in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
         set_formatter(Plain(minor_thresholds=(1.5, 0.5)))
-    axes.set_xlabel("training, seconds", color=MUTED)
-    axes.set_title("test accuracy", loc="left", fontsize=10, color=INK)
     axes.yaxis.set_major_formatter(_percent)
     return figure
 
@@ -212,7 +205,10 @@ def _percent(value: float, _: float) -> str:
     return f"{100 * value:g} %"
 
 
-def _plain(axes: Axes) -> None:
+def _plain(axes: Axes, x: str = "", y: str = "", title: str = "") -> None:
+    axes.set_xlabel(x, color=MUTED)
+    axes.set_ylabel(y, color=MUTED)
+    axes.set_title(title, loc="left", fontsize=10, color=INK)
     axes.grid(color=LINE, linewidth=0.6)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)

@@ -28,6 +28,7 @@ commands = typer.Typer()
 
 # On a terminal; --csv and --json have all columns. A run's name has the model and the data set.
 SHOWN = ("run", "started", "lr", "epochs", "accuracy", "worst", "images_per_second", "device")
+HEADINGS = {"images_per_second": "images/s", "worst": "worst class"}
 MAX_CLASSES = 20  # the page has all of them
 
 
@@ -184,17 +185,12 @@ def _class_cell(cell: ClassCell | None) -> str:
 
 
 def _print_runs(table: pd.DataFrame) -> None:
-    shown = Table(box=None, pad_edge=False)
     names = [str(name) for name in table if name in SHOWN or name not in COLUMNS]
-    for name in names:
-        numeric = name in COLUMNS and COLUMNS[name].place == "metrics"
-        heading = {"images_per_second": "images/s", "worst": "worst class"}.get(name, name)
-        shown.add_column(
-            heading,
-            justify="right" if numeric else "left",
-            overflow="fold",
-            no_wrap=name in SHOWN and name != "run",
-        )
+    headings = {name: HEADINGS.get(name, name) for name in names}
+    metrics = [headings[n] for n in names if n in COLUMNS and COLUMNS[n].place == "metrics"]
+    shown = plain_table(*headings.values(), right=metrics)
+    for name, column in zip(names, shown.columns, strict=True):
+        column.no_wrap = name in SHOWN and name != "run"
     for row in table.to_dict("records"):
         shown.add_row(*(_cell(row, name) for name in names))
     print_table(shown)

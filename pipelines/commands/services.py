@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import typer
 from rich.markup import escape
@@ -24,9 +24,6 @@ from torchyard.pipelines.services import manager
 from torchyard.pipelines.services.manager import FOUND, UP, ServiceManager, ServiceStatus
 from torchyard.pipelines.services.prefect_server import FLOW, PrefectServer, use
 from torchyard.pipelines.services.schedules import describe, parse_schedule
-
-if TYPE_CHECKING:
-    from torchyard.pipelines.services.deployments import Registered
 
 commands = typer.Typer()
 
@@ -109,9 +106,10 @@ def schedule_runs(
     if problems or resolved is None or when is None or name is None:
         raise UserError(problems)
     with _prefect(resolved) as server:
-        registered = deployments.schedule(resolved, name, when, manager.pool_name(server.api_url))
+        pool = manager.pool_name(server.api_url)
+        url, replaced = deployments.schedule(resolved, name, when, pool)
     text = f"{describe(when.prefect)}; first {when.first:%a %d %b %Y %H:%M}"
-    _print_registered(registered, "Scheduled", text)
+    _print_registered(name, "Replaced" if replaced else "Scheduled", text, url)
     if not ServiceManager().stores:
         stdout.print("It does not start before `torchyard up`.")
 
@@ -159,8 +157,9 @@ def deploy(
     if problems or resolved is None or variables is None or name is None:
         raise UserError(problems)
     with _prefect(resolved):
-        registered = deployments.deploy(resolved, name, pool, variables)
-    _print_registered(registered, "Deployed", f"prefect deployment run {FLOW}/{name}")
+        url, replaced = deployments.deploy(resolved, name, pool, variables)
+    verb, text = "Replaced" if replaced else "Deployed", f"prefect deployment run {FLOW}/{name}"
+    _print_registered(name, verb, text, url)
 
 
 def check_name(name: str | None, source: str | None) -> str:
@@ -230,10 +229,9 @@ def _short(time: str | None) -> str:
     return f"{datetime.fromisoformat(time):%d %b %H:%M}" if time else "–"
 
 
-def _print_registered(registered: Registered, verb: str, text: str) -> None:
-    verb = "Replaced" if registered.replaced else verb
-    stdout.print(f"{verb} [bold]{escape(registered.name)}[/]: {escape(text)}", soft_wrap=True)
-    stdout.print(f"Its configuration: {registered.url}", soft_wrap=True)
+def _print_registered(name: str, verb: str, text: str, url: str) -> None:
+    stdout.print(f"{verb} [bold]{escape(name)}[/]: {escape(text)}", soft_wrap=True)
+    stdout.print(f"Its configuration: {url}", soft_wrap=True)
 
 
 def _print_services(services: list[ServiceStatus]) -> None:

@@ -11,7 +11,6 @@ import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -44,21 +43,6 @@ RETIRED = "torchyard:retired"  # tag of a deployment to be deleted once its last
 NEEDS = "TORCHYARD_NEEDS"  # in the environment of a deployed run: its plugins and their sources
 
 
-@dataclass(frozen=True)
-class Registered:
-    """A deployment that was created or replaced.
-
-    Attributes:
-        name: without the name of the flow.
-        url: its page in Prefect's UI.
-        replaced: whether there was one of that name.
-    """
-
-    name: str
-    url: str
-    replaced: bool
-
-
 def read_variables(assignments: Sequence[str]) -> dict[str, Any]:
     """Job variables from `key=value`; a dot in the key opens a section, as in `env.NAME`.
 
@@ -82,11 +66,14 @@ def read_variables(assignments: Sequence[str]) -> dict[str, Any]:
     return variables
 
 
-def schedule(resolved: ResolvedConfig, name: str, when: Schedule, pool: str) -> Registered:
+def schedule(resolved: ResolvedConfig, name: str, when: Schedule, pool: str) -> tuple[str, bool]:
     """Schedule runs on this machine with the Prefect server in use.
 
     They start as a run would here and now: in this working folder, with this virtual environment,
     these plugins and this tracking store.
+
+    Returns:
+        The deployment's page in Prefect's UI, and whether it replaces one of that name.
     """
     from prefect.workers.process import ProcessWorker  # takes long to import
 
@@ -114,8 +101,11 @@ def schedule(resolved: ResolvedConfig, name: str, when: Schedule, pool: str) -> 
 
 def deploy(
     resolved: ResolvedConfig, name: str, pool: str, job_variables: Mapping[str, Any]
-) -> Registered:
+) -> tuple[str, bool]:
     """Register the flow for a work pool whose workers have torchyard installed.
+
+    Returns:
+        As `schedule`.
 
     Raises:
         UserError: there is no such pool.
@@ -141,7 +131,7 @@ def _register(
     pool: str,
     job_variables: Mapping[str, Any],
     schedules: Sequence[actions.DeploymentScheduleCreate] = (),
-) -> Registered:
+) -> tuple[str, bool]:
     replaced = name in [each.name for each in list_deployments(client)]
     # A run that would overlap with another is skipped: they never pile up.
     skip = objects.ConcurrencyOptions(collision_strategy=ConcurrencyLimitStrategy.CANCEL_NEW)
@@ -161,7 +151,7 @@ def _register(
         pull_steps=[],
         description="The configuration of the run is the parameter `config`.",
     )
-    return Registered(name, url_for("deployment", obj_id=deployment_id) or "", replaced)
+    return url_for("deployment", obj_id=deployment_id) or "", replaced
 
 
 def remove(name: str) -> bool:

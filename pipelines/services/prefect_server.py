@@ -40,7 +40,7 @@ from types import TracebackType
 from urllib.parse import urlsplit
 
 from torchyard.core.errors import RunError, UserError
-from torchyard.core.tracking.store import begin_with_blank, fetch
+from torchyard.core.tracking.store import begin_with_blank, fetch, shown
 from torchyard.pipelines.services.daemon import Daemon, open_lock, report_pid, state_lock, try_lock
 from torchyard.pipelines.services.prefect_settings import configured_api_url, setting
 
@@ -138,16 +138,15 @@ class PrefectServer:
         return self.api_url
 
     def _gone(self, what: str) -> RunError:
-        shown = urlsplit(self.api_url)._replace(netloc=urlsplit(self.api_url).netloc.split("@")[-1])
         if self.log is None:
             return RunError(
-                f"The Prefect server at {shown.geturl()} {what}. "
+                f"The Prefect server at {shown(self.api_url)} {what}. "
                 "Start it, or name another with PREFECT_API_URL."
             )
         lines = Daemon(self.log.parent, self.log.stem).log_tail(100)
         tail = "".join(f"\n    {line}" for line in lines[-5:])
         return RunError(
-            f"The local Prefect server at {shown.geturl()} {what}. Its log is {self.log}"
+            f"The local Prefect server at {shown(self.api_url)} {what}. Its log is {self.log}"
             + (f" and ends with:{tail}" if tail else ", and empty."),
             details="\n".join(lines),
         )
