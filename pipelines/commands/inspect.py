@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
-from rich.table import Table
+from rich.text import Text
 
 from torchyard.core.data.dataset import PreparedDataset
 from torchyard.core.data.files import cache_folder
 from torchyard.core.errors import UserError
 from torchyard.core.formatting import dimensions, percent
 from torchyard.pipelines.commands.arguments import AsJson, plugin_config
-from torchyard.pipelines.display import Display, plain_table, stdout
+from torchyard.pipelines.display import Display, print_table, stdout
 from torchyard.pipelines.worker.process import Worker
 
 if TYPE_CHECKING:
@@ -96,12 +96,8 @@ def inspect_model(
             shape=sides,
             classes=classes,
         )
-    table = plain_table(
-        "layer", "kind", "output of a batch of 2", "parameters", "trained", right=NUMBERS
-    )
-    for layer in facts["layers"]:
-        table.add_row(*_layer_row(layer))
-    stdout.print(table)
+    headings = ("layer", "kind", "output of a batch of 2", "parameters", "trained")
+    print_table(headings, map(_layer_row, facts["layers"]), right=NUMBERS)
     frozen = facts["parameters"] - facts["trained"]
     stdout.print(
         f"\n[bold]{escape(model)}[/] on samples of {dimensions(facts['shape'])}, "
@@ -157,13 +153,13 @@ def _print_guesses(images: list[Path], guesses: list[list[Guess]], as_json: bool
         ]
         print(json.dumps(rows, indent=1, ensure_ascii=False))
         return
-    table = plain_table("image", "class", "probability", right=NUMBERS)
-    for path, best in zip(images, guesses, strict=True):
-        for rank, guess in enumerate(best):
-            name = "" if rank else escape(str(path))
-            table.add_row(name, escape(guess.name), percent(guess.probability, space=""))
+    cells = [
+        ("" if rank else str(path), guess.name, percent(guess.probability, space=""))
+        for path, best in zip(images, guesses, strict=True)
+        for rank, guess in enumerate(best)
+    ]
     if images:
-        stdout.print(table)
+        print_table(("image", "class", "probability"), cells, right=NUMBERS)
 
 
 def _print_dataset(name: str, data: PreparedDataset, facts: dict[str, Any]) -> None:
@@ -181,16 +177,19 @@ def _print_dataset(name: str, data: PreparedDataset, facts: dict[str, Any]) -> N
     for fact, value in lines.items():
         stdout.print(f"{fact:<9} {escape(str(value))}", soft_wrap=True)
     stdout.print()
-    stdout.print(_statistics_table(data))
+    _print_statistics(data)
     stdout.print()
-    table = plain_table("class", *facts["images"], right=NUMBERS)
-    for row in zip(data.classes, *facts["images"].values(), strict=True):
-        table.add_row(escape(row[0]), *(f"{count:,}" for count in row[1:]))
-    table.add_row("all", *(f"{sum(counts):,}" for counts in facts["images"].values()), style="bold")
-    stdout.print(table)
+    images = facts["images"].values()
+    rows: list[list[str | Text]] = [
+        [name, *(f"{count:,}" for count in counts)]
+        for name, *counts in zip(data.classes, *images, strict=True)
+    ]
+    total = ("all", *(f"{sum(counts):,}" for counts in images))
+    rows.append([Text(cell, "bold") for cell in total])
+    print_table(["class", *facts["images"]], rows, right=NUMBERS)
 
 
-def _statistics_table(data: PreparedDataset) -> Table:
+def _print_statistics(data: PreparedDataset) -> None:
     """Mean and std of the training split; of many components their least, mean and greatest."""
     images = len(data.shape) == 3
     names: Sequence[str] = [str(number) for number in range(len(data.mean))]
@@ -203,10 +202,8 @@ def _statistics_table(data: PreparedDataset) -> Table:
             for word, of in (("least", min), ("mean", fmean), ("greatest", max))
         ]
     component = "channel, values 0 to 1" if images else "component"
-    table = plain_table(component, "mean", "std", right=NUMBERS)
-    for label, mean, std in rows:
-        table.add_row(label, f"{mean:.4g}", f"{std:.4g}")
-    return table
+    cells = [(label, f"{mean:.4g}", f"{std:.4g}") for label, mean, std in rows]
+    print_table((component, "mean", "std"), cells, right=NUMBERS)
 
 
 def _draw(data: PreparedDataset, file: Path) -> None:
@@ -236,7 +233,7 @@ def _layer_row(layer: dict[str, Any]) -> list[str]:
     trained = "–"
     if layer["parameters"]:
         trained = {0: "no", layer["parameters"]: "yes"}.get(layer["trained"], "partly")
-    return [escape(layer["name"]), layer["kind"], output, f"{layer['parameters']:,}", trained]
+    return [layer["name"], layer["kind"], output, f"{layer['parameters']:,}", trained]
 
 
 def _shape(text: str) -> list[int]:

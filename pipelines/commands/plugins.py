@@ -20,7 +20,7 @@ from torchyard.core.hosting.lint import problems
 from torchyard.core.hosting.manager import host
 from torchyard.core.hosting.registration import Registration, Unloaded
 from torchyard.pipelines.commands.arguments import AsJson
-from torchyard.pipelines.display import plain_table, print_table, stderr, stdout
+from torchyard.pipelines.display import print_table, stderr, stdout
 from torchyard.pipelines.scaffold.new_plugin import new_plugin
 
 
@@ -155,10 +155,8 @@ def _value(value: Any) -> str:
 
 
 def _print_rows(rows: list[dict[str, Any]], headings: dict[str, str]) -> None:
-    table = plain_table(*(headings.get(key, key) for key in rows[0])) if rows else plain_table()
-    for row in rows:
-        table.add_row(*map(escape, row.values()))
-    print_table(table)
+    shown = [headings.get(key, key) for key in rows[0]] if rows else []
+    print_table(shown, [row.values() for row in rows])
 
 
 def _print_json(answer: dict[str, Any]) -> None:

@@ -16,7 +16,7 @@ from torchyard.core.tracking.lookup import find_run, recorded_config
 from torchyard.core.tracking.registry import champion_of, history, promote, roll_back
 from torchyard.core.tracking.store import open_existing, store_errors, tracking_uri
 from torchyard.pipelines.commands.arguments import DEFAULT_PRESET, PRESETS, AsJson, RunName
-from torchyard.pipelines.display import plain_table, print_table, stdout
+from torchyard.pipelines.display import print_table, stdout
 
 commands = typer.Typer()
 
@@ -86,10 +86,7 @@ def models(
         stdout.print("No model is registered yet: `torchyard promote RUN model=NAME` does that.")
         return
     headings = ("model", "version", "status", "run", "accuracy", "when", "by", "why")
-    table = plain_table(*headings, right=("version", "accuracy"))
-    for row in rows:
-        table.add_row(*(escape(cell) for cell in _cells(row)))
-    print_table(table)
+    print_table(headings, map(_cells, rows), right=("version", "accuracy"))
 
 
 def _cells(row: dict[str, Any]) -> list[str]:

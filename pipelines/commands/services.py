@@ -12,14 +12,14 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 from rich.markup import escape
-from rich.table import Table
+from rich.text import Text
 
 from torchyard.core.config.resolve import ResolvedConfig
 from torchyard.core.errors import UserError
 from torchyard.core.tracking.store import check_writable, tracking_uri
 from torchyard.pipelines.commands import arguments
 from torchyard.pipelines.commands.arguments import Overrides, Source
-from torchyard.pipelines.display import plain_table, stdout
+from torchyard.pipelines.display import print_table, stdout
 from torchyard.pipelines.services import manager
 from torchyard.pipelines.services.manager import FOUND, UP, ServiceManager, ServiceStatus
 from torchyard.pipelines.services.prefect_server import FLOW, PrefectServer, use
@@ -64,7 +64,7 @@ def status(as_json: arguments.AsJson = False) -> None:
         return
     _print_services(services)
     if plan:
-        stdout.print(_plan_table(plan))
+        _print_plan(plan)
 
 
 @commands.command("schedule")
@@ -205,24 +205,18 @@ def _plan(prefect: ServiceStatus) -> list[dict[str, Any]]:
         return deployments.overview()
 
 
-def _plan_table(plan: list[dict[str, Any]]) -> Table:
-    table = plain_table("name", "pool", "schedule", "next", "last", "")
-    table.title, table.title_justify = "\nscheduled and deployed", "left"
+def _print_plan(plan: list[dict[str, Any]]) -> None:
+    rows = []
     for row in plan:
         schedule = row["schedule"] or "by hand"
         last = row["last_state"] or "–"
         if row["last_message"] and last not in ("Completed", "Running"):
             last = f"{last}: {row['last_message']}"
-        cells = (
-            row["name"],
-            row["pool"] or "–",
-            f"{schedule} (paused)" if row["paused"] else schedule,
-            _short(row["next"]),
-            _short(row["last"]),
-            last,
-        )
-        table.add_row(*map(escape, cells))
-    return table
+        schedule = f"{schedule} (paused)" if row["paused"] else schedule
+        times = _short(row["next"]), _short(row["last"])
+        rows.append((row["name"], row["pool"] or "–", schedule, *times, last))
+    stdout.print("\n[italic]scheduled and deployed[/]")
+    print_table(("name", "pool", "schedule", "next", "last", ""), rows)
 
 
 def _short(time: str | None) -> str:
@@ -235,20 +229,13 @@ def _print_registered(name: str, verb: str, text: str, url: str) -> None:
 
 
 def _print_services(services: list[ServiceStatus]) -> None:
-    table = Table(box=None, pad_edge=False)
-    for heading in ("", "", "where", "since", "by", "process"):
-        table.add_column(heading, no_wrap=True)
+    headings, rows = ("", "", "where", "since", "by", "process"), []
     for row in map(_as_dict, services):
-        state, since = row["state"], row["since"]
-        table.add_row(
-            row["name"],
-            state if state in (UP, FOUND) else f"[red]{state}[/]",
-            escape(row["address"] or ""),
-            f"{datetime.fromisoformat(since).astimezone():%d %b %H:%M}" if since else "",
-            escape(row["started_by"] or ""),
-            str(row["process"] or ""),
-        )
-    stdout.print(table)
+        state = Text(row["state"], "" if row["state"] in (UP, FOUND) else "red")
+        since = row["since"] and f"{datetime.fromisoformat(row['since']).astimezone():%d %b %H:%M}"
+        cells = (row["address"], since, row["started_by"], row["process"])
+        rows.append((row["name"], state, *(str(cell or "") for cell in cells)))
+    print_table(headings, rows, no_wrap=headings)
 
 
 def _as_dict(service: ServiceStatus) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from torchyard.core.hosting.manager import host
 from torchyard.core.tracking.lookup import find_run, recorded_config
 from torchyard.core.tracking.store import open_existing, store_errors, tracking_uri
 from torchyard.pipelines.commands.arguments import RunName
-from torchyard.pipelines.display import Display, plain_table, print_table, stdout
+from torchyard.pipelines.display import Display, print_table, stdout
 from torchyard.pipelines.worker.process import shared_worker
 
 if TYPE_CHECKING:
@@ -63,10 +63,8 @@ def verify(run: RunName) -> None:
         stdout.print(f"sha256 {recorded}", soft_wrap=True)
         return
     if differing:
-        table = plain_table("", "recorded", "now")
-        for what, (before, now) in differing.items():
-            table.add_row(*map(escape, (what, before, now)))
-        print_table(table)
+        rows = [(what, *values) for what, values in differing.items()]
+        print_table(("", "recorded", "now"), rows)
     known = "the above differs" if differing else "nothing that is recorded differs"
     raise RunError(
         f"{found.info.run_name} trained again gives other weights; {known}. "
