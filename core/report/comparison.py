@@ -110,11 +110,8 @@ def results(compared: Sequence[ComparedRun]) -> pd.DataFrame:
     """One row per metric of `RESULTS`, one column per run; NaN where a run has none."""
     import pandas as pd
 
-    columns = {
-        each.label: [each.run.data.metrics.get(key, np.nan) for key in RESULTS.values()]
-        for each in compared
-    }
-    return pd.DataFrame(columns, index=list(RESULTS))
+    columns = {each.label: pd.Series(each.run.data.metrics, dtype=float) for each in compared}
+    return pd.DataFrame(columns).reindex(list(RESULTS.values())).set_axis(list(RESULTS))
 
 
 @dataclass(frozen=True)

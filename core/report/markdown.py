@@ -52,7 +52,7 @@ def per_class_markdown(evaluation: Evaluation, weakest_first: bool = False) -> s
     """The per-class table, shares in percent; an undefined value is a dash."""
     table = evaluation.per_class
     if weakest_first:
-        table = table.sort_values("accuracy", kind="stable", na_position="last")
+        table = table.sort_values("accuracy", kind="stable")
     lines = ["| class | images | correct | accuracy | precision | F1 |"]
     lines.append("| :--- |" + " ---: |" * 5)
     for name, images, correct, *shares in table.itertuples(index=False, name=None):

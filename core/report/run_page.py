@@ -45,11 +45,9 @@ def run_page(
         predictions: of these samples.
         evaluation: of the predictions.
         classes: the names, in the order of the class indices.
-        title: the run's name.
         facts: of the run, in the order they are shown.
         places: the machine and device it ran on.
         metrics: of the run; the stages' times and the memory are shown.
-        curves: of the training.
         matrix: the confusion matrix as `core/report/plots.py` draws it.
         config: the whole configuration as YAML.
         links: addresses by their names.
@@ -77,6 +75,8 @@ def run_page(
         share = count / evaluation.confusion[true].sum()
         examples = shown(surest[pair[surest]][:MAX_EXAMPLES])
         pairs.append((classes[true], classes[predicted], count, share, examples))
+    table = evaluation.per_class.sort_values("accuracy", kind="stable")
+    low, high = wilson_interval(table["correct"], table["images"])
     seconds = {stage: metrics.get(f"time/{stage}_seconds", float("nan")) for stage in STAGES}
     return render(
         "run.html",
@@ -84,7 +84,7 @@ def run_page(
         evaluation=evaluation,
         facts=facts,
         places=places,
-        classes=_classes(evaluation),
+        classes=table.assign(low=low, high=high).to_dict("records"),
         curves=learning_curves([curves]),
         validated=bool(curves.get("val/loss")),
         matrix=svg(matrix, "matrix"),
@@ -102,11 +102,3 @@ def run_page(
         config_file=data_uri(config.encode(), "text/yaml"),
         links=links,
     )
-
-
-def _classes(evaluation: Evaluation) -> list[dict[str, Any]]:
-    """The rows of the per-class table with intervals, the weakest first."""
-    table = evaluation.per_class.copy()
-    table["low"], table["high"] = wilson_interval(table["correct"], table["images"])
-    table = table.sort_values("accuracy", kind="stable", na_position="last")
-    return [{str(key): row[key] for key in row} for row in table.to_dict("records")]

@@ -252,15 +252,10 @@ def _default_port() -> int:
 def listen(port: int) -> socket.socket:
     """A socket listening on `port` of 127.0.0.1, or on a free port where that one is taken."""
     for candidate in (port, 0):
-        listener = socket.socket()
-        # Otherwise the port stays taken for a minute after a server closed its connections.
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            listener.bind(("127.0.0.1", candidate))
-            listener.listen()
-            return listener
-        except OSError:
-            listener.close()
+        # create_server sets SO_REUSEADDR: otherwise the port stays taken for a minute after a
+        # server closed its connections.
+        with contextlib.suppress(OSError):
+            return socket.create_server(("127.0.0.1", candidate))
     raise OSError("no port of 127.0.0.1 is free")
 
 
