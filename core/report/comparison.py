@@ -145,7 +145,7 @@ def classes_compared(compared: Sequence[ComparedRun]) -> list[ClassRow]:
     measured = ["second", "difference", "low", "high", "p_adjusted"]
     rows = []
     for index, (name, images, accuracy) in enumerate(
-        first.per_class[["class", "images", "accuracy"]].itertuples(index=False)
+        first.per_class[["class", "images", "accuracy"]].itertuples(index=False, name=None)
     ):
         cells = [
             None if of is None else ClassCell(*of.per_class.loc[index, measured])

@@ -122,9 +122,9 @@ def _print_comparison(compared: Sequence[ComparedRun]) -> None:
     if settings.empty:
         stdout.print("Their settings are the same.")
     else:
-        _print_by_run("setting", compared, settings.fillna("–").itertuples())
+        _print_by_run("setting", compared, settings.fillna("–").itertuples(name=None))
     stdout.print()
-    results = comparison.results(compared).map(number).itertuples()
+    results = comparison.results(compared).map(number).itertuples(name=None)
     _print_by_run("result", compared, [_accuracy_row(compared), *results])
     stdout.print()
     rows = comparison.classes_compared(compared)

@@ -23,7 +23,6 @@ from torchyard.pipelines.display import print_table, stdout
 from torchyard.pipelines.services import manager
 from torchyard.pipelines.services.manager import FOUND, UP, ServiceManager, ServiceStatus
 from torchyard.pipelines.services.prefect_server import FLOW, PrefectServer, use
-from torchyard.pipelines.services.schedules import describe, parse_schedule
 
 commands = typer.Typer()
 
@@ -96,11 +95,11 @@ def schedule_runs(
     Example: [bold]torchyard schedule cifar10 model=resnet18 --cron "0 3 * * *"
     --timezone Asia/Shanghai[/]
     """
-    from torchyard.pipelines.services import deployments
+    from torchyard.pipelines.services import deployments, schedules
 
     problems: list[str] = []
     resolved = _read(problems, arguments.preset_config, source, overrides)
-    when = _read(problems, parse_schedule, cron, interval, rrule, timezone)
+    when = _read(problems, schedules.parse_schedule, cron, interval, rrule, timezone)
     name = _read(problems, check_name, name, source)
     _read(problems, check_writable, tracking_uri())
     if problems or resolved is None or when is None or name is None:
@@ -108,7 +107,7 @@ def schedule_runs(
     with _prefect(resolved) as server:
         pool = manager.pool_name(server.api_url)
         url, replaced = deployments.schedule(resolved, name, when, pool)
-    text = f"{describe(when.prefect)}; first {when.first:%a %d %b %Y %H:%M}"
+    text = f"{schedules.describe(when.prefect)}; first {when.first:%a %d %b %Y %H:%M}"
     _print_registered(name, "Replaced" if replaced else "Scheduled", text, url)
     if not ServiceManager().stores:
         stdout.print("It does not start before `torchyard up`.")
