@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -131,7 +132,7 @@ def learning_curves(runs: Sequence[Curves]) -> list[Markup]:
     for name in ("loss", "accuracy") if any(run.get("train/loss") for run in runs) else ():
         figure = Figure(figsize=(4.6, 2.9))
         axes = figure.add_axes(AXES)
-        for colour, run in zip(_colours(len(runs)), runs, strict=True):
+        for colour, run in zip(cycle(SERIES), runs, strict=False):
             for part, width in (("train", 1.0), ("val", 2.2)):
                 points = np.array(run.get(f"{part}/{name}") or np.empty((0, 2)))
                 marker = "o" if len(points) == 1 else None
@@ -186,7 +187,7 @@ def accuracy_cost_figure(runs: Sequence[Sequence[float]]) -> Figure:
 
     figure = Figure(figsize=(5.5, 3))
     axes = figure.add_axes(AXES)
-    for colour, (seconds, accuracy, low, high) in zip(_colours(len(runs)), runs, strict=True):
+    for colour, (seconds, accuracy, low, high) in zip(cycle(SERIES), runs, strict=False):
         reach = [[accuracy - low], [high - accuracy]]
         axes.errorbar(seconds, accuracy, yerr=reach, fmt="o", color=colour, capsize=3)
     _plain(axes, x="training, seconds", title="test accuracy")
@@ -195,10 +196,6 @@ def accuracy_cost_figure(runs: Sequence[Sequence[float]]) -> Figure:
         set_formatter(Plain(minor_thresholds=(1.5, 0.5)))
     axes.yaxis.set_major_formatter(_percent)
     return figure
-
-
-def _colours(count: int) -> list[str]:
-    return [SERIES[number % len(SERIES)] for number in range(count)]
 
 
 def _percent(value: float, _: float) -> str:
