@@ -6,14 +6,15 @@ import contextlib
 import dataclasses
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Container, Iterable, Iterator
 from contextvars import ContextVar
 from typing import Any
 
 from rich import progress
-from rich.console import Console
+from rich.console import Console, JustifyMethod, OverflowMethod
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from torchyard.core.formatting import percent
 from torchyard.core.training.events import EpochDone, Event, Progress, RunningLoss, StageProgress
@@ -23,8 +24,23 @@ stderr = Console(stderr=True, highlight=False)
 UNFOLDED = 10_000  # columns
 
 
-def print_table(table: Table) -> None:
-    """Print a table; its rows are folded on a terminal only, not in a pipe or a file."""
+def print_table(
+    headings: Iterable[str],
+    rows: Iterable[Iterable[str | Text]],
+    *,
+    right: Container[str] = (),
+    no_wrap: Container[str] = (),
+) -> None:
+    """Print columns of plain texts, numbers to the `right`; folded on a terminal, not in a pipe."""
+    table = Table(box=None, pad_edge=False)
+    for heading in headings:
+        justify: JustifyMethod = "right" if heading in right else "left"
+        overflow: OverflowMethod = "ellipsis" if heading in no_wrap else "fold"
+        table.add_column(
+            escape(heading), justify=justify, overflow=overflow, no_wrap=heading in no_wrap
+        )
+    for row in rows:
+        table.add_row(*(escape(cell) if isinstance(cell, str) else cell for cell in row))
     console = stdout if stdout.is_terminal else Console(highlight=False, width=UNFOLDED)
     console.print(table)
 

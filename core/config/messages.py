@@ -30,19 +30,17 @@ def explain(
     reasons: dict[str, list[str]] = {}
     inputs: dict[str, str] = {}
     for problem in error.errors():
-        location = [prefix] if prefix else []
+        path, section = problem["loc"], [prefix] if prefix else []
         # Of a union pydantic reports each member's problem, with the member's name in the path.
-        location += [
+        location = section + [
             str(part)
-            for depth, part in enumerate(problem["loc"])
-            if not depth
-            or isinstance(part, int)
-            or part in _fields_at(model, problem["loc"][:depth])
+            for depth, part in enumerate(path)
+            if not depth or isinstance(part, int) or part in _fields_at(model, path[:depth])
         ]
         if problem["type"] == "extra_forbidden":
-            location = [*filter(None, [prefix]), *map(str, problem["loc"])]
+            location = section + [str(part) for part in path]
             noun = "parameter" if prefix else "setting"
-            reason = f"unknown {noun}{owner}.{_nearest(model, location, problem['loc'])}"
+            reason = f"unknown {noun}{owner}.{_nearest(model, location, path)}"
         elif problem["type"] == "missing":
             reason = "is missing"
         else:
@@ -92,7 +90,10 @@ def _fields_at(model: type[BaseModel], location: tuple[int | str, ...]) -> Itera
 
 
 _TYPES = {int: "integer", str: "text", bool: "true or false", type(None): "none", Path: "path"}
-_BOUNDS = {"gt": ">", "ge": "≥", "lt": "<", "le": "≤", "multiple_of": "a multiple of"}
+_LIMITS = {
+    **{"gt": "> {}", "ge": "≥ {}", "lt": "< {}", "le": "≤ {}", "multiple_of": "a multiple of {}"},
+    **{"pattern": "matching {}", "min_length": "of at least {}", "max_length": "of at most {}"},
+}
 _SEQUENCES = (list, tuple, set, frozenset, Sequence, Iterable)
 
 
@@ -104,23 +105,15 @@ def accepted(field: FieldInfo) -> str:
 def _bounded(annotation: Any, metadata: Iterable[Any]) -> str:
     text = _in_words(annotation)
     limits = [
-        f"{sign} {value:g}" if isinstance(value, int | float) else f"{sign} {value}"
+        words.format(f"{value:g}" if isinstance(value, int | float) else value)
         for limit in metadata
-        for name, sign in _BOUNDS.items()
+        for name, words in _LIMITS.items()
         if (value := getattr(limit, name, None)) is not None
     ]
-    for limit in metadata:
-        pattern = getattr(limit, "pattern", None)
-        limits += [f"matching {pattern}"] if pattern else []
-        for name, words in (("min_length", "at least"), ("max_length", "at most")):
-            if (length := getattr(limit, name, None)) is not None:
-                limits.append(f"of {words} {length}")
     if not limits:
         return text
     # The bound of a field that is a union holds for those of its members that are numbers.
-    return (
-        f"{text}: {' and '.join(limits)}" if ", or " in text else f"{text} {' and '.join(limits)}"
-    )
+    return f"{text}{':' if ', or ' in text else ''} {' and '.join(limits)}"
 
 
 def _in_words(annotation: Any) -> str:

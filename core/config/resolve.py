@@ -18,16 +18,8 @@ from torchyard.core.config.parsing import as_section, read_overridden
 from torchyard.core.config.schema import DEFAULT_GATES, SINGLE, Choice, RunConfig, shared_settings
 from torchyard.core.config.secrets import read_secrets, secret_references
 from torchyard.core.errors import UserError
+from torchyard.core.hosting import params
 from torchyard.core.hosting.manager import Host
-from torchyard.core.hosting.params import (
-    AugmentationParams,
-    DatasetParams,
-    GateParams,
-    LossParams,
-    ModelParams,
-    OptimizerParams,
-    SchedulerParams,
-)
 from torchyard.core.hosting.registration import Registration
 
 
@@ -45,16 +37,16 @@ class ResolvedConfig:
     config: RunConfig
     recorded: Mapping[str, str]
     plugins: Mapping[str, Registration]
-    dataset: DatasetParams
-    augmentations: tuple[AugmentationParams, ...]
-    model: ModelParams
-    loss: LossParams
-    optimizer: OptimizerParams
-    scheduler: SchedulerParams
-    gates: tuple[GateParams, ...] = ()
+    dataset: params.DatasetParams
+    augmentations: tuple[params.AugmentationParams, ...]
+    model: params.ModelParams
+    loss: params.LossParams
+    optimizer: params.OptimizerParams
+    scheduler: params.SchedulerParams
+    gates: tuple[params.GateParams, ...] = ()
 
     @property
-    def named_gates(self) -> list[tuple[str, GateParams]]:
+    def named_gates(self) -> list[tuple[str, params.GateParams]]:
         """The gates of a promotion, with their names."""
         chosen = self.config.promote.gates if self.config.promote else ()
         return [(gate.name, typed) for gate, typed in zip(chosen, self.gates, strict=True)]
@@ -179,10 +171,10 @@ def _find(
     if problems:
         raise UserError(problems)
     try:
-        params = registration.params.model_validate({**own, **secrets})
-        recorded = params.model_dump(mode="json") | secret_references(own)
+        typed = registration.params.model_validate({**own, **secrets})
+        recorded = typed.model_dump(mode="json") | secret_references(own)
         name = choice["name"]
-        return _Plugin(name, registration, params, {"name": name} | recorded)
+        return _Plugin(name, registration, typed, {"name": name} | recorded)
     except ValidationError as error:
         problems += explain(error, registration.params, place, f" of '{registration.name}'")
     except Exception as error:  # a plugin's own validator or type may raise anything

@@ -106,31 +106,22 @@ class TrainConfig(BaseModel):
     )
 
     @model_validator(mode="after")
-    def _processes_need_ddp(self) -> TrainConfig:
+    def _fits_together(self) -> TrainConfig:
         if self.processes is not None and self.parallel != "ddp":
             raise ValueError("processes are those of ddp: set train.parallel=ddp")
         if self.batch_size < self.world_size:
-            raise ValueError(
-                f"{self.world_size} processes cannot share a batch of {self.batch_size}"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _compiled_alone(self) -> TrainConfig:
+            processes = self.world_size
+            raise ValueError(f"{processes} processes cannot share a batch of {self.batch_size}")
         if self.compile and self.parallel != "none":
             raise ValueError("compile is for one process: leave train.parallel=none")
+        if self.patience is not None and self.validation == 0:
+            raise ValueError("patience needs a validation split: set train.validation, e.g. 0.1")
         return self
 
     @property
     def world_size(self) -> int:
         """How many processes train together."""
         return (self.processes or 2) if self.parallel == "ddp" else 1
-
-    @model_validator(mode="after")
-    def _patience_needs_validation(self) -> TrainConfig:
-        if self.patience is not None and self.validation == 0:
-            raise ValueError("patience needs a validation split: set train.validation, e.g. 0.1")
-        return self
 
 
 DEFAULT_GATES = (Choice(name="beats_champion"),)

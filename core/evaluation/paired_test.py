@@ -7,6 +7,7 @@ two predicts correctly count.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -102,30 +103,21 @@ def compare(
         )
         raise UserError(f"The runs were tested on different samples, which do not pair: {tested}")
     targets = first.predictions.targets
-    right = [table.predictions.predicted == targets for table in (first, second)]
-    generator = np.random.default_rng(seed)
-    groups = [np.ones(len(targets), bool), *(targets == i for i in range(len(first.classes)))]
-    counts = np.array([_outcomes(right[0][group], right[1][group]) for group in groups])
-    columns = _differences(counts, confidence, resamples, generator)
+    wrong = [table.predictions.predicted != targets for table in (first, second)]
+    # Of each class: how many samples both have right, the first alone, the second alone, neither.
+    outcomes, size = 4 * targets + 2 * wrong[0] + wrong[1], (len(first.classes), 4)
+    by_class = np.bincount(outcomes, minlength=math.prod(size)).reshape(size)
+    counts = np.vstack([by_class.sum(axis=0), by_class])
+    columns = _differences(counts, confidence, resamples, np.random.default_rng(seed))
     overall = Difference(**{name: values[0].item() for name, values in columns.items()})
     table = pd.DataFrame({"class": pd.Series(list(first.classes), dtype=object)})
-    for name, values in columns.items():
-        table[name] = values[1:]
+    table = table.assign(**{name: values[1:] for name, values in columns.items()})
     table["p_adjusted"] = _holm(table["p_value"].to_numpy())
     return Comparison(overall, table, confidence)
 
 
-def _outcomes(first: npt.NDArray[np.bool_], second: npt.NDArray[np.bool_]) -> list[int]:
-    """How many samples both have right, the first alone, the second alone, neither."""
-    pairs = 2 * (~first).astype(np.int64) + ~second
-    return np.bincount(pairs, minlength=4).tolist()  # type: ignore[no-any-return]
-
-
 def _differences(
-    counts: npt.NDArray[np.int64],
-    confidence: float,
-    resamples: int,
-    generator: np.random.Generator,
+    counts: npt.NDArray[np.int64], confidence: float, resamples: int, generator: np.random.Generator
 ) -> dict[str, npt.NDArray[Any]]:
     """The fields of `Difference`, with one value per row of outcomes."""
     from scipy.special import bdtr

@@ -5,17 +5,16 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-from markupsafe import Markup
 
 from torchyard.core.errors import RunError, UserError
 from torchyard.core.evaluation.metrics import Evaluation, evaluate
 from torchyard.core.evaluation.paired_test import Comparison, compare
 from torchyard.core.formatting import points
 from torchyard.core.report.page import render
-from torchyard.core.report.plots import accuracy_cost_figure, learning_curve_figures, svg
+from torchyard.core.report.plots import Curves, accuracy_cost_figure, learning_curves, svg
 from torchyard.core.tracking.lookup import recorded_predictions
 
 if TYPE_CHECKING:
@@ -24,9 +23,9 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
 
     from torchyard.core.data.predictions import PredictionTable
-    from torchyard.core.report.plots import Curves
 
 CURVES = ("train/loss", "train/accuracy", "val/loss", "val/accuracy")
+COST = ("time/train_seconds", "test/accuracy")
 SIGNIFICANCE = 0.05
 # The metric of each row of results.
 RESULTS = {
@@ -102,25 +101,17 @@ def settings_that_differ(compared: Sequence[ComparedRun]) -> pd.DataFrame:
     """One row per setting that is not the same in all, one column per run; None where unset."""
     import pandas as pd
 
-    names = sorted({name for each in compared for name in each.run.data.params})
-    rows = {
-        name: [each.run.data.params.get(name) for each in compared]
-        for name in names
-        if len({each.run.data.params.get(name) for each in compared}) > 1
-    }
-    labels = [each.label for each in compared]
-    return pd.DataFrame.from_dict(rows, orient="index", columns=labels, dtype=object)
+    columns = {each.label: pd.Series(each.run.data.params, dtype=object) for each in compared}
+    table = pd.DataFrame(columns).sort_index()
+    return table[table.nunique(axis=1, dropna=False) > 1].replace(np.nan, None)
 
 
 def results(compared: Sequence[ComparedRun]) -> pd.DataFrame:
     """One row per metric of `RESULTS`, one column per run; NaN where a run has none."""
     import pandas as pd
 
-    columns = {
-        each.label: [each.run.data.metrics.get(key, np.nan) for key in RESULTS.values()]
-        for each in compared
-    }
-    return pd.DataFrame(columns, index=list(RESULTS))
+    columns = {each.label: pd.Series(each.run.data.metrics, dtype=float) for each in compared}
+    return pd.DataFrame(columns).reindex(list(RESULTS.values())).set_axis(list(RESULTS))
 
 
 @dataclass(frozen=True)
@@ -151,21 +142,20 @@ def classes_compared(compared: Sequence[ComparedRun]) -> list[ClassRow]:
     first = compared[0].result
     if first is None:
         return []
+    measured = ["second", "difference", "low", "high", "p_adjusted"]
     rows = []
-    for index, name in enumerate(first.per_class["class"]):
-        cells: list[ClassCell | None] = [ClassCell(first.per_class["accuracy"][index])]
-        for each in compared[1:]:
-            if each.difference is None:
-                cells.append(None)
-                continue
-            row = each.difference.per_class.iloc[index]
-            numbers = (row[key] for key in ("second", "difference", "low", "high", "p_adjusted"))
-            cells.append(ClassCell(*numbers))
-        rows.append((name, int(first.per_class["images"][index]), cells))
+    for index, (name, images, accuracy) in enumerate(
+        first.per_class[["class", "images", "accuracy"]].itertuples(index=False, name=None)
+    ):
+        cells = [
+            None if of is None else ClassCell(*of.per_class.loc[index, measured])
+            for of in (each.difference for each in compared[1:])
+        ]
+        rows.append((name, images, [ClassCell(accuracy), *cells]))
 
     def greatest_difference(row: ClassRow) -> float:
         differences = [abs(cell.difference or 0.0) for cell in row[2] if cell is not None]
-        return max((each for each in differences if each == each), default=0.0)
+        return float(np.nanmax(differences))
 
     return sorted(rows, key=greatest_difference, reverse=True)
 
@@ -191,37 +181,19 @@ def verdict(first: ComparedRun, other: ComparedRun) -> tuple[str, str]:
 
 def comparison_page(compared: Sequence[ComparedRun]) -> str:
     """Make the page: HTML that needs no other file."""
-    curves = learning_curve_figures([each.curves for each in compared])
     costs = [
-        (
-            each.run.data.metrics.get("time/train_seconds", float("nan")),
-            each.run.data.metrics.get("test/accuracy", float("nan")),
-            *each.interval,
-        )
+        (*(each.run.data.metrics.get(key, np.nan) for key in COST), *each.interval)
         for each in compared
     ]
     measured = any(seconds == seconds and accuracy == accuracy for seconds, accuracy, *_ in costs)
     return render(
         "comparison.html",
-        runs=[_run_row(each) for each in compared],
+        compared=compared,
         verdicts=[verdict(compared[0], each) for each in compared[1:]],
         settings=settings_that_differ(compared).to_dict("split"),
         results=results(compared).to_dict("split"),
         classes=classes_compared(compared),
-        curves=[Markup(svg(figure, f"curves {number}")) for number, figure in enumerate(curves)],
+        curves=learning_curves([each.curves for each in compared]),
         validated=any(each.curves.get("val/loss") for each in compared),
-        cost=Markup(svg(accuracy_cost_figure(costs), "cost")) if measured else "",
+        cost=svg(accuracy_cost_figure(costs), "cost") if measured else "",
     )
-
-
-def _run_row(each: ComparedRun) -> dict[str, Any]:
-    low, high = each.interval
-    return {
-        "label": each.label,
-        "id": each.run.info.run_id,
-        "status": each.run.info.status,
-        "dataset": each.run.data.tags.get("dataset", "–"),
-        "accuracy": each.run.data.metrics.get("test/accuracy"),
-        "low": low,
-        "high": high,
-    }

@@ -8,15 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from torchyard.core.formatting import percent
-from torchyard.core.report.style import (
-    DPI,
-    LINE,
-    WRONG,
-    WRONG_INK,
-    add_title,
-    short_labels,
-    text_style,
-)
+from torchyard.core.report import style
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -51,34 +43,20 @@ def test_images_figure(
     """
     if not drawable(samples):
         return None
-    chosen, names = _choose(predictions.targets, count), _grid_labels(classes)
-    trues, guesses = predictions.targets[chosen], predictions.predicted[chosen]
-    captions = [
-        (f"✓ {names[true]}\n" if true == guess else _mistake(names, true, guess)) + share
-        for true, guess, share in zip(trues, guesses, _shares(predictions, chosen), strict=True)
-    ]
-    wrong = trues != guesses
-    title, count = f"{len(chosen):,} of {len(samples):,} test images", int(wrong.sum())
-    note = f"✓ right: {len(chosen) - count}    ✗ wrong: {count}, true → predicted    %: confidence"
-    return _grid(samples, chosen, captions, wrong, title, note)
+    chosen = _choose(predictions.targets, count)
+    title = f"{len(chosen):,} of {len(samples):,} test images"
+    wrong = int((predictions.targets != predictions.predicted)[chosen].sum())
+    note = f"✓ right: {len(chosen) - wrong}    ✗ wrong: {wrong}, true → predicted    %: confidence"
+    return _predictions_grid(samples, predictions, classes, chosen, title, note)
 
 
 def confident_mistakes_figure(
-    samples: Samples,
-    predictions: Predictions,
-    classes: Sequence[str],
-    count: int = 16,
+    samples: Samples, predictions: Predictions, classes: Sequence[str], count: int = 16
 ) -> Figure | None:
     """Draw the wrongly predicted test images of the highest confidence, the highest first.
 
     They show which classes the network confuses, and often a wrong label. The percentage is
-    the probability of the wrong class.
-
-    Args:
-        samples: uint8 N x C x H x W; only those shown are read.
-        predictions: of these N samples.
-        classes: the names, in the order of the class indices.
-        count: how many images at most.
+    the probability of the wrong class. The arguments are those of `test_images_figure`.
 
     Returns:
         None where no prediction is wrong, or the samples are not `drawable`.
@@ -87,23 +65,13 @@ def confident_mistakes_figure(
     if not drawable(samples) or not len(mistakes):
         return None
     surest = np.argsort(-predictions.confidence[mistakes], kind="stable")[:count]
-    chosen, names = mistakes[surest], _grid_labels(classes)
-    trues, guesses = predictions.targets[chosen], predictions.predicted[chosen]
-    captions = [
-        _mistake(names, true, guess) + share
-        for true, guess, share in zip(trues, guesses, _shares(predictions, chosen), strict=True)
-    ]
-    title = f"{len(chosen):,} of {len(mistakes):,} mistakes"
+    title = f"{len(surest):,} of {len(mistakes):,} mistakes"
     note = "the surest first    ✗ true → predicted    %: probability of the predicted class"
-    return _grid(samples, chosen, captions, [True] * len(chosen), title, note)
+    return _predictions_grid(samples, predictions, classes, mistakes[surest], title, note)
 
 
 def labelled_images_figure(
-    samples: Samples,
-    labels: Labels,
-    classes: Sequence[str],
-    title: str,
-    count: int = 36,
+    samples: Samples, labels: Labels, classes: Sequence[str], title: str, count: int = 36
 ) -> Figure | None:
     """Draw a grid of images with the names of their classes, of a split or of a batch.
 
@@ -122,7 +90,7 @@ def labelled_images_figure(
     """
     if not drawable(samples) or not len(samples):
         return None
-    chosen, names = _choose(labels, count), _grid_labels(classes)
+    chosen, names = _choose(labels, count), style.short_labels(classes, limit=15)
     captions = [f"{names[label]}\n" for label in labels[chosen]]
     shown = len(np.unique(labels[chosen]))
     note = f"{len(chosen):,} of {len(samples):,} images, of {shown:,} of {len(classes):,} classes"
@@ -139,16 +107,22 @@ def rgb(image: npt.NDArray[Any]) -> npt.NDArray[Any]:
     return np.ascontiguousarray(np.broadcast_to(image.transpose(1, 2, 0), (*image.shape[1:], 3)))
 
 
-def _grid_labels(classes: Sequence[str]) -> list[str]:
-    return short_labels(classes, limit=15)
-
-
-def _mistake(names: Sequence[str], true: int, predicted: int) -> str:
-    return f"✗ {names[true]} →\n{names[predicted]}  "
-
-
-def _shares(predictions: Predictions, chosen: npt.NDArray[np.int64]) -> list[str]:
-    return [percent(share, digits=0) for share in predictions.confidence[chosen]]
+def _predictions_grid(
+    samples: Samples,
+    predictions: Predictions,
+    classes: Sequence[str],
+    chosen: npt.NDArray[np.int64],
+    title: str,
+    note: str,
+) -> Figure:
+    names = style.short_labels(classes, limit=15)
+    trues, guesses = predictions.targets[chosen], predictions.predicted[chosen]
+    shares = [percent(share, digits=0) for share in predictions.confidence[chosen]]
+    captions = [
+        (f"✓ {names[true]}\n" if true == guess else f"✗ {names[true]} →\n{names[guess]}  ") + share
+        for true, guess, share in zip(trues, guesses, shares, strict=True)
+    ]
+    return _grid(samples, chosen, captions, trues != guesses, title, note)
 
 
 def _grid(
@@ -171,24 +145,25 @@ def _grid(
     width = columns * step_x - 26 + 2 * margin
     height = header + -(-len(chosen) // columns) * step_y
     canvas = np.full((height, width, 3), 255, dtype=np.uint8)
-    figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI, facecolor="white")
+    size = width / style.DPI, height / style.DPI
+    figure = Figure(figsize=size, dpi=style.DPI, facecolor="white")
     axes = figure.add_axes((0, 0, 1, 1))
     axes.axis("off")
     for number, (index, text, framed) in enumerate(zip(chosen, captions, wrong, strict=True)):
         left, top = margin + number % columns * step_x, header + number // columns * step_y
         tile = _fit(samples[index], box_y, box_x)
         y, x = top + (box_y - tile.shape[0]) // 2, left + (box_x - tile.shape[1]) // 2
-        style, frame, colour = text_style(), 1, LINE
+        ink, frame, colour = style.INK, 1, style.LINE
         if framed:
-            style, frame, colour = text_style(WRONG_INK), 6, WRONG
+            ink, frame, colour = style.WRONG_INK, 6, style.WRONG
         edge = np.s_[y - frame : y + len(tile) + frame, x - frame : x + tile.shape[1] + frame]
         canvas[edge] = np.multiply(255, to_rgb(colour))
         canvas[y : y + len(tile), x : x + tile.shape[1]] = tile
-        axes.text(left, top + box_y + 12, text, va="top", fontsize=7, **style)
+        axes.text(left, top + box_y + 12, text, va="top", fontsize=7, **style.text_style(ink))
     # All images are one picture: an axes for each takes many times as long.
     axes.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5))
     figure.add_artist(_pixels(canvas))
-    add_title(figure, title, note)
+    style.add_title(figure, title, note)
     return figure
 
 

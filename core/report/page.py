@@ -1,4 +1,4 @@
-"""Pages that need no other file: templates, images and plots in one HTML text."""
+"""Filling the templates: pages that need no other file, and Markdown."""
 
 from __future__ import annotations
 
@@ -18,27 +18,36 @@ if TYPE_CHECKING:
 TEMPLATES = Path(__file__).parent / "templates"
 MAX_SIDE = 168  # pixels of a scaled image's longer side, which keeps a page small
 MAX_EXACT_SIDE = 64  # up to here the page has the image's own pixels
+_ESCAPES = str.maketrans(
+    {"&": "&amp;", "<": "&lt;", ">": "&gt;", **{sign: f"\\{sign}" for sign in "\\`*_[]|~$!#"}}
+)
 
 
 def render(template: str, **content: Any) -> str:
-    """Fill a template of `core/report/templates`; every text in it is escaped."""
+    """Fill a template of `core/report/templates`; every text in an HTML page is escaped."""
     return _environment().get_template(template).render(**content)
 
 
 @cache
 def _environment() -> Environment:
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
-        autoescape=True,
+        autoescape=select_autoescape(),
+        keep_trailing_newline=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    filters = (percent, points, number, duration)
+    filters = (percent, points, number, duration, markdown_text)
     environment.filters |= {each.__name__: each for each in filters}
     return environment
+
+
+def markdown_text(text: str) -> str:
+    """Text that shows as it is in Markdown, also in a table cell; line breaks become spaces."""
+    return " ".join(text.split()).translate(_ESCAPES)
 
 
 def data_uri(content: bytes, media_type: str) -> str:

@@ -5,23 +5,14 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from markupsafe import Markup
 
-from torchyard.core.report.style import (
-    DPI,
-    EMPTY,
-    INK,
-    LINE,
-    MUTED,
-    SHADE,
-    WRONG,
-    add_title,
-    is_wide,
-    short_labels,
-    text_style,
-)
+from torchyard.core.report import style
+from torchyard.core.report.style import INK, LINE, MUTED, WRONG, text_style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -63,18 +54,18 @@ def confusion_matrix_figure(evaluation: Evaluation, classes: Sequence[str]) -> F
     side = min(max(0.62 * count, 2.4), 9.0)  # inches of the matrix alone
     cell = 72 * side / count  # points
     size = min(9.0, max(4.5, 0.75 * cell * step))
-    labels = short_labels(classes, limit=18)
+    labels = style.short_labels(classes, limit=18)
     # The longest name decides; DejaVu's letters are about 0.6 em wide, Chinese ones 1 em.
-    ems = max(len(name) * (1.0 if is_wide(name) else 0.6) for name in labels)
+    ems = max(len(name) * (1.0 if style.is_wide(name) else 0.6) for name in labels)
     room = ems * size / 72 + 0.45
     width, height = max(4.2, room + side + (0.3 if numbered else 0.9)), room + side + 0.75
-    figure = Figure(figsize=(width, height), dpi=DPI, facecolor="white")
+    figure = Figure(figsize=(width, height), dpi=style.DPI, facecolor="white")
     axes = figure.add_axes((room / width, room / height, side / width, side / height))
     rows = confusion.sum(axis=1, keepdims=True)
     shares = np.divide(confusion, rows, out=np.full(confusion.shape, np.nan), where=rows > 0)
     # Transparent, so that a dark page shows its own background.
-    clear = LinearSegmentedColormap.from_list("shades", [(*SHADE, 0.0), (*SHADE, 1.0)])
-    shades = clear.with_extremes(bad=EMPTY)  # where the share is undefined
+    clear = LinearSegmentedColormap.from_list("shades", [(*style.SHADE, 0.0), (*style.SHADE, 1.0)])
+    shades = clear.with_extremes(bad=style.EMPTY)  # where the share is undefined
     axes.set_facecolor("none")
     norm = PowerNorm(1.0 if numbered else 0.5, 0, 1)
     image = axes.imshow(shares, cmap=shades, norm=norm, interpolation="none")
@@ -83,34 +74,30 @@ def confusion_matrix_figure(evaluation: Evaluation, classes: Sequence[str]) -> F
     axes.spines[:].set_color(LINE)
     away = (count / side) * 0.06
     for row in range(0, count, step):
-        style = {"fontsize": size, **text_style()}
-        axes.text(-0.5 - away, row, labels[row], ha="right", va="center", **style)
-        style["rotation"] = 90
-        axes.text(row, count - 0.5 + away, labels[row], ha="center", va="top", **style)
+        named = {"s": labels[row], "fontsize": size, **text_style()}
+        axes.text(-0.5 - away, row, ha="right", va="center", **named)
+        axes.text(row, count - 0.5 + away, ha="center", va="top", rotation=90, **named)
     beside, below = (room + side / 2) / width, (room + side / 2) / height
     figure.text(beside, 0.14 / height, "predicted class", ha="center", **text_style(MUTED))
     figure.text(0.14 / width, below, "true class", va="center", rotation=90, **text_style(MUTED))
     if numbered:
         for row, column in np.argwhere(confusion):
             text = f"{confusion[row, column]:,}"
-            style = text_style("white" if shares[row, column] > 0.55 else INK)
-            style["fontsize"] = min(10.0, cell / (0.68 * max(len(text), 3)))
-            axes.text(column, row, text, ha="center", va="center", **style)
+            size = min(10.0, cell / (0.68 * max(len(text), 3)))
+            ink = text_style("white" if shares[row, column] > 0.55 else INK)
+            axes.text(column, row, text, ha="center", va="center", fontsize=size, **ink)
     else:
         bar = figure.add_axes(((room + side + 0.15) / width, room / height, 0.13 / width, 0.4))
         figure.colorbar(image, cax=bar).outline.set_edgecolor(LINE)
         scale = {0: "0 %", 0.01: "1 %", 0.1: "10 %", 0.25: "25 %", 0.5: "50 %", 1: "100 %"}
         bar.set_yticks(list(scale), list(scale.values()), fontsize=8, **text_style(MUTED))
     grey = "" if rows.all() else "; grey: no test images"
-    add_title(
-        figure,
-        f"Accuracy {evaluation.headline}",
-        f"colour: share of the true class{grey}",
-    )
+    note = f"colour: share of the true class{grey}"
+    style.add_title(figure, f"Accuracy {evaluation.headline}", note)
     return figure
 
 
-def svg(figure: Figure, name: str) -> str:
+def svg(figure: Figure, name: str) -> Markup:
     """Save a figure as an <svg> element that takes colours and font from the page.
 
     Args:
@@ -129,35 +116,33 @@ def svg(figure: Figure, name: str) -> str:
     text = re.sub(r" ?font-family: [^;\"]*;?", "", text)
     for colour, variable in _VARIABLES.items():
         text = text.replace(colour, f"var({variable})")
-    return text
+    return Markup(text)
 
 
-def learning_curve_figures(runs: Sequence[Curves]) -> list[Figure]:
+def learning_curves(runs: Sequence[Curves]) -> list[Markup]:
     """Draw loss and accuracy by epoch: training thin, validation thick, one colour per run.
 
     Returns:
-        Two figures; none where no run has trained an epoch.
+        Two `svg`; none where no run has trained an epoch.
     """
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
-    figures = []
+    curves = []
     for name in ("loss", "accuracy") if any(run.get("train/loss") for run in runs) else ():
         figure = Figure(figsize=(4.6, 2.9))
         axes = figure.add_axes(AXES)
-        for colour, run in zip(_colours(len(runs)), runs, strict=True):
+        for colour, run in zip(cycle(SERIES), runs, strict=False):
             for part, width in (("train", 1.0), ("val", 2.2)):
                 points = np.array(run.get(f"{part}/{name}") or np.empty((0, 2)))
                 marker = "o" if len(points) == 1 else None
                 axes.plot(*points.T, color=colour, linewidth=width, marker=marker, markersize=3)
-        _plain(axes)
+        _plain(axes, x="epoch", title=name)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-        axes.set_xlabel("epoch", color=MUTED)
-        axes.set_title(name, loc="left", fontsize=10, color=INK)
         if name == "accuracy":
             axes.yaxis.set_major_formatter(_percent)
-        figures.append(figure)
-    return figures
+        curves.append(svg(figure, f"curve of {name}"))
+    return curves
 
 
 def reliability_figure(calibration: Calibration) -> Figure:
@@ -169,26 +154,23 @@ def reliability_figure(calibration: Calibration) -> Figure:
     upper = figure.add_axes((0.16, 0.37, 0.8, 0.6), sharex=lower)
     width = calibration.edges[1] - calibration.edges[0]
     middles = calibration.edges[:-1] + width / 2
-    style: dict[str, Any] = {"width": 0.92 * width, "color": SERIES[0], "linewidth": 0}
-    upper.bar(middles, np.nan_to_num(calibration.accuracy), **style)
+    bars: dict[str, Any] = {"width": 0.92 * width, "color": SERIES[0], "linewidth": 0}
+    upper.bar(middles, np.nan_to_num(calibration.accuracy), **bars)
     upper.plot([0, 1], [0, 1], color=MUTED, linewidth=1, linestyle="--")
     filled = calibration.images > 0
     means = calibration.confidence[filled], calibration.accuracy[filled]
     upper.plot(*means, ".", color=WRONG, markersize=5)
     upper.set(ylim=(0, 1), xlim=(0, 1))
-    upper.set_ylabel("accuracy", color=MUTED)
-    lower.bar(middles, calibration.images, **style)
-    lower.set_ylabel("samples", color=MUTED)
-    lower.set_xlabel("confidence", color=MUTED)
-    for axes in (upper, lower):
-        _plain(axes)
+    lower.bar(middles, calibration.images, **bars)
+    _plain(upper, y="accuracy")
+    _plain(lower, x="confidence", y="samples")
     upper.tick_params(labelbottom=False)
     upper.yaxis.set_major_formatter(_percent)
     lower.xaxis.set_major_formatter(_percent)
     return figure
 
 
-def accuracy_cost_figure(runs: Sequence[tuple[float, float, float, float]]) -> Figure:
+def accuracy_cost_figure(runs: Sequence[Sequence[float]]) -> Figure:
     """Draw test accuracy, with its interval, against seconds of training; one colour per run.
 
     Args:
@@ -205,28 +187,25 @@ def accuracy_cost_figure(runs: Sequence[tuple[float, float, float, float]]) -> F
 
     figure = Figure(figsize=(5.5, 3))
     axes = figure.add_axes(AXES)
-    for colour, (seconds, accuracy, low, high) in zip(_colours(len(runs)), runs, strict=True):
+    for colour, (seconds, accuracy, low, high) in zip(cycle(SERIES), runs, strict=False):
         reach = [[accuracy - low], [high - accuracy]]
         axes.errorbar(seconds, accuracy, yerr=reach, fmt="o", color=colour, capsize=3)
-    _plain(axes)
+    _plain(axes, x="training, seconds", title="test accuracy")
     axes.set_xscale("log")
     for set_formatter in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
         set_formatter(Plain(minor_thresholds=(1.5, 0.5)))
-    axes.set_xlabel("training, seconds", color=MUTED)
-    axes.set_title("test accuracy", loc="left", fontsize=10, color=INK)
     axes.yaxis.set_major_formatter(_percent)
     return figure
-
-
-def _colours(count: int) -> list[str]:
-    return [SERIES[number % len(SERIES)] for number in range(count)]
 
 
 def _percent(value: float, _: float) -> str:
     return f"{100 * value:g} %"
 
 
-def _plain(axes: Axes) -> None:
+def _plain(axes: Axes, x: str = "", y: str = "", title: str = "") -> None:
+    axes.set_xlabel(x, color=MUTED)
+    axes.set_ylabel(y, color=MUTED)
+    axes.set_title(title, loc="left", fontsize=10, color=INK)
     axes.grid(color=LINE, linewidth=0.6)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)

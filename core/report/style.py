@@ -28,9 +28,8 @@ FALLBACK_FONTS = (
 def add_title(figure: Figure, title: str, note: str) -> None:
     """Put a title and a line of explanation at the top left of a figure."""
     left, height = 0.2 / figure.get_figwidth(), figure.get_figheight()
-    figure.text(
-        left, 1 - 0.13 / height, title, va="top", fontsize=12, weight="bold", **text_style()
-    )
+    bold = {"fontsize": 12, "weight": "bold", **text_style()}
+    figure.text(left, 1 - 0.13 / height, title, va="top", **bold)
     figure.text(left, 1 - 0.38 / height, note, va="top", fontsize=8, **text_style(MUTED))
 
 

@@ -23,6 +23,10 @@ Source = Annotated[
         help=f"{', '.join(preset_names(PRESETS))}, or a file. \\[default: digits]",
     ),
 ]
+RunName = Annotated[
+    str, typer.Argument(metavar="RUN", help="an id, a name, latest, best, champion, MODEL@ALIAS")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="print JSON")]
 Overrides = Annotated[
     list[str] | None,
     typer.Argument(metavar="[KEY=VALUE]...", help="e.g. model=resnet18 optimizer.lr=0.01"),

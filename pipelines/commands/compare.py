@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
-from rich.table import Table
 
 from torchyard.core.data.files import atomic_write
 from torchyard.core.errors import UserError
@@ -16,6 +15,7 @@ from torchyard.core.formatting import number, percent, points
 from torchyard.core.tracking.lookup import find_run
 from torchyard.core.tracking.store import open_existing, store_errors, tracking_uri
 from torchyard.core.tracking.table import COLUMNS, RunQuery
+from torchyard.pipelines.commands.arguments import AsJson
 from torchyard.pipelines.display import print_table, stdout
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ commands = typer.Typer()
 
 # On a terminal; --csv and --json have all columns. A run's name has the model and the data set.
 SHOWN = ("run", "started", "lr", "epochs", "accuracy", "worst", "images_per_second", "device")
+HEADINGS = {"images_per_second": "images/s", "worst": "worst class"}
 MAX_CLASSES = 20  # the page has all of them
 
 
@@ -46,7 +47,7 @@ def runs(
     ] = "started",
     reverse: Annotated[bool, typer.Option("--reverse", help="sort in the opposite order")] = False,
     limit: Annotated[int, typer.Option(min=1, help="how many at most")] = 20,
-    as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
+    as_json: AsJson = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="print CSV")] = False,
 ) -> None:
     """List the runs in MLflow, the newest first.
@@ -121,17 +122,17 @@ def _print_comparison(compared: Sequence[ComparedRun]) -> None:
     if settings.empty:
         stdout.print("Their settings are the same.")
     else:
-        _print_by_run("setting", compared, settings, str)
+        _print_by_run("setting", compared, settings.fillna("–").itertuples(name=None))
     stdout.print()
-    table = comparison.results(compared)
-    _print_by_run("result", compared, table, number, _accuracy_row(compared))
+    results = comparison.results(compared).map(number).itertuples(name=None)
+    _print_by_run("result", compared, [_accuracy_row(compared), *results])
     stdout.print()
     rows = comparison.classes_compared(compared)
     if rows:
-        shown = _by_run("class", compared, "images")
-        for name, images, cells in rows[:MAX_CLASSES]:
-            shown.add_row(escape(name), *(_class_cell(cell) for cell in cells), f"{images:,}")
-        print_table(shown)
+        shown = [
+            (name, *map(_class_cell, cells), f"{n:,}") for name, n, cells in rows[:MAX_CLASSES]
+        ]
+        _print_by_run("class", compared, shown, "images")
         rest = len(rows) - MAX_CLASSES
         if rest > 0:
             stdout.print(f"and {rest} classes that differ less (all of them: --html FILE)")
@@ -141,28 +142,11 @@ def _print_comparison(compared: Sequence[ComparedRun]) -> None:
         stdout.print(f"[bold]{escape(statement)}[/]: {escape(numbers)}", soft_wrap=True)
 
 
-def _by_run(heading: str, compared: Sequence[ComparedRun], *more: str) -> Table:
-    table = Table(box=None, pad_edge=False)
-    table.add_column(heading, overflow="fold")
-    for name in (*(each.label for each in compared), *more):
-        table.add_column(escape(name), justify="right", overflow="fold")
-    return table
-
-
 def _print_by_run(
-    heading: str,
-    compared: Sequence[ComparedRun],
-    table: pd.DataFrame,
-    write: Callable[[Any], str],
-    *first: list[str],
+    heading: str, compared: Sequence[ComparedRun], rows: Iterable[Iterable[str]], *more: str
 ) -> None:
-    shown = _by_run(heading, compared)
-    for row in first:
-        shown.add_row(*row)
-    for name, values in zip(table.index, table.to_numpy(), strict=True):
-        cells = ["–" if value is None or value != value else write(value) for value in values]
-        shown.add_row(escape(str(name)), *map(escape, cells))
-    print_table(shown)
+    columns = (*(each.label for each in compared), *more)
+    print_table((heading, *columns), rows, right=columns)
 
 
 def _accuracy_row(compared: Sequence[ComparedRun]) -> list[str]:
@@ -186,26 +170,18 @@ def _class_cell(cell: ClassCell | None) -> str:
 
 
 def _print_runs(table: pd.DataFrame) -> None:
-    shown = Table(box=None, pad_edge=False)
     names = [str(name) for name in table if name in SHOWN or name not in COLUMNS]
-    for name in names:
-        numeric = name in COLUMNS and COLUMNS[name].place == "metrics"
-        heading = {"images_per_second": "images/s", "worst": "worst class"}.get(name, name)
-        shown.add_column(
-            heading,
-            justify="right" if numeric else "left",
-            overflow="fold",
-            no_wrap=name in SHOWN and name != "run",
-        )
-    for row in table.to_dict("records"):
-        shown.add_row(*(_cell(row, name) for name in names))
-    print_table(shown)
+    headings = {name: HEADINGS.get(name, name) for name in names}
+    metrics = [headings[n] for n in names if n in COLUMNS and COLUMNS[n].place == "metrics"]
+    fixed = [headings[name] for name in names if name in SHOWN and name != "run"]
+    rows = [[_cell(row, name) for name in names] for row in table.to_dict("records")]
+    print_table(headings.values(), rows, right=metrics, no_wrap=fixed)
 
 
 def _cell(row: Mapping[Any, Any], name: str) -> str:
     value = row[name]
     if name == "accuracy" and row["status"] != "FINISHED":
-        return escape(row["status"])
+        return str(row["status"])
     if value is None or value != value:
         return "–"
     if name == "started":
@@ -213,7 +189,7 @@ def _cell(row: Mapping[Any, Any], name: str) -> str:
     if name == "accuracy":
         return percent(value, space="")
     if name == "worst":
-        return f"{escape(row['worst_class'] or '')} {percent(value, space='')}"
+        return f"{row['worst_class'] or ''} {percent(value, space='')}"
     if name == "images_per_second":
         return f"{value:,.0f}"
-    return f"{value:g}" if isinstance(value, float) else escape(str(value))
+    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
-from rich.table import Table
+from rich.text import Text
 
 from torchyard.core.data.dataset import PreparedDataset
 from torchyard.core.data.files import cache_folder
 from torchyard.core.errors import UserError
 from torchyard.core.formatting import dimensions, percent
-from torchyard.pipelines.commands.arguments import plugin_config
-from torchyard.pipelines.display import Display, stdout
+from torchyard.pipelines.commands.arguments import AsJson, plugin_config
+from torchyard.pipelines.display import Display, print_table, stdout
 from torchyard.pipelines.worker.process import Worker
 
 if TYPE_CHECKING:
@@ -29,10 +29,7 @@ MAX_COMPONENTS = 8  # longer vectors are summarized
 
 commands = typer.Typer()
 
-Parameters = Annotated[
-    list[str] | None,
-    typer.Argument(metavar="KEY=VALUE", help="its parameters"),
-]
+Parameters = Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", help="its parameters")]
 
 
 @commands.command("inspect")
@@ -81,8 +78,7 @@ def inspect_model(
         typer.Option(metavar="C,H,W", help="shape of the samples, instead of the data set's"),
     ] = None,
     classes: Annotated[
-        int | None,
-        typer.Option(min=1, help="number of classes, instead of the data set's"),
+        int | None, typer.Option(min=1, help="number of classes, instead of the data set's")
     ] = None,
 ) -> None:
     """Show a model layer by layer: output shapes and parameters. Nothing is trained.
@@ -100,10 +96,8 @@ def inspect_model(
             shape=sides,
             classes=classes,
         )
-    table = _table("layer", "kind", "output of a batch of 2", "parameters", "trained")
-    for layer in facts["layers"]:
-        table.add_row(*_layer_row(layer))
-    stdout.print(table)
+    headings = ("layer", "kind", "output of a batch of 2", "parameters", "trained")
+    print_table(headings, map(_layer_row, facts["layers"]), right=NUMBERS)
     frozen = facts["parameters"] - facts["trained"]
     stdout.print(
         f"\n[bold]{escape(model)}[/] on samples of {dimensions(facts['shape'])}, "
@@ -124,7 +118,7 @@ def predict(
     ],
     images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="image files")],
     top: Annotated[int, typer.Option(min=1, help="how many classes to name")] = 3,
-    as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Classify images with a champion, or with the model of any run.
 
@@ -159,13 +153,13 @@ def _print_guesses(images: list[Path], guesses: list[list[Guess]], as_json: bool
         ]
         print(json.dumps(rows, indent=1, ensure_ascii=False))
         return
-    table = _table("image", "class", "probability")
-    for path, best in zip(images, guesses, strict=True):
-        for rank, guess in enumerate(best):
-            name = "" if rank else escape(str(path))
-            table.add_row(name, escape(guess.name), percent(guess.probability, space=""))
+    cells = [
+        ("" if rank else str(path), guess.name, percent(guess.probability, space=""))
+        for path, best in zip(images, guesses, strict=True)
+        for rank, guess in enumerate(best)
+    ]
     if images:
-        stdout.print(table)
+        print_table(("image", "class", "probability"), cells, right=NUMBERS)
 
 
 def _print_dataset(name: str, data: PreparedDataset, facts: dict[str, Any]) -> None:
@@ -183,16 +177,19 @@ def _print_dataset(name: str, data: PreparedDataset, facts: dict[str, Any]) -> N
     for fact, value in lines.items():
         stdout.print(f"{fact:<9} {escape(str(value))}", soft_wrap=True)
     stdout.print()
-    stdout.print(_statistics_table(data))
+    _print_statistics(data)
     stdout.print()
-    table = _table("class", *facts["images"])
-    for row in zip(data.classes, *facts["images"].values(), strict=True):
-        table.add_row(escape(row[0]), *(f"{count:,}" for count in row[1:]))
-    table.add_row("all", *(f"{sum(counts):,}" for counts in facts["images"].values()), style="bold")
-    stdout.print(table)
+    images = facts["images"].values()
+    rows: list[list[str | Text]] = [
+        [name, *(f"{count:,}" for count in counts)]
+        for name, *counts in zip(data.classes, *images, strict=True)
+    ]
+    total = ("all", *(f"{sum(counts):,}" for counts in images))
+    rows.append([Text(cell, "bold") for cell in total])
+    print_table(["class", *facts["images"]], rows, right=NUMBERS)
 
 
-def _statistics_table(data: PreparedDataset) -> Table:
+def _print_statistics(data: PreparedDataset) -> None:
     """Mean and std of the training split; of many components their least, mean and greatest."""
     images = len(data.shape) == 3
     names: Sequence[str] = [str(number) for number in range(len(data.mean))]
@@ -204,19 +201,9 @@ def _statistics_table(data: PreparedDataset) -> Table:
             (f"{word} of {len(names):,}", of(data.mean), of(data.std))
             for word, of in (("least", min), ("mean", fmean), ("greatest", max))
         ]
-    table = _table("channel, values 0 to 1" if images else "component", "mean", "std")
-    for label, mean, std in rows:
-        table.add_row(label, f"{mean:.4g}", f"{std:.4g}")
-    return table
-
-
-def _table(*headings: str) -> Table:
-    table = Table(box=None, pad_edge=False)
-    for heading in headings:
-        table.add_column(
-            heading, justify="right" if heading in NUMBERS else "left", overflow="fold"
-        )
-    return table
+    component = "channel, values 0 to 1" if images else "component"
+    cells = [(label, f"{mean:.4g}", f"{std:.4g}") for label, mean, std in rows]
+    print_table((component, "mean", "std"), cells, right=NUMBERS)
 
 
 def _draw(data: PreparedDataset, file: Path) -> None:
@@ -246,7 +233,7 @@ def _layer_row(layer: dict[str, Any]) -> list[str]:
     trained = "–"
     if layer["parameters"]:
         trained = {0: "no", layer["parameters"]: "yes"}.get(layer["trained"], "partly")
-    return [escape(layer["name"]), layer["kind"], output, f"{layer['parameters']:,}", trained]
+    return [layer["name"], layer["kind"], output, f"{layer['parameters']:,}", trained]
 
 
 def _shape(text: str) -> list[int]:

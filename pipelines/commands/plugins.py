@@ -10,7 +10,6 @@ from typing import Annotated, Any, Optional
 import typer
 from pydantic.fields import FieldInfo
 from rich.markup import escape
-from rich.table import Table
 from typer.core import TyperGroup
 
 from torchyard.core.config.messages import accepted
@@ -20,6 +19,7 @@ from torchyard.core.hosting.hookspecs import HOOKS
 from torchyard.core.hosting.lint import problems
 from torchyard.core.hosting.manager import host
 from torchyard.core.hosting.registration import Registration, Unloaded
+from torchyard.pipelines.commands.arguments import AsJson
 from torchyard.pipelines.display import print_table, stderr, stdout
 from torchyard.pipelines.scaffold.new_plugin import new_plugin
 
@@ -56,7 +56,7 @@ def list_plugins(
     load: Annotated[
         bool, typer.Option("--load", help="import all, to list every name of a family (timm/*)")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="for machines")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """List the plugins: kind, name, what it is, where it comes from. `list` may be left out.
 
@@ -80,7 +80,7 @@ def list_plugins(
 def show_plugin(
     kind: Annotated[str, typer.Argument(metavar="KIND", help=f"one of: {', '.join(HOOKS)}")],
     name: Annotated[str, typer.Argument(metavar="NAME")],
-    as_json: Annotated[bool, typer.Option("--json", help="for machines")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Show one plugin: what it is, its parameters, and where it comes from."""
     try:
@@ -155,12 +155,8 @@ def _value(value: Any) -> str:
 
 
 def _print_rows(rows: list[dict[str, Any]], headings: dict[str, str]) -> None:
-    table = Table(box=None, pad_edge=False)
-    for key in rows[0] if rows else ():
-        table.add_column(headings.get(key, key), overflow="fold")
-    for row in rows:
-        table.add_row(*map(escape, row.values()))
-    print_table(table)
+    shown = [headings.get(key, key) for key in rows[0]] if rows else []
+    print_table(shown, [row.values() for row in rows])
 
 
 def _print_json(answer: dict[str, Any]) -> None:

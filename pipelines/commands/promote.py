@@ -7,7 +7,6 @@ from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
-from rich.table import Table
 
 from torchyard.core.config.resolve import read_config
 from torchyard.core.errors import RunError, UserError
@@ -16,7 +15,7 @@ from torchyard.core.hosting.manager import host
 from torchyard.core.tracking.lookup import find_run, recorded_config
 from torchyard.core.tracking.registry import champion_of, history, promote, roll_back
 from torchyard.core.tracking.store import open_existing, store_errors, tracking_uri
-from torchyard.pipelines.commands.arguments import DEFAULT_PRESET, PRESETS
+from torchyard.pipelines.commands.arguments import DEFAULT_PRESET, PRESETS, AsJson, RunName
 from torchyard.pipelines.display import print_table, stdout
 
 commands = typer.Typer()
@@ -24,9 +23,7 @@ commands = typer.Typer()
 
 @commands.command(name="promote")
 def promote_run(
-    run: Annotated[
-        str, typer.Argument(metavar="RUN", help="an id, a name, latest, best, MODEL@ALIAS")
-    ],
+    run: RunName,
     overrides: Annotated[
         list[str] | None,
         typer.Argument(
@@ -49,20 +46,18 @@ def promote_run(
     settings += [f"promote.{override}" for override in overrides or []]
     # The rest of the run's configuration is not needed, and its plugins may be missing here.
     resolved = read_config(DEFAULT_PRESET, settings, PRESETS, host())
-    if resolved.config.promote is None:
-        raise UserError(
-            f"promote.model: {found.info.run_name} names no registered model: say model=NAME"
-        )
-    champion = champion_of(client, resolved.config.promote.model)
+    name, chosen = found.info.run_name, resolved.config.promote
+    if chosen is None:
+        raise UserError(f"promote.model: {name} names no registered model: say model=NAME")
+    champion = champion_of(client, chosen.model)
     if champion is not None and champion.run_id == found.info.run_id:
-        name = resolved.config.promote.model
-        raise UserError(f"{found.info.run_name} is the champion of {name} already.")
-    judged = promote(client, found, resolved.config.promote.model, resolved.named_gates)
+        raise UserError(f"{name} is the champion of {chosen.model} already.")
+    judged = promote(client, found, chosen.model, resolved.named_gates)
     for line in judged.lines:
         stdout.print(escape(line), soft_wrap=True)
     if judged.version is None:
         raise RunError(judged.outcome)
-    stdout.print(escape(f"{found.info.run_name} is now {judged.outcome}"), soft_wrap=True)
+    stdout.print(escape(f"{name} is now {judged.outcome}"), soft_wrap=True)
 
 
 @commands.command()
@@ -78,10 +73,9 @@ def rollback(
 @commands.command()
 def models(
     model: Annotated[
-        str | None,
-        typer.Argument(metavar="[MODEL]", help="a registered model's name"),
+        str | None, typer.Argument(metavar="[MODEL]", help="a registered model's name")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Show the history of champions: which run, when, by whom, why, and its accuracy."""
     rows = history(open_existing(tracking_uri()), model)
@@ -91,12 +85,8 @@ def models(
     if not rows:
         stdout.print("No model is registered yet: `torchyard promote RUN model=NAME` does that.")
         return
-    table = Table(box=None, pad_edge=False)
-    for heading in ("model", "version", "status", "run", "accuracy", "when", "by", "why"):
-        table.add_column(heading, justify="right" if heading in ("version", "accuracy") else "left")
-    for row in rows:
-        table.add_row(*(escape(cell) for cell in _cells(row)))
-    print_table(table)
+    headings = ("model", "version", "status", "run", "accuracy", "when", "by", "why")
+    print_table(headings, map(_cells, rows), right=("version", "accuracy"))
 
 
 def _cells(row: dict[str, Any]) -> list[str]:

@@ -19,15 +19,9 @@ from torchyard.core.config.resolve import ResolvedConfig, resolve
 from torchyard.core.errors import RunError, UserError
 from torchyard.core.formatting import dimensions
 from torchyard.core.hosting.manager import host
+from torchyard.core.tracking import store
 from torchyard.core.tracking.lookup import find_run, recorded_config, sync_run
-from torchyard.core.tracking.store import (
-    LOCAL_UI,
-    check_writable,
-    open_existing,
-    store_errors,
-    tracking_uri,
-)
-from torchyard.pipelines.commands.arguments import Overrides, Source, preset_config
+from torchyard.pipelines.commands.arguments import Overrides, RunName, Source, preset_config
 from torchyard.pipelines.display import Display, JsonDisplay, QuietDisplay, display, stderr, stdout
 
 commands = typer.Typer()
@@ -50,19 +44,12 @@ def run(
     """
     shown = _display(quiet, as_json)
     resolved = preset_config(source, overrides)
-    check_writable(tracking_uri())
+    store.check_writable(store.tracking_uri())
     _run_pipeline(resolved, shown)
 
 
 @commands.command()
-def resume(
-    run: Annotated[
-        str,
-        typer.Argument(metavar="RUN", help="an MLflow run's id or name, latest, best, champion"),
-    ],
-    quiet: Quiet = False,
-    as_json: AsJson = False,
-) -> None:
+def resume(run: RunName, quiet: Quiet = False, as_json: AsJson = False) -> None:
     """Go on with a run that was killed or failed, from its last checkpoint.
 
     On a CPU it ends with the same weights, bit for bit, as one that was never interrupted.
@@ -70,10 +57,10 @@ def resume(
     from torchyard.pipelines.worker.process import shared_worker
 
     shown = _display(quiet, as_json)
-    uri = tracking_uri()
+    uri = store.tracking_uri()
     shared_worker()  # torch's import overlaps MLflow's
-    client = open_existing(uri)
-    with store_errors(uri):
+    client = store.open_existing(uri)
+    with store.store_errors(uri):
         found = find_run(client, run)
         run_id, before = found.info.run_id, found.info.status
         found = sync_run(client, found)
@@ -90,7 +77,7 @@ def resume(
 def check(source: Source = None, overrides: Overrides = None) -> None:
     """Validate a configuration, plugins and device included; nothing is run or recorded."""
     resolved = preset_config(source, overrides)
-    check_writable(tracking_uri())
+    store.check_writable(store.tracking_uri())
     from torchyard.pipelines.worker.process import check_config
 
     found = check_config(resolved.config)
@@ -193,10 +180,12 @@ def _print_outcome(shown: Display) -> None:
     from torchyard.pipelines.commands.ui import mlflow_ui_command
     from torchyard.pipelines.services.manager import ui_address
 
-    uri, outcome = tracking_uri(), shown.outcome
+    uri, outcome = store.tracking_uri(), shown.outcome
     address = ui_address(uri)
     if address:
-        shown.outcome = dataclasses.replace(outcome, url=outcome.url.replace(LOCAL_UI, address))
+        shown.outcome = dataclasses.replace(
+            outcome, url=outcome.url.replace(store.LOCAL_UI, address)
+        )
     shown.result("" if address else mlflow_ui_command(uri))
 
 

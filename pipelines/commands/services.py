@@ -8,29 +8,21 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import typer
 from rich.markup import escape
-from rich.table import Table
+from rich.text import Text
 
 from torchyard.core.config.resolve import ResolvedConfig
 from torchyard.core.errors import UserError
 from torchyard.core.tracking.store import check_writable, tracking_uri
-from torchyard.pipelines.commands.arguments import Overrides, Source, preset_config, preset_or_file
-from torchyard.pipelines.display import stdout
-from torchyard.pipelines.services.manager import (
-    FOUND,
-    UP,
-    ServiceManager,
-    ServiceStatus,
-    pool_name,
-)
+from torchyard.pipelines.commands import arguments
+from torchyard.pipelines.commands.arguments import Overrides, Source
+from torchyard.pipelines.display import print_table, stdout
+from torchyard.pipelines.services import manager
+from torchyard.pipelines.services.manager import FOUND, UP, ServiceManager, ServiceStatus
 from torchyard.pipelines.services.prefect_server import FLOW, PrefectServer, use
-from torchyard.pipelines.services.schedules import describe, parse_schedule
-
-if TYPE_CHECKING:
-    from torchyard.pipelines.services.deployments import Registered
 
 commands = typer.Typer()
 
@@ -39,7 +31,6 @@ Name = Annotated[
     str | None,
     typer.Option(metavar="NAME", help="its name. \\[default: the preset's or the file's]"),
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="print JSON, for programs")]
 
 
 @commands.command()
@@ -62,7 +53,7 @@ def down() -> None:
 
 
 @commands.command()
-def status(as_json: AsJson = False) -> None:
+def status(as_json: arguments.AsJson = False) -> None:
     """Show what is running, where, since when and started by whom, and what runs next."""
     services = ServiceManager().status()
     plan = _plan(services[0])
@@ -72,7 +63,7 @@ def status(as_json: AsJson = False) -> None:
         return
     _print_services(services)
     if plan:
-        stdout.print(_plan_table(plan))
+        _print_plan(plan)
 
 
 @commands.command("schedule")
@@ -104,19 +95,20 @@ def schedule_runs(
     Example: [bold]torchyard schedule cifar10 model=resnet18 --cron "0 3 * * *"
     --timezone Asia/Shanghai[/]
     """
-    from torchyard.pipelines.services import deployments
+    from torchyard.pipelines.services import deployments, schedules
 
     problems: list[str] = []
-    resolved = _read(problems, preset_config, source, overrides)
-    when = _read(problems, parse_schedule, cron, interval, rrule, timezone)
+    resolved = _read(problems, arguments.preset_config, source, overrides)
+    when = _read(problems, schedules.parse_schedule, cron, interval, rrule, timezone)
     name = _read(problems, check_name, name, source)
     _read(problems, check_writable, tracking_uri())
     if problems or resolved is None or when is None or name is None:
         raise UserError(problems)
     with _prefect(resolved) as server:
-        registered = deployments.schedule(resolved, name, when, pool_name(server.api_url))
-    text = f"{describe(when.prefect)}; first {when.first:%a %d %b %Y %H:%M}"
-    _print_registered(registered, "Scheduled", text)
+        pool = manager.pool_name(server.api_url)
+        url, replaced = deployments.schedule(resolved, name, when, pool)
+    text = f"{schedules.describe(when.prefect)}; first {when.first:%a %d %b %Y %H:%M}"
+    _print_registered(name, "Replaced" if replaced else "Scheduled", text, url)
     if not ServiceManager().stores:
         stdout.print("It does not start before `torchyard up`.")
 
@@ -158,14 +150,15 @@ def deploy(
     from torchyard.pipelines.services import deployments
 
     problems: list[str] = []
-    resolved = _read(problems, preset_config, source, overrides)
+    resolved = _read(problems, arguments.preset_config, source, overrides)
     variables = _read(problems, deployments.read_variables, job_variables or [])
     name = _read(problems, check_name, name, source)
     if problems or resolved is None or variables is None or name is None:
         raise UserError(problems)
     with _prefect(resolved):
-        registered = deployments.deploy(resolved, name, pool, variables)
-    _print_registered(registered, "Deployed", f"prefect deployment run {FLOW}/{name}")
+        url, replaced = deployments.deploy(resolved, name, pool, variables)
+    verb, text = "Replaced" if replaced else "Deployed", f"prefect deployment run {FLOW}/{name}"
+    _print_registered(name, verb, text, url)
 
 
 def check_name(name: str | None, source: str | None) -> str:
@@ -174,7 +167,7 @@ def check_name(name: str | None, source: str | None) -> str:
     Raises:
         UserError: it is empty, or has characters that addresses give a meaning.
     """
-    chosen = Path(preset_or_file(source)).stem if name is None else name
+    chosen = Path(arguments.preset_or_file(source)).stem if name is None else name
     if not chosen.strip() or re.search(r"[/%&<>]", chosen):
         raise UserError(f"--name: '{chosen}' must not be empty or have any of / % & < >")
     return chosen
@@ -211,52 +204,37 @@ def _plan(prefect: ServiceStatus) -> list[dict[str, Any]]:
         return deployments.overview()
 
 
-def _plan_table(plan: list[dict[str, Any]]) -> Table:
-    table = Table(box=None, pad_edge=False, title_justify="left", title="\nscheduled and deployed")
-    for heading in ("name", "pool", "schedule", "next", "last", ""):
-        table.add_column(heading, overflow="fold")
+def _print_plan(plan: list[dict[str, Any]]) -> None:
+    rows = []
     for row in plan:
         schedule = row["schedule"] or "by hand"
         last = row["last_state"] or "–"
         if row["last_message"] and last not in ("Completed", "Running"):
             last = f"{last}: {row['last_message']}"
-        cells = (
-            row["name"],
-            row["pool"] or "–",
-            f"{schedule} (paused)" if row["paused"] else schedule,
-            _short(row["next"]),
-            _short(row["last"]),
-            last,
-        )
-        table.add_row(*map(escape, cells))
-    return table
+        schedule = f"{schedule} (paused)" if row["paused"] else schedule
+        times = _short(row["next"]), _short(row["last"])
+        rows.append((row["name"], row["pool"] or "–", schedule, *times, last))
+    stdout.print("\n[italic]scheduled and deployed[/]")
+    print_table(("name", "pool", "schedule", "next", "last", ""), rows)
 
 
 def _short(time: str | None) -> str:
     return f"{datetime.fromisoformat(time):%d %b %H:%M}" if time else "–"
 
 
-def _print_registered(registered: Registered, verb: str, text: str) -> None:
-    verb = "Replaced" if registered.replaced else verb
-    stdout.print(f"{verb} [bold]{escape(registered.name)}[/]: {escape(text)}", soft_wrap=True)
-    stdout.print(f"Its configuration: {registered.url}", soft_wrap=True)
+def _print_registered(name: str, verb: str, text: str, url: str) -> None:
+    stdout.print(f"{verb} [bold]{escape(name)}[/]: {escape(text)}", soft_wrap=True)
+    stdout.print(f"Its configuration: {url}", soft_wrap=True)
 
 
 def _print_services(services: list[ServiceStatus]) -> None:
-    table = Table(box=None, pad_edge=False)
-    for heading in ("", "", "where", "since", "by", "process"):
-        table.add_column(heading, no_wrap=True)
+    headings, rows = ("", "", "where", "since", "by", "process"), []
     for row in map(_as_dict, services):
-        state, since = row["state"], row["since"]
-        table.add_row(
-            row["name"],
-            state if state in (UP, FOUND) else f"[red]{state}[/]",
-            escape(row["address"] or ""),
-            f"{datetime.fromisoformat(since).astimezone():%d %b %H:%M}" if since else "",
-            escape(row["started_by"] or ""),
-            str(row["process"] or ""),
-        )
-    stdout.print(table)
+        state = Text(row["state"], "" if row["state"] in (UP, FOUND) else "red")
+        since = row["since"] and f"{datetime.fromisoformat(row['since']).astimezone():%d %b %H:%M}"
+        cells = (row["address"], since, row["started_by"], row["process"])
+        rows.append((row["name"], state, *(str(cell or "") for cell in cells)))
+    print_table(headings, rows, no_wrap=headings)
 
 
 def _as_dict(service: ServiceStatus) -> dict[str, Any]:

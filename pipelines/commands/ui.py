@@ -17,17 +17,8 @@ import typer
 from rich.markup import escape
 
 from torchyard.core.errors import RunError
-from torchyard.core.tracking import table
+from torchyard.core.tracking import store, table
 from torchyard.core.tracking.lookup import find_run
-from torchyard.core.tracking.store import (
-    answers,
-    chosen_experiment,
-    is_server,
-    open_existing,
-    shown,
-    store_errors,
-    tracking_uri,
-)
 from torchyard.pipelines.display import stdout
 from torchyard.pipelines.services.manager import mlflow_server, ui_address
 
@@ -46,19 +37,19 @@ def ui(
 
     A server that is up is used; otherwise one is started, which runs until Ctrl-C.
     """
-    store = tracking_uri()
-    address = shown(store) if is_server(store) else ui_address(store)
-    page = _page(store, run)  # fails before a server is started if there is no run
+    uri = store.tracking_uri()
+    address = store.shown(uri) if store.is_server(uri) else ui_address(uri)
+    page = _page(uri, run)  # fails before a server is started if there is no run
     if address is not None:
         _open(address + page)
         return
-    address, program, environment = mlflow_server(store)
+    address, program, environment = mlflow_server(uri)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that `finally` stops the server
     quiet = subprocess.DEVNULL
     server = subprocess.Popen(program, env=os.environ | environment, stdout=quiet, stderr=quiet)
     try:
         deadline = time.monotonic() + START_SECONDS
-        while not answers(address):
+        while not store.answers(address):
             if server.poll() is not None or time.monotonic() > deadline:
                 raise RunError(f"The MLflow UI does not come up at {address}.")
             time.sleep(0.2)
@@ -74,8 +65,8 @@ def ui(
 
 def mlflow_ui_command(tracking_uri: str) -> str:
     """The shell command that shows the runs of a store; the address of a store that is a server."""
-    if is_server(tracking_uri):
-        return shown(tracking_uri)
+    if store.is_server(tracking_uri):
+        return store.shown(tracking_uri)
     uri = '"$MLFLOW_TRACKING_URI"'  # whose value may contain a password
     if tracking_uri.startswith("sqlite:///"):
         database = _relative(Path(tracking_uri.removeprefix("sqlite:///")))
@@ -97,12 +88,12 @@ def _relative(path: Path) -> Path:
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
-def _page(store: str, run: str | None) -> str:
+def _page(uri: str, run: str | None) -> str:
     """The path of the page in MLflow's UI."""
-    client = open_existing(store)
-    with store_errors(store):
+    client = store.open_existing(uri)
+    with store.store_errors(uri):
         if run is None:
-            experiment = chosen_experiment(client, store).experiment_id
+            experiment = store.chosen_experiment(client, uri).experiment_id
             return f"/#/experiments/{experiment}/runs?viewStateShareKey={table.KEY}"
         info = find_run(client, run).info
     kind = "workflowType=machine_learning"

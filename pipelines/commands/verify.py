@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 from rich.markup import escape
-from rich.table import Table
 
 from torchyard.core.config.resolve import ResolvedConfig, resolve
 from torchyard.core.data.dataset import PreparedDataset
@@ -17,6 +16,7 @@ from torchyard.core.errors import RunError, UserError
 from torchyard.core.hosting.manager import host
 from torchyard.core.tracking.lookup import find_run, recorded_config
 from torchyard.core.tracking.store import open_existing, store_errors, tracking_uri
+from torchyard.pipelines.commands.arguments import RunName
 from torchyard.pipelines.display import Display, print_table, stdout
 from torchyard.pipelines.worker.process import shared_worker
 
@@ -30,11 +30,7 @@ commands = typer.Typer()
 
 
 @commands.command()
-def verify(
-    run: Annotated[
-        str, typer.Argument(metavar="RUN", help="an id, a name, latest, best, champion")
-    ],
-) -> None:
+def verify(run: RunName) -> None:
     """Train again from a run's record alone, and compare the weights bit for bit.
 
     Exit status 0 if they are equal; 1 if not, with everything recorded that differs.
@@ -67,12 +63,8 @@ def verify(
         stdout.print(f"sha256 {recorded}", soft_wrap=True)
         return
     if differing:
-        table = Table(box=None, pad_edge=False)
-        for heading in ("", "recorded", "now"):
-            table.add_column(heading)
-        for what, (before, now) in differing.items():
-            table.add_row(*map(escape, (what, before, now)))
-        print_table(table)
+        rows = [(what, *values) for what, values in differing.items()]
+        print_table(("", "recorded", "now"), rows)
     known = "the above differs" if differing else "nothing that is recorded differs"
     raise RunError(
         f"{found.info.run_name} trained again gives other weights; {known}. "

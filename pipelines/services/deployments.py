@@ -11,7 +11,6 @@ import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -20,26 +19,9 @@ from zoneinfo import ZoneInfo
 
 import yaml
 from prefect.client.orchestration import SyncPrefectClient, get_client
-from prefect.client.schemas.actions import (
-    DeploymentScheduleCreate,
-    DeploymentUpdate,
-    WorkPoolCreate,
-)
-from prefect.client.schemas.filters import (
-    DeploymentFilter,
-    DeploymentFilterId,
-    FlowFilter,
-    FlowFilterName,
-    FlowRunFilter,
-    FlowRunFilterState,
-    FlowRunFilterStateType,
-)
-from prefect.client.schemas.objects import (
-    ConcurrencyLimitStrategy,
-    ConcurrencyOptions,
-    FlowRun,
-    StateType,
-)
+from prefect.client.schemas import actions, objects
+from prefect.client.schemas.filters import DeploymentFilter, FlowFilter, FlowRunFilter
+from prefect.client.schemas.objects import ConcurrencyLimitStrategy, FlowRun, StateType
 from prefect.client.schemas.responses import DeploymentResponse
 from prefect.client.schemas.sorting import FlowRunSort
 from prefect.exceptions import ObjectAlreadyExists
@@ -55,24 +37,10 @@ from torchyard.pipelines.services.prefect_server import FLOW
 from torchyard.pipelines.services.schedules import Schedule, describe
 
 ENTRYPOINT = "torchyard.pipelines.flow.pipeline.train_pipeline"
+OUR_FLOW = FlowFilter.model_validate({"name": {"any_": [FLOW]}})
 TAG = "torchyard"
 RETIRED = "torchyard:retired"  # tag of a deployment to be deleted once its last run has ended
 NEEDS = "TORCHYARD_NEEDS"  # in the environment of a deployed run: its plugins and their sources
-
-
-@dataclass(frozen=True)
-class Registered:
-    """A deployment that was created or replaced.
-
-    Attributes:
-        name: without the name of the flow.
-        url: its page in Prefect's UI.
-        replaced: whether there was one of that name.
-    """
-
-    name: str
-    url: str
-    replaced: bool
 
 
 def read_variables(assignments: Sequence[str]) -> dict[str, Any]:
@@ -98,20 +66,22 @@ def read_variables(assignments: Sequence[str]) -> dict[str, Any]:
     return variables
 
 
-def schedule(resolved: ResolvedConfig, name: str, when: Schedule, pool: str) -> Registered:
+def schedule(resolved: ResolvedConfig, name: str, when: Schedule, pool: str) -> tuple[str, bool]:
     """Schedule runs on this machine with the Prefect server in use.
 
     They start as a run would here and now: in this working folder, with this virtual environment,
     these plugins and this tracking store.
+
+    Returns:
+        The deployment's page in Prefect's UI, and whether it replaces one of that name.
     """
     from prefect.workers.process import ProcessWorker  # takes long to import
 
     template = ProcessWorker.get_default_base_job_template()
     with get_client(sync_client=True) as client:
         with contextlib.suppress(ObjectAlreadyExists):
-            client.create_work_pool(
-                WorkPoolCreate(name=pool, type="process", base_job_template=template)
-            )
+            made = actions.WorkPoolCreate(name=pool, type="process", base_job_template=template)
+            client.create_work_pool(made)
         return _register(
             client,
             resolved,
@@ -125,14 +95,17 @@ def schedule(resolved: ResolvedConfig, name: str, when: Schedule, pool: str) -> 
                 # Otherwise a run whose worker was killed fails at its next print.
                 "stream_output": False,
             },
-            schedules=[DeploymentScheduleCreate(schedule=when.prefect, slug="torchyard")],
+            schedules=[actions.DeploymentScheduleCreate(schedule=when.prefect, slug="torchyard")],
         )
 
 
 def deploy(
     resolved: ResolvedConfig, name: str, pool: str, job_variables: Mapping[str, Any]
-) -> Registered:
+) -> tuple[str, bool]:
     """Register the flow for a work pool whose workers have torchyard installed.
+
+    Returns:
+        As `schedule`.
 
     Raises:
         UserError: there is no such pool.
@@ -157,11 +130,11 @@ def _register(
     name: str,
     pool: str,
     job_variables: Mapping[str, Any],
-    schedules: Sequence[DeploymentScheduleCreate] = (),
-) -> Registered:
+    schedules: Sequence[actions.DeploymentScheduleCreate] = (),
+) -> tuple[str, bool]:
     replaced = name in [each.name for each in list_deployments(client)]
     # A run that would overlap with another is skipped: they never pile up.
-    skip = ConcurrencyOptions(collision_strategy=ConcurrencyLimitStrategy.CANCEL_NEW)
+    skip = objects.ConcurrencyOptions(collision_strategy=ConcurrencyLimitStrategy.CANCEL_NEW)
     deployment_id = client.create_deployment(
         flow_id=client.create_flow_from_name(FLOW),
         name=name,
@@ -178,7 +151,7 @@ def _register(
         pull_steps=[],
         description="The configuration of the run is the parameter `config`.",
     )
-    return Registered(name, url_for("deployment", obj_id=deployment_id) or "", replaced)
+    return url_for("deployment", obj_id=deployment_id) or "", replaced
 
 
 def remove(name: str) -> bool:
@@ -202,27 +175,27 @@ def remove(name: str) -> bool:
             return True
         for each in deployment.schedules:
             client.delete_deployment_schedule(deployment.id, each.id)
-        client.update_deployment(deployment.id, DeploymentUpdate(paused=True, tags=[RETIRED]))
+        client.update_deployment(
+            deployment.id, actions.DeploymentUpdate(paused=True, tags=[RETIRED])
+        )
         return False
 
 
 def has_active_run(client: SyncPrefectClient, deployment_id: UUID) -> bool:
     """Whether a run of a deployment has started and not ended."""
     active = [StateType.PENDING, StateType.RUNNING, StateType.CANCELLING]
-    return _find_run(client, deployment_id, FlowRunFilterStateType(any_=active)) is not None
+    return _find_run(client, deployment_id, {"any_": active}) is not None
 
 
 def list_deployments(client: SyncPrefectClient, retired: bool = False) -> list[DeploymentResponse]:
     """torchyard's deployments on a Prefect server: those in use, or those to be deleted."""
-    flow = FlowFilter(name=FlowFilterName(any_=[FLOW]))
-    deployments = client.read_deployments(flow_filter=flow)
+    deployments = client.read_deployments(flow_filter=OUR_FLOW)
     return [each for each in deployments if (RETIRED in each.tags) == retired]
 
 
 def overview() -> list[dict[str, Any]]:
     """The deployments: name, pool, schedule, next run, and how the last run ended."""
-    scheduled = FlowRunFilterStateType(any_=[StateType.SCHEDULED])
-    started = FlowRunFilterStateType(not_any_=[StateType.SCHEDULED])
+    scheduled, started = ({key: [StateType.SCHEDULED]} for key in ("any_", "not_any_"))
     rows = []
     with get_client(sync_client=True) as client:
         for each in list_deployments(client):
@@ -246,12 +219,12 @@ def overview() -> list[dict[str, Any]]:
 def _find_run(
     client: SyncPrefectClient,
     deployment_id: UUID,
-    state: FlowRunFilterStateType,
+    state: dict[str, list[StateType]],
     sort: FlowRunSort | None = None,
 ) -> FlowRun | None:
     runs = client.read_flow_runs(
-        deployment_filter=DeploymentFilter(id=DeploymentFilterId(any_=[deployment_id])),
-        flow_run_filter=FlowRunFilter(state=FlowRunFilterState(type=state)),
+        deployment_filter=DeploymentFilter.model_validate({"id": {"any_": [deployment_id]}}),
+        flow_run_filter=FlowRunFilter.model_validate({"state": {"type": state}}),
         sort=sort,
         limit=1,
     )

@@ -146,17 +146,14 @@ class ServiceManager:
                 daemon.stop()
             server = self.server.state()
         deadline = time.monotonic() + 20
-        while stays := server is not None and self._server_state() == server:
-            if time.monotonic() > deadline:
-                break
+        stays = server is not None
+        while stays and time.monotonic() < deadline:
             time.sleep(0.2)
+            with state_lock(self.folder):
+                stays = self.server.state() == server
         if server and not stays:
             names.append("server")
         return names, stays
-
-    def _server_state(self) -> DaemonState | None:
-        with state_lock(self.folder):
-            return self.server.state()
 
     def status(self) -> list[ServiceStatus]:
         """The services as they are now, the Prefect server first.

@@ -40,14 +40,8 @@ from types import TracebackType
 from urllib.parse import urlsplit
 
 from torchyard.core.errors import RunError, UserError
-from torchyard.core.tracking.store import begin_with_blank, fetch
-from torchyard.pipelines.services.daemon import (
-    Daemon,
-    open_lock,
-    report_pid,
-    state_lock,
-    try_lock,
-)
+from torchyard.core.tracking.store import begin_with_blank, fetch, shown
+from torchyard.pipelines.services.daemon import Daemon, open_lock, report_pid, state_lock, try_lock
 from torchyard.pipelines.services.prefect_settings import configured_api_url, setting
 
 FLOW = "train_pipeline"
@@ -144,16 +138,15 @@ class PrefectServer:
         return self.api_url
 
     def _gone(self, what: str) -> RunError:
-        shown = urlsplit(self.api_url)._replace(netloc=urlsplit(self.api_url).netloc.split("@")[-1])
         if self.log is None:
             return RunError(
-                f"The Prefect server at {shown.geturl()} {what}. "
+                f"The Prefect server at {shown(self.api_url)} {what}. "
                 "Start it, or name another with PREFECT_API_URL."
             )
         lines = Daemon(self.log.parent, self.log.stem).log_tail(100)
         tail = "".join(f"\n    {line}" for line in lines[-5:])
         return RunError(
-            f"The local Prefect server at {shown.geturl()} {what}. Its log is {self.log}"
+            f"The local Prefect server at {shown(self.api_url)} {what}. Its log is {self.log}"
             + (f" and ends with:{tail}" if tail else ", and empty."),
             details="\n".join(lines),
         )
@@ -259,15 +252,10 @@ def _default_port() -> int:
 def listen(port: int) -> socket.socket:
     """A socket listening on `port` of 127.0.0.1, or on a free port where that one is taken."""
     for candidate in (port, 0):
-        listener = socket.socket()
-        # Otherwise the port stays taken for a minute after a server closed its connections.
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            listener.bind(("127.0.0.1", candidate))
-            listener.listen()
-            return listener
-        except OSError:
-            listener.close()
+        # create_server sets SO_REUSEADDR: otherwise the port stays taken for a minute after a
+        # server closed its connections.
+        with contextlib.suppress(OSError):
+            return socket.create_server(("127.0.0.1", candidate))
     raise OSError("no port of 127.0.0.1 is free")
 
 

@@ -9,26 +9,16 @@ import contextlib
 from datetime import UTC, datetime, timedelta
 
 import httpx
-from prefect.client.orchestration import SyncPrefectClient, get_client
-from prefect.client.schemas.filters import (
-    FlowFilter,
-    FlowFilterName,
-    FlowRunFilter,
-    FlowRunFilterExpectedStartTime,
-    FlowRunFilterState,
-    FlowRunFilterStateType,
-    WorkPoolFilter,
-    WorkPoolFilterName,
-)
-from prefect.client.schemas.objects import FlowRun, State, StateType
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import FlowRunFilter, WorkPoolFilter
+from prefect.client.schemas.objects import State, StateType
 from prefect.exceptions import PrefectException
 from prefect.states import Cancelled, Crashed
 
 from torchyard.core.tracking.lookup import end_orphans
 from torchyard.core.tracking.provenance import owner_lives
 from torchyard.core.tracking.store import load_mlflow, one_at_a_time, open_store
-from torchyard.pipelines.services.deployments import has_active_run, list_deployments
-from torchyard.pipelines.services.prefect_server import FLOW
+from torchyard.pipelines.services.deployments import OUR_FLOW, has_active_run, list_deployments
 
 MISSED = timedelta(minutes=10)  # a run that is later than this is cancelled instead of started
 
@@ -43,8 +33,11 @@ def end_dead_runs(tracking_uri: str) -> None:
 
 def end_dead_flow_runs() -> None:
     """Set the flow runs whose process has died to Crashed; to Cancelled those being cancelled."""
+    active = {"state": {"type": {"any_": [StateType.RUNNING, StateType.CANCELLING]}}}
     with get_client(sync_client=True) as client:
-        for run in _flow_runs(client, StateType.RUNNING, StateType.CANCELLING):
+        for run in client.read_flow_runs(
+            flow_filter=OUR_FLOW, flow_run_filter=FlowRunFilter.model_validate(active)
+        ):
             if owner_lives({key: str(value) for key, value in run.labels.items()}) is False:
                 cancelling = run.state_type == StateType.CANCELLING
                 ended = Cancelled if cancelling else Crashed
@@ -56,14 +49,14 @@ def end_dead_flow_runs() -> None:
 
 def skip_missed(pool: str) -> None:
     """Cancel the scheduled runs of a pool whose time passed while nothing was up to start them."""
-    before = datetime.now(UTC) - MISSED
+    late = {
+        "state": {"type": {"any_": [StateType.SCHEDULED]}},
+        "expected_start_time": {"before_": datetime.now(UTC) - MISSED},
+    }
     with get_client(sync_client=True) as client:
         missed = client.read_flow_runs(
-            work_pool_filter=WorkPoolFilter(name=WorkPoolFilterName(any_=[pool])),
-            flow_run_filter=FlowRunFilter(
-                state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.SCHEDULED])),
-                expected_start_time=FlowRunFilterExpectedStartTime(before_=before),
-            ),
+            work_pool_filter=WorkPoolFilter.model_validate({"name": {"any_": [pool]}}),
+            flow_run_filter=FlowRunFilter.model_validate(late),
         )
         for run in missed:
             if run.auto_scheduled:
@@ -77,12 +70,3 @@ def delete_retired() -> None:
         for deployment in list_deployments(client, retired=True):
             if not has_active_run(client, deployment.id):
                 client.delete_deployment(deployment.id)
-
-
-def _flow_runs(client: SyncPrefectClient, *states: StateType) -> list[FlowRun]:
-    return client.read_flow_runs(
-        flow_filter=FlowFilter(name=FlowFilterName(any_=[FLOW])),
-        flow_run_filter=FlowRunFilter(
-            state=FlowRunFilterState(type=FlowRunFilterStateType(any_=list(states)))
-        ),
-    )

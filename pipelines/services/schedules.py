@@ -12,6 +12,9 @@ from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo, available_timezones
 
+from prefect.client.schemas.schedules import CronSchedule, IntervalSchedule, RRuleSchedule
+from pydantic import ValidationError
+
 from torchyard.core.errors import UserError
 
 UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
@@ -33,7 +36,7 @@ class Schedule:
 def parse_schedule(
     cron: str | None, interval: str | None, rrule: str | None, timezone: str | None
 ) -> Schedule:
-    """Parse the one of the three that is given. Imports Prefect.
+    """Parse the one of the three that is given.
 
     Raises:
         UserError: with every problem.
@@ -84,9 +87,7 @@ def _nearest_zone(zone: str) -> str:
 
 
 def _cron(value: str, zone: str) -> Schedule:
-    from prefect.client.schemas.schedules import CronSchedule
     from prefect.server.schemas.schedules import CronSchedule as ServerCronSchedule
-    from pydantic import ValidationError
 
     try:
         schedule = CronSchedule(cron=value, timezone=zone)
@@ -100,8 +101,6 @@ def _cron(value: str, zone: str) -> Schedule:
 
 
 def _interval(value: str, zone: str) -> Schedule:
-    from prefect.client.schemas.schedules import IntervalSchedule
-
     parts = re.findall(r"(\d+)([smhdw])", value)
     if not parts or "".join(number + unit for number, unit in parts) != value:
         raise ValueError("is not an interval such as 30m, 12h, 1d or 1d12h")
@@ -118,9 +117,6 @@ def _interval(value: str, zone: str) -> Schedule:
 
 
 def _rrule(value: str, zone: str) -> Schedule:
-    from prefect.client.schemas.schedules import RRuleSchedule
-    from pydantic import ValidationError
-
     try:
         schedule = RRuleSchedule(rrule=value, timezone=zone)
     except ValidationError as error:
