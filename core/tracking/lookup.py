@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import yaml
 
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
     from torchyard.core.data.predictions import PredictionTable
 
+
+T = TypeVar("T")
 
 CONFIG = "torchyard.config"  # tag of a run that has only begun
 RECENT = 200  # runs among which the nearest name is looked for
@@ -91,22 +94,21 @@ def find_run(client: MlflowClient, wanted: str) -> Run:
     name, at, alias = wanted.rpartition("@")
     if at and not _named(client, experiments, wanted):
         return _aliased(client, name, alias)
-    newest = _search(client, experiments, count=1)
+    newest = _search(client, experiments)
     if not newest:
         raise UserError(f"no run '{wanted}': there is no run yet.")
     if wanted == LATEST:
         return newest[0]
-    if found := run_by_id(client, wanted) or _named(client, experiments, wanted):
+    if found := if_there(client.get_run, wanted) or _named(client, experiments, wanted):
         return found
     recent = _search(client, experiments, count=RECENT)
     known = {run.info.run_name: run for run in reversed(recent)}
     known |= {run.info.run_id: run for run in recent}
     begun = [name for name in known if wanted and name.startswith(wanted)]
     near = begun or difflib.get_close_matches(wanted, known, n=1)
+    hint = f"The last one is {_shown(newest[0])}."
     if near:
         hint = f"Did you mean {_shown(known[near[0]])}?"
-    else:
-        hint = f"The last one is {_shown(newest[0])}."
     raise UserError(f"no run with the id or name '{wanted}'. {hint}  (accepts: {ACCEPTED})")
 
 
@@ -115,8 +117,7 @@ def _search(
     experiments: list[str],
     chosen: str = "",
     order: str = NEWEST,
-    *,
-    count: int,
+    count: int = 1,
 ) -> list[Run]:
     return list(client.search_runs(experiments, chosen, max_results=count, order_by=[order]))
 
@@ -129,7 +130,7 @@ def _named(client: MlflowClient, experiments: list[str], name: str) -> Run | Non
     quote = '"' if "'" in name else "'"
     if quote in name:  # MLflow's filters know no escape
         return None
-    found = _search(client, experiments, f"attributes.run_name = {quote}{name}{quote}", count=1)
+    found = _search(client, experiments, f"attributes.run_name = {quote}{name}{quote}")
     return found[0] if found else None
 
 
@@ -138,22 +139,19 @@ def _best(client: MlflowClient, experiments: list[str], dataset: str) -> Run:
     order = f"metrics.`{ACCURACY}` DESC"
     chosen = f"attributes.status = 'FINISHED' and metrics.`{ACCURACY}` >= 0"
     found: dict[str, Run] = {}
-    while runs := _search(client, experiments, chosen, order, count=1):
+    while runs := _search(client, experiments, chosen, order):
         name = runs[0].data.tags.get("dataset", "")
         found[name] = runs[0]
         chosen += f" and tags.dataset != '{name}'"
     if not found:
         raise UserError("best: no run has finished yet.")
-    if dataset:
-        if dataset not in found:
-            raise UserError(
-                f"best: no finished run on '{dataset}'.{suggestion(dataset, list(found))}"
-            )
-        return found[dataset]
-    if len(found) > 1:
+    if not dataset and len(found) > 1:
         names = " or ".join(f"{BEST}:{name}" for name in found)
         raise UserError(f"best: there are runs on {len(found)} data sets: say {names}")
-    return next(iter(found.values()))
+    name = dataset or next(iter(found))
+    if name not in found:
+        raise UserError(f"best: no finished run on '{name}'.{suggestion(name, list(found))}")
+    return found[name]
 
 
 def _only_champion(client: MlflowClient) -> str:
@@ -169,20 +167,14 @@ def _only_champion(client: MlflowClient) -> str:
 
 def _aliased(client: MlflowClient, name: str, alias: str) -> Run:
     """The run that a registered model's version is from."""
-    from mlflow.exceptions import MlflowException
-
-    try:
-        version = client.get_model_version_by_alias(name, alias)
-    except MlflowException as error:
-        models = {model.name: model.aliases for model in client.search_registered_models()}
+    version = if_there(client.get_model_version_by_alias, name, alias)
+    if version is None:
+        models = {model.name: list(model.aliases) for model in client.search_registered_models()}
         if name in models:
-            has = suggestion(alias, list(models[name]))
-            raise UserError(
-                f"the registered model '{name}' has no alias '{alias}'.{has}"
-            ) from error
-        raise UserError(
-            f"'{name}@{alias}': no registered model '{name}'.{suggestion(name, list(models))}"
-        ) from error
+            has = suggestion(alias, models[name])
+            raise UserError(f"the registered model '{name}' has no alias '{alias}'.{has}")
+        known = suggestion(name, list(models))
+        raise UserError(f"'{name}@{alias}': no registered model '{name}'.{known}")
     if not version.run_id:
         raise UserError(f"'{name}@{alias}' (version {version.version}) is not from a run.")
     return client.get_run(version.run_id)
@@ -240,12 +232,12 @@ def _has_artifact(client: MlflowClient, run: Run, name: str) -> bool:
     return name in {found.path for found in client.list_artifacts(run.info.run_id)}
 
 
-def run_by_id(client: MlflowClient, run_id: str) -> Run | None:
-    """The run, or None where there is none of that id; raises what else MLflow raises."""
+def if_there(get: Callable[..., T], *names: str) -> T | None:
+    """What a client's method gives, or None where MLflow has nothing of these names."""
     from mlflow.exceptions import MlflowException
 
     try:
-        return client.get_run(run_id)
+        return get(*names)
     except MlflowException as error:
         if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
             raise

@@ -15,13 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from torchyard.core.errors import RunError, UserError, suggestion
 from torchyard.core.hosting.params import GateParams, Verdict
-from torchyard.core.tracking.lookup import (
-    ACCURACY,
-    CHAMPION,
-    logged_model_id,
-    recorded_predictions,
-    run_by_id,
-)
+from torchyard.core.tracking import lookup
+from torchyard.core.tracking.lookup import CHAMPION
 from torchyard.core.tracking.provenance import user_name
 from torchyard.core.tracking.store import current_store, one_at_a_time, store_errors
 
@@ -98,21 +93,22 @@ def promote(
     """
     uri = client.tracking_uri
     with store_errors(uri), one_at_a_time(uri):
-        model_id = logged_model_id(run)
-        candidate = recorded_predictions(client, run)
+        model_id = lookup.logged_model_id(run)
+        candidate = lookup.recorded_predictions(client, run)
         for _ in range(RACES):
             before = champion_of(client, model)
             if before is not None and before.run_id == run.info.run_id:
                 # Made so by an attempt that was cut short before its last step.
                 _settle(client, before)
-                return Judged(model, (), int(before.version), _number(before.tags.get(REPLACED)))
+                replaced = before.tags.get(REPLACED)
+                return Judged(model, (), int(before.version), int(replaced) if replaced else None)
             verdicts = _verdicts(candidate, _predictions_of(client, before), gates)
-            judged = Judged(model, verdicts, None, int(before.version) if before else None)
+            judged = Judged(model, verdicts, None, _number(before))
             if not all(verdict.passed for _, verdict in verdicts):
                 _record(client, run, judged)
                 return judged
             version = _version(client, run, judged, model_id)
-            if _same(champion_of(client, model), before):
+            if _number(champion_of(client, model)) == judged.before:
                 judged = Judged(model, verdicts, version, judged.before)
                 _record(client, run, judged)
                 client.set_registered_model_alias(model, CHAMPION, str(version))
@@ -139,7 +135,8 @@ def roll_back(client: MlflowClient, model: str) -> tuple[int, int]:
         earlier = now.tags.get(REPLACED)
         if not earlier:
             raise UserError(f"version {now.version} of {model} is its first champion.")
-        if earlier not in {str(found.version) for found in _versions(client, model)}:
+        versions = client.search_model_versions(f"name = '{model}'")
+        if earlier not in {str(found.version) for found in versions}:
             raise UserError(f"version {earlier} of {model}, the champion before, is deleted.")
         client.set_model_version_tag(
             model, str(now.version), ROLLED_BACK, f"{_now()} by {user_name()}"
@@ -161,27 +158,19 @@ def history(client: MlflowClient, model: str | None = None) -> list[dict[str, An
         experiments = [found.experiment_id for found in client.search_experiments()]
         rows = []
         for name in names if model is None else [model]:
-            rows += [_row(client, name, *each) for each in _statuses(client, name)]
+            for found, status in _statuses(client, name):
+                run = lookup.if_there(client.get_run, str(found.run_id))  # None: deleted for good
+                made = datetime.fromtimestamp(found.creation_timestamp / 1000, UTC).isoformat()
+                rows.append(_row(name, int(found.version), status, run, {AT: made, **found.tags}))
             refused = f"tags.`{OUTCOME}` LIKE 'refused%' and tags.`{OUTCOME}.model` = '{name}'"
             for run in client.search_runs(experiments, refused):
-                why = run.data.tags.get(WHY, "")
-                when, by = run.data.tags.get(AT, ""), run.data.tags.get(BY, "")
-                outcome = run.data.tags[OUTCOME]
-                rows.append(_values(name, None, outcome, run, when, by, why))
+                rows.append(_row(name, None, run.data.tags[OUTCOME], run, run.data.tags))
     return sorted(rows, key=lambda row: (row["model"], row["promoted_at"]), reverse=True)
 
 
 def champion_of(client: MlflowClient, model: str) -> ModelVersion | None:
     """The version that has the alias."""
-    from mlflow.exceptions import MlflowException
-
-    try:
-        return client.get_model_version_by_alias(model, CHAMPION)
-    except MlflowException as error:
-        # No such model, or no such alias of it.
-        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
-            return None
-        raise
+    return lookup.if_there(client.get_model_version_by_alias, model, CHAMPION)
 
 
 def _verdicts(
@@ -207,10 +196,10 @@ def _verdicts(
 def _predictions_of(client: MlflowClient, champion: ModelVersion | None) -> PredictionTable | None:
     if champion is None:
         return None
-    run = run_by_id(client, str(champion.run_id))
+    run = lookup.if_there(client.get_run, str(champion.run_id))
     if run is not None:
         with suppress(UserError):  # it has recorded none
-            return recorded_predictions(client, run)
+            return lookup.recorded_predictions(client, run)
     raise UserError(
         f"version {champion.version} of {champion.name} is the champion, but what it "
         "predicted is not recorded, so no gate can compare with it. Delete its alias "
@@ -248,8 +237,8 @@ def _settle(client: MlflowClient, version: ModelVersion) -> None:
         client.delete_model_version_tag(version.name, str(version.version), PENDING)
 
 
-def _number(version: str | None) -> int | None:
-    return None if version is None else int(version)
+def _number(version: ModelVersion | None) -> int | None:
+    return None if version is None else int(version.version)
 
 
 def _record(client: MlflowClient, run: Run, judged: Judged) -> None:
@@ -266,15 +255,8 @@ def _record(client: MlflowClient, run: Run, judged: Judged) -> None:
         client.set_tag(run_id, key, value)
 
 
-def _row(client: MlflowClient, name: str, found: ModelVersion, status: str) -> dict[str, Any]:
-    run = run_by_id(client, str(found.run_id))  # None: deleted for good
-    tags: Mapping[str, str] = found.tags
-    when = tags.get(AT) or datetime.fromtimestamp(found.creation_timestamp / 1000, UTC).isoformat()
-    return _values(name, int(found.version), status, run, when, tags.get(BY, ""), tags.get(WHY, ""))
-
-
-def _values(
-    model: str, version: int | None, status: str, run: Run | None, when: str, by: str, why: str
+def _row(
+    model: str, version: int | None, status: str, run: Run | None, tags: Mapping[str, str]
 ) -> dict[str, Any]:
     return {
         "model": model,
@@ -282,20 +264,17 @@ def _values(
         "status": status,
         "run": run.info.run_name if run else None,
         "run_id": run.info.run_id if run else None,
-        "accuracy": run.data.metrics.get(ACCURACY) if run else None,
-        "promoted_at": when,
-        "by": by,
-        "why": why,
+        "accuracy": run.data.metrics.get(lookup.ACCURACY) if run else None,
+        "promoted_at": tags.get(AT, ""),
+        "by": tags.get(BY, ""),
+        "why": tags.get(WHY, ""),
     }
-
-
-def _versions(client: MlflowClient, model: str) -> list[ModelVersion]:
-    return list(client.search_model_versions(f"name = '{model}'"))
 
 
 def _statuses(client: MlflowClient, model: str) -> list[tuple[ModelVersion, str]]:
     """Every version, and what became of it."""
-    champion, versions = champion_of(client, model), _versions(client, model)
+    champion = _number(champion_of(client, model))
+    versions = list(client.search_model_versions(f"name = '{model}'"))
     replaced: dict[str, ModelVersion] = {}
     for found in sorted(versions, key=lambda each: int(each.version)):
         earlier = found.tags.get(REPLACED)
@@ -305,7 +284,7 @@ def _statuses(client: MlflowClient, model: str) -> list[tuple[ModelVersion, str]
     statuses = []
     for found in versions:
         status = NEVER
-        if _same(found, champion):
+        if int(found.version) == champion:
             status = CHAMPION
         elif ROLLED_BACK in found.tags:
             status = f"rolled back {found.tags[ROLLED_BACK]}"
@@ -313,10 +292,6 @@ def _statuses(client: MlflowClient, model: str) -> list[tuple[ModelVersion, str]
             status = f"replaced by version {replaced[str(found.version)].version}"
         statuses.append((found, status))
     return statuses
-
-
-def _same(first: ModelVersion | None, second: ModelVersion | None) -> bool:
-    return (first and str(first.version)) == (second and str(second.version))
 
 
 def _why(verdicts: Sequence[tuple[str, Verdict]]) -> str:

@@ -14,14 +14,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from torchyard.core.errors import UserError, suggestion
+from torchyard.core.tracking.store import current_store
 
 if TYPE_CHECKING:
     import pandas as pd
     from mlflow import MlflowClient
     from mlflow.entities import Run
-
-
-PAGE = 1000  # runs that MLflow gives at once
 
 
 @dataclass(frozen=True)
@@ -39,9 +37,8 @@ class Column:
     @property
     def field(self) -> str:
         """As MLflow's filters and orders name it."""
-        return (
-            f"{self.place}.`{self.key}`" if self.place != "attributes" else f"attributes.{self.key}"
-        )
+        quote = "" if self.place == "attributes" else "`"
+        return f"{self.place}.{quote}{self.key}{quote}"
 
     @property
     def numeric(self) -> bool:
@@ -126,21 +123,17 @@ class RunQuery:
 
     def table(self, client: MlflowClient, limit: int = 20) -> pd.DataFrame:
         """At most `limit` runs, one row each; what a run does not have is missing."""
-        experiments = [found.experiment_id for found in client.search_experiments()]
-        runs: list[Run] = []
-        token = None
-        while True:
-            page = client.search_runs(
-                experiments,
-                self.chosen,
-                max_results=min(PAGE, limit - len(runs)),
+        import mlflow
+
+        with current_store(client.tracking_uri):
+            runs = mlflow.search_runs(
+                search_all_experiments=True,
+                filter_string=self.chosen,
+                max_results=limit,
                 order_by=list(self.order),
-                page_token=token,
+                output_format="list",
             )
-            runs += page
-            token = page.token
-            if not token or len(runs) >= limit:
-                return _frame(runs, self.columns)
+        return _frame(runs, self.columns)
 
 
 def _condition(condition: str) -> tuple[str, Column, str]:
