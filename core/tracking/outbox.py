@@ -14,14 +14,8 @@ from typing import TYPE_CHECKING, Any, BinaryIO, get_args
 
 from torchyard.core.data.dataset import PreparedDataset
 from torchyard.core.errors import RunError, StoreAwayError
-from torchyard.core.tracking.mlflow_format import (
-    MAX_ENTRIES,
-    MAX_METRICS,
-    dataset_inputs,
-    dataset_links,
-    metric_points,
-    write_model,
-)
+from torchyard.core.tracking import mlflow_format
+from torchyard.core.tracking.mlflow_format import metric_points
 from torchyard.core.tracking.store import run_folder, store_errors
 from torchyard.core.training.events import Figures
 from torchyard.core.training.run_log import Line, RunLog
@@ -134,7 +128,7 @@ class Outbox:
                         client.delete_tag(run_id, values["tag"])
                 case "dataset":
                     prepared = PreparedDataset.open(Path(values["folder"]))
-                    client.log_inputs(run_id, datasets=dataset_inputs(prepared))
+                    client.log_inputs(run_id, datasets=mlflow_format.dataset_inputs(prepared))
                 case "artifact":
                     assert file is not None
                     if file.exists():  # else it was sent: it is removed afterwards
@@ -156,9 +150,13 @@ class Outbox:
     def _log_points(self, points: Iterable[Mapping[str, Any]]) -> None:
         from mlflow.entities import Metric
 
-        self._log_batches("metrics", [Metric(**point) for point in points], MAX_METRICS)
+        self._log_batches(
+            "metrics", [Metric(**point) for point in points], mlflow_format.MAX_METRICS
+        )
 
-    def _log_batches(self, kind: str, entities: list[Any], size: int = MAX_ENTRIES) -> None:
+    def _log_batches(
+        self, kind: str, entities: list[Any], size: int = mlflow_format.MAX_ENTRIES
+    ) -> None:
         for start in range(0, len(entities), size):
             batch = {kind: entities[start : start + size]}
             self._client.log_batch(self._run_id, **batch, synchronous=True)
@@ -183,7 +181,10 @@ class Outbox:
         if model_id not in linked:
             output = LoggedModelOutput(model_id, line.values["step"])
             self._client.log_outputs(self._run_id, [output])
-        links = dataset_links(prepared, "test") | {"model_id": model_id, "run_id": self._run_id}
+        links = mlflow_format.dataset_links(prepared, "test") | {
+            "model_id": model_id,
+            "run_id": self._run_id,
+        }
         self._log_points(point | links for point in metric_points(line))
 
     def _upload(
@@ -198,7 +199,7 @@ class Outbox:
         )
         try:
             with tempfile.TemporaryDirectory() as folder:
-                write_model(
+                mlflow_format.write_model(
                     Path(folder),
                     exported,
                     prepared,

@@ -19,37 +19,11 @@ from typing import TYPE_CHECKING, Any, Literal
 from torchyard.core.data.dataset import PreparedDataset
 from torchyard.core.data.files import remove_partial
 from torchyard.core.errors import RunError, StoreAwayError, UserError
-from torchyard.core.tracking import table
+from torchyard.core.tracking import mlflow_format, provenance, store, table
 from torchyard.core.tracking.lookup import CONFIG, end_orphans
-from torchyard.core.tracking.mlflow_format import (
-    MAX_PARAMETER,
-    MAX_TAG,
-    dataset_links,
-    flattened,
-    metric_points,
-    safe_key,
-    shortened,
-)
+from torchyard.core.tracking.mlflow_format import MAX_PARAMETER, MAX_TAG, safe_key, shortened
 from torchyard.core.tracking.outbox import ATTACHMENTS, METRICS, REASON, Outbox
-from torchyard.core.tracking.provenance import (
-    PROCESS,
-    git_tags,
-    owner_lives,
-    owner_tags,
-    source_tags,
-)
-from torchyard.core.tracking.store import (
-    FOLDER,
-    LOCAL_UI,
-    answers,
-    chosen_experiment,
-    is_server,
-    locked_store,
-    runs_folder,
-    shown,
-    store_errors,
-    tracking_uri,
-)
+from torchyard.core.tracking.provenance import PROCESS, owner_lives
 from torchyard.core.training.run_log import Line
 
 if TYPE_CHECKING:
@@ -110,15 +84,16 @@ class RunRecord:
                 environment cannot be used.
             RunError: the store is out of reach, locked or full.
         """
-        folder = runs_folder(tracking_uri())
-        tags = {**source_tags(), **git_tags(), **owner_tags(), **tags}
-        tags |= {CONFIG: json.dumps(parameters), FOLDER: str(folder)}
-        with locked_store() as client:
+        folder = store.runs_folder(store.tracking_uri())
+        made = provenance.source_tags() | provenance.git_tags() | provenance.owner_tags()
+        tags = made | dict(tags)
+        tags |= {CONFIG: json.dumps(parameters), store.FOLDER: str(folder)}
+        with store.locked_store() as client:
             try:
                 folder.mkdir(parents=True, exist_ok=True)
             except OSError as error:
                 raise UserError(f"{folder}: cannot be made: {error.strerror}") from error
-            experiment = chosen_experiment(client, client.tracking_uri)
+            experiment = store.chosen_experiment(client, client.tracking_uri)
             end_orphans(client, experiment.experiment_id)
             number = int(experiment.tags.get(RUN_COUNTER, "0")) + 1
             client.set_experiment_tag(experiment.experiment_id, RUN_COUNTER, str(number))
@@ -135,9 +110,8 @@ class RunRecord:
         try:
             record.log_parameters(parameters)
         except BaseException as error:  # an interrupt too: none is left RUNNING
-            killed = not isinstance(error, Exception)
-            reason = f"{type(error).__name__}: {error}"
-            record.finish("KILLED" if killed else "FAILED", reason)
+            status = "FAILED" if isinstance(error, Exception) else "KILLED"
+            record.finish(status, f"{type(error).__name__}: {error}")
             raise
         return record
 
@@ -148,7 +122,7 @@ class RunRecord:
         Raises:
             RunError: there is no such run, or the store is out of reach.
         """
-        with locked_store() as client:
+        with store.locked_store() as client:
             return cls(client, client.get_run(run_id))
 
     @classmethod
@@ -159,10 +133,10 @@ class RunRecord:
             UserError: it is finished, or its process lives.
             RunError: the store is out of reach.
         """
-        with locked_store() as client:
+        with store.locked_store() as client:
             run = client.get_run(run_id)
             named = f"run {run_id} ({run.info.run_name})"
-            own = owner_tags()
+            own = provenance.owner_tags()
             lives = owner_lives(run.data.tags) and run.data.tags[PROCESS] != own[PROCESS]
             if run.info.status == "RUNNING" and lives:
                 raise UserError(f"{named} is running, in process {run.data.tags[PROCESS]}.")
@@ -171,7 +145,7 @@ class RunRecord:
             if run.info.status == "FINISHED":
                 raise UserError(f"{named} is finished: there is nothing left to do.")
             record = cls(client, run)
-            own[FOLDER] = str(record.folder.parent)
+            own[store.FOLDER] = str(record.folder.parent)
             for key, value in own.items():  # first: a run of a dead process would be ended
                 client.set_tag(run_id, key, value)
             client.update_run(run_id, status="RUNNING")
@@ -190,7 +164,7 @@ class RunRecord:
     def metrics(self) -> dict[str, float]:
         """The last value of each metric, those included that are not sent yet."""
         lines = [line for line in self._outbox.log.read() if line.kind in METRICS]
-        points = [point for line in lines for point in metric_points(line)]
+        points = [point for line in lines for point in mlflow_format.metric_points(line)]
         return self._metrics | {point["key"]: point["value"] for point in points}
 
     @property
@@ -201,7 +175,7 @@ class RunRecord:
     @property
     def url(self) -> str:
         """The run's page in the MLflow UI."""
-        server = shown(self._uri) if is_server(self._uri) else LOCAL_UI
+        server = store.shown(self._uri) if store.is_server(self._uri) else store.LOCAL_UI
         page = f"{server.rstrip('/')}/#/experiments/{self.experiment_id}/runs/{self.run_id}"
         # Without it the UI opens on its side for language models, where metrics do not show.
         return f"{page}?workflowType=machine_learning"
@@ -212,7 +186,7 @@ class RunRecord:
         Raises:
             RunError: also where a parameter was recorded before with another value.
         """
-        flat = flattened(parameters)
+        flat = mlflow_format.flattened(parameters)
         safe = {safe_key(key): shortened(value, MAX_PARAMETER) for key, value in flat}
         self._log("parameters", {"parameters": safe})
 
@@ -259,7 +233,7 @@ class RunRecord:
         Raises:
             UserError: the run was resumed, and began with other data.
         """
-        digest = dataset_links(prepared, "train")["dataset_digest"]
+        digest = mlflow_format.dataset_links(prepared, "train")["dataset_digest"]
         if self._digests and digest not in self._digests:
             raise UserError(
                 f"dataset {prepared.name}: it has changed since run {self.run_id} began: its "
@@ -364,9 +338,9 @@ class RunRecord:
     def _try(self, *unlogged: Line) -> bool:
         """Whether the store was there to take what is in the log, and a line that is not."""
         try:
-            with store_errors(self._uri):
+            with store.store_errors(self._uri):
                 # MLflow's own client waits and tries again for up to ten minutes.
-                if is_server(self._uri) and not answers(self._uri):
+                if store.is_server(self._uri) and not store.answers(self._uri):
                     raise ConnectionError("Connection refused, or no answer")
                 self._outbox.deliver(drop_refused=True)
                 for line in unlogged:

@@ -6,12 +6,11 @@ import os
 import platform
 import resource
 import sys
-from typing import TYPE_CHECKING
+
+import psutil
+import torch
 
 from torchyard.core.errors import UserError
-
-if TYPE_CHECKING:
-    import torch
 
 
 def choose_device(device: str) -> torch.device:
@@ -20,8 +19,6 @@ def choose_device(device: str) -> torch.device:
     Raises:
         UserError: torch cannot use that device here.
     """
-    import torch
-
     if device == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda", torch.cuda.current_device())
@@ -41,8 +38,6 @@ def set_deterministic(wanted: bool) -> None:
 
     https://docs.pytorch.org/docs/stable/notes/randomness.html
     """
-    import torch
-
     if wanted:
         # cuBLAS reads this when it is first used, and torch refuses its products without it.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
@@ -52,9 +47,6 @@ def set_deterministic(wanted: bool) -> None:
 
 def describe_device(device: torch.device) -> dict[str, str]:
     """Name the device and the software on it, for the record."""
-    import psutil
-    import torch
-
     name = _processor_name()
     if device.type == "cuda":
         name = torch.cuda.get_device_name(device)
@@ -83,8 +75,6 @@ def peak_memory(device: torch.device) -> dict[str, float]:
     unit = 2**20 if sys.platform == "darwin" else 2**10
     peaks = {"peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20}
     if device.type == "cuda":
-        import torch
-
         peaks["peak_gpu_memory_mib"] = torch.cuda.max_memory_allocated(device) / 2**20
     return peaks
 
@@ -97,7 +87,5 @@ def fits_on(size: int, device: torch.device) -> bool:
     """
     if device.type != "cuda":
         return True
-    import torch
-
     free, _ = torch.cuda.mem_get_info(device)
     return size <= free // 2

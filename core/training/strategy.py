@@ -47,7 +47,7 @@ class Strategy:
 
     def all_reduce_mean(self, values: torch.Tensor) -> torch.Tensor:
         """The mean over the processes."""
-        return values
+        return self.all_reduce_sum(values) / self.world_size
 
     def all_reduce_sum(self, values: torch.Tensor) -> torch.Tensor:
         """The sum over the processes."""
@@ -100,25 +100,17 @@ class DistributedDataParallel(Strategy):
             return index[:1], 0.0
         return own, len(own) * self.world_size / len(index)
 
-    def all_reduce_mean(self, values: torch.Tensor) -> torch.Tensor:
-        """The mean over the processes."""
-        return self.all_reduce_sum(values) / self.world_size
-
-    def all_reduce_sum(self, values: torch.Tensor) -> torch.Tensor:
-        """The sum over the processes."""
+    def all_reduce_sum(self, values: torch.Tensor) -> torch.Tensor:  # noqa: D102 - as above
         values = values.clone()
         dist.all_reduce(values)
         return values
 
-    def broadcast(self, value: T) -> T:
-        """The main process's value, in every process."""
-        values: list[Any] = [value]
+    def broadcast(self, value: T) -> T:  # noqa: D102
+        values = [value]
         dist.broadcast_object_list(values)
-        received: T = values[0]
-        return received
+        return values[0]
 
-    def all_gather(self, value: T) -> list[T]:
-        """Every process's value, by rank."""
+    def all_gather(self, value: T) -> list[T]:  # noqa: D102
         values: list[Any] = [None] * self.world_size
         dist.all_gather_object(values, value)
         return values

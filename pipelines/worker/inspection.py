@@ -19,8 +19,6 @@ from torchyard.core.preparation.prepare import find_prepared
 from torchyard.core.training import network
 from torchyard.pipelines.worker.checks import Config, Emit, resolved_once
 
-CHUNK_BYTES = 16 * 2**20
-
 
 @dataclass
 class Layer:
@@ -68,11 +66,7 @@ def inspect_dataset(config: Config, cache: str, emit: Emit) -> dict[str, Any]:
 
 
 def inspect_model(
-    config: Config,
-    cache: str,
-    shape: Sequence[int] | None,
-    classes: int | None,
-    emit: Emit,
+    config: Config, cache: str, shape: Sequence[int] | None, classes: int | None, emit: Emit
 ) -> dict[str, Any]:
     """Build a model without memory and send a batch of two through it, layer by layer.
 
@@ -172,16 +166,11 @@ def _values(tensors: Iterable[torch.Tensor]) -> int:
 
 
 def _value_range(splits: Iterable[Split]) -> list[float] | None:
-    """Least and greatest value, read in pieces: memory maps may be larger than memory."""
-    low, high = [], []
-    for split in splits:
-        samples = split.samples
-        rows = max(1, CHUNK_BYTES // max(1, samples[:1].nbytes))
-        for start in range(0, len(samples), rows):
-            chunk = samples[start : start + rows]
-            low.append(chunk.min())
-            high.append(chunk.max())
-    return [np.min(low).item(), np.max(high).item()] if low else None
+    """Least and greatest value; of a memory map, numpy holds no more than the pages it is at."""
+    arrays = [split.samples for split in splits if len(split.samples)]
+    if not arrays:
+        return None
+    return [min(each.min() for each in arrays).item(), max(each.max() for each in arrays).item()]
 
 
 def _class_counts(split: Split, prepared: PreparedDataset) -> list[int]:

@@ -22,13 +22,7 @@ from torchyard.core.evaluation.predict import predict
 from torchyard.core.hosting.params import Loss
 from torchyard.core.preparation.prepare import find_prepared, prepare_dataset
 from torchyard.core.training import checkpoint, loop, network
-from torchyard.core.training.device import (
-    choose_device,
-    describe_device,
-    fits_on,
-    peak_memory,
-    set_deterministic,
-)
+from torchyard.core.training import device as devices
 from torchyard.core.training.events import StageProgress, TrainingBatch
 from torchyard.core.training.execution import CompiledStep, Execution, set_up_evaluation
 from torchyard.core.training.run_log import figures_logged
@@ -67,7 +61,7 @@ def train(config: Config, data: str, folder: str, emit: Emit) -> dict[str, Any]:
     """
     resolved = resolved_once(config)
     settings = resolved.config.train
-    device = choose_device(resolved.config.device)
+    device = devices.choose_device(resolved.config.device)
     arguments = (config, data, folder)
     if settings.parallel == "ddp":
         from torchyard.core.training.launcher import launch
@@ -84,7 +78,7 @@ def _train(
     config, folder = arguments[0], Path(arguments[2])
     resolved, prepared = resolved_once(config), PreparedDataset.open(Path(arguments[1]))
     settings = resolved.config.train
-    set_deterministic(settings.deterministic)
+    devices.set_deterministic(settings.deterministic)
     size = checks.model_size(resolved, prepared.spec)
     checkpoint.seed_everything(settings.seed)
     if device.type == "cuda":
@@ -109,7 +103,7 @@ def _train(
     scheduler = resolved.scheduler.build(optimizer, steps)
     if isinstance(loss, nn.Module):
         loss = loss.to(device)
-    data_device = device if fits_on(train.samples.nbytes, device) else torch.device("cpu")
+    data_device = device if devices.fits_on(train.samples.nbytes, device) else torch.device("cpu")
     data = loop.TrainingData(train, validation, augmentations, data_device)
     if strategy.rank:  # all begin with the same weights, but each draws its own dropout
         checkpoint.seed_everything((settings.seed + strategy.rank) % 2**32)
@@ -132,7 +126,7 @@ def _train(
         "weights_digest": network.weights_digest(net),
         "parameters": size.parameters,
         "fit": asdict(result),
-        "placement": describe_device(device)
+        "placement": devices.describe_device(device)
         | {
             "model_device": str(next(net.model.parameters()).device),
             "normalization_device": str(net.normalize.factor.device),
@@ -142,7 +136,7 @@ def _train(
             "compiled": compilation,
             "processes": str(strategy.world_size),
         },
-        "peaks": peak_memory(device),
+        "peaks": devices.peak_memory(device),
     }
 
 
@@ -185,7 +179,7 @@ def _first_batch(
 def evaluate(config: Config, data: str, weights: str, target: str, emit: Emit) -> dict[str, Any]:
     """Predict the test split with trained weights; the predictions go to the file `target`."""
     resolved, prepared = resolved_once(config), PreparedDataset.open(Path(data))
-    device = choose_device(resolved.config.device)
+    device = devices.choose_device(resolved.config.device)
     set_up_evaluation(resolved.config.train.threads)
     net = _trained_network(resolved, prepared, Path(weights), device)
     test = prepared.test

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from tests.core.tracking.runs import Server, model_of, start, stored
 from torchyard.core.data.dataset import PreparedDataset
 from torchyard.core.errors import RunError, StoreAwayError, UserError
-from torchyard.core.tracking import outbox
+from torchyard.core.tracking import mlflow_format
 from torchyard.core.tracking.outbox import ATTACHMENTS, SENT, Outbox
 from torchyard.core.tracking.record import RunRecord
 from torchyard.core.training.events import RunningLoss
@@ -188,7 +188,7 @@ def test_a_model_whose_upload_was_cut_short_is_logged_once(
         ]
 
     with monkeypatch.context() as trouble:
-        trouble.setattr(outbox, "write_model", full)
+        trouble.setattr(mlflow_format, "write_model", full)
         record.log_model(exported, prepared, torch_version="2", metrics={"test/accuracy": 0.5})
     assert (models(), record.unsent) == (["FAILED"], 1)
     record.finish("FINISHED")

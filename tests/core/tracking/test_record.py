@@ -15,8 +15,8 @@ import pytest
 from tests.core.tracking.runs import Server, model_of, start, stored
 from torchyard.core.data.dataset import PreparedDataset
 from torchyard.core.errors import RunError
+from torchyard.core.tracking import mlflow_format, store
 from torchyard.core.tracking import record as record_module
-from torchyard.core.tracking import store
 from torchyard.core.tracking.record import RunRecord
 from torchyard.core.training.events import EpochDone, GradientNorms, RunningLoss
 from torchyard.core.training.run_log import figures_logged
@@ -202,7 +202,7 @@ def test_the_end_sends_the_buffer_and_says_why(workspace: str, status) -> None:
 
 
 def test_a_run_that_cannot_be_begun_is_not_left_running(workspace: str, monkeypatch) -> None:
-    monkeypatch.setattr(record_module, "flattened", lambda _: 1 / 0)
+    monkeypatch.setattr(mlflow_format, "flattened", lambda _: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         start()
     client = store.open_store(workspace)
