@@ -208,12 +208,4 @@ def epoch_line(done: EpochDone) -> str:
 
 # Prefect runs tasks in copies of the caller's context: what the command line sets here
 # reaches them, and a flow that Prefect started by itself finds the silent default.
-display: ContextVar[Display] = ContextVar("display")
-
-
-def current_display() -> Display:
-    """The display of this run."""
-    return display.get(_SILENT)
-
-
-_SILENT = Display()
+display: ContextVar[Display] = ContextVar("display", default=Display())  # noqa: B039

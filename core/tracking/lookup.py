@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from torchyard.core.errors import UserError, suggestion
 from torchyard.core.tracking.outbox import Outbox, end_run
 from torchyard.core.tracking.provenance import owner_lives
-from torchyard.core.tracking.store import chosen_experiment, locked_store, one_at_a_time
+from torchyard.core.tracking.store import chosen_experiment, if_there, locked_store, one_at_a_time
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -20,8 +19,6 @@ if TYPE_CHECKING:
 
     from torchyard.core.data.predictions import PredictionTable
 
-
-T = TypeVar("T")
 
 CONFIG = "torchyard.config"  # tag of a run that has only begun
 RECENT = 200  # runs among which the nearest name is looked for
@@ -230,15 +227,3 @@ def recorded_predictions(client: MlflowClient, run: Run) -> PredictionTable:
 def _has_artifact(client: MlflowClient, run: Run, name: str) -> bool:
     # Asked for, not tried: that a store is away does not mean that it has not got a file.
     return name in {found.path for found in client.list_artifacts(run.info.run_id)}
-
-
-def if_there(get: Callable[..., T], *names: str) -> T | None:
-    """What a client's method gives, or None where MLflow has nothing of these names."""
-    from mlflow.exceptions import MlflowException
-
-    try:
-        return get(*names)
-    except MlflowException as error:
-        if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
-            raise
-        return None

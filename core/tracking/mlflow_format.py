@@ -214,23 +214,17 @@ def write_model(
         f"numpy=={version('numpy')}",
     ]
     python = platform.python_version()
+    tools = ["pip", "setuptools", "wheel"]
+    virtualenv = {
+        "python": python,
+        "build_dependencies": tools,
+        "dependencies": ["-r " + REQUIREMENTS],
+    }
+    packages = [f"python={python}", "pip", {"pip": requirements}]
+    conda = {"name": "mlflow-env", "channels": ["conda-forge"], "dependencies": packages}
     (folder / REQUIREMENTS).write_text("\n".join(requirements))
-    _write_yaml(
-        folder / VIRTUALENV,
-        {
-            "python": python,
-            "build_dependencies": ["pip", "setuptools", "wheel"],
-            "dependencies": [f"-r {REQUIREMENTS}"],
-        },
-    )
-    _write_yaml(
-        folder / CONDA,
-        {
-            "name": "mlflow-env",
-            "channels": ["conda-forge"],
-            "dependencies": [f"python={python}", "pip", {"pip": requirements}],
-        },
-    )
+    for name, environment in ((VIRTUALENV, virtualenv), (CONDA, conda)):
+        (folder / name).write_text(yaml.safe_dump(environment, sort_keys=False))
 
     model = Model(
         artifact_path=location,
@@ -264,7 +258,3 @@ def write_model(
         path.stat().st_size for path in folder.rglob("*") if path.is_file()
     )
     model.save(str(folder / "MLmodel"))
-
-
-def _write_yaml(path: Path, content: dict[str, object]) -> None:
-    path.write_text(yaml.safe_dump(content, sort_keys=False), "utf-8")

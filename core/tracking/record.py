@@ -110,8 +110,8 @@ class RunRecord:
         try:
             record.log_parameters(parameters)
         except BaseException as error:  # an interrupt too: none is left RUNNING
-            status = "FAILED" if isinstance(error, Exception) else "KILLED"
-            record.finish(status, f"{type(error).__name__}: {error}")
+            reason = f"{type(error).__name__}: {error}"
+            record.finish("FAILED" if isinstance(error, Exception) else "KILLED", reason)
             raise
         return record
 

@@ -18,7 +18,7 @@ from torchyard.core.hosting.params import GateParams, Verdict
 from torchyard.core.tracking import lookup
 from torchyard.core.tracking.lookup import CHAMPION
 from torchyard.core.tracking.provenance import user_name
-from torchyard.core.tracking.store import current_store, one_at_a_time, store_errors
+from torchyard.core.tracking.store import current_store, if_there, one_at_a_time, store_errors
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -159,7 +159,7 @@ def history(client: MlflowClient, model: str | None = None) -> list[dict[str, An
         rows = []
         for name in names if model is None else [model]:
             for found, status in _statuses(client, name):
-                run = lookup.if_there(client.get_run, str(found.run_id))  # None: deleted for good
+                run = if_there(client.get_run, str(found.run_id))  # None: deleted for good
                 made = datetime.fromtimestamp(found.creation_timestamp / 1000, UTC).isoformat()
                 rows.append(_row(name, int(found.version), status, run, {AT: made, **found.tags}))
             refused = f"tags.`{OUTCOME}` LIKE 'refused%' and tags.`{OUTCOME}.model` = '{name}'"
@@ -170,7 +170,7 @@ def history(client: MlflowClient, model: str | None = None) -> list[dict[str, An
 
 def champion_of(client: MlflowClient, model: str) -> ModelVersion | None:
     """The version that has the alias."""
-    return lookup.if_there(client.get_model_version_by_alias, model, CHAMPION)
+    return if_there(client.get_model_version_by_alias, model, CHAMPION)
 
 
 def _verdicts(
@@ -196,7 +196,7 @@ def _verdicts(
 def _predictions_of(client: MlflowClient, champion: ModelVersion | None) -> PredictionTable | None:
     if champion is None:
         return None
-    run = lookup.if_there(client.get_run, str(champion.run_id))
+    run = if_there(client.get_run, str(champion.run_id))
     if run is not None:
         with suppress(UserError):  # it has recorded none
             return lookup.recorded_predictions(client, run)

@@ -13,14 +13,14 @@ import sys
 import tempfile
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from email.message import Message
 from functools import lru_cache
 from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import urlsplit
 
 from torchyard.core.errors import RunError, StoreAwayError, UserError
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Experiment, Run
 
+
+T = TypeVar("T")
 
 TRACKING_URI = "MLFLOW_TRACKING_URI"
 EXPERIMENT = "torchyard"
@@ -138,23 +140,30 @@ def open_existing(uri: str) -> MlflowClient:
         return open_store(uri)
 
 
+def if_there(get: Callable[..., T], *names: str) -> T | None:
+    """What a client's method gives, or None where MLflow has nothing of these names."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return get(*names)
+    except MlflowException as error:
+        if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            raise
+        return None
+
+
 def chosen_experiment(client: MlflowClient, uri: str) -> Experiment:
     """The experiment the environment names, as MLflow documents it; else torchyard's own.
 
     Raises:
         UserError: there is no such experiment, it is deleted, or two are named.
     """
-    from mlflow.exceptions import MlflowException
-
     identity = os.environ.get("MLFLOW_EXPERIMENT_ID")
     name = os.environ.get("MLFLOW_EXPERIMENT_NAME")
     if identity and not name:
-        try:
-            experiment = client.get_experiment(identity)
-        except MlflowException as error:
-            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-                raise
-            raise UserError(f"MLFLOW_EXPERIMENT_ID: there is no experiment {identity}.") from error
+        experiment = if_there(client.get_experiment, identity)
+        if experiment is None:
+            raise UserError(f"MLFLOW_EXPERIMENT_ID: there is no experiment {identity}.")
     else:
         experiment = _named_experiment(client, uri, name or EXPERIMENT)
         if identity and identity != experiment.experiment_id:

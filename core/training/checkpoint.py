@@ -55,13 +55,12 @@ def load(path: Path) -> dict[str, Any]:
 
 def random_state(device: torch.device) -> dict[str, Any]:
     """The state of every random generator a training on that device may draw from."""
-    version, internal, gauss = random.getstate()
     legacy: Any = np.random.get_state(legacy=True)
-    kind, keys, position, has_gauss, cached = legacy
+    kind, keys, *rest = legacy
     state = {
         "torch": torch.get_rng_state(),
-        "python": [version, list(internal), gauss],
-        "numpy": [kind, torch.from_numpy(keys.astype(np.int64)), position, has_gauss, cached],
+        "python": random.getstate(),
+        "numpy": [kind, torch.from_numpy(keys.astype(np.int64)), *rest],
     }
     if device.type == "cuda":
         state["device"] = torch.cuda.get_rng_state(device)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, get_args
 
@@ -67,6 +67,7 @@ class TrainingBatch:
 # A run records these of its training; the others are for the display.
 Figures = RunningLoss | EpochDone | GradientNorms
 Event = Progress | StageProgress | TrainingBatch | Figures
+Emit = Callable[[Event], None]
 
 _KINDS: dict[str, type[Event]] = {kind.__name__: kind for kind in get_args(Event)}
 

@@ -29,12 +29,11 @@ from torchyard.core.data.files import atomic_write
 from torchyard.core.errors import RunError, UserError
 from torchyard.core.hosting.manager import host
 from torchyard.core.hosting.sources import raised_in
-from torchyard.core.training.events import Event
+from torchyard.core.training.events import Emit
 from torchyard.core.training.strategy import DistributedDataParallel, Strategy
 
 logger = logging.getLogger(__name__)
 
-Emit = Callable[[Event], None]
 Train = Callable[[Any, Emit, Strategy, torch.device], dict[str, Any]]
 
 

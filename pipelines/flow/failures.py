@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, Literal, TypeVar
 from uuid import UUID
 
@@ -35,13 +35,18 @@ def run_cancellable(pipeline: Callable[[], R]) -> R:
     The flow run also gets labels that name this process, by which the reaper finds the flow
     runs of dead processes.
     """
-    with _polled_cancellation():
-        try:
-            return pipeline()
-        except CancelledRun as error:
-            message = ". ".join([str(error), *getattr(error, "__notes__", [])])
-            # Prefect's way to end a flow in a state of one's own: its caller gets a CancelledRun.
-            return Cancelled(message=message)  # type: ignore[return-value]
+    ended = threading.Event()
+    if flow_run.id is not None:  # else it is called without Prefect, as in tests
+        polled = [UUID(flow_run.id), ended]  # also of a run that no Prefect worker started
+        threading.Thread(target=_poll_cancellation, args=polled, daemon=True).start()
+    try:
+        return pipeline()
+    except CancelledRun as error:
+        message = ". ".join([str(error), *getattr(error, "__notes__", [])])
+        # Prefect's way to end a flow in a state of one's own: its caller gets a CancelledRun.
+        return Cancelled(message=message)  # type: ignore[return-value]
+    finally:
+        ended.set()
 
 
 def ended_as(error: BaseException) -> Literal["KILLED", "FAILED"]:
@@ -67,23 +72,6 @@ def _cancelled(run: UUID) -> bool:
         state = client.read_flow_run(run).state
         return state is not None and (state.is_cancelling() or state.is_cancelled())
     return False
-
-
-@contextlib.contextmanager
-def _polled_cancellation() -> Iterator[None]:
-    """Poll Prefect in a thread, also for a run that no Prefect worker started."""
-    if flow_run.id is None:  # called without Prefect, as in tests
-        yield
-        return
-    ended = threading.Event()
-    thread = threading.Thread(
-        target=_poll_cancellation, args=[UUID(flow_run.id), ended], daemon=True
-    )
-    thread.start()
-    try:
-        yield
-    finally:
-        ended.set()
 
 
 def _poll_cancellation(run: UUID, ended: threading.Event) -> None:

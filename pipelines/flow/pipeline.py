@@ -33,25 +33,12 @@ from torchyard.core.hosting.sources import PLUGIN_FOLDERS
 from torchyard.core.tracking.record import RunRecord
 from torchyard.core.tracking.store import check_writable, tracking_uri
 from torchyard.core.training.events import EpochDone, Event, Figures, TrainingBatch
-from torchyard.pipelines.display import current_display, epoch_line
+from torchyard.pipelines.display import display, epoch_line
 from torchyard.pipelines.flow import recording
 from torchyard.pipelines.flow.failures import RETRIED, ended_as, reason_of, run_cancellable
 from torchyard.pipelines.services.deployments import NEEDS
 from torchyard.pipelines.services.prefect_server import FLOW
 from torchyard.pipelines.worker.process import check_config, shared_worker
-
-
-@dataclass(frozen=True)
-class Trained:
-    """The handle of a trained network.
-
-    Attributes:
-        weights: the checkpoint to use.
-        facts: placement, how training ended, and the number of parameters.
-    """
-
-    weights: str
-    facts: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -99,7 +86,7 @@ def _run_stages(config: RunConfig, run_id: str | None) -> Outcome:
     began = time.perf_counter()
     record = recording.start_record(resolved, run_id)
     _records[record.run_id] = record
-    current_display().began(record.run_id, record.name)
+    display.get().began(record.run_id, record.name)
     try:
         data = prepare_data(config, record.run_id)
         trained = train_model(config, data, record.run_id)
@@ -109,7 +96,7 @@ def _run_stages(config: RunConfig, run_id: str | None) -> Outcome:
             promote_model(config, record.run_id)
         record.log_metrics({"time/total_seconds": time.perf_counter() - began}, step=0)
         record.finish("FINISHED")
-        current_display().outcome = outcome
+        display.get().outcome = outcome
         if record.unsent:
             _say(
                 "record",
@@ -147,8 +134,8 @@ def prepare_data(config: RunConfig, run_id: str) -> str:
     task_run_name="train_model: {config.model.name}, {config.optimizer.name}",
     cache_policy=NO_CACHE,
 )
-def train_model(config: RunConfig, data: str, run_id: str) -> Trained:
-    """Train; gives the best weights, or the last where there was no validation."""
+def train_model(config: RunConfig, data: str, run_id: str) -> dict[str, Any]:
+    """Train; gives `weights` (the checkpoint to use), placement, how it ended, and `parameters`."""
     with _stage("train", run_id, config.model.name):
         record, classes = _record(run_id), PreparedDataset.open(Path(data)).classes
         handles = {"config": _plain(config), "data": data, "folder": str(record.folder)}
@@ -164,15 +151,19 @@ def train_model(config: RunConfig, data: str, run_id: str) -> Trained:
             f"in {fit['seconds']:.1f} s on {placement['device']} ({placement['device_name']}), "
             f"{placement['execution']}{compiled}{early}",
         )
-    return Trained(done["weights"], {**placement, **fit, "parameters": done["parameters"]})
+    return {**placement, **fit, **{key: done[key] for key in ("weights", "parameters")}}
 
 
 @task(cache_policy=NO_CACHE, **RETRIED, task_run_name="evaluate_model: {config.model.name}")
-def evaluate_model(config: RunConfig, data: str, trained: Trained, run_id: str) -> str:
+def evaluate_model(config: RunConfig, data: str, trained: dict[str, Any], run_id: str) -> str:
     """Predict and draw the test split, log model and results; gives the predictions' file."""
-    record, epoch = _record(run_id), trained.facts["best_epoch"]
+    record, epoch = _record(run_id), trained["best_epoch"]
     target = record.folder / PREDICTIONS_FILE
-    handles: dict[str, Any] = {"config": _plain(config), "data": data, "weights": trained.weights}
+    handles: dict[str, Any] = {
+        "config": _plain(config),
+        "data": data,
+        "weights": trained["weights"],
+    }
     with _stage("evaluate", run_id, config.dataset.name), tempfile.TemporaryDirectory() as scratch:
         arrays = Path(scratch) / "predictions.npz"  # the worker does without pyarrow
         _call("evaluate", run_id, target=str(arrays), **handles)
@@ -201,7 +192,7 @@ def evaluate_model(config: RunConfig, data: str, trained: Trained, run_id: str) 
                 _say("evaluate", f"no model is logged. {refused}")
                 record.set_tags({"model_not_logged": refused})
             else:
-                version = trained.facts["torch_version"]
+                version = trained["torch_version"]
                 record.log_model(
                     exported, prepared, torch_version=version, metrics=metrics, step=epoch
                 )
@@ -214,7 +205,7 @@ def evaluate_model(config: RunConfig, data: str, trained: Trained, run_id: str) 
 
 @task(cache_policy=NO_CACHE, **RETRIED, task_run_name="report_per_class: {config.dataset.name}")
 def report_per_class(
-    config: RunConfig, data: str, trained: Trained, predictions: str, run_id: str
+    config: RunConfig, data: str, trained: dict[str, Any], predictions: str, run_id: str
 ) -> Outcome:
     """Write the per-class report to MLflow and Prefect."""
     record = _record(run_id)
@@ -222,7 +213,7 @@ def report_per_class(
         prepared = PreparedDataset.open(Path(data))
         predicted = PredictionTable.read(Path(predictions)).predictions
         result = evaluate(predicted, prepared.classes)
-        rows = recording.record_report(record, config, prepared, predicted, result, trained.facts)
+        rows = recording.record_report(record, config, prepared, predicted, result, trained)
         _say("report", "per-class table, pictures and report are in MLflow")
     return Outcome(run_id, record.name, record.url, result.accuracy, result.images, rows)
 
@@ -283,7 +274,7 @@ def _plain(config: RunConfig) -> dict[str, Any]:
 
 def _call(stage: str, run_id: str, classes: Sequence[str] = (), **arguments: Any) -> dict[str, Any]:
     """Run a stage in the worker; its events go to display, MLflow and Prefect."""
-    record, shown, logger = _record(run_id), current_display(), get_run_logger()
+    record, shown, logger = _record(run_id), display.get(), get_run_logger()
 
     def on_event(event: Event) -> None:
         shown.event(event)
@@ -307,7 +298,7 @@ def _call(stage: str, run_id: str, classes: Sequence[str] = (), **arguments: Any
 def _stage(name: str, run_id: str, status: str) -> Iterator[None]:
     """Show a stage, and record how long it took."""
     started = time.perf_counter()
-    with current_display().stage(name, status):
+    with display.get().stage(name, status):
         yield
         record = _record(run_id)
         record.log_metrics({f"time/{name}_seconds": time.perf_counter() - started}, step=0)
@@ -315,5 +306,5 @@ def _stage(name: str, run_id: str, status: str) -> Iterator[None]:
 
 
 def _say(stage: str, text: str) -> None:
-    current_display().line(stage, text)
+    display.get().line(stage, text)
     get_run_logger().info(text)

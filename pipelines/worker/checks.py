@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +18,11 @@ from torchyard.core.errors import UserError
 from torchyard.core.hosting.manager import Host, host
 from torchyard.core.preparation.prepare import find_prepared
 from torchyard.core.training.device import choose_device
-from torchyard.core.training.events import Event
+from torchyard.core.training.events import Emit
 from torchyard.core.training.loop import total_steps
 from torchyard.core.training.network import DryRun, dry_run, freeze
 
 Config = Mapping[str, Any]
-Emit = Callable[[Event], None]
 
 
 def resolved_once(config: Config) -> ResolvedConfig:

@@ -17,7 +17,8 @@ from torchyard.core.data.raw import SampleSpec
 from torchyard.core.errors import RunError, UserError
 from torchyard.core.preparation.prepare import find_prepared
 from torchyard.core.training import network
-from torchyard.pipelines.worker.checks import Config, Emit, resolved_once
+from torchyard.core.training.events import Emit
+from torchyard.pipelines.worker.checks import Config, resolved_once
 
 
 @dataclass

@@ -24,9 +24,7 @@ from typing import Any, TextIO
 from torchyard.core.config.schema import RunConfig
 from torchyard.core.data.files import cache_folder
 from torchyard.core.errors import RunError, UnreachableError, UserError
-from torchyard.core.training.events import Event, from_plain
-
-OnEvent = Callable[[Event], None]
+from torchyard.core.training.events import Emit, from_plain
 
 TAIL_LINES = 20  # of the worker's output, shown if it dies
 
@@ -74,7 +72,7 @@ class Worker:
         return self._process.poll() is None and not self._messages.closed
 
     def call(
-        self, stage: str, on_event: OnEvent = lambda event: None, **arguments: Any
+        self, stage: str, on_event: Emit = lambda event: None, **arguments: Any
     ) -> dict[str, Any]:
         """Run a stage in the worker and wait for its result.
 
@@ -95,7 +93,7 @@ class Worker:
 
     @contextlib.contextmanager
     def submit(
-        self, stage: str, on_event: OnEvent = lambda event: None, **arguments: Any
+        self, stage: str, on_event: Emit = lambda event: None, **arguments: Any
     ) -> Iterator[Callable[[], dict[str, Any]]]:
         """Run a stage beside the body of the `with`; yields a function that waits for its result.
 

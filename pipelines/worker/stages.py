@@ -23,13 +23,13 @@ from torchyard.core.hosting.params import Loss
 from torchyard.core.preparation.prepare import find_prepared, prepare_dataset
 from torchyard.core.training import checkpoint, loop, network
 from torchyard.core.training import device as devices
-from torchyard.core.training.events import StageProgress, TrainingBatch
+from torchyard.core.training.events import Emit, StageProgress, TrainingBatch
 from torchyard.core.training.execution import CompiledStep, Execution, set_up_evaluation
 from torchyard.core.training.run_log import figures_logged
 from torchyard.core.training.state import TrainingState
 from torchyard.core.training.strategy import DataParallel, SingleProcess, Strategy
 from torchyard.pipelines.worker import checks
-from torchyard.pipelines.worker.checks import Config, Emit, resolved_once
+from torchyard.pipelines.worker.checks import Config, resolved_once
 from torchyard.pipelines.worker.inspection import inspect_dataset, inspect_model
 
 BATCH_SHOWN = 36  # samples in the picture of a training batch
@@ -43,13 +43,11 @@ def prepare(config: Config, cache: str, emit: Emit) -> dict[str, Any]:
     """
     resolved = resolved_once(config)
     name = resolved.config.dataset.name
-    prepared = find_prepared(name, resolved.dataset, Path(cache))
-    if prepared:
-        return {"folder": str(prepared.folder), "found": True}
-    prepared = prepare_dataset(
+    found = find_prepared(name, resolved.dataset, Path(cache))
+    prepared = found or prepare_dataset(
         name, resolved.dataset, Path(cache), lambda *step: emit(StageProgress(*step))
     )
-    return {"folder": str(prepared.folder), "found": False}
+    return {"folder": str(prepared.folder), "found": found is not None}
 
 
 def train(config: Config, data: str, folder: str, emit: Emit) -> dict[str, Any]:

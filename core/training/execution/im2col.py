@@ -11,14 +11,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch.nn.functional import pad
 
 CACHE_TAG = "torchyard.im2col 1"
 MAX_KERNEL_ELEMENTS = 49  # each is a loop of its own in the compiled code
-
-Gradients = tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]
 
 
 class Im2colConvolutions:
@@ -80,8 +79,7 @@ class Im2colConvolutions:
             of_weight = (rows @ self._columns(images, weight, padding).t()).view(weight.shape)
         if wanted[2]:
             of_bias = gradient.sum((0, 2, 3))
-        gradients: Gradients = (of_images, of_weight, of_bias)
-        return gradients
+        return of_images, of_weight, of_bias
 
     def _columns(
         self, images: torch.Tensor, weight: torch.Tensor, padding: Sequence[int]
@@ -153,15 +151,7 @@ def im2col_convolutions() -> Iterator[None]:
         torch.ops.aten.convolution.default: made.forward,
         torch.ops.aten.convolution_backward.default: made.backward,
     }
-    before = {operation: decompositions.get(operation) for operation in replacements}
-    decompositions.update(replacements)
-    try:
-        # torch's caches do not see the difference by themselves.
-        with torch.compiler.config.patch(cache_key_tag=CACHE_TAG):  # type: ignore[attr-defined]
-            yield
-    finally:
-        for operation, decomposition in before.items():
-            if decomposition is None:
-                del decompositions[operation]
-            else:
-                decompositions[operation] = decomposition
+    # torch's caches do not see the difference by themselves.
+    tagged = torch.compiler.config.patch(cache_key_tag=CACHE_TAG)  # type: ignore[attr-defined]
+    with patch.dict(decompositions, replacements), tagged:
+        yield
