@@ -90,7 +90,9 @@ class Outbox:
                 _move_offset(file, size)
             if self._noted < sent:  # sent by another process
                 self._note(line for line in self.log.read(self._noted) if line.end <= sent)
-            for part in _parts(self.log.read(sent)):
+            # Metrics that follow each other are sent together, every other line alone.
+            together = groupby(self.log.read(sent), lambda line: line.kind in METRICS or line.end)
+            for part in (list(lines) for _, lines in together):
                 try:
                     self.send(part)
                 except RunError as error:
@@ -224,15 +226,6 @@ def end_run(
     client.set_terminated(run_id, status, end_time)
     if reason:
         client.set_tag(run_id, REASON, reason)
-
-
-def _parts(lines: Iterable[Line]) -> Iterator[list[Line]]:
-    """What is sent together: metrics that follow each other, every other line alone."""
-    for metrics, group in groupby(lines, lambda line: line.kind in METRICS):
-        if metrics:
-            yield list(group)
-        else:
-            yield from ([line] for line in group)
 
 
 @contextmanager

@@ -251,10 +251,11 @@ class RunRecord:
         with self._artifact(file.name) as attachment:
             _link(file, attachment)
 
-    def log_figure(self, figure: Figure, artifact_path: str) -> None:
-        """Store a figure as a picture; the ending of `artifact_path` says of which kind."""
-        with self._artifact(artifact_path) as file:
-            figure.savefig(file)
+    def log_figure(self, figure: Figure | None, artifact_path: str) -> None:
+        """Store a figure, if there is one; the ending of `artifact_path` says in which format."""
+        if figure is not None:
+            with self._artifact(artifact_path) as file:
+                figure.savefig(file)
 
     def _artifact(self, artifact_path: str) -> AbstractContextManager[Path]:
         folder, _, name = artifact_path.rpartition("/")

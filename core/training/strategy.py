@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 
 class Strategy:
-    """What `fit` asks of the processes that train; the methods here are those of a single one.
+    """What `fit` asks of the processes that train. As it stands: one process on one device.
 
     Attributes:
         rank: this process's number, from 0.
@@ -60,10 +60,6 @@ class Strategy:
     def all_gather(self, value: T) -> list[T]:
         """Every process's value, by rank."""
         return [value]
-
-
-class SingleProcess(Strategy):
-    """One process on one device."""
 
 
 class DataParallel(Strategy):

@@ -118,8 +118,7 @@ def record_training_batch(record: RunRecord, batch: Path, classes: Sequence[str]
     with np.load(batch, allow_pickle=False) as arrays:
         title = "Training images as the network sees them"
         figure = images.labelled_images_figure(arrays["samples"], arrays["labels"], classes, title)
-    if figure is not None:
-        record.log_figure(figure, "training_batch.png")
+    record.log_figure(figure, "training_batch.png")
 
 
 def record_training(record: RunRecord, trained: Mapping[str, Any]) -> None:
@@ -170,14 +169,11 @@ def record_pictures(
 ) -> None:
     """Draw what was predicted: the confusion matrix, test images, confident mistakes."""
     classes, samples = prepared.classes, prepared.test.samples
-    pictures = {
-        "confusion_matrix.png": plots.confusion_matrix_figure(result, classes),
-        "test_images.png": images.test_images_figure(samples, predictions, classes),
-        "confident_mistakes.png": images.confident_mistakes_figure(samples, predictions, classes),
-    }
-    for name, figure in pictures.items():
-        if figure is not None:
-            record.log_figure(figure, name)
+    record.log_figure(plots.confusion_matrix_figure(result, classes), "confusion_matrix.png")
+    shown = images.test_images_figure(samples, predictions, classes)
+    record.log_figure(shown, "test_images.png")
+    mistakes = images.confident_mistakes_figure(samples, predictions, classes)
+    record.log_figure(mistakes, "confident_mistakes.png")
 
 
 def record_report(

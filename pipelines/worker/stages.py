@@ -27,7 +27,7 @@ from torchyard.core.training.events import Emit, StageProgress, TrainingBatch
 from torchyard.core.training.execution import CompiledStep, Execution, set_up_evaluation
 from torchyard.core.training.run_log import figures_logged
 from torchyard.core.training.state import TrainingState
-from torchyard.core.training.strategy import DataParallel, SingleProcess, Strategy
+from torchyard.core.training.strategy import DataParallel, Strategy
 from torchyard.pipelines.worker import checks
 from torchyard.pipelines.worker.checks import Config, resolved_once
 from torchyard.pipelines.worker.inspection import inspect_dataset, inspect_model
@@ -65,7 +65,7 @@ def train(config: Config, data: str, folder: str, emit: Emit) -> dict[str, Any]:
         from torchyard.core.training.launcher import launch
 
         return launch(_train, arguments, settings.world_size, device, emit)
-    strategy = DataParallel() if settings.parallel == "data_parallel" else SingleProcess()
+    strategy = DataParallel() if settings.parallel == "data_parallel" else Strategy()
     return _train(arguments, emit, strategy, device)
 
 

@@ -8,7 +8,7 @@ from torchyard.core.config.schema import TrainConfig
 from torchyard.core.data.dataset import Split
 from torchyard.core.training import loop
 from torchyard.core.training.state import TrainingState
-from torchyard.core.training.strategy import SingleProcess
+from torchyard.core.training.strategy import Strategy
 
 CPU = torch.device("cpu")
 
@@ -47,7 +47,7 @@ def run_fit(folder, network, *, train=None, validation=None, emit=None, lr=0.1, 
         loss or nn.CrossEntropyLoss(),
         loop.TrainingData(train, validation, augmentations, CPU),
         settings,
-        strategy=SingleProcess(),
+        strategy=Strategy(),
         compiled=None,
         folder=folder,
         emit=emit or (lambda event: None),

@@ -6,7 +6,7 @@ import torch
 from torchyard.core.errors import RunError
 from torchyard.core.training import checkpoint
 from torchyard.core.training.state import Position, TrainingState
-from torchyard.core.training.strategy import SingleProcess, Strategy
+from torchyard.core.training.strategy import Strategy
 
 CPU = torch.device("cpu")
 
@@ -33,10 +33,10 @@ def test_a_loaded_state_goes_on_as_the_saved_one(tmp_path, precision):
     saved, loaded = make_state(precision), make_state(precision)
     for _ in range(3):
         step(saved)
-    saved.save(tmp_path / "c.pt", SingleProcess())
+    saved.save(tmp_path / "c.pt", Strategy())
     step(saved)
     torch.manual_seed(99)
-    loaded.load(tmp_path / "c.pt", SingleProcess())
+    loaded.load(tmp_path / "c.pt", Strategy())
     assert loaded.position == Position(step=3)
     step(loaded)
     assert torch.equal(loaded.network.weight, saved.network.weight)
@@ -88,4 +88,4 @@ def test_weights_that_are_not_finite_are_noticed(value):
 def test_a_damaged_checkpoint_is_one_clear_error(tmp_path):
     (tmp_path / "c.pt").write_bytes(b"no checkpoint")
     with pytest.raises(RunError, match=r"c\.pt cannot be read"):
-        make_state().load(tmp_path / "c.pt", SingleProcess())
+        make_state().load(tmp_path / "c.pt", Strategy())

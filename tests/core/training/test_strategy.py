@@ -4,7 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from torchyard.core.training.strategy import DistributedDataParallel, SingleProcess
+from torchyard.core.training.strategy import DistributedDataParallel, Strategy
 
 
 @settings(deadline=None)
@@ -20,4 +20,4 @@ def test_the_shards_are_the_batch_and_their_means_its_mean(batch, world_size):
     assert sorted(taken.tolist()) == sorted(batch)
     mean = sum(own.double().mean() * weight for own, weight in shards) / world_size
     torch.testing.assert_close(mean, index.double().mean())
-    assert SingleProcess().shard(index) == (index, 1.0)
+    assert Strategy().shard(index) == (index, 1.0)

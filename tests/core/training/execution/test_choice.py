@@ -15,7 +15,7 @@ from torchyard.core.training.events import EpochDone
 from torchyard.core.training.execution.choice import Execution
 from torchyard.core.training.network import DryRun, Normalize
 from torchyard.core.training.state import TrainingState
-from torchyard.core.training.strategy import SingleProcess
+from torchyard.core.training.strategy import Strategy
 
 CPU = torch.device("cpu")
 LENET = DryRun(parameters=62_006, flops=1_300_000)
@@ -139,7 +139,7 @@ def train(network, folder, precision="float32", optimizer=None, compiled=None, m
         nn.CrossEntropyLoss(),
         loop.TrainingData(Split(samples.numpy(), labels.numpy()), None, (), CPU),
         settings,
-        strategy=SingleProcess(),
+        strategy=Strategy(),
         compiled=compiled,
         folder=folder,
         emit=events.append,
