@@ -211,7 +211,7 @@ def _version(client: MlflowClient, run: Run, judged: Judged, model_id: str) -> i
     """Register the run's model as a version that is not yet the champion."""
     from mlflow.exceptions import MlflowException
 
-    tags = {AT: _now(), BY: user_name(), WHY: _why(judged.verdicts), PENDING: "true"}
+    tags = _stamp(judged) | {PENDING: "true"}
     if judged.before is not None:
         tags[REPLACED] = str(judged.before)
     with suppress(MlflowException):  # it is there
@@ -249,9 +249,8 @@ def _record(client: MlflowClient, run: Run, judged: Judged) -> None:
     client.log_dict(run_id, content | {"gates": verdicts}, FILE)
     refused = [name for name, verdict in judged.verdicts if not verdict.passed]
     outcome = f"refused by {', '.join(refused)}" if refused else f"version {judged.version}"
-    tags = {OUTCOME: outcome, f"{OUTCOME}.model": judged.model, AT: _now(), BY: user_name()}
-    tags[WHY] = _why(judged.verdicts)
-    for key, value in tags.items():
+    tags = {OUTCOME: outcome, f"{OUTCOME}.model": judged.model}
+    for key, value in (tags | _stamp(judged)).items():
         client.set_tag(run_id, key, value)
 
 
@@ -294,9 +293,10 @@ def _statuses(client: MlflowClient, model: str) -> list[tuple[ModelVersion, str]
     return statuses
 
 
-def _why(verdicts: Sequence[tuple[str, Verdict]]) -> str:
-    text = "; ".join(f"{name}: {verdict.reason}" for name, verdict in verdicts)
-    return (text or "no gate was asked for")[:SHOWN_WHY]
+def _stamp(judged: Judged) -> dict[str, str]:
+    """When it was judged, for whom, and why it ended so."""
+    why = "; ".join(f"{name}: {verdict.reason}" for name, verdict in judged.verdicts)
+    return {AT: _now(), BY: user_name(), WHY: (why or "no gate was asked for")[:SHOWN_WHY]}
 
 
 def _now() -> str:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -87,9 +89,8 @@ def start_record(resolved: ResolvedConfig, run_id: str | None) -> RunRecord:
         if flow_run.id is not None:
             with get_client(sync_client=True) as client:
                 client.update_flow_run(flow_run.id, name=record.name)
-        _publish(
-            lambda: create_link_artifact(key="mlflow-run", link=record.url, link_text=record.name)
-        )
+        with _published():
+            create_link_artifact(key="mlflow-run", link=record.url, link_text=record.name)
     except BaseException as error:
         record.finish(ended_as(error), str(error))
         raise
@@ -203,13 +204,8 @@ def record_report(
         "data digest": prepared.digest,
     }
     links = {"Prefect flow run": _flow_run_url()} if flow_run.id else {}
-    text = markdown.markdown_report(
-        result,
-        classes,
-        facts=stated,
-        command="torchyard run config.yaml  # the file is beside this report",
-        links=links,
-    )
+    command = "torchyard run config.yaml  # the file is beside this report"
+    text = markdown.markdown_report(result, classes, facts=stated, command=command, links=links)
     record.log_text(text, "report.md")
     record.describe(text)
     page = run_page(
@@ -228,15 +224,11 @@ def record_report(
     )
     record.log_text(page, "report.html")
 
-    shares = result.per_class.round(4)  # Prefect shows every digit there is
-    table = shares.astype(object).where(shares.notna(), None)
-    rows = [{str(key): row[key] for key in row} for row in table.to_dict("records")]
-
-    def show() -> None:
+    # Prefect shows every digit there is. Through JSON, so that what is missing is None.
+    rows: list[dict[str, Any]] = json.loads(result.per_class.round(4).to_json(orient="records"))
+    with _published():
         create_table_artifact(key="per-class", table=rows, description=record.name)
         create_markdown_artifact(key="report", markdown=text, description=record.name)
-
-    _publish(show)
     return rows
 
 
@@ -257,13 +249,11 @@ def judge(record: RunRecord, resolved: ResolvedConfig) -> Judged:
     return promote(client, run, resolved.config.promote.model, resolved.named_gates)
 
 
-def _publish(create: Callable[[], object]) -> None:
-    """Create artifacts in Prefect, whose absence must not end a run.
-
-    Prefect itself tries for a minute before it raises.
-    """
+@contextmanager
+def _published() -> Iterator[None]:
+    """Artifacts go to Prefect, whose absence must not end a run; it tries for a minute itself."""
     try:
-        create()
+        yield
     except (httpx.HTTPError, ObjectNotFound) as error:
         logger.warning("Prefect has no artifact of this run: %s.", error)
 
