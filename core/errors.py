@@ -37,6 +37,14 @@ class StoreAwayError(RunError):
     """The tracking store does not answer, is locked or cannot be written; a retry may succeed."""
 
 
+def portable(error: UserError | RunError) -> UserError | RunError:
+    """The same error of a class above, which any process can unpickle; a plugin's it cannot."""
+    if isinstance(error, RunError):
+        return RunError(str(error), error.details)
+    kind = UnreachableError if isinstance(error, UnreachableError) else UserError
+    return kind(error.problems)
+
+
 def suggestion(name: str, accepted: Sequence[str], nearby: Mapping[str, str] | None = None) -> str:
     """The end of a message about an unknown name: the nearest name, and all that are accepted.
 

@@ -88,10 +88,8 @@ class ServedModel:
 
         try:
             return decode_image(path.read_bytes(), self.shape)
-        except OSError as error:
-            raise UserError(f"{path}: {error.strerror}") from error
-        except ValueError as error:
-            raise UserError(f"{path}: {error}") from error
+        except (OSError, ValueError) as error:
+            raise UserError(f"{path}: {getattr(error, 'strerror', error)}") from error
 
     def classify(self, images: npt.NDArray[np.uint8], top: int) -> list[list[Guess]]:
         """The `top` most probable classes of each image, the most probable first.

@@ -218,11 +218,7 @@ def one_at_a_time(uri: str) -> Iterator[None]:
 
 @contextmanager
 def locked_store() -> Iterator[MlflowClient]:
-    """The client of the environment's store; other starts of this machine wait meanwhile.
-
-    Raises:
-        UserError, RunError: as `check_writable` and `store_errors` have them.
-    """
+    """The client of the environment's store, with `store_errors`; other starts here wait."""
     uri = tracking_uri()
     check_writable(uri)
     load_mlflow()
@@ -325,11 +321,9 @@ def blank_database(program: str) -> Path:
 
 
 def begin_with_blank(program: str, url: str) -> None:
-    """Copy the blank database to where the program would make one; never over one that is there.
+    """Copy the blank database to where "prefect" or "mlflow" would make one, if none is there.
 
-    Args:
-        program: "prefect" or "mlflow".
-        url: the program's; any that names no SQLite file is left to it.
+    A `url` that names no SQLite file is left to the program.
     """
     blank, database = blank_database(program), database_of(url)
     if database is None or ":memory:" in url or database.exists():

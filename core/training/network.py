@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import hashlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -146,16 +147,21 @@ def dry_run(
     classes = spec.num_classes or 2
     shape = dimensions(spec.shape)
     counter = FlopCounterMode(display=False)
+
+    def run(device: str) -> tuple[nn.Module, torch.Tensor]:
+        with _parameters_without_memory() if device == "meta" else contextlib.nullcontext():
+            network = model.build(spec.shape, classes).to(device)
+        on_built(network)
+        with torch.device(device), counter:
+            return network, network(torch.zeros(2, *spec.shape))
+
     try:
         try:
-            network, logits = _on_meta(model, spec.shape, classes, counter, on_built)
+            network, logits = run("meta")
         except RuntimeError as error:
             if "meta" not in str(error):
                 raise
-            network = model.build(spec.shape, classes)
-            on_built(network)
-            with counter:
-                logits = network(torch.zeros(2, *spec.shape))
+            network, logits = run("cpu")
     except UserError:
         raise
     except Exception as error:
@@ -173,17 +179,12 @@ def dry_run(
     return DryRun(trained, counter.get_total_flops() // 2)
 
 
-def _on_meta(
-    model: ModelParams,
-    shape: tuple[int, ...],
-    classes: int,
-    counter: FlopCounterMode,
-    on_built: Callable[[nn.Module], None],
-) -> tuple[nn.Module, torch.Tensor]:
-    """Build a model whose parameters have no memory, and give it a batch of two.
+@contextlib.contextmanager
+def _parameters_without_memory() -> Iterator[None]:
+    """Move the parameters that are made within to the meta device, and nothing else.
 
-    Only the parameters go to the meta device while it is built: many models compute their
-    widths or drop rates with small tensors, whose values that device does not have.
+    Many models compute their widths or drop rates with small tensors, whose values that device
+    does not have.
     """
 
     def forget(module: nn.Module, name: str, parameter: nn.Parameter) -> nn.Parameter | None:
@@ -195,12 +196,9 @@ def _on_meta(
 
     registration = register_module_parameter_registration_hook(forget)  # type: ignore[arg-type]
     try:
-        network = model.build(shape, classes).to("meta")
+        yield
     finally:
         registration.remove()
-    on_built(network)
-    with torch.device("meta"), counter:
-        return network, network(torch.empty(2, *shape))
 
 
 def weights_digest(network: nn.Module) -> str:

@@ -45,7 +45,7 @@ class Position:
 
 @dataclass
 class TrainingState:
-    """A network in training; what else has a state is the random generators of the process.
+    """A network in training; beside it only the random generators of the process have a state.
 
     Attributes:
         network: on `device`, raw samples to logits.

@@ -134,13 +134,9 @@ def record_training(record: RunRecord, trained: Mapping[str, Any]) -> None:
             "stopped_early": str(fit["stopped_early"]).lower(),
         }
     )
-    metrics = {
-        "train/mean_images_per_second": fit["images_per_second"],
-        "train/epochs": fit["epochs"],
-        "train/best_epoch": fit["best_epoch"],
-        "train/steps": fit["steps"],
-        "train/parameters": trained["parameters"],
-    }
+    metrics = {f"train/{key}": fit[key] for key in ("epochs", "best_epoch", "steps")}
+    metrics["train/mean_images_per_second"] = fit["images_per_second"]
+    metrics["train/parameters"] = trained["parameters"]
     metrics |= {f"system/{key}": value for key, value in trained["peaks"].items()}
     record.log_metrics(metrics, step=fit["epochs"])
 

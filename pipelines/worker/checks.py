@@ -26,11 +26,7 @@ Config = Mapping[str, Any]
 
 
 def resolved_once(config: Config) -> ResolvedConfig:
-    """Resolve a configuration; the stages of one run share the result.
-
-    Raises:
-        UserError: as `resolve`.
-    """
+    """`resolve` a configuration; the stages of one run share the result."""
     return _resolved(json.dumps(config, sort_keys=True), host())
 
 
@@ -74,11 +70,7 @@ def check(config: Config, cache: str, emit: Emit) -> dict[str, Any]:
 
 
 def model_size(resolved: ResolvedConfig, spec: SampleSpec) -> DryRun:
-    """Run the model once without memory, with its frozen layers.
-
-    Raises:
-        UserError: it cannot take such samples.
-    """
+    """The `dry_run` of the model, with its frozen layers."""
     chosen = resolved.config.model
     return dry_run(resolved.model, spec, chosen.name, lambda built: freeze(built, chosen.freeze))
 
