@@ -124,6 +124,7 @@ class ParallelDecoding:
         done, end = 0, len(references)
         try:
             in_processes = self._executor and self._can_decode(decoder, references[:1])
+            refused = self._executor and not in_processes
             for start, end in pairwise(bounds):
                 self._remaining -= end - start
                 if in_processes:
@@ -137,8 +138,9 @@ class ParallelDecoding:
                     began = time.perf_counter()
                     result = decoder.decode(start, references[start:end])
                     pace = (time.perf_counter() - began) / (end - start)
-                    if pace * self._remaining > WORTH_PROCESSES:
+                    if not refused and pace * self._remaining > WORTH_PROCESSES:
                         in_processes = self._can_decode(decoder, references[:1])
+                        refused = not in_processes
                 done += result[0]
                 yield result
             while pending:

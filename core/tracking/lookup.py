@@ -35,15 +35,16 @@ def end_orphans(client: MlflowClient, *experiment_ids: str) -> None:
     """
     for run in client.search_runs(list(experiment_ids), "attributes.status = 'RUNNING'"):
         if owner_lives(run.data.tags) is False:
-            outbox = Outbox(client, run)
-            reason = "its process ended without a word"
+            reason, pending = "its process ended without a word", "what its log has"
             try:
-                if len(outbox):
+                outbox = Outbox(client, run)
+                if count := len(outbox):
+                    pending = f"{count} entries in {outbox.log.path}"
                     outbox.deliver()
                     if client.get_run(run.info.run_id).info.status != "RUNNING":
                         continue
             except Exception as error:  # its data are gone, say: no other run must suffer
-                reason += f"; {len(outbox)} entries in {outbox.log.path} cannot be sent: {error}"
+                reason += f"; {pending} cannot be sent: {error}"
             end_run(client, run.info.run_id, "KILLED", reason)
 
 
@@ -53,7 +54,7 @@ def sync_run(client: MlflowClient, run: Run) -> Run:
         run = client.get_run(run.info.run_id)
         if run.info.status == "RUNNING" and owner_lives(run.data.tags):
             return run
-        Outbox(client, run).deliver()
+        Outbox(client, run).deliver(skip_refused=True)
         return client.get_run(run.info.run_id)
 
 

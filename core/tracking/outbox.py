@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 import shutil
 import tempfile
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
+
+logger = logging.getLogger(__name__)
 
 ATTACHMENTS = "attachments"  # in the run's folder: the files that its log's lines name
 SENT = "sent"  # in the run's folder: MLflow has the log up to this byte
@@ -55,10 +58,12 @@ class Outbox:
 
     def __len__(self) -> int:
         """How many lines are pending."""
-        if not self.log.path.exists():
-            return 0
-        with _locked(self.folder / SENT) as file:
-            return sum(1 for _ in self.log.read(_offset(file)))
+        try:
+            with (self.folder / SENT).open("rb") as file:
+                sent = _offset(file)
+        except FileNotFoundError:
+            sent = 0
+        return sum(1 for _ in self.log.read(sent))
 
     def attachment(self, name: str) -> Path:
         """Where to put a file of that name, for a line to name it.
@@ -70,11 +75,13 @@ class Outbox:
         folder.mkdir(parents=True, exist_ok=True)
         return Path(tempfile.mkdtemp(dir=folder)) / name
 
-    def deliver(self, *, drop_refused: bool = False) -> None:
+    def deliver(self, *, skip_refused: bool = False) -> None:
         """Send what is pending, in order. After an error the rest stays pending.
 
+        A line that the store refused is not sent again, unless it has metrics.
+
         Args:
-            drop_refused: do not send the line that the store refused again; metrics stay.
+            skip_refused: go on after a refusal, and do not send metrics again either.
 
         Raises:
             StoreAwayError: the store is out of reach, locked or full.
@@ -96,12 +103,33 @@ class Outbox:
                 try:
                     self.send(part)
                 except RunError as error:
-                    away = isinstance(error, StoreAwayError)
-                    if drop_refused and not away and part[0].kind not in METRICS:
+                    if isinstance(error, StoreAwayError):
+                        raise
+                    if skip_refused:
+                        self._send_each(part)
+                    elif part[0].kind in METRICS:
+                        raise
+                    else:
                         _move_offset(file, part[-1].end)
-                    raise
+                        self._remove_attachment(part[0])
+                        raise
                 _move_offset(file, part[-1].end)
                 self._note(part)
+
+    def _send_each(self, lines: list[Line]) -> None:
+        """Send each line by itself, but for those that the store refuses even so."""
+        for line in lines:
+            try:
+                self.send([line])
+            except StoreAwayError:
+                raise
+            except RunError as error:
+                logger.warning("The store refuses a line of %s: %s", self.log.path, error)
+                self._remove_attachment(line)
+
+    def _remove_attachment(self, line: Line) -> None:
+        if "file" in line.values:
+            shutil.rmtree((self.folder / line.values["file"]).parent, ignore_errors=True)
 
     def _note(self, lines: Iterable[Line]) -> None:
         for line in lines:
@@ -146,8 +174,7 @@ class Outbox:
                         if (step := (point["key"], point["step"])) not in self.recorded:
                             points.setdefault(step, point)
                     self._log_points(points.values())
-        if file is not None:
-            shutil.rmtree(file.parent, ignore_errors=True)
+        self._remove_attachment(lines[0])
 
     def _log_points(self, points: Iterable[Mapping[str, Any]]) -> None:
         from mlflow.entities import Metric
@@ -238,7 +265,10 @@ def _locked(path: Path) -> Iterator[BinaryIO]:
 
 
 def _offset(file: BinaryIO) -> int:
-    return int(file.read() or 0)
+    try:
+        return int(file.read())
+    except ValueError:  # empty, or damaged: all is sent again, which does no harm
+        return 0
 
 
 def _move_offset(file: BinaryIO, offset: int) -> None:

@@ -140,7 +140,10 @@ class RunRecord:
             lives = owner_lives(run.data.tags) and run.data.tags[PROCESS] != own[PROCESS]
             if run.info.status == "RUNNING" and lives:
                 raise UserError(f"{named} is running, in process {run.data.tags[PROCESS]}.")
-            Outbox(client, run).deliver()
+            outbox = Outbox(client, run)
+            if (outbox.folder / "journal.jsonl").exists():
+                raise UserError(f"{named} was begun by torchyard 0.1: resume it with that version.")
+            outbox.deliver(skip_refused=True)
             run = client.get_run(run_id)
             if run.info.status == "FINISHED":
                 raise UserError(f"{named} is finished: there is nothing left to do.")
@@ -304,8 +307,12 @@ class RunRecord:
                 was KILLED the refusal goes to the log: it must not hide what ended the run.
         """
         self._next_try = 0.0
+        values = {"status": status, "reason": shortened(reason, MAX_TAG)}
         try:
-            self._log("end", {"status": status, "reason": shortened(reason, MAX_TAG)})
+            self._log("end", values, send=status == "FINISHED")
+            if status != "FINISHED":
+                # Out of turn: a second Ctrl-C may come, or what is pending be refused.
+                self._try(Line("end", values), first=True)
         except (RunError, UserError) as error:
             if status == "FINISHED":
                 raise
@@ -336,15 +343,17 @@ class RunRecord:
             raise RunError(f"{name} cannot be kept in {self.folder}: {error.strerror}.") from error
         self._log(kind, {**values, "file": str(file.relative_to(self.folder))})
 
-    def _try(self, *unlogged: Line) -> bool:
-        """Whether the store was there to take what is in the log, and a line that is not."""
+    def _try(self, *lines: Line, first: bool = False) -> bool:
+        """Whether the store was there to take what is in the log, and lines before or after it."""
         try:
             with store.store_errors(self._uri):
                 # MLflow's own client waits and tries again for up to ten minutes.
                 if store.is_server(self._uri) and not store.answers(self._uri):
                     raise ConnectionError("Connection refused, or no answer")
-                self._outbox.deliver(drop_refused=True)
-                for line in unlogged:
+                for line in lines if first else ():
+                    self._outbox.send([line])
+                self._outbox.deliver()
+                for line in () if first else lines:
                     self._outbox.send([line])
         except StoreAwayError as error:
             if not self._away:

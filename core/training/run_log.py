@@ -90,6 +90,8 @@ class RunLog:
                 try:
                     line = Line(**json.loads(text), end=end)
                 except ValueError:
+                    if not text.endswith(b"\n"):
+                        return  # another process is writing it: the next read begins here
                     continue  # empty, or cut short
                 yield line
 

@@ -183,20 +183,22 @@ def evaluate_model(config: RunConfig, data: str, trained: dict[str, Any], run_id
         else:
             # Linked from here, not copied; hidden, so that `resume` removes what a kill leaves.
             exported = record.folder / ".model.pt2"
-            with shared_worker().submit("export", target=str(exported), **handles) as answer:
-                # Two processes, two cores: 0.2 s of a run of six.
-                recording.record_pictures(record, prepared, predictions, result)
-                refused = answer()["refused"]
-            if refused:
-                # After hours of training the rest is wanted all the same.
-                _say("evaluate", f"no model is logged. {refused}")
-                record.set_tags({"model_not_logged": refused})
-            else:
-                version = trained["torch_version"]
-                record.log_model(
-                    exported, prepared, torch_version=version, metrics=metrics, step=epoch
-                )
-                exported.unlink()
+            try:
+                with shared_worker().submit("export", target=str(exported), **handles) as answer:
+                    # Two processes, two cores: 0.2 s of a run of six.
+                    recording.record_pictures(record, prepared, predictions, result)
+                    refused = answer()["refused"]
+                if refused:
+                    # After hours of training the rest is wanted all the same.
+                    _say("evaluate", f"no model is logged. {refused}")
+                    record.set_tags({"model_not_logged": refused})
+                else:
+                    version = trained["torch_version"]
+                    record.log_model(
+                        exported, prepared, torch_version=version, metrics=metrics, step=epoch
+                    )
+            finally:
+                exported.unlink(missing_ok=True)
         # Those that came with the model are not recorded again.
         metrics |= recording.class_metrics(result, prepared.classes)
         record.log_metrics(metrics, step=epoch)

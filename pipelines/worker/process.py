@@ -172,6 +172,8 @@ class Worker:
     def _forward_output(self) -> None:
         assert self._process.stdout is not None
         for line in self._process.stdout:
+            if "resource_tracker" in line:
+                continue  # joblib's process, which outlives a worker that is killed, counts
             self._tail.append(line.rstrip("\n"))
             self.on_output(line.rstrip("\n"))
 

@@ -382,3 +382,48 @@ def test_what_waits_is_found_from_another_folder(
     start().finish("FINISHED")
     run = stored(record)
     assert (run.info.status, run.data.tags["sent"]) == ("FINISHED", "late")
+
+
+@pytest.mark.parametrize("damage", [b"", b"\0" * 20, b"none"])
+def test_a_damaged_offset_is_none_and_all_is_sent_again(record: RunRecord, damage: bytes) -> None:
+    record.log_metrics({"train/loss": 1.0}, 1)
+    record.flush()
+    (record.folder / SENT).write_bytes(damage)
+    record.log_metrics({"train/loss": 0.5}, 2)
+    assert record.flush()
+    history = record._client.get_metric_history(record.run_id, "train/loss")
+    assert [(point.step, point.value) for point in history] == [(1, 1.0), (2, 0.5)]
+
+
+def test_a_run_whose_metrics_are_refused_ends_and_can_be_resumed(
+    record: RunRecord, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    from mlflow.exceptions import MlflowException
+
+    kinds = type(record._client)
+    take = kinds.log_batch
+
+    def refuse(self, run_id, metrics=(), **others):
+        if any(metric.key == "bad" for metric in metrics):
+            raise MlflowException("no such metric")
+        return take(self, run_id, metrics=metrics, **others)
+
+    monkeypatch.setattr(kinds, "log_batch", refuse)
+    record.log_metrics({"bad": 1.0}, 1)
+    record.log_metrics({"good": 2.0}, 1)
+    record.finish("FAILED", "boom")
+    assert stored(record).info.status == "FAILED"
+    assert stored(record).data.tags["torchyard.reason"] == "boom"
+    again = RunRecord.resume(record.run_id)
+    assert "refuses" in caplog.text
+    again.log_metrics({"good": 3.0}, 2)
+    again.finish("FINISHED")
+    run = stored(record)
+    assert (run.info.status, run.data.metrics) == ("FINISHED", {"good": 3.0})
+
+
+def test_a_run_of_version_0_1_is_not_resumed(record: RunRecord) -> None:
+    record.finish("KILLED")
+    (record.folder / "journal.jsonl").touch()
+    with pytest.raises(UserError, match=r"was begun by torchyard 0\.1"):
+        RunRecord.resume(record.run_id)

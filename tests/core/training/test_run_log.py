@@ -1,6 +1,7 @@
 """The log of a run, whatever happens to who writes it."""
 
 import json
+import os
 import threading
 from dataclasses import asdict
 
@@ -8,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from torchyard.core.training import run_log
 from torchyard.core.training.events import EpochDone, GradientNorms, Progress, RunningLoss
 from torchyard.core.training.run_log import Line, RunLog, figures_logged
 
@@ -90,3 +92,29 @@ def test_a_line_that_the_disk_took_half_of_is_an_error(tmp_path, monkeypatch):
         full.setattr("os.write", lambda descriptor, text: len(text) - 1)
         with pytest.raises(OSError, match="No space left"):
             log.append(Line("text", {"text": "two"}))
+
+
+def test_a_line_that_is_being_written_is_read_later(tmp_path, monkeypatch):
+    log = RunLog(tmp_path)
+    log.append(Line("metrics", {"step": 1}))
+    begun = len(log.path.read_bytes()) + 20
+    log.append(Line("metrics", {"step": 2}))
+    log.append(Line("metrics", {"step": 3}))
+    rest = log.path.read_bytes()[begun:]
+    os.truncate(log.path, begun)
+    parse = json.loads
+
+    def parse_while_it_grows(text):
+        try:
+            return parse(text)
+        except ValueError:
+            if text.strip():  # the reader was quicker than the writer
+                with log.path.open("ab") as file:
+                    file.write(rest)
+            raise
+
+    monkeypatch.setattr(run_log.json, "loads", parse_while_it_grows)
+    seen = list(log.read())
+    monkeypatch.undo()
+    seen += log.read(seen[-1].end)
+    assert [line.values["step"] for line in seen] == [1, 2, 3]
