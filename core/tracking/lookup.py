@@ -54,7 +54,7 @@ def sync_run(client: MlflowClient, run: Run) -> Run:
         run = client.get_run(run.info.run_id)
         if run.info.status == "RUNNING" and owner_lives(run.data.tags):
             return run
-        Outbox(client, run).deliver(skip_refused=True)
+        Outbox(client, run).deliver("skip")
         return client.get_run(run.info.run_id)
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from itertools import chain, groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, get_args
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal, get_args
 
 from torchyard.core.data.dataset import PreparedDataset
 from torchyard.core.errors import RunError, StoreAwayError
@@ -75,13 +75,12 @@ class Outbox:
         folder.mkdir(parents=True, exist_ok=True)
         return Path(tempfile.mkdtemp(dir=folder)) / name
 
-    def deliver(self, *, skip_refused: bool = False) -> None:
+    def deliver(self, refused: Literal["keep", "drop", "skip"] = "keep") -> None:
         """Send what is pending, in order. After an error the rest stays pending.
 
-        A line that the store refused is not sent again, unless it has metrics.
-
         Args:
-            skip_refused: go on after a refusal, and do not send metrics again either.
+            refused: what becomes of a line that the store refuses: "keep" it pending, and raise;
+                "drop" it, unless it has metrics, and raise; "skip" it, and go on.
 
         Raises:
             StoreAwayError: the store is out of reach, locked or full.
@@ -105,13 +104,12 @@ class Outbox:
                 except RunError as error:
                     if isinstance(error, StoreAwayError):
                         raise
-                    if skip_refused:
+                    if refused == "skip":
                         self._send_each(part)
-                    elif part[0].kind in METRICS:
-                        raise
                     else:
-                        _move_offset(file, part[-1].end)
-                        self._remove_attachment(part[0])
+                        if refused == "drop" and part[0].kind not in METRICS:
+                            _move_offset(file, part[-1].end)
+                            self._remove_attachment(part[0])
                         raise
                 _move_offset(file, part[-1].end)
                 self._note(part)

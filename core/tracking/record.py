@@ -143,7 +143,7 @@ class RunRecord:
             outbox = Outbox(client, run)
             if (outbox.folder / "journal.jsonl").exists():
                 raise UserError(f"{named} was begun by torchyard 0.1: resume it with that version.")
-            outbox.deliver(skip_refused=True)
+            outbox.deliver("skip")
             run = client.get_run(run_id)
             if run.info.status == "FINISHED":
                 raise UserError(f"{named} is finished: there is nothing left to do.")
@@ -352,7 +352,7 @@ class RunRecord:
                     raise ConnectionError("Connection refused, or no answer")
                 for line in lines if first else ():
                     self._outbox.send([line])
-                self._outbox.deliver()
+                self._outbox.deliver("drop")
                 for line in () if first else lines:
                     self._outbox.send([line])
         except StoreAwayError as error:
