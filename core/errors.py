@@ -23,7 +23,7 @@ class UnreachableError(UserError):
 
 
 class RunError(Exception):
-    """A run that began and could not be finished: exit status 1, no traceback.
+    """A run that was started and could not be finished: exit status 1, no traceback.
 
     The message is for the person who started the run; `details` is for the log.
     """
@@ -33,7 +33,7 @@ class RunError(Exception):
         super().__init__(message)
 
 
-class StoreAwayError(RunError):
+class StoreUnavailableError(RunError):
     """The tracking store does not answer, is locked or cannot be written; a retry may succeed."""
 
 

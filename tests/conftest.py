@@ -98,7 +98,7 @@ class Workspace:
             yield
 
     def _forget_plugins(self) -> None:
-        from torchyard.core.hosting.manager import host
+        from torchyard.core.hosting.host import host
         from torchyard.pipelines.worker.process import shared_worker
 
         host.cache_clear()

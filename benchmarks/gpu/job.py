@@ -19,7 +19,7 @@ import torchyard.pipelines
 from benchmarks.gpu.report import Report
 from torchyard.core.config.resolve import ResolvedConfig, read_config
 from torchyard.core.data.dataset import PreparedDataset
-from torchyard.core.hosting.manager import host
+from torchyard.core.hosting.host import host
 from torchyard.core.training.events import EpochDone, Event, RunningLoss
 from torchyard.pipelines.worker import stages
 

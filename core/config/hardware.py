@@ -1,4 +1,4 @@
-"""Whether a device may exist on this machine, answered at once: without importing torch."""
+"""Whether a device may exist on this machine, without importing torch: `check` answers at once."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def device_problem(device: str) -> str | None:
 
 
 def _cuda_devices() -> int | None:
-    """Ask the CUDA driver how many GPUs there are; None where it gives no answer."""
+    """Ask the CUDA driver how many GPUs there are; None where it does not say."""
     try:
         driver = ctypes.CDLL("libcuda.so.1")
     except OSError:

@@ -23,15 +23,15 @@ _WORDING = {
 def explain(
     error: ValidationError, model: type[BaseModel], prefix: str = "", owner: str = ""
 ) -> Iterable[str]:
-    """A line for each problem of a validation of `model`, whose settings are at `prefix`.
+    """A line for each problem in validating `model`, whose settings are at `prefix`.
 
-    `owner` of the settings is how messages name it: " of 'sgd'".
+    `owner` names the plugin they belong to, as messages do: " of 'sgd'".
     """
     reasons: dict[str, list[str]] = {}
     inputs: dict[str, str] = {}
     for problem in error.errors():
         path, section = problem["loc"], [prefix] if prefix else []
-        # Of a union pydantic reports each member's problem, with the member's name in the path.
+        # For a union pydantic reports the problem of each member, whose name is in the path.
         location = section + [
             str(part)
             for depth, part in enumerate(path)
@@ -44,16 +44,16 @@ def explain(
         elif problem["type"] == "missing":
             reason = "is missing"
         else:
-            # Of "must be a valid integer, unable to parse string as an integer" the first half.
+            # The first half of "must be a valid integer, unable to parse string as an integer".
             reason = problem["msg"].removeprefix("Value error, ").partition(", unable to")[0]
             reason = _WORDING.get(problem["type"], reason.replace("Input should be", "must be"))
             shown = problem["type"] != "value_error" and not isinstance(problem["input"], dict)
             if shown and not (location and is_secret(location[-1])):
                 inputs[".".join(location)] = f", not {problem['input']!r}"
         reasons.setdefault(".".join(location), []).append(reason)
-    for place, alternatives in reasons.items():
-        message = " or ".join(dict.fromkeys(alternatives)) + inputs.get(place, "")
-        yield f"{place}: {message}" if place else message
+    for setting, alternatives in reasons.items():
+        message = " or ".join(dict.fromkeys(alternatives)) + inputs.get(setting, "")
+        yield f"{setting}: {message}" if setting else message
 
 
 def _nearest(model: type[BaseModel], location: list[str], within: tuple[int | str, ...]) -> str:
@@ -112,7 +112,7 @@ def _bounded(annotation: Any, metadata: Iterable[Any]) -> str:
     ]
     if not limits:
         return text
-    # The bound of a field that is a union holds for those of its members that are numbers.
+    # The bounds of a union hold for its members that are numbers.
     return f"{text}{':' if ', or ' in text else ''} {' and '.join(limits)}"
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from torchyard.core.config.schema import SINGLE, shared_settings
+from torchyard.core.config.schema import SINGLE_KINDS, shared_settings
 from torchyard.core.errors import UserError, suggestion
 
 
@@ -32,7 +32,7 @@ def read_overridden(
             problems.append(f"'{override}' is not of the form key=value, e.g. train.epochs=3")
             continue
         path = key.split(".")
-        if path[0] in SINGLE and len(path) == 1:
+        if path[0] in SINGLE_KINDS and len(path) == 1:
             path.append("name")
         assignments.append((path, parse_value(value)))
     try:
@@ -109,7 +109,7 @@ def _find_source(source: str, presets: Path) -> Path:
 
 def _assign(settings: dict[str, Any], path: list[str], value: Any) -> None:
     *parents, last = path
-    if parents and parents[0] in SINGLE and last == "name" and len(path) == 2:
+    if parents and parents[0] in SINGLE_KINDS and last == "name" and len(path) == 2:
         section = as_section(settings.get(parents[0], {}))
         if isinstance(section, dict) and section.get("name") != value:
             shared = shared_settings(parents[0])

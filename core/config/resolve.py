@@ -15,11 +15,11 @@ from pydantic import ValidationError
 from torchyard.core.config.hardware import device_problem
 from torchyard.core.config.messages import explain
 from torchyard.core.config.parsing import as_section, read_overridden
-from torchyard.core.config.schema import DEFAULT_GATES, SINGLE, Choice, RunConfig, shared_settings
+from torchyard.core.config.schema import DEFAULT_GATES, SINGLE_KINDS, RunConfig, shared_settings
 from torchyard.core.config.secrets import read_secrets, secret_references
 from torchyard.core.errors import UserError
 from torchyard.core.hosting import params
-from torchyard.core.hosting.manager import Host
+from torchyard.core.hosting.host import Host
 from torchyard.core.hosting.registration import Registration
 
 
@@ -29,13 +29,13 @@ class ResolvedConfig:
 
     Attributes:
         config: with every default filled in, and the origin of each plugin not built in.
-        recorded: the origins that the configuration held already, if it was resolved before.
-        plugins: the plugin at each place, such as "model" or "augmentations.0".
+        recorded_origins: the origins that the configuration was read with, if any.
+        plugins: the plugin in each slot, such as "model" or "augmentations.0".
         dataset, augmentations, model, loss, optimizer, scheduler, gates: their parameters.
     """
 
     config: RunConfig
-    recorded: Mapping[str, str]
+    recorded_origins: Mapping[str, str]
     plugins: Mapping[str, Registration]
     dataset: params.DatasetParams
     augmentations: tuple[params.AugmentationParams, ...]
@@ -53,19 +53,19 @@ class ResolvedConfig:
 
     @property
     def changed(self) -> list[str]:
-        """A message for each plugin that is from elsewhere than when it was resolved before."""
+        """A message for each plugin whose origin differs from the recorded one."""
         return [
             f"{plugin} was of {before}, and is of {now} here"
             for plugin, now in self.config.plugins.items()
-            if (before := self.recorded.get(plugin, now)) != now
+            if (before := self.recorded_origins.get(plugin, now)) != now
         ]
 
 
 def read_config(source: str, overrides: Sequence[str], presets: Path, host: Host) -> ResolvedConfig:
     """Read a preset or a YAML file, apply `key=value` overrides to it, and resolve it.
 
-    An override of a plugin's name drops the parameters of the plugin it replaces; the
-    host's own settings of that section (`dataset.normalize`) stay.
+    An override of a plugin's name drops the parameters of the plugin it replaces; torchyard's
+    own settings in that section (`dataset.normalize`) stay.
 
     Raises:
         UserError: with everything that is wrong with file, overrides and settings.
@@ -105,11 +105,11 @@ def resolve(settings: Mapping[str, Any], host: Host) -> ResolvedConfig:
         problems += explain(error, RunConfig)
     before = config.plugins if config else {}
     plugins: dict[str, _Plugin] = {}
-    for place, kind, choice in _choices(settings):
+    for slot, kind, choice in _choices(settings):
         if not isinstance(choice, Mapping) or not isinstance(choice.get("name"), str):
             continue  # a problem of the configuration
         try:
-            plugins[place] = _find(place, kind, choice, host, before)
+            plugins[slot] = _find(slot, kind, choice, host, before)
         except UserError as error:
             problems += error.problems
     device = settings.get("device")
@@ -123,9 +123,9 @@ def resolve(settings: Mapping[str, Any], host: Host) -> ResolvedConfig:
 def _written_out(settings: Mapping[str, Any]) -> dict[str, Any]:
     """The settings without short forms: a section for each plugin, with its name."""
     full = dict(settings)
-    for kind in SINGLE:
-        default = RunConfig.model_fields[kind].default
-        base = default.model_dump() if isinstance(default, Choice) else {}
+    for kind in SINGLE_KINDS:
+        field = RunConfig.model_fields[kind]
+        base = {} if field.is_required() else field.default.model_dump()
         section = as_section(full.get(kind, base))
         if section and isinstance(section, Mapping):
             full[kind] = {**base, **section}
@@ -146,8 +146,8 @@ def _sections(choices: Any) -> list[Any]:
 
 
 def _choices(settings: Mapping[str, Any]) -> Iterator[tuple[str, str, Any]]:
-    """The place, kind and section of each plugin that is chosen."""
-    for kind in SINGLE:
+    """The slot, kind and section of each plugin that is chosen."""
+    for kind in SINGLE_KINDS:
         yield kind, kind, settings.get(kind)
     for index, choice in enumerate(settings["augmentations"]):
         yield f"augmentations.{index}", "augmentation", choice
@@ -157,7 +157,7 @@ def _choices(settings: Mapping[str, Any]) -> Iterator[tuple[str, str, Any]]:
 
 
 def _find(
-    place: str, kind: str, choice: Mapping[str, Any], host: Host, before: Mapping[str, str]
+    slot: str, kind: str, choice: Mapping[str, Any], host: Host, before: Mapping[str, str]
 ) -> _Plugin:
     """Find a plugin, which may have had another origin `before`, and type its parameters."""
     try:
@@ -165,9 +165,9 @@ def _find(
     except LookupError as error:
         origin = before.get(f"{kind} {choice['name']}")
         hint = f"  This configuration had it from {origin}." if origin else ""
-        raise UserError(f"{place}: {error}{hint}") from None
+        raise UserError(f"{slot}: {error}{hint}") from None
     own = {key: value for key, value in choice.items() if key not in shared_settings(kind)}
-    secrets, problems = read_secrets(place, own)
+    secrets, problems = read_secrets(slot, own)
     if problems:
         raise UserError(problems)
     try:
@@ -176,21 +176,21 @@ def _find(
         name = choice["name"]
         return _Plugin(name, registration, typed, {"name": name} | recorded)
     except ValidationError as error:
-        problems += explain(error, registration.params, place, f" of '{registration.name}'")
+        problems += explain(error, registration.params, slot, f" of '{registration.name}'")
     except Exception as error:  # a plugin's own validator or type may raise anything
         origin = f"'{registration.name}' ({registration.source.origin})"
-        problems.append(f"{place}: {origin}: {type(error).__name__}: {error}")
+        problems.append(f"{slot}: {origin}: {type(error).__name__}: {error}")
     raise UserError(problems)
 
 
 def _filled_in(config: RunConfig, plugins: Mapping[str, _Plugin]) -> ResolvedConfig:
     """The configuration with the plugins' defaults and origins, which is what is recorded."""
     augmentations, gates = (
-        [plugin for place, plugin in plugins.items() if place.startswith(section)]
+        [plugin for slot, plugin in plugins.items() if slot.startswith(section)]
         for section in ("augmentations.", "promote.gates.")
     )
     full = config.model_dump(mode="json")
-    for kind in SINGLE:
+    for kind in SINGLE_KINDS:
         full[kind] |= plugins[kind].recorded
     full["augmentations"] = [plugin.recorded for plugin in augmentations]
     if config.promote:
@@ -203,8 +203,8 @@ def _filled_in(config: RunConfig, plugins: Mapping[str, _Plugin]) -> ResolvedCon
     return ResolvedConfig(
         RunConfig.model_validate(full),
         config.plugins,
-        {place: plugin.registration for place, plugin in plugins.items()},
+        {slot: plugin.registration for slot, plugin in plugins.items()},
         augmentations=tuple(plugin.params for plugin in augmentations),
         gates=tuple(plugin.params for plugin in gates),
-        **{kind: plugins[kind].params for kind in SINGLE},
+        **{kind: plugins[kind].params for kind in SINGLE_KINDS},
     )

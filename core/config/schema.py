@@ -1,6 +1,6 @@
 """The schema of a run's configuration: data set, model, training, device, promotion.
 
-Only the host's own settings have types here; the parameters of a plugin are its own
+Only torchyard's own settings have types here; the parameters of a plugin are its own
 (`core/config/resolve.py` finds and checks them).
 """
 
@@ -99,10 +99,10 @@ class TrainConfig(BaseModel):
         None, description="channels-last memory format; none: where that is faster"
     )
     compile: bool | None = Field(
-        None, description="compile the gradients; none: in long runs of small batches on a CPU"
+        None, description="compile the training step; none: in long runs of small batches on a CPU"
     )
     deterministic: bool = Field(
-        False, description="the same bits again on a GPU, too; operations that cannot, refuse"
+        False, description="equal bits on a GPU, too; operations that cannot raise an error"
     )
 
     @model_validator(mode="after")
@@ -178,10 +178,10 @@ class RunConfig(BaseModel):
 
 
 # The kinds of plugin of which a run has exactly one.
-SINGLE = tuple(kind for kind in KINDS if kind in RunConfig.model_fields)
+SINGLE_KINDS = tuple(kind for kind in KINDS if kind in RunConfig.model_fields)
 
 
 def shared_settings(kind: str) -> Mapping[str, FieldInfo]:
-    """The host's own settings in the section of a kind, beside the plugin's parameters."""
+    """Torchyard's own settings in the section of a kind, beside the plugin's parameters."""
     field = RunConfig.model_fields.get(kind)
     return getattr(field.annotation, "model_fields", {}) if field else Choice.model_fields

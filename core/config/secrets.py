@@ -1,4 +1,4 @@
-"""Secrets among the settings: a configuration is recorded, so it only names where they are."""
+"""Secrets among the settings: a configuration is recorded, so it only says where they are."""
 
 from __future__ import annotations
 

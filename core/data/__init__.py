@@ -1,1 +1,1 @@
-"""What flows between the stages: samples, splits, predictions and the files they lie in."""
+"""What flows between the stages: samples, splits, predictions and their files."""

@@ -105,7 +105,7 @@ def stratified_split(
     Args:
         labels: N class indices.
         fraction: of each class that goes to the second part, between 0 and 1.
-        seed: of the random generator; the same seed gives the same parts.
+        seed: of the random generator; the same seed yields the same parts.
 
     Returns:
         (rest, part): sorted indices. A class of two or more samples has at least one in each.

@@ -28,7 +28,7 @@ class Evaluation:
         accuracy: the share of samples predicted correctly, 0 to 1.
         cross_entropy: the mean of -log(probability of the true class), in nats.
         confusion: int64 K x K, samples by true class (row) and predicted class (column).
-        per_class: one row a class, in the order of the class indices, with the columns
+        per_class: one row per class, in the order of the class indices, with the columns
             class: its name; images: its test samples; correct: those predicted correctly;
             accuracy: correct / images, which is the recall, NaN without images;
             precision: correct / times predicted, NaN if never predicted;

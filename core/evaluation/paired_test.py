@@ -35,7 +35,7 @@ class Difference:
         low, high: the confidence interval of the difference.
         only_first, only_second: samples that this run alone predicts correctly.
         p_value: of the exact McNemar test: the probability that two equally good runs differ
-            on these samples at least as much; 1 where no sample tells them apart.
+            on these samples at least as much; 1 where no sample distinguishes them.
     """
 
     images: int
@@ -55,7 +55,7 @@ class Comparison:
 
     Attributes:
         overall: over all samples.
-        per_class: one row a class, in the order of the class indices: the column class and
+        per_class: one row per class, in the order of the class indices: the column class and
             those of `Difference`; then p_adjusted, Holm's p-value, as with many classes some
             differ by chance.
         confidence: of the intervals, 0 to 1.
@@ -79,7 +79,7 @@ def compare(
     The interval is the percentile interval of the paired bootstrap: samples are drawn with
     replacement, both predictions of each together (Efron and Tibshirani, "An Introduction to
     the Bootstrap", 1993, chapter 13). It covers the choice of the test samples, not that of
-    the seed: another seed gives other weights. The test is McNemar's ("Note on the sampling
+    the seed: another seed trains other weights. The test is McNemar's ("Note on the sampling
     error of the difference between correlated proportions or percentages", 1947), exact, with
     the binomial distribution; the adjustment for many classes is that of Holm ("A simple
     sequentially rejective multiple test procedure", 1979).

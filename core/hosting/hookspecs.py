@@ -29,7 +29,7 @@ HOOKS = {
 
 @hookspec
 def register_datasets(register: Register) -> None:
-    """Data sets: a `DatasetParams` whose `build(downloads)` gives the raw splits."""
+    """Data sets: a `DatasetParams` whose `build(downloads)` returns the raw splits."""
 
 
 @hookspec
@@ -49,7 +49,7 @@ def register_losses(register: Register) -> None:
 
 @hookspec
 def register_optimizers(register: Register) -> None:
-    """Optimizers: an `OptimizerParams` whose `build(parameters)` gives the optimizer."""
+    """Optimizers: an `OptimizerParams` whose `build(parameters)` returns the optimizer."""
 
 
 @hookspec

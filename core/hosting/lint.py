@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from torchyard.core.hosting.hookspecs import HOOKS
-from torchyard.core.hosting.manager import Host
+from torchyard.core.hosting.host import Host
 from torchyard.core.hosting.old_imports import OldImport
 from torchyard.core.hosting.params import KINDS
 from torchyard.core.hosting.registration import Fault
@@ -25,20 +25,20 @@ from torchyard.core.hosting.static import (
     registered_class,
 )
 
-SIMILARITY = 0.9  # difflib's, from which on a function without the marker is taken for a hook
+SIMILARITY = 0.9  # difflib's; a function without the marker is taken for a hook from there on
 
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing to put right; `str` gives it as compilers do, file:line: message."""
+    """One thing to put right; `str` is what compilers print, file:line: message."""
 
-    place: str
+    file: str
     line: int | None
     message: str
 
     def __str__(self) -> str:
         line = "" if self.line is None else f":{self.line}"
-        return f"{self.place}{line}: {self.message}"
+        return f"{self.file}{line}: {self.message}"
 
 
 def problems(host: Host) -> list[Problem]:
@@ -48,8 +48,8 @@ def problems(host: Host) -> list[Problem]:
     broken = {each.source: each for each in host.broken}
     registered = [each for kind in KINDS for _, each in host.registrations(kind)]
     for source in dict.fromkeys([*host.sources, *broken]):
-        place = source.file or source.origin
-        module = parse(source.text) if source.text else None  # where it fails, so does the import
+        file = source.file or source.origin
+        module = parse(source.source_file) if source.source_file else None
         faults = list(_read(module)) if module else []
         if source in broken:
             plugin = broken[source]
@@ -61,20 +61,20 @@ def problems(host: Host) -> list[Problem]:
         faults += [
             Fault(_no_docstring(each.params.__name__), class_line(each.params))
             for each in registered
-            if each.source == source and not described(each.params)
+            if each.source == source and not has_docstring(each.params)
         ]
         in_order = sorted(dict.fromkeys(faults), key=lambda fault: fault.line or 0)
-        result += [Problem(place, fault.line, fault.reason) for fault in in_order]
+        result += [Problem(file, fault.line, fault.reason) for fault in in_order]
     return result
 
 
-def described(params: type) -> bool:
-    """Whether a class has a docstring of its own; its base's does not describe it."""
+def has_docstring(params: type) -> bool:
+    """Whether a class has a docstring of its own, not its base's."""
     return bool((vars(params).get("__doc__") or "").strip())
 
 
 def class_line(params: type) -> int | None:
-    """The first line of a class; None if it was made by a call of `type`, or has no file."""
+    """The first line of a class; None if it was made by calling `type`, or has no file."""
     try:
         return inspect.getsourcelines(params)[1]
     except (OSError, TypeError):

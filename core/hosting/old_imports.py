@@ -19,7 +19,7 @@ OLD_NAMES = ("core", "pipelines", "plugins")
 
 
 class OldImport(Fault):
-    """An import that has to be rewritten; the reason says what to write instead."""
+    """An import that must be rewritten; the reason says what to write instead."""
 
 
 def old_imports(tree: ast.Module) -> list[OldImport]:
@@ -32,41 +32,41 @@ def old_imports(tree: ast.Module) -> list[OldImport]:
     for node in _imports(tree):
         moved: list[ast.stmt]
         if isinstance(node, ast.ImportFrom):
-            homes = _homes(node.module or "", [alias.name for alias in node.names])
+            new = _moved_to(node.module or "", [alias.name for alias in node.names])
             moved = [
-                ast.ImportFrom(home, [a for a in node.names if homes.get(a.name) == home], 0)
-                for home in dict.fromkeys(homes.values())
+                ast.ImportFrom(module, [a for a in node.names if new.get(a.name) == module], 0)
+                for module in dict.fromkeys(new.values())
             ]
         else:
             moved = [
-                ast.Import([ast.alias(home, alias.asname)])
+                ast.Import([ast.alias(module, alias.asname)])
                 for alias in node.names
-                for home in dict.fromkeys(_homes(alias.name, _attributes(tree, alias)).values())
+                for module in dict.fromkeys(_moved_to(alias.name, _uses(tree, alias)).values())
             ]
         if moved:
-            new = "; ".join(map(ast.unparse, moved))
-            reason = f"'{ast.unparse(node)}' is from before 0.2: write '{new}'"
+            rewritten = "; ".join(map(ast.unparse, moved))
+            reason = f"'{ast.unparse(node)}' is from before 0.2: write '{rewritten}'"
             faults.append(OldImport(reason, node.lineno))
     return faults
 
 
 def in_file(file: str) -> list[OldImport]:
-    """The old imports in a file; none where it is no Python."""
+    """The old imports in a file; none if it is not Python."""
     tree = parse(Path(file)) if file.endswith(".py") else None
     return old_imports(tree) if tree else []
 
 
-def described(faults: Iterable[Fault], file: str) -> str:
-    """All of them in one line, as file:line: message each."""
+def in_one_line(faults: Iterable[Fault], file: str) -> str:
+    """All of them as "file:line: message", joined by semicolons."""
     return "; ".join(f"{Path(file).name}:{fault.line}: {fault.reason}" for fault in faults)
 
 
 def raised_by(error: BaseException) -> str:
-    """The old imports of the file whose import failed, as `described` has them; "" if none did."""
+    """The old imports of the file whose import failed, in one line; "" if none did."""
     frames = traceback.extract_tb(error.__traceback__) if isinstance(error, ImportError) else ()
     for frame in reversed(frames):
         if faults := in_file(frame.filename):
-            return described(faults, frame.filename)
+            return in_one_line(faults, frame.filename)
     return ""
 
 
@@ -78,14 +78,14 @@ def _imports(node: ast.AST) -> Iterator[ast.Import | ast.ImportFrom]:
             yield from _imports(child)
 
 
-def _attributes(tree: ast.Module, alias: ast.alias) -> list[str]:
+def _uses(tree: ast.Module, alias: ast.alias) -> list[str]:
     """The attributes of an imported module that a file uses; "*" if it uses none."""
     module = alias.asname or alias.name
     uses = (node for node in ast.walk(tree) if isinstance(node, ast.Attribute))
     return [node.attr for node in uses if ast.unparse(node.value) == module] or ["*"]
 
 
-def _homes(module: str, names: list[str]) -> dict[str, str]:
+def _moved_to(module: str, names: list[str]) -> dict[str, str]:
     """The modules of torchyard that have what an import does not find: {name: module}.
 
     Args:
@@ -99,20 +99,21 @@ def _homes(module: str, names: list[str]) -> dict[str, str]:
     bound = _bound(module)
     if not guarded and bound and bound & {"*", "__getattr__"}:
         return {}
-    homes = {
-        name: _home(module, name)
+    new = {
+        name: _new_module(module, name)
         for name in names
         if guarded or (bound is None if name == "*" else not _has(module, name))
     }
-    return {name: home for name, home in homes.items() if home}
+    return {name: found for name, found in new.items() if found}
 
 
-def _home(module: str, name: str) -> str:
+def _new_module(module: str, name: str) -> str:
     same = f"torchyard.{module}"
     if name == "*":
-        home = "torchyard" if module == "core" else same
-        return home if module_file(home) else ""
-    return next((home for home in ("torchyard", "torchyard.testing", same) if _has(home, name)), "")
+        package = "torchyard" if module == "core" else same
+        return package if module_file(package) else ""
+    public = ("torchyard", "torchyard.testing", same)
+    return next((each for each in public if _has(each, name)), "")
 
 
 def _has(module: str, name: str) -> bool:

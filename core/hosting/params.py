@@ -54,7 +54,7 @@ class PluginParams(BaseModel):
 
 
 class DatasetParams(PluginParams):
-    """A data set. `build` yields its raw splits once; `prepare` stores them."""
+    """A data set. `build` returns its raw splits; preparation stores them once."""
 
     kind = "dataset"
 

@@ -1,4 +1,4 @@
-"""What is known of a plugin: what it registers, what its file declares, what is wrong with it."""
+"""What a plugin registers, what its file declares, and what is wrong with it."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ ENTRY_POINT_GROUP = "torchyard"
 PLUGIN_FOLDERS = "TORCHYARD_PLUGINS"
 DEFAULT_FOLDER = "torchyard_plugins"
 
-Find = Callable[[], object]
+Load = Callable[[], object]  # imports a plugin
 
 
 @dataclass(frozen=True)
@@ -46,12 +46,12 @@ class Source:
     attribute: str = ""
 
     @property
-    def text(self) -> Path | None:
+    def source_file(self) -> Path | None:
         """The file whose text shows what the plugin registers, if there is one."""
         return Path(self.file) if self.file.endswith(".py") and not self.attribute else None
 
 
-def builtin_sources() -> Iterator[tuple[Source, Find]]:
+def builtin_sources() -> Iterator[tuple[Source, Load]]:
     """The modules of this package's own plugins."""
     version = importlib.metadata.version("torchyard")
     # Listed, not imported by name: core depends on no plugin.
@@ -64,7 +64,7 @@ def builtin_sources() -> Iterator[tuple[Source, Find]]:
             yield source, partial(importlib.import_module, module.name)
 
 
-def installed_sources() -> Iterator[tuple[Source, Find]]:
+def installed_sources() -> Iterator[tuple[Source, Load]]:
     """The entry points of installed distributions."""
     for entry in importlib.metadata.entry_points(group=ENTRY_POINT_GROUP):
         dist = entry.dist.name if entry.dist else entry.name
@@ -74,7 +74,7 @@ def installed_sources() -> Iterator[tuple[Source, Find]]:
         yield source, entry.load
 
 
-def folder_sources(folder: Path) -> Iterator[tuple[Source, Find]]:
+def folder_sources(folder: Path) -> Iterator[tuple[Source, Load]]:
     """The plugin files of a folder; the tests of a plugin lie beside it."""
     for file in sorted(folder.glob("[!_.]*.py")):
         if not file.name.startswith("test_") and file.name != "conftest.py":

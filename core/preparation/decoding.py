@@ -27,7 +27,7 @@ import numpy as np
 
 from torchyard.core.errors import RunError
 from torchyard.core.preparation.arrays import SampleFile
-from torchyard.core.preparation.images import decode_image
+from torchyard.core.preparation.image_file import decode_image
 
 # Number of images, and those that failed: (index in the split, reason).
 Decoded = tuple[int, list[tuple[int, str]]]
@@ -35,8 +35,8 @@ Decoded = tuple[int, list[tuple[int, str]]]
 CHUNK_IMAGES = 256
 CHUNK_BYTES = 32 << 20
 FIRST_CHUNK = 64
-# Seconds. The processes are ready 0.5 s after their start: less work is done sooner without them.
-WORTH_PROCESSES = 1.0
+# With less work left than this, starting processes takes longer than it saves.
+MIN_PARALLEL_SECONDS = 1.0
 PARENT_CHECK = 0.5  # seconds
 
 ENVIRONMENT = {
@@ -138,7 +138,7 @@ class ParallelDecoding:
                     began = time.perf_counter()
                     result = decoder.decode(start, references[start:end])
                     pace = (time.perf_counter() - began) / (end - start)
-                    if not refused and pace * self._remaining > WORTH_PROCESSES:
+                    if not refused and pace * self._remaining > MIN_PARALLEL_SECONDS:
                         in_processes = self._can_decode(decoder, references[:1])
                         refused = not in_processes
                 done += result[0]

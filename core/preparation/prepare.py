@@ -4,7 +4,7 @@ The cache folder:
 
     downloads/                    files that plugins download
     prepared/<digest>/            a prepared data set, read by `PreparedDataset.open`
-    prepared/sources/<key>.json   which of them belongs to a plugin and its parameters
+    prepared/sources/<key>.json   which folder belongs to a plugin and its parameters
     prepared/sources/<key>.lock   held by the process that prepares it
     prepared/<key>.tmp/           its unfinished work
 
@@ -86,7 +86,7 @@ def prepare_dataset(
             with _errors_named(name), ExitStack() as on_exit:
                 raw = params.build(downloads)
                 if not isinstance(raw, RawData):
-                    raise TypeError(f"build() gave a {type(raw).__name__}, not a RawData")
+                    raise TypeError(f"build() returned a {type(raw).__name__}, not a RawData")
                 if raw.close:
                     on_exit.callback(raw.close)
                 splits = RawSplits(raw)
@@ -98,8 +98,8 @@ def prepare_dataset(
                 )
             digest = _finish(folder, name, raw.source, splits, files)
             _publish(folder, prepared / digest[:16])
-            with atomic_write(_record(prepared, key)) as record:
-                record.write(json.dumps({"digest": digest, "source": raw.source}).encode())
+            with atomic_write(_index_file(prepared, key)) as index:
+                index.write(json.dumps({"digest": digest, "source": raw.source}).encode())
         found = _look_up(name, prepared, key)
     except OSError as error:
         raise _disk_error(error, name, cache, needed) from error
@@ -123,18 +123,18 @@ def _source_key(name: str, params: DatasetParams) -> str:
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
 
 
-def _record(prepared: Path, key: str) -> Path:
+def _index_file(prepared: Path, key: str) -> Path:
     return prepared / "sources" / f"{key}.json"
 
 
 def _look_up(name: str, prepared: Path, key: str) -> PreparedDataset | None:
     try:
-        record = json.loads(_record(prepared, key).read_text())
-        found = PreparedDataset.open(prepared / record["digest"][:16])
+        entry = json.loads(_index_file(prepared, key).read_text())
+        found = PreparedDataset.open(prepared / entry["digest"][:16])
     except (OSError, ValueError, KeyError, TypeError, RunError):
         return None  # missing or damaged: to be prepared
     # Equal content from two sources is stored once; each has its own name.
-    return replace(found, name=name, source=record["source"])
+    return replace(found, name=name, source=entry["source"])
 
 
 @contextmanager
@@ -185,7 +185,7 @@ def _errors_named(name: str) -> Iterator[None]:
 def _finish(
     folder: Path, name: str, source: str, splits: RawSplits, files: dict[str, SampleFile]
 ) -> str:
-    """Write the manifest with digest and statistics, sync all to the disk, and give the digest."""
+    """Write the manifest with digest and statistics, sync all to the disk; returns the digest."""
     arrays = sorted(folder.glob("*.npy"))
     statistics = ImageStatistics() if splits.dtype == np.uint8 else VectorStatistics()
     layout: dict[str, Any] = {

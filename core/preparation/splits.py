@@ -15,7 +15,7 @@ from torchyard.core.data.raw import ArraySplit, EncodedSplit, RawData, RawSplit
 from torchyard.core.errors import UserError
 from torchyard.core.preparation.arrays import SampleFile
 from torchyard.core.preparation.decoding import ImageDecoder, ParallelDecoding
-from torchyard.core.preparation.images import ANOTHER_SIZE
+from torchyard.core.preparation.image_file import ANOTHER_SIZE
 
 PARTS = ("train", "test")
 LISTED = 10  # problems of one kind that a message names; the rest are counted
@@ -224,7 +224,7 @@ class RawSplits:
         if short or next(stream, None) is not None:
             number = f"only {len(labels)}" if short else "more"
             self._problems.append(
-                f"the {part} split promised {file.count} samples and gave {number}"
+                f"the {part} split declares count={file.count} but yields {number}"
             )
         self._check_labels(part, labels, len(labels))
 

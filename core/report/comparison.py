@@ -160,7 +160,7 @@ def classes_compared(compared: Sequence[ComparedRun]) -> list[ClassRow]:
     return sorted(rows, key=greatest_difference, reverse=True)
 
 
-def verdict(first: ComparedRun, other: ComparedRun) -> tuple[str, str]:
+def conclusion(first: ComparedRun, other: ComparedRun) -> tuple[str, str]:
     """Which of two runs is better, if any: a statement, and the numbers that support it."""
     if other.difference is None:
         return f"{first.label} and {other.label} are not compared", other.remark or first.remark
@@ -189,7 +189,7 @@ def comparison_page(compared: Sequence[ComparedRun]) -> str:
     return render(
         "comparison.html",
         compared=compared,
-        verdicts=[verdict(compared[0], each) for each in compared[1:]],
+        conclusions=[conclusion(compared[0], each) for each in compared[1:]],
         settings=settings_that_differ(compared).to_dict("split"),
         results=results(compared).to_dict("split"),
         classes=classes_compared(compared),

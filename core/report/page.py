@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torchyard.core.formatting import duration, number, percent, points
-from torchyard.core.report.images import rgb
+from torchyard.core.report.image_grids import rgb
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -56,7 +56,7 @@ def data_uri(content: bytes, media_type: str) -> str:
 
 
 def image_uri(image: npt.NDArray[Any]) -> str:
-    """An image as a data URI: lossless if it is small, else scaled down and lossy.
+    """An image as a data URI: lossless if it is small, otherwise scaled down and lossy.
 
     Args:
         image: uint8 C x H x W, grey or RGB.

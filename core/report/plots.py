@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from torchyard.core.evaluation.metrics import Evaluation
 
 
-# Okabe and Ito's colours, which every kind of colour vision tells apart: one a run.
+# Okabe and Ito's colours, which every kind of colour vision tells apart: one per run.
 SERIES = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#f0e442", "#8c6bb1")
 # The CSS variable of each colour: the page's style gives it a light and a dark value.
 _VARIABLES = {

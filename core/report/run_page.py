@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from torchyard.core.evaluation.confidence import calibration, wilson_interval
-from torchyard.core.report.images import drawable
+from torchyard.core.report.image_grids import drawable
 from torchyard.core.report.page import MAX_EXACT_SIDE, data_uri, image_uri, render
 from torchyard.core.report.plots import Curves, learning_curves, reliability_figure, svg
 
@@ -31,7 +31,7 @@ def run_page(
     *,
     title: str,
     facts: Mapping[str, str | float],
-    places: Mapping[str, str],
+    environment: Mapping[str, str],
     metrics: Mapping[str, float],
     curves: Curves,
     matrix: Figure,
@@ -46,7 +46,7 @@ def run_page(
         evaluation: of the predictions.
         classes: the names, in the order of the class indices.
         facts: of the run, in the order they are shown.
-        places: the machine and device it ran on.
+        environment: the machine and device it ran on.
         metrics: of the run; the stages' times and the memory are shown.
         matrix: the confusion matrix as `core/report/plots.py` draws it.
         config: the whole configuration as YAML.
@@ -83,7 +83,7 @@ def run_page(
         title=title,
         evaluation=evaluation,
         facts=facts,
-        places=places,
+        environment=environment,
         classes=table.assign(low=low, high=high).to_dict("records"),
         curves=learning_curves([curves]),
         validated=bool(curves.get("val/loss")),

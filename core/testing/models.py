@@ -1,4 +1,4 @@
-"""The test kit's check of a model; `core/testing/plugins.py` has those of the other kinds."""
+"""The test kit's check of a model; `core/testing/assertions.py` has those of the other kinds."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import nn
 from torchyard.core.data.dataset import PreparedDataset
 from torchyard.core.data.raw import SampleSpec
 from torchyard.core.hosting.params import ModelParams
-from torchyard.core.testing.checks import Checks, generators_kept, same, tiny_batch
+from torchyard.core.testing.faults import Checks, generators_kept, same, tiny_batch
 from torchyard.core.training import checkpoint
 from torchyard.core.training.network import Network, dry_run, export
 
@@ -75,7 +75,7 @@ def assert_model_plugin(
     check.that(
         same(network(samples), again(samples)),
         "checkpoint",
-        "with its saved state loaded it gives other logits: something it needs is neither a "
+        "with its saved state loaded it computes other logits: something it needs is neither a "
         "parameter nor a buffer",
     )
     if exports:
@@ -86,7 +86,6 @@ def _check_learning(
     check: Checks, network: nn.Module, samples: torch.Tensor, num_classes: int
 ) -> None:
     """Train on the tiny batch until the loss has fallen and each parameter has had a gradient."""
-
     targets = torch.arange(len(samples)) % num_classes
     trained = {name: w for name, w in network.named_parameters() if w.requires_grad}
     check.that(trained, "gradient", "there is no parameter to train")
@@ -119,7 +118,6 @@ def _check_export(
     check: Checks, model: nn.Module, input_shape: tuple[int, ...], num_classes: int
 ) -> None:
     """Export it as a run does, after the normalization layer, and compare logits."""
-
     image = len(input_shape) == 3
     classes = tuple(map(str, range(num_classes)))
     dtype = "uint8" if image else "float32"
@@ -141,5 +139,5 @@ def _check_export(
         check.that(
             logits.shape == expected.shape and torch.allclose(logits, expected, 1e-3, 1e-4),
             "export",
-            f"the exported model gives other logits for a batch of {count}",
+            f"the exported model computes other logits for a batch of {count}",
         )

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from torchyard.core.errors import UserError, suggestion
-from torchyard.core.tracking.outbox import Outbox, end_run
+from torchyard.core.tracking.delivery import LogDelivery, end_run
 from torchyard.core.tracking.provenance import owner_lives
-from torchyard.core.tracking.store import chosen_experiment, if_there, locked_store, one_at_a_time
+from torchyard.core.tracking.store import chosen_experiment, if_there, locked_store, store_lock
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from torchyard.core.data.predictions import PredictionTable
 
 
-CONFIG = "torchyard.config"  # tag of a run that has only begun
+CONFIG = "torchyard.config"  # tag of a run that has just started
 RECENT = 200  # runs among which the nearest name is looked for
 LATEST, BEST, CHAMPION = "latest", "best", "champion"
 ACCEPTED = "an id, a name, latest, best, best:DATASET, champion, MODEL@ALIAS"
@@ -31,30 +31,30 @@ ACCURACY = "test/accuracy"
 def end_orphans(client: MlflowClient, *experiment_ids: str) -> None:
     """Set to KILLED every run that a dead process of this machine left RUNNING.
 
-    What is pending in its log is sent first; its true end may be in that.
+    What is pending in its log is delivered first; its true end may be in there.
     """
     for run in client.search_runs(list(experiment_ids), "attributes.status = 'RUNNING'"):
         if owner_lives(run.data.tags) is False:
-            reason, pending = "its process ended without a word", "what its log has"
+            reason, pending = "its process ended without reporting why", "what its log has"
             try:
-                outbox = Outbox(client, run)
-                if count := len(outbox):
-                    pending = f"{count} entries in {outbox.log.path}"
-                    outbox.deliver()
+                delivery = LogDelivery(client, run)
+                if count := len(delivery):
+                    pending = f"{count} lines in {delivery.log.path}"
+                    delivery.deliver()
                     if client.get_run(run.info.run_id).info.status != "RUNNING":
                         continue
-            except Exception as error:  # its data are gone, say: no other run must suffer
-                reason += f"; {pending} cannot be sent: {error}"
+            except Exception as error:  # its data set was deleted, say: the other runs go on
+                reason += f"; {pending} cannot be delivered: {error}"
             end_run(client, run.info.run_id, "KILLED", reason)
 
 
 def sync_run(client: MlflowClient, run: Run) -> Run:
-    """Send what is pending of a run whose process is dead; gives the run as it is then."""
-    with one_at_a_time(client.tracking_uri):
+    """Deliver what is pending of a run whose process is dead; returns the updated run."""
+    with store_lock(client.tracking_uri):
         run = client.get_run(run.info.run_id)
         if run.info.status == "RUNNING" and owner_lives(run.data.tags):
             return run
-        Outbox(client, run).deliver("skip")
+        LogDelivery(client, run).deliver("skip")
         return client.get_run(run.info.run_id)
 
 
@@ -102,8 +102,8 @@ def find_run(client: MlflowClient, wanted: str) -> Run:
     recent = _search(client, experiments, count=RECENT)
     known = {run.info.run_name: run for run in reversed(recent)}
     known |= {run.info.run_id: run for run in recent}
-    begun = [name for name in known if wanted and name.startswith(wanted)]
-    near = begun or difflib.get_close_matches(wanted, known, n=1)
+    matches = [name for name in known if wanted and name.startswith(wanted)]
+    near = matches or difflib.get_close_matches(wanted, known, n=1)
     hint = f"The last one is {_shown(newest[0])}."
     if near:
         hint = f"Did you mean {_shown(known[near[0]])}?"
@@ -145,7 +145,7 @@ def _best(client: MlflowClient, experiments: list[str], dataset: str) -> Run:
         raise UserError("best: no run has finished yet.")
     if not dataset and len(found) > 1:
         names = " or ".join(f"{BEST}:{name}" for name in found)
-        raise UserError(f"best: there are runs on {len(found)} data sets: say {names}")
+        raise UserError(f"best: there are runs on {len(found)} data sets: use {names}")
     name = dataset or next(iter(found))
     if name not in found:
         raise UserError(f"best: no finished run on '{name}'.{suggestion(name, list(found))}")
@@ -159,7 +159,7 @@ def _only_champion(client: MlflowClient) -> str:
         raise UserError("champion: no registered model has the alias 'champion' yet.")
     if len(names) > 1:
         each = " or ".join(f"{name}@{CHAMPION}" for name in names)
-        raise UserError(f"champion: {len(names)} registered models have one: say {each}")
+        raise UserError(f"champion: {len(names)} registered models have one: use {each}")
     return names[0]
 
 
@@ -179,7 +179,7 @@ def _aliased(client: MlflowClient, name: str, alias: str) -> Run:
 
 
 def recorded_config(client: MlflowClient, run: Run) -> dict[str, Any]:
-    """The whole configuration that a run began with.
+    """The whole configuration that a run was started with.
 
     Raises:
         UserError: none is recorded.
@@ -226,5 +226,5 @@ def recorded_predictions(client: MlflowClient, run: Run) -> PredictionTable:
 
 
 def _has_artifact(client: MlflowClient, run: Run, name: str) -> bool:
-    # Asked for, not tried: that a store is away does not mean that it has not got a file.
+    # Listed, not tried: an error may mean that the store is unavailable, not that the file is.
     return name in {found.path for found in client.list_artifacts(run.info.run_id)}

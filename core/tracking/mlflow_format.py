@@ -22,14 +22,14 @@ if TYPE_CHECKING:
     from mlflow.entities import DatasetInput
 
 
-# MLflow's limits. It cuts longer values without a word, and refuses longer keys and batches.
+# MLflow's limits. It cuts longer values silently, and refuses longer keys and batches.
 MAX_PARAMETER, MAX_TAG, MAX_KEY = 6000, 8000, 250
 MAX_METRICS, MAX_ENTRIES = 1000, 100
 SHORT_DIGEST = 16  # MLflow takes 36 characters; its tables show about this many
 
 
 def class_metric_keys(classes: Sequence[str], prefix: str = "test/recall/") -> list[str]:
-    """One metric key a class: safe for MLflow, and different for every class.
+    """One metric key per class: safe for MLflow, and different for every class.
 
     A name keeps its letters in any script; what MLflow refuses becomes "_", and names that
     would then be equal (MySQL ignores case too) are numbered.
@@ -56,7 +56,7 @@ def safe_key(key: str) -> str:
 
 
 def shortened(text: str, limit: int) -> str:
-    """The text if it fits, else its beginning (whole lines, if it has some) and its length."""
+    """The text if it fits, otherwise its beginning (whole lines, if it has some) and its length."""
     if len(text) <= limit:
         return text
     note = f"… ({len(text)} characters in all)"
@@ -78,7 +78,7 @@ def flattened(nested: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str
 
 
 def event_metrics(event: Event) -> tuple[dict[str, float], int]:
-    """The metrics of an event of the training, and their step: of an epoch, its number."""
+    """The metrics of an event of the training, and their step, which for an epoch is its number."""
     match event:
         case RunningLoss(step, loss):
             return {"train/running_loss": loss}, step
@@ -121,7 +121,7 @@ def metric_points(line: Line) -> list[dict[str, Any]]:
 
 def dataset_links(prepared: PreparedDataset, part: str) -> dict[str, str]:
     """What names one split of a data set in MLflow."""
-    # MLflow keeps one input for a name and a digest, so each split has a name of its own.
+    # MLflow keeps one input per name and digest, so each split has its own name.
     return {
         "dataset_name": f"{prepared.name} {part}",
         "dataset_digest": prepared.digest[:SHORT_DIGEST],

@@ -15,22 +15,22 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 
-HOST, PROCESS = "torchyard.host", "torchyard.process"
+MACHINE, PROCESS = "torchyard.host", "torchyard.process"
 
 
 def owner_tags() -> dict[str, str]:
     """Tags that identify this process: the machine, the process id, and when it started."""
     own = psutil.Process()
-    return {HOST: platform.node(), PROCESS: f"{own.pid} {own.create_time():.2f}"}
+    return {MACHINE: platform.node(), PROCESS: f"{own.pid} {own.create_time():.2f}"}
 
 
 def owner_lives(tags: Mapping[str, str]) -> bool | None:
     """Whether the process that a run's tags name is alive; None if it is of another machine."""
-    if tags.get(HOST) != platform.node() or PROCESS not in tags:
+    if tags.get(MACHINE) != platform.node() or PROCESS not in tags:
         return None
-    number, began = tags[PROCESS].split()
+    number, started = tags[PROCESS].split()
     try:
-        return f"{psutil.Process(int(number)).create_time():.2f}" == began
+        return f"{psutil.Process(int(number)).create_time():.2f}" == started
     except psutil.NoSuchProcess:
         return False
 
@@ -60,7 +60,7 @@ def git_tags() -> dict[str, str]:
             capture_output=True,
             text=True,
             timeout=5,
-            # A look must not hold the index's lock against the user's own git.
+            # Asking for the status must not lock the index, which the user's own git may need.
             env={**os.environ, "GIT_OPTIONAL_LOCKS": "0"},
         )
     except (OSError, subprocess.TimeoutExpired):

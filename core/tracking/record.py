@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from torchyard.core.data.dataset import PreparedDataset
 from torchyard.core.data.files import remove_partial
-from torchyard.core.errors import RunError, StoreAwayError, UserError
+from torchyard.core.errors import RunError, StoreUnavailableError, UserError
 from torchyard.core.tracking import mlflow_format, provenance, store, table
+from torchyard.core.tracking.delivery import ATTACHMENTS, METRICS, REASON, LogDelivery
 from torchyard.core.tracking.lookup import CONFIG, end_orphans
 from torchyard.core.tracking.mlflow_format import MAX_PARAMETER, MAX_TAG, safe_key, shortened
-from torchyard.core.tracking.outbox import ATTACHMENTS, METRICS, REASON, Outbox
 from torchyard.core.tracking.provenance import PROCESS, owner_lives
 from torchyard.core.training.run_log import Line
 
@@ -34,15 +34,15 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 FLUSH_SECONDS = 5.0
-RETRY_SECONDS = 15.0  # between two tries to reach a store that is away
+RETRY_SECONDS = 15.0  # between two tries to reach an unavailable store
 RUN_COUNTER = "torchyard.runs"  # tag of the experiment: the number its last run was given
 
 
 class RunRecord:
     """The record of one run in MLflow, addressed by its id from any thread.
 
-    Everything is a line of the run's log first (`core/training/run_log.py`), then sent. While
-    the store is away nothing raises: the lines wait, in order, and are sent when it is back.
+    Everything is a line of the run's log first (`core/training/run_log.py`), then delivered.
+    While the store is unavailable nothing raises: the lines stay pending, in order.
     Whatever it refuses raises RunError.
 
     Attributes:
@@ -60,19 +60,19 @@ class RunRecord:
         self.has_model = bool(run.outputs and run.outputs.model_outputs)
         self._client = client
         self._uri: str = client.tracking_uri
-        self._outbox = Outbox(client, run)
-        self.folder = self._outbox.folder
+        self._delivery = LogDelivery(client, run)
+        self.folder = self._delivery.folder
         self._metrics: dict[str, float] = run.data.metrics
-        self._digests: set[str] = set()  # of the data it began with
+        self._digests: set[str] = set()  # of the data it was started with
         self._last_flush = time.monotonic()
         self._next_try = 0.0
-        self._away = False
+        self._unavailable = False
 
     @classmethod
     def start(
         cls, *, name_stem: str, parameters: Mapping[str, Any], tags: Mapping[str, str]
     ) -> RunRecord:
-        """Begin a run, creating store and experiment where there are none yet.
+        """Start a run, creating store and experiment where there are none yet.
 
         Args:
             name_stem: the run's name without its number.
@@ -85,8 +85,8 @@ class RunRecord:
             RunError: the store is out of reach, locked or full.
         """
         folder = store.runs_folder(store.tracking_uri())
-        made = provenance.source_tags() | provenance.git_tags() | provenance.owner_tags()
-        tags = made | dict(tags)
+        own = provenance.source_tags() | provenance.git_tags() | provenance.owner_tags()
+        tags = own | dict(tags)
         tags |= {CONFIG: json.dumps(parameters), store.FOLDER: str(folder)}
         with store.locked_store() as client:
             try:
@@ -127,7 +127,7 @@ class RunRecord:
 
     @classmethod
     def resume(cls, run_id: str) -> RunRecord:
-        """Go on with a run that ended early: a step that a metric has is not recorded again.
+        """Resume a run that ended early: a step that a metric has is not recorded again.
 
         Raises:
             UserError: it is finished, or its process lives.
@@ -140,10 +140,10 @@ class RunRecord:
             lives = owner_lives(run.data.tags) and run.data.tags[PROCESS] != own[PROCESS]
             if run.info.status == "RUNNING" and lives:
                 raise UserError(f"{named} is running, in process {run.data.tags[PROCESS]}.")
-            outbox = Outbox(client, run)
-            if (outbox.folder / "journal.jsonl").exists():
+            delivery = LogDelivery(client, run)
+            if (delivery.folder / "journal.jsonl").exists():
                 raise UserError(f"{named} was begun by torchyard 0.1: resume it with that version.")
-            outbox.deliver("skip")
+            delivery.deliver("skip")
             run = client.get_run(run_id)
             if run.info.status == "FINISHED":
                 raise UserError(f"{named} is finished: there is nothing left to do.")
@@ -158,27 +158,27 @@ class RunRecord:
             shutil.rmtree(record.folder / ATTACHMENTS, ignore_errors=True)  # all are sent
             for key in run.data.metrics:
                 history = client.get_metric_history(run_id, key)
-                record._outbox.recorded |= {(key, metric.step) for metric in history}
+                record._delivery.recorded |= {(key, metric.step) for metric in history}
             inputs = run.inputs.dataset_inputs if run.inputs else []
             record._digests = {found.dataset.digest for found in inputs}
         return record
 
     @property
     def metrics(self) -> dict[str, float]:
-        """The last value of each metric, those included that are not sent yet."""
-        lines = [line for line in self._outbox.log.read() if line.kind in METRICS]
+        """The last value of each metric, pending ones included."""
+        lines = [line for line in self._delivery.log.read() if line.kind in METRICS]
         points = [point for line in lines for point in mlflow_format.metric_points(line)]
         return self._metrics | {point["key"]: point["value"] for point in points}
 
     @property
-    def unsent(self) -> int:
-        """How many entries wait on disk, because the store is away."""
-        return len(self._outbox)
+    def pending(self) -> int:
+        """How many lines wait on disk, because the store is unavailable."""
+        return len(self._delivery)
 
     @property
     def url(self) -> str:
         """The run's page in the MLflow UI."""
-        server = store.shown(self._uri) if store.is_server(self._uri) else store.LOCAL_UI
+        server = store.redacted_uri(self._uri) if store.is_server(self._uri) else store.LOCAL_UI
         page = f"{server.rstrip('/')}/#/experiments/{self.experiment_id}/runs/{self.run_id}"
         # Without it the UI opens on its side for language models, where metrics do not show.
         return f"{page}?workflowType=machine_learning"
@@ -218,15 +218,15 @@ class RunRecord:
             self.flush()
 
     def flush(self) -> bool:
-        """Send what is in the log, the trainer's lines too; whether the store has taken all."""
+        """Deliver what is in the log, the worker process's lines too; True if the store has all."""
         self._last_flush = time.monotonic()
         sent = self._last_flush >= self._next_try and self._try()
         if not sent:
-            self._outbox.log.fsync()
+            self._delivery.log.fsync()
         return sent
 
     def sync(self) -> bool:
-        """`flush`, also where the store was away a moment ago."""
+        """`flush`, even if the store was unavailable a moment ago."""
         self._next_try = 0.0
         return self.flush()
 
@@ -234,7 +234,7 @@ class RunRecord:
         """Record both splits as the run's inputs, with digest, counts and statistics.
 
         Raises:
-            UserError: the run was resumed, and began with other data.
+            UserError: the run was resumed, and was started with other data.
         """
         digest = mlflow_format.dataset_links(prepared, "train")["dataset_digest"]
         if self._digests and digest not in self._digests:
@@ -300,10 +300,10 @@ class RunRecord:
         self.has_model = True
 
     def finish(self, status: Literal["FINISHED", "FAILED", "KILLED"], reason: str = "") -> None:
-        """Send what is in the log and end the run; the tag torchyard.reason says why.
+        """Deliver what is in the log and end the run; the tag torchyard.reason says why.
 
         Raises:
-            RunError: the store refused a FINISHED run's last figures. For one that FAILED or
+            RunError: the store refused a FINISHED run's last lines. For one that FAILED or
                 was KILLED the refusal goes to the log: it must not hide what ended the run.
         """
         self._next_try = 0.0
@@ -319,14 +319,14 @@ class RunRecord:
             logger.warning("The run's end (%s) is not wholly recorded. %s", status, error)
 
     def _log(self, kind: str, values: dict[str, Any], *, send: bool = True) -> None:
-        """Append a line to the log, and send what is in it."""
+        """Append a line to the log, and deliver what is in it."""
         line = Line(kind, values)
         try:
-            self._outbox.log.append(line)
+            self._delivery.log.append(line)
         except OSError as error:  # a store on another machine may take it all the same
             if not self._try(line):
                 raise RunError(
-                    f"MLflow does not answer, and the run's log {self._outbox.log.path} cannot "
+                    f"MLflow does not answer, and the run's log {self._delivery.log.path} cannot "
                     f"be written: {error.strerror}."
                 ) from error
         else:
@@ -337,31 +337,31 @@ class RunRecord:
     def _attached(self, kind: str, name: str, values: Mapping[str, Any]) -> Iterator[Path]:
         """Log a line with a file of that name, which the body writes."""
         try:
-            file = self._outbox.attachment(name)
+            file = self._delivery.attachment(name)
             yield file
         except OSError as error:
             raise RunError(f"{name} cannot be kept in {self.folder}: {error.strerror}.") from error
         self._log(kind, {**values, "file": str(file.relative_to(self.folder))})
 
     def _try(self, *lines: Line, first: bool = False) -> bool:
-        """Whether the store was there to take what is in the log, and lines before or after it."""
+        """Deliver the log, and lines before or after it; False if the store is unavailable."""
         try:
             with store.store_errors(self._uri):
                 # MLflow's own client waits and tries again for up to ten minutes.
                 if store.is_server(self._uri) and not store.answers(self._uri):
                     raise ConnectionError("Connection refused, or no answer")
                 for line in lines if first else ():
-                    self._outbox.send([line])
-                self._outbox.deliver("drop")
+                    self._delivery.send([line])
+                self._delivery.deliver("drop")
                 for line in () if first else lines:
-                    self._outbox.send([line])
-        except StoreAwayError as error:
-            if not self._away:
+                    self._delivery.send([line])
+        except StoreUnavailableError as error:
+            if not self._unavailable:
                 logger.warning("%s Metrics and files wait on disk.", error)
-            self._away = True
+            self._unavailable = True
             self._next_try = time.monotonic() + RETRY_SECONDS
             return False
-        self._away = False
+        self._unavailable = False
         return True
 
 

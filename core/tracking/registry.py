@@ -1,8 +1,8 @@
 """The champion of a registered model: judged, moved, and put back.
 
-The alias `champion` is what others follow, and moving it is one call, the last one: whatever
-fails before leaves the old champion in place. All else that is known of a promotion stands in
-tags of the version, written before.
+The alias `champion` is what others follow. It is moved in one call, after all that can fail, so a
+failure leaves the old champion in place. Everything else about a promotion is in tags of the
+version, written before; only the tag that marks it as pending is removed afterwards.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torchyard.core.hosting.params import GateParams, Verdict
 from torchyard.core.tracking import lookup
 from torchyard.core.tracking.lookup import CHAMPION
 from torchyard.core.tracking.provenance import user_name
-from torchyard.core.tracking.store import current_store, if_there, one_at_a_time, store_errors
+from torchyard.core.tracking.store import current_store, if_there, store_errors, store_lock
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -30,12 +30,12 @@ if TYPE_CHECKING:
 FILE = "promotion.json"  # the run's artifact
 OUTCOME = "torchyard.promotion"  # tag of a run: "champion of m, version 3", "refused by a, b"
 AT, BY, WHY = "torchyard.promoted_at", "torchyard.promoted_by", "torchyard.why"
-REPLACED = "torchyard.replaced"  # tag of a version: the champion it took the place of
-PENDING = "torchyard.pending"  # tag of a version whose promotion has not come to its end
+REPLACED = "torchyard.replaced"  # tag of a version: the champion it replaced
+PENDING = "torchyard.pending"  # tag of a version whose promotion is not complete
 ROLLED_BACK = "torchyard.rolled_back"  # tag of a version: when, and by whom
 NEVER = "never the champion"
 SHOWN_WHY = 4000  # MLflow takes 5,000 characters
-RACES = 3
+MAX_ATTEMPTS = 3
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Judged:
 
     @property
     def lines(self) -> list[str]:
-        """A line a gate: whether it let pass, and why."""
+        """A line per gate: whether the model passed, and why."""
         return [
             f"{'passed ' if verdict.passed else 'refused'}  {name}: {verdict.reason}"
             for name, verdict in self.verdicts
@@ -78,54 +78,54 @@ def promote(
 ) -> Judged:
     """Make a run's network the champion of a registered model, if every gate lets it.
 
-    Two of one machine judge one after the other. Of two machines the one that finds another
-    champion than it judged by judges again.
+    Promotions on one machine wait for each other. One that finds that another machine has changed
+    the champion meanwhile starts again.
 
     Args:
         client: of the store.
         run: its predictions and its logged model are recorded.
-        model: made, where there is none of that name.
+        model: the registered model's name; it is created if it does not exist.
         gates: with the names to show.
 
     Raises:
-        UserError: the run has no model or no predictions, or the champion none to compare to.
+        UserError: the run or the champion lacks recorded predictions, or the run has no model.
         RunError: the store is out of reach, or champions change faster than they are judged.
     """
     uri = client.tracking_uri
-    with store_errors(uri), one_at_a_time(uri):
+    with store_errors(uri), store_lock(uri):
         model_id = lookup.logged_model_id(run)
         candidate = lookup.recorded_predictions(client, run)
-        for _ in range(RACES):
+        for _ in range(MAX_ATTEMPTS):
             before = champion_of(client, model)
             if before is not None and before.run_id == run.info.run_id:
-                # Made so by an attempt that was cut short before its last step.
-                _settle(client, before)
+                # By an attempt that was interrupted before its last step.
+                _clear_pending(client, before)
                 replaced = before.tags.get(REPLACED)
                 return Judged(model, (), int(before.version), int(replaced) if replaced else None)
             verdicts = _verdicts(candidate, _predictions_of(client, before), gates)
             judged = Judged(model, verdicts, None, _number(before))
             if not all(verdict.passed for _, verdict in verdicts):
-                _record(client, run, judged)
+                _write_verdicts(client, run, judged)
                 return judged
             version = _version(client, run, judged, model_id)
             if _number(champion_of(client, model)) == judged.before:
                 judged = Judged(model, verdicts, version, judged.before)
-                _record(client, run, judged)
+                _write_verdicts(client, run, judged)
                 client.set_registered_model_alias(model, CHAMPION, str(version))
-                _settle(client, client.get_model_version(model, str(version)))
+                _clear_pending(client, client.get_model_version(model, str(version)))
                 return judged
             client.delete_model_version(model, str(version))
-    raise RunError(f"The champion of {model} changed {RACES} times while it was judged by.")
+    raise RunError(f"The champion of {model} changed {MAX_ATTEMPTS} times during judging.")
 
 
 def roll_back(client: MlflowClient, model: str) -> tuple[int, int]:
-    """Put the champion before the present one back; gives the versions, from and to.
+    """Make the previous champion the champion again; returns the versions, from and to.
 
     Raises:
         UserError: there is no such model or champion, or none before it.
     """
     uri = client.tracking_uri
-    with store_errors(uri), one_at_a_time(uri):
+    with store_errors(uri), store_lock(uri):
         known = [found.name for found in client.search_registered_models()]
         if model not in known:
             raise UserError(f"no registered model named '{model}'.{suggestion(model, known)}")
@@ -178,13 +178,13 @@ def _verdicts(
     champion: PredictionTable | None,
     gates: Sequence[tuple[str, GateParams]],
 ) -> tuple[tuple[str, Verdict], ...]:
-    """What each gate says; one that cannot judge does not let pass."""
+    """The verdict of each gate; one that cannot judge refuses."""
     verdicts = []
     for name, params in gates:
         try:
             verdict = params.build()(candidate, champion)
             if not isinstance(verdict, Verdict):
-                raise TypeError(f"it gave a {type(verdict).__name__}, not a Verdict")
+                raise TypeError(f"it returned a {type(verdict).__name__}, not a Verdict")
         except UserError as error:
             verdict = Verdict(False, str(error))
         except Exception as error:  # a plugin may raise anything
@@ -231,8 +231,8 @@ def _version(client: MlflowClient, run: Run, judged: Judged, model_id: str) -> i
     return int(made.version)
 
 
-def _settle(client: MlflowClient, version: ModelVersion) -> None:
-    """Note that a version did become the champion."""
+def _clear_pending(client: MlflowClient, version: ModelVersion) -> None:
+    """Note that the promotion of a version is complete."""
     if PENDING in version.tags:
         client.delete_model_version_tag(version.name, str(version.version), PENDING)
 
@@ -241,7 +241,7 @@ def _number(version: ModelVersion | None) -> int | None:
     return None if version is None else int(version.version)
 
 
-def _record(client: MlflowClient, run: Run, judged: Judged) -> None:
+def _write_verdicts(client: MlflowClient, run: Run, judged: Judged) -> None:
     """Write the verdicts into the run."""
     run_id = run.info.run_id
     verdicts = {name: asdict(verdict) for name, verdict in judged.verdicts}

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import urlsplit
 
-from torchyard.core.errors import RunError, StoreAwayError, UserError
+from torchyard.core.errors import RunError, StoreUnavailableError, UserError
 from torchyard.core.tracking.provenance import user_name
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ T = TypeVar("T")
 TRACKING_URI = "MLFLOW_TRACKING_URI"
 EXPERIMENT = "torchyard"
 LOCAL_UI = "http://127.0.0.1:5000"
-START_SECONDS = 120.0  # how long a start waits for another that is creating the database
+LOCK_TIMEOUT_SECONDS = 120.0  # creating the database under the lock takes seconds
 
 # MLflow's documented switches, where the user has not set them.
 _SETTINGS = {
@@ -52,27 +52,28 @@ _SETTINGS = {
 
 # A pattern of a store's error, the error raised for it, and its message.
 _TROUBLES: tuple[tuple[str, type[UserError | RunError], str], ...] = (
-    ("database is locked", StoreAwayError, "is locked by another program"),
-    ("disk is full|No space left|quota exceeded", StoreAwayError, "has no space left on its disk"),
+    ("database is locked", StoreUnavailableError, "is locked by another program"),
     (
-        "readonly database|Permission denied|Read-only|unable to open database",
-        StoreAwayError,
-        "cannot be written",
+        "disk is full|No space left|quota exceeded",
+        StoreUnavailableError,
+        "has no space left on its disk",
     ),
+    ("readonly database|Permission denied|Read-only", StoreUnavailableError, "cannot be written"),
+    ("unable to open database", StoreUnavailableError, "cannot be written"),
     (
         "out-of-date database schema|Can't locate revision",
         UserError,
         "was made by another version of MLflow; back it up, then 'mlflow db upgrade {uri}'",
     ),
     ("file is not a database|malformed", UserError, "is not a readable MLflow database"),
-    ("Max retries exceeded|Connection|[Tt]imed out", StoreAwayError, "does not answer"),
+    ("Max retries exceeded|Connection|[Tt]imed out", StoreUnavailableError, "does not answer"),
 )
 
 
 def tracking_uri() -> str:
-    """MLFLOW_TRACKING_URI if that is set, else the database in ./mlruns."""
-    given = os.environ.get(TRACKING_URI, "").strip()
-    return given or f"sqlite:///{Path.cwd().as_posix()}/mlruns/mlflow.db"
+    """MLFLOW_TRACKING_URI if that is set, otherwise the database in ./mlruns."""
+    chosen = os.environ.get(TRACKING_URI, "").strip()
+    return chosen or f"sqlite:///{Path.cwd().as_posix()}/mlruns/mlflow.db"
 
 
 def check_writable(uri: str) -> None:
@@ -118,10 +119,10 @@ def load_mlflow() -> None:
 
 @lru_cache
 def open_store(uri: str) -> MlflowClient:
-    """One client a store: opening it takes 2 seconds, 4 if MLflow has to make the database."""
+    """One client per store: opening it takes seconds, more if MLflow has to make the database."""
     from mlflow import MlflowClient
 
-    begin_with_blank("mlflow", uri)
+    copy_template_database("mlflow", uri)
     return MlflowClient(tracking_uri=uri)
 
 
@@ -141,7 +142,7 @@ def open_existing(uri: str) -> MlflowClient:
 
 
 def if_there(get: Callable[..., T], *names: str) -> T | None:
-    """What a client's method gives, or None where MLflow has nothing of these names."""
+    """What a client's method returns, or None where MLflow has nothing of these names."""
     from mlflow.exceptions import MlflowException
 
     try:
@@ -153,7 +154,7 @@ def if_there(get: Callable[..., T], *names: str) -> T | None:
 
 
 def chosen_experiment(client: MlflowClient, uri: str) -> Experiment:
-    """The experiment the environment names, as MLflow documents it; else torchyard's own.
+    """The experiment the environment names, as MLflow documents it; otherwise torchyard's own.
 
     Raises:
         UserError: there is no such experiment, it is deleted, or two are named.
@@ -199,8 +200,8 @@ def _named_experiment(client: MlflowClient, uri: str, name: str) -> Experiment:
 
 
 @contextmanager
-def one_at_a_time(uri: str) -> Iterator[None]:
-    """Let the starts of one machine wait for each other.
+def store_lock(uri: str) -> Iterator[None]:
+    """Hold the store's lock among the processes of this machine.
 
     MLflow fills an empty database table by table, and of two that do so at once one fails.
     """
@@ -212,7 +213,7 @@ def one_at_a_time(uri: str) -> Iterator[None]:
         path = Path(tempfile.gettempdir()) / f"torchyard-{key}.lock"
     else:
         path = database.parent / ".torchyard.lock"
-    with FileLock(path, timeout=START_SECONDS):
+    with FileLock(path, timeout=LOCK_TIMEOUT_SECONDS):
         yield
 
 
@@ -222,7 +223,7 @@ def locked_store() -> Iterator[MlflowClient]:
     uri = tracking_uri()
     check_writable(uri)
     load_mlflow()
-    with store_errors(uri), one_at_a_time(uri):
+    with store_errors(uri), store_lock(uri):
         yield open_store(uri)
 
 
@@ -244,11 +245,11 @@ def current_store(uri: str) -> Iterator[None]:
 
 @contextmanager
 def store_errors(uri: str) -> Iterator[None]:
-    """Turn what the store raises into one message; a bug stays what it is.
+    """Turn what the store raises into one message; other exceptions pass.
 
     Raises:
-        UserError: the store was made by another version, or is none.
-        StoreAwayError: it is locked, full, read-only or out of reach.
+        UserError: the store is of another version of MLflow, or not a store at all.
+        StoreUnavailableError: it is locked, full, read-only or out of reach.
         RunError: it refused.
     """
     from mlflow.exceptions import MlflowException
@@ -262,19 +263,19 @@ def store_errors(uri: str) -> Iterator[None]:
         kind: type[UserError | RunError] = RunError
         for sign, known, meaning in _TROUBLES:
             if re.search(sign, text):
-                kind, says = known, f"{meaning.format(uri=shown(uri))}."
+                kind, says = known, f"{meaning.format(uri=redacted_uri(uri))}."
                 break
-        message = f"The MLflow store {shown(uri)} {says}"
+        message = f"The MLflow store {redacted_uri(uri)} {says}"
         raise (kind(message, text) if issubclass(kind, RunError) else kind(message)) from error
 
 
 def is_server(uri: str) -> bool:
-    """Whether the store is a server, of which can be asked whether it answers."""
+    """Whether the store is a server, which can be asked whether it answers."""
     return uri.startswith(("http://", "https://"))
 
 
-def shown(uri: str) -> str:
-    """An address without the password in it."""
+def redacted_uri(uri: str) -> str:
+    """An address without the user name and password in it."""
     return re.sub(r"//[^@/]*@", "//", uri)
 
 
@@ -284,13 +285,13 @@ ANSWER_SECONDS = 2.0
 def answers(url: str) -> bool:
     """Whether anything answers there at once, be it with a refusal."""
     try:
-        fetch(url, ANSWER_SECONDS)
+        http_get(url, ANSWER_SECONDS)
     except (OSError, http.client.HTTPException):
         return False
     return True
 
 
-def fetch(url: str, timeout: float) -> tuple[Message, bytes]:
+def http_get(url: str, timeout: float) -> tuple[Message, bytes]:
     """Headers and body of any HTTP answer, also a refusing one: something answers there.
 
     Raises:
@@ -315,25 +316,25 @@ def fetch(url: str, timeout: float) -> tuple[Message, bytes]:
         raise
 
 
-def blank_database(program: str) -> Path:
-    """Where it lies: one for each version of the program in this environment."""
+def template_database(program: str) -> Path:
+    """Where the template lies: one for each version of the program in this environment."""
     return Path(sys.prefix) / "share" / "torchyard" / f"{program}-{version(program)}.db"
 
 
-def begin_with_blank(program: str, url: str) -> None:
-    """Copy the blank database to where "prefect" or "mlflow" would make one, if none is there.
+def copy_template_database(program: str, url: str) -> None:
+    """Copy the template database to where "prefect" or "mlflow" would make one, if none is there.
 
     A `url` that names no SQLite file is left to the program.
     """
-    blank, database = blank_database(program), database_of(url)
+    template, database = template_database(program), database_of(url)
     if database is None or ":memory:" in url or database.exists():
         return
-    # Linked into place whole: a second process may be making the database at this moment.
+    # A link is made at once: another process may be creating the database at this moment.
     with (
         contextlib.suppress(OSError),
         tempfile.TemporaryDirectory(dir=database.parent) as scratch,
     ):
-        os.link(shutil.copyfile(blank, Path(scratch) / "copy"), database)
+        os.link(shutil.copyfile(template, Path(scratch) / "copy"), database)
 
 
 def database_of(url: str) -> Path | None:
@@ -346,7 +347,7 @@ FOLDER = "torchyard.folder"  # tag of a run: the folder that its own folder was 
 
 
 def runs_folder(uri: str) -> Path:
-    """Where the folders of new runs are made: beside a SQLite database, else in ./mlruns."""
+    """Where the folders of new runs are made: beside a SQLite database, otherwise in ./mlruns."""
     database = database_of(uri)
     return (database.parent if database else Path("mlruns").absolute()) / "runs"
 
@@ -355,7 +356,7 @@ def run_folder(uri: str, run: Run) -> Path:
     """The folder of a run, with its log and checkpoints, on this machine; it may not exist.
 
     A server does not say where a run's files are, so for one the run's tag decides, as long as
-    this machine has that folder: the run may have begun in another working folder.
+    this machine has that folder: the run may have started in another working folder.
     """
     folder, run_id = runs_folder(uri), str(run.info.run_id)
     tagged = Path(run.data.tags.get(FOLDER, folder))

@@ -93,7 +93,7 @@ class RunQuery:
             reverse: the other way round. Runs without a metric to sort by are left out.
 
         Raises:
-            UserError: with every condition that is none.
+            UserError: with every condition that is malformed.
         """
         problems: list[str] = []
         filters: list[str] = []
@@ -113,8 +113,8 @@ class RunQuery:
         if problems:
             raise UserError(problems)
         if by.place == "metrics":
-            # With both conditions SQLite sorts ten thousand runs in 0.1 s, else in 5: it joins
-            # the metric to the runs by an index.
+            # With both conditions SQLite joins the metric to the runs by an index, which takes
+            # a fiftieth of the time.
             filters += [f"{by.field} >= -1e308", "attributes.run_id != ''"]
         direction = "DESC" if by.numeric != reverse else "ASC"
         newest = COLUMNS["started"]
@@ -140,7 +140,7 @@ def _condition(condition: str) -> tuple[str, Column, str]:
     match = re.match(r"(.+?)(!=|>=|<=|=|>|<|~)(.*)", condition, re.DOTALL)
     if not match:
         raise UserError(
-            f"'{condition}' is no condition  (KEY, one of {' '.join(OPERATORS)}, VALUE)"
+            f"'{condition}' is not a condition  (KEY, one of {' '.join(OPERATORS)}, VALUE)"
         )
     key, sign, value = (part.strip() for part in match.groups())
     column = _column(key, condition)
@@ -150,7 +150,7 @@ def _condition(condition: str) -> tuple[str, Column, str]:
         try:
             number = float(value.removesuffix("%")) / (100 if value.endswith("%") else 1)
         except ValueError:
-            raise UserError(f"'{condition}': {key} is a number, and '{value}' is none") from None
+            raise UserError(f"'{condition}': {key} is a number, '{value}' is not") from None
         if sign == "~":
             raise UserError(f"'{condition}': {key} is a number, which contains nothing")
         return key, column, f"{column.field} {sign} {number!r}"
@@ -186,7 +186,7 @@ def _milliseconds(value: str, condition: str) -> int:
     try:
         return int(datetime.fromisoformat(value).timestamp() * 1000)
     except ValueError:
-        raise UserError(f"'{condition}': '{value}' is no date like 2026-01-31") from None
+        raise UserError(f"'{condition}': '{value}' is not a date like 2026-01-31") from None
 
 
 def _frame(runs: Sequence[Run], columns: dict[str, Column]) -> pd.DataFrame:

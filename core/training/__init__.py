@@ -1,1 +1,1 @@
-"""The loop, and what it stands on: network, device, checkpoint, several processes."""
+"""The training loop and what it uses: network, device, checkpoints, several processes."""

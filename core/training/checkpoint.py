@@ -28,7 +28,7 @@ def save(state: dict[str, Any], path: Path) -> None:
             try:
                 torch.save(state, file)
             except RuntimeError as error:
-                # torch hides what the disk said behind an error of its own.
+                # torch raises its own error in place of the system's.
                 if shutil.disk_usage(path.parent).free < 2**16:
                     raise OSError("no space left on the disk") from error
                 raise

@@ -82,8 +82,8 @@ def peak_memory(device: torch.device) -> dict[str, float]:
 def fits_on(size: int, device: torch.device) -> bool:
     """Whether a data set of `size` bytes may stay on the device beside the training.
 
-    On a GPU it may take half of what is free; in host memory it is mapped, and stays
-    with the page cache whatever its size.
+    On a GPU it may take half of the free memory; in main memory it is mapped, whatever its
+    size.
     """
     if device.type != "cuda":
         return True

@@ -27,7 +27,7 @@ class RunningLoss:
 
 @dataclass(frozen=True)
 class EpochDone:
-    """The figures of one epoch, counted from 1; validation's are None without one."""
+    """The metrics of one epoch, counted from 1; those of a validation are None without one."""
 
     epoch: int
     step: int
@@ -64,24 +64,24 @@ class TrainingBatch:
     file: str
 
 
-# A run records these of its training; the others are for the display.
-Figures = RunningLoss | EpochDone | GradientNorms
-Event = Progress | StageProgress | TrainingBatch | Figures
+# A run records these; the other events are for the display.
+TrainingMetrics = RunningLoss | EpochDone | GradientNorms
+Event = Progress | StageProgress | TrainingBatch | TrainingMetrics
 Emit = Callable[[Event], None]
 
 _KINDS: dict[str, type[Event]] = {kind.__name__: kind for kind in get_args(Event)}
 
 
 def as_plain(event: Event) -> dict[str, Any]:
-    """An event as JSON has it."""
+    """An event as plain values, for JSON."""
     return {"kind": type(event).__name__, **asdict(event)}
 
 
 def from_plain(plain: Mapping[str, Any]) -> Event:
-    """The event that `as_plain` was given.
+    """The event that `as_plain` was called with.
 
     Raises:
-        KeyError, TypeError: it is none.
+        KeyError, TypeError: the values are not an event's.
     """
     fields = dict(plain)
     return _KINDS[fields.pop("kind")](**fields)

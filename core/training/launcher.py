@@ -27,7 +27,7 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from torchyard.core.data.files import atomic_write
 from torchyard.core.errors import RunError, UserError
-from torchyard.core.hosting.manager import host
+from torchyard.core.hosting.host import host
 from torchyard.core.hosting.sources import raised_in
 from torchyard.core.training.events import Emit
 from torchyard.core.training.strategy import DistributedDataParallel, Strategy
@@ -72,7 +72,7 @@ def launch(
     os.environ |= {
         "GLOO_SOCKET_IFNAME": loopback,
         "NCCL_SOCKET_IFNAME": loopback,
-        # Else the launcher serves a store on every address of the machine.
+        # Otherwise the launcher serves a store on every address of the machine.
         "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",
     }
     with tempfile.TemporaryDirectory() as folder, Listener(f"{folder}/events", "AF_UNIX") as events:

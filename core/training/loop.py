@@ -28,13 +28,13 @@ from torchyard.core.training.execution import CompiledStep
 from torchyard.core.training.state import TrainingState
 from torchyard.core.training.strategy import Strategy
 
-CHECKPOINT_SECONDS = 30.0  # at most so much work is lost by a crash
+CHECKPOINT_SECONDS = 30.0  # between checkpoints within an epoch; checked at log points
 PROGRESS_SECONDS = 0.25
 
 
 @dataclass(frozen=True)
 class TrainingData:
-    """What is learned from.
+    """What a network is trained on.
 
     Attributes:
         train: the samples to learn from.
@@ -54,7 +54,7 @@ class FitResult:
     """How training ended. The network holds the best weights where there was a validation.
 
     Attributes:
-        epochs: epochs begun; steps: batches trained.
+        epochs: epochs finished; steps: batches trained.
         best_epoch: the epoch whose weights were kept.
         stopped_early: whether patience ran out.
         seconds: time in training steps.
@@ -70,7 +70,7 @@ class FitResult:
 
 
 def steps_per_epoch(samples: int, batch_size: int) -> int:
-    """Batches an epoch. A last batch of one sample is left out: batch norm has no variance."""
+    """Batches per epoch. A last batch of one sample is left out: batch norm has no variance."""
     full, rest = divmod(samples, batch_size)
     return max(1, full + (1 if rest > 1 or (rest == 1 and batch_size == 1) else 0))
 
@@ -84,7 +84,7 @@ def total_steps(samples: int, settings: TrainConfig) -> int:
 def epoch_order(samples: int, seed: int, epoch: int) -> torch.Tensor:
     """The order of the samples in an epoch: a function of seed and epoch alone.
 
-    So a resumed run finds its place without replaying the generator.
+    So a resumed run continues within it without replaying the generator.
     """
     generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
     return torch.randperm(samples, generator=generator)
@@ -105,7 +105,7 @@ def fit(
     Args:
         state: what is trained.
         loss_function: (logits, targets) to a scalar.
-        data: what is learned from.
+        data: what it is trained on.
         settings: epochs, batch size and the rest.
         strategy: the processes that train together; each calls `fit` with the same arguments.
         compiled: does the step of the batches it takes; in float32, in a single process.
@@ -124,7 +124,7 @@ def fit(
     batches = steps_per_epoch(len(train), batch_size)
     last_step = total_steps(len(train), settings)
 
-    # ---- where to begin
+    # ---- where to start
     if (folder / checkpoint.LAST).exists():
         state.load(folder / checkpoint.LAST, strategy)
     position, patience = state.position, settings.patience
@@ -149,7 +149,7 @@ def fit(
         if train.indices is not None:
             order = torch.from_numpy(train.indices)[order]
         order = order.to(data.device)
-        # A run that ends within an epoch ends that epoch: its figures are reported.
+        # A run that ends within an epoch finishes that epoch: its metrics are reported.
         epoch_end = min(batches, position.batch + last_step - position.step)
         pending = 0  # batches whose loss has not been read yet
         clock = reported = time.perf_counter()
@@ -164,7 +164,7 @@ def fit(
                 inputs = augment(inputs, index.to(device), position.epoch + 1)
             learning_rate = optimizer.param_groups[0]["lr"]
             updated = False
-            if compiled is not None and compiled.takes(inputs):
+            if compiled is not None and compiled.accepts(inputs):
                 loss, right = compiled(inputs, targets)
                 updated = compiled.updates
             else:
@@ -228,8 +228,8 @@ def fit(
         validation_loss = validation_accuracy = None
         if validation is not None:
             # The main process alone predicts; the others wait for it.
-            figures = validate(state, validation) if strategy.is_main else (math.inf, 0.0)
-            validation_loss, validation_accuracy = strategy.broadcast(figures)
+            result = validate(state, validation) if strategy.is_main else (math.inf, 0.0)
+            validation_loss, validation_accuracy = strategy.broadcast(result)
         position.epoch += 1
         done = EpochDone(
             epoch=position.epoch,

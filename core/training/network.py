@@ -28,7 +28,7 @@ class Normalize(nn.Module):
     """(x - mean) / std as a layer, from the samples as they are stored.
 
     Args:
-        mean, std: one value, or one a channel or component; of images on the scale 0 to 1.
+        mean, std: one value, or one per channel or component; of images on the scale 0 to 1.
         shape: one sample, (C, H, W) or (D,).
         scale: what a stored value is divided by first: 255 for uint8 images, 1 for floats.
 
@@ -47,14 +47,14 @@ class Normalize(nn.Module):
         view = (1, -1) + (1,) * (len(shape) - 1)
         means = torch.tensor(mean, dtype=torch.float64).view(view)
         stds = torch.tensor(std, dtype=torch.float64).view(view)
-        # A channel that never varies carries nothing: it is centred and not blown up.
+        # A constant channel is centred only: dividing by its deviation would be by zero.
         stds = torch.where(stds == 0, 1.0, stds)
         self.register_buffer("factor", (1 / (scale * stds)).float())
         self.register_buffer("shift", (-means / stds).float())
 
     def forward(self, samples: torch.Tensor) -> torch.Tensor:
         """Raw samples N x shape, uint8 or float32, to normalized float32 of that shape."""
-        # Two passes, 0.04 ms at batch 128: `addcmul` with these shapes is not vectorized, 0.11 ms.
+        # Two passes: `addcmul` is not vectorized for these shapes, which takes longer.
         normalized = samples.float().mul(self.factor).add_(self.shift)
         return normalized.contiguous(memory_format=self.order)
 
@@ -87,7 +87,7 @@ class Network(nn.Module):
 
 @dataclass(frozen=True)
 class DryRun:
-    """What a dry run tells of a model.
+    """What a dry run finds out about a model.
 
     Attributes:
         parameters: how many are trained.
@@ -102,7 +102,7 @@ def freeze(model: nn.Module, patterns: Sequence[str]) -> None:
     """Exclude parameters from training, by their names ("conv1.weight") or their layers'.
 
     Patterns as in file names: "conv*" takes every layer that begins so. Buffers, such as batch
-    norm's running statistics, go on changing.
+    norm's running statistics, still change.
 
     Raises:
         UserError: a pattern matches nothing, or nothing is left to train.
@@ -142,7 +142,7 @@ def dry_run(
         on_built: called with the network before the batch; again, where it is run on the CPU.
 
     Raises:
-        UserError: the model cannot take such samples, or gives no N x classes logits.
+        UserError: the model cannot take such samples, or does not return N x classes logits.
     """
     classes = spec.num_classes or 2
     shape = dimensions(spec.shape)
@@ -172,7 +172,7 @@ def dry_run(
     if not isinstance(logits, torch.Tensor) or logits.shape != (2, classes):
         output = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
         raise UserError(
-            f"model: '{name}' gives {output} for 2 samples of {shape}, not logits of "
+            f"model: '{name}' returns {output} for 2 samples of {shape}, not logits of "
             f"(2, {classes}): the data has {classes} classes"
         )
     trained = sum(math.prod(p.shape) for p in network.parameters() if p.requires_grad)

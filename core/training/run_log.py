@@ -1,7 +1,7 @@
-"""The log of a run: one append-only file of all that is to be recorded, a JSON object a line.
+"""The log of a run: one append-only file of all that is to be recorded, as JSON lines.
 
-The trainer and the process that holds the run's record append to it alike, and what a process
-has written stays written when it is killed. `core/tracking/outbox.py` sends the lines to MLflow.
+The worker process and the one that holds the run's record append to it alike, and what is
+written survives the writer's death. `core/tracking/delivery.py` sends the lines to MLflow.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from torchyard.core.training.events import Event, Figures, from_plain
+from torchyard.core.training.events import Event, TrainingMetrics, from_plain
 
 FILE = "log.jsonl"
 
@@ -26,8 +26,8 @@ class Line:
     """One thing to record.
 
     Attributes:
-        kind: what it is: the name of an event's class, or one that `outbox.py` knows.
-        values: plain, as JSON has them.
+        kind: what it is: the name of an event's class, or one that `delivery.py` knows.
+        values: plain values, for JSON.
         time: milliseconds since 1970, as MLflow counts.
         end: the byte offset behind it; 0 for a line that is in no file.
     """
@@ -66,13 +66,13 @@ class RunLog:
             self._descriptor = os.open(self.path, flags, 0o666)
             weakref.finalize(self, os.close, self._descriptor)
         plain = {"kind": line.kind, "time": line.time, "values": line.values}
-        # The newline comes first: a line that another's death cut short ends there.
+        # The newline comes first: it ends a line that a killed process left unfinished.
         text = b"\n" + json.dumps(plain).encode()
         if os.write(self._descriptor, text) < len(text):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
 
     def fsync(self) -> None:
-        """Bring the lines to the disk: then they survive a power cut, too."""
+        """Sync the lines to the disk: then they survive a power cut, too."""
         if self._descriptor is not None:
             os.fsync(self._descriptor)
 
@@ -96,15 +96,15 @@ class RunLog:
                 yield line
 
 
-def figures_logged(folder: Path, emit: Callable[[Event], None]) -> Callable[[Event], None]:
-    """An `emit` that appends every figure to the folder's log before it passes it on.
+def with_metrics_logged(folder: Path, emit: Callable[[Event], None]) -> Callable[[Event], None]:
+    """An `emit` that appends every training metric to the folder's log before it passes it on.
 
-    So the log has each figure before the checkpoint that is beyond it is written.
+    So the log has all metrics up to a checkpoint before that checkpoint is written.
     """
     log = RunLog(folder)
 
     def logged(event: Event) -> None:
-        if isinstance(event, Figures):
+        if isinstance(event, TrainingMetrics):
             log.append(Line(type(event).__name__, asdict(event)))
         emit(event)
 

@@ -1,4 +1,4 @@
-"""All that a training changes, and so all that a checkpoint holds."""
+"""Everything that training changes, which is what a checkpoint holds."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import nn
 from torchyard.core.training import checkpoint
 from torchyard.core.training.strategy import Strategy
 
-PARTS = ("network", "optimizer", "scheduler", "scaler")
+STATE_KEYS = ("network", "optimizer", "scheduler", "scaler")
 
 
 @dataclass
@@ -53,6 +53,7 @@ class TrainingState:
         scheduler: of the optimizer, stepped after every batch.
         device: where the network is.
         precision: of the forward pass, "float32", "bfloat16" or "float16"; weights stay float32.
+        position: how far it has come.
         scaler: of the loss, for float16.
     """
 
@@ -73,20 +74,20 @@ class TrainingState:
         Raises:
             RunError: the disk does not take it.
         """
-        state: dict[str, Any] = {name: getattr(self, name).state_dict() for name in PARTS}
+        state: dict[str, Any] = {name: getattr(self, name).state_dict() for name in STATE_KEYS}
         # Every process draws from its own generators.
         random = strategy.all_gather(checkpoint.random_state(self.device))
         if strategy.is_main:
             checkpoint.save(state | {"position": asdict(self.position), "random": random}, path)
 
     def load(self, path: Path, strategy: Strategy) -> None:
-        """Go on from a checkpoint, the random generators of this process included.
+        """Resume from a checkpoint, the random generators of this process included.
 
         Raises:
             RunError: it cannot be read.
         """
         state = checkpoint.load(path)
-        for name in PARTS:
+        for name in STATE_KEYS:
             getattr(self, name).load_state_dict(state[name])
         if strategy.rank < len(state["random"]):
             checkpoint.restore_random_state(state["random"][strategy.rank], self.device)

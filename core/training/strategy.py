@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 
 class Strategy:
-    """What `fit` asks of the processes that train. As it stands: one process on one device.
+    """What `fit` needs of the processes that train; this class is one process on one device.
 
     Attributes:
         rank: this process's number, from 0.
@@ -113,7 +113,10 @@ class DistributedDataParallel(Strategy):
 
 
 def _print_sizes(module: nn.Module, where: str, count: Callable[[], int] | None = None) -> None:
-    """Print the sizes of one batch, as the tutorial does; `count` if it is of so many samples."""
+    """Print the sizes of one batch; `count` returns the batch size if the output does not show it.
+
+    As in https://docs.pytorch.org/tutorials/beginner/blitz/data_parallel_tutorial.html.
+    """
 
     def show(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
         rows = count() if count else len(output)

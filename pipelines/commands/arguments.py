@@ -11,7 +11,7 @@ from torchyard.core.config.parsing import preset_names
 from torchyard.core.config.resolve import ResolvedConfig, read_config
 from torchyard.core.errors import UserError
 from torchyard.core.hosting.hookspecs import HOOKS
-from torchyard.core.hosting.manager import host
+from torchyard.core.hosting.host import host
 
 PRESETS = Path(__file__).parents[1] / "presets"
 DEFAULT_PRESET = "digits"

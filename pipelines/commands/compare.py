@@ -138,7 +138,7 @@ def _print_comparison(compared: Sequence[ComparedRun]) -> None:
             stdout.print(f"and {rest} classes that differ less (all of them: --html FILE)")
         stdout.print("points, 95 % interval; *: more than chance, all classes considered\n")
     for each in compared[1:]:
-        statement, numbers = comparison.verdict(compared[0], each)
+        statement, numbers = comparison.conclusion(compared[0], each)
         stdout.print(f"[bold]{escape(statement)}[/]: {escape(numbers)}", soft_wrap=True)
 
 

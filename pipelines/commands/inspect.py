@@ -22,7 +22,7 @@ from torchyard.pipelines.display import Display, print_table, stdout
 from torchyard.pipelines.worker.process import Worker
 
 if TYPE_CHECKING:
-    from torchyard.core.tracking.serving import Guess
+    from torchyard.core.tracking.classifier import Guess
 
 NUMBERS = ("parameters", "probability", "train", "test", "mean", "std")  # columns
 MAX_COMPONENTS = 8  # longer vectors are summarized
@@ -124,9 +124,9 @@ def predict(
 
     A file that cannot be read is reported and skipped, and the exit status is 2.
     """
-    from torchyard.core.tracking.serving import ServedModel
+    from torchyard.core.tracking.classifier import ImageClassifier
 
-    served = ServedModel.find(model)
+    served = ImageClassifier.find(model)
     import numpy as np
 
     readable, unreadable = [], []
@@ -207,7 +207,7 @@ def _print_statistics(data: PreparedDataset) -> None:
 
 
 def _draw(data: PreparedDataset, file: Path) -> None:
-    from torchyard.core.report.images import labelled_images_figure
+    from torchyard.core.report.image_grids import labelled_images_figure
 
     split = data.train
     title = f"{data.name}: training images"

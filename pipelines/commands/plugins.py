@@ -16,8 +16,8 @@ from torchyard.core.config.messages import accepted
 from torchyard.core.config.schema import shared_settings
 from torchyard.core.errors import UserError, suggestion
 from torchyard.core.hosting.hookspecs import HOOKS
+from torchyard.core.hosting.host import host
 from torchyard.core.hosting.lint import problems
-from torchyard.core.hosting.manager import host
 from torchyard.core.hosting.registration import Registration, Unloaded
 from torchyard.pipelines.commands.arguments import AsJson
 from torchyard.pipelines.display import print_table, stderr, stdout

@@ -11,7 +11,7 @@ from rich.markup import escape
 from torchyard.core.config.resolve import read_config
 from torchyard.core.errors import RunError, UserError
 from torchyard.core.formatting import percent
-from torchyard.core.hosting.manager import host
+from torchyard.core.hosting.host import host
 from torchyard.core.tracking.lookup import find_run, recorded_config
 from torchyard.core.tracking.registry import champion_of, history, promote, roll_back
 from torchyard.core.tracking.store import open_existing, store_errors, tracking_uri

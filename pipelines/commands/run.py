@@ -18,7 +18,7 @@ from rich.table import Table
 from torchyard.core.config.resolve import ResolvedConfig, resolve
 from torchyard.core.errors import RunError, UserError
 from torchyard.core.formatting import dimensions
-from torchyard.core.hosting.manager import host
+from torchyard.core.hosting.host import host
 from torchyard.core.tracking import store
 from torchyard.core.tracking.lookup import find_run, recorded_config, sync_run
 from torchyard.pipelines.commands.arguments import Overrides, RunName, Source, preset_config
@@ -155,7 +155,7 @@ def _call_flow(resolved: ResolvedConfig, shown: Display, run_id: str | None) -> 
 
         check_config(resolved.config)
         # The flow compares the plugins with those of the record, and records what differs.
-        config = resolved.config.model_copy(update={"plugins": dict(resolved.recorded)})
+        config = resolved.config.model_copy(update={"plugins": dict(resolved.recorded_origins)})
         quickly = without_heartbeat if server.managed else contextlib.nullcontext
         with use(server.wait()), quickly():
             train_pipeline(config, run_id)

@@ -38,7 +38,7 @@ def ui(
     A server that is up is used; otherwise one is started, which runs until Ctrl-C.
     """
     uri = store.tracking_uri()
-    address = store.shown(uri) if store.is_server(uri) else ui_address(uri)
+    address = store.redacted_uri(uri) if store.is_server(uri) else ui_address(uri)
     page = _page(uri, run)  # fails before a server is started if there is no run
     if address is not None:
         _open(address + page)
@@ -66,7 +66,7 @@ def ui(
 def mlflow_ui_command(tracking_uri: str) -> str:
     """The shell command that shows the runs of a store; the address of a store that is a server."""
     if store.is_server(tracking_uri):
-        return store.shown(tracking_uri)
+        return store.redacted_uri(tracking_uri)
     uri = '"$MLFLOW_TRACKING_URI"'  # whose value may contain a password
     if tracking_uri.startswith("sqlite:///"):
         database = _relative(Path(tracking_uri.removeprefix("sqlite:///")))

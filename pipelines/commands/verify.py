@@ -13,7 +13,7 @@ from torchyard.core.config.resolve import ResolvedConfig, resolve
 from torchyard.core.data.dataset import PreparedDataset
 from torchyard.core.data.files import cache_folder
 from torchyard.core.errors import RunError, UserError
-from torchyard.core.hosting.manager import host
+from torchyard.core.hosting.host import host
 from torchyard.core.tracking.lookup import find_run, recorded_config
 from torchyard.core.tracking.store import open_existing, store_errors, tracking_uri
 from torchyard.pipelines.commands.arguments import RunName

@@ -17,7 +17,7 @@ from prefect.runtime import deployment, flow_run
 from prefect.states import Cancelled
 from prefect.tasks import Task
 
-from torchyard.core.errors import StoreAwayError, UnreachableError
+from torchyard.core.errors import StoreUnavailableError, UnreachableError
 from torchyard.core.tracking.provenance import owner_tags
 from torchyard.pipelines.worker.process import abort_shared_worker
 
@@ -104,7 +104,7 @@ def may_pass(failed: Task[..., Any], task_run: TaskRun, state: State[Any]) -> bo
     if isinstance(error, UnreachableError):
         # A person who started the run would rather know at once, and name another source.
         return deployment.id is not None
-    return isinstance(error, StoreAwayError)
+    return isinstance(error, StoreUnavailableError)
 
 
 RETRIED: dict[str, Any] = {

@@ -28,11 +28,11 @@ from torchyard.core.data.predictions import PREDICTIONS_FILE, Predictions, Predi
 from torchyard.core.errors import UserError
 from torchyard.core.evaluation.metrics import evaluate
 from torchyard.core.formatting import dimensions
-from torchyard.core.hosting.manager import host
+from torchyard.core.hosting.host import host
 from torchyard.core.hosting.sources import PLUGIN_FOLDERS
 from torchyard.core.tracking.record import RunRecord
 from torchyard.core.tracking.store import check_writable, tracking_uri
-from torchyard.core.training.events import EpochDone, Event, Figures, TrainingBatch
+from torchyard.core.training.events import EpochDone, Event, TrainingBatch, TrainingMetrics
 from torchyard.pipelines.display import display, epoch_line
 from torchyard.pipelines.flow import recording
 from torchyard.pipelines.flow.failures import RETRIED, ended_as, reason_of, run_cancellable
@@ -97,10 +97,10 @@ def _run_stages(config: RunConfig, run_id: str | None) -> Outcome:
         record.log_metrics({"time/total_seconds": time.perf_counter() - began}, step=0)
         record.finish("FINISHED")
         display.get().outcome = outcome
-        if record.unsent:
+        if record.pending:
             _say(
                 "record",
-                f"MLflow does not answer: {record.unsent} entries wait on disk for it; "
+                f"MLflow does not answer: {record.pending} entries wait on disk for it; "
                 f"`torchyard resume {record.run_id}` sends them, and so does the next run.",
             )
     except BaseException as error:
@@ -282,7 +282,7 @@ def _call(stage: str, run_id: str, classes: Sequence[str] = (), **arguments: Any
         shown.event(event)
         if isinstance(event, TrainingBatch):
             recording.record_training_batch(record, Path(event.file), classes)
-        elif isinstance(event, Figures):  # they are in the run's log
+        elif isinstance(event, TrainingMetrics):  # they are in the run's log
             record.flush_if_due()
         if isinstance(event, EpochDone):
             logger.info(epoch_line(event))

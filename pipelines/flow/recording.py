@@ -20,12 +20,12 @@ from prefect.runtime import flow_run
 from prefect.utilities.urls import url_for
 
 from torchyard.core.config.resolve import ResolvedConfig
-from torchyard.core.config.schema import SINGLE, RunConfig
+from torchyard.core.config.schema import SINGLE_KINDS, RunConfig
 from torchyard.core.data.dataset import PreparedDataset
 from torchyard.core.data.predictions import Predictions
-from torchyard.core.errors import StoreAwayError
+from torchyard.core.errors import StoreUnavailableError
 from torchyard.core.evaluation.metrics import Evaluation
-from torchyard.core.report import images, markdown, plots
+from torchyard.core.report import image_grids, markdown, plots
 from torchyard.core.report.run_page import run_page
 from torchyard.core.tracking.lookup import run_tagged
 from torchyard.core.tracking.mlflow_format import class_metric_keys, event_metrics
@@ -62,7 +62,7 @@ def start_record(resolved: ResolvedConfig, run_id: str | None) -> RunRecord:
         run_id: of the run to go on with, if it is not a new one.
     """
     config = resolved.config
-    tags = {kind: resolved.plugins[kind].name for kind in SINGLE}
+    tags = {kind: resolved.plugins[kind].name for kind in SINGLE_KINDS}
     tags["augmentations"] = ", ".join(choice.name for choice in config.augmentations) or "none"
     tags |= {f"plugin.{place}": found.source.identity for place, found in resolved.plugins.items()}
     if resolved.changed:
@@ -118,7 +118,9 @@ def record_training_batch(record: RunRecord, batch: Path, classes: Sequence[str]
     """Draw what training sees first, augmentation included."""
     with np.load(batch, allow_pickle=False) as arrays:
         title = "Training images as the network sees them"
-        figure = images.labelled_images_figure(arrays["samples"], arrays["labels"], classes, title)
+        figure = image_grids.labelled_images_figure(
+            arrays["samples"], arrays["labels"], classes, title
+        )
     record.log_figure(figure, "training_batch.png")
 
 
@@ -167,9 +169,9 @@ def record_pictures(
     """Draw what was predicted: the confusion matrix, test images, confident mistakes."""
     classes, samples = prepared.classes, prepared.test.samples
     record.log_figure(plots.confusion_matrix_figure(result, classes), "confusion_matrix.png")
-    shown = images.test_images_figure(samples, predictions, classes)
+    shown = image_grids.test_images_figure(samples, predictions, classes)
     record.log_figure(shown, "test_images.png")
-    mistakes = images.confident_mistakes_figure(samples, predictions, classes)
+    mistakes = image_grids.confident_mistakes_figure(samples, predictions, classes)
     record.log_figure(mistakes, "confident_mistakes.png")
 
 
@@ -211,7 +213,7 @@ def record_report(
         classes,
         title=record.name,
         facts=stated,
-        places={key: facts[key] for key in PLACES},
+        environment={key: facts[key] for key in PLACES},
         metrics=record.metrics,
         curves=curves(record.folder),
         matrix=plots.confusion_matrix_figure(result, classes),
@@ -236,7 +238,7 @@ def judge(record: RunRecord, resolved: ResolvedConfig) -> Judged:
     """
     assert resolved.config.promote is not None
     if not record.sync():
-        raise StoreAwayError(
+        raise StoreUnavailableError(
             f"{record.name} is not judged: MLflow does not answer. Once it does, "
             f"`torchyard resume {record.run_id}` goes on."
         )

@@ -16,7 +16,7 @@ from rich.markup import escape
 
 from torchyard.core.errors import UserError, suggestion
 from torchyard.core.hosting.hookspecs import HOOKS
-from torchyard.core.hosting.manager import host
+from torchyard.core.hosting.host import host
 from torchyard.core.hosting.params import KINDS
 from torchyard.core.hosting.sources import DEFAULT_FOLDER, PLUGIN_FOLDERS
 from torchyard.pipelines.display import stdout

@@ -9,12 +9,12 @@ import sqlite3
 import tempfile
 from pathlib import Path
 
-from torchyard.core.tracking.store import blank_database, load_mlflow
+from torchyard.core.tracking.store import load_mlflow, template_database
 
 
 def make_blank(program: str) -> None:
     """Create the blank database of `prefect` or `mlflow` with its own migrations."""
-    target = blank_database(program)
+    target = template_database(program)
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent) as scratch, contextlib.chdir(scratch):
         created, compact = Path(scratch) / "created.db", Path(scratch) / "compact.db"

@@ -28,7 +28,7 @@ from prefect.exceptions import ObjectAlreadyExists
 from prefect.utilities.urls import url_for
 
 from torchyard.core.config.resolve import ResolvedConfig
-from torchyard.core.config.schema import SINGLE, RunConfig
+from torchyard.core.config.schema import SINGLE_KINDS, RunConfig
 from torchyard.core.data.files import CACHE, cache_folder
 from torchyard.core.errors import UserError, suggestion
 from torchyard.core.hosting.sources import PLUGIN_FOLDERS
@@ -266,7 +266,7 @@ def form(resolved: ResolvedConfig) -> dict[str, Any]:
     schema = RunConfig.model_json_schema(ref_template=template)
     definitions, properties = schema.pop("$defs"), schema["properties"]
     whole = resolved.config.model_dump(mode="json")
-    for kind in SINGLE:
+    for kind in SINGLE_KINDS:
         plugin = resolved.plugins[kind]
         own = plugin.params.model_json_schema(ref_template=template)
         base = definitions[properties[kind]["$ref"].rpartition("/")[2]]

@@ -33,7 +33,7 @@ from torchyard.core.tracking.store import (
     check_writable,
     database_of,
     is_server,
-    shown,
+    redacted_uri,
     tracking_uri,
 )
 from torchyard.pipelines.services.daemon import Daemon, DaemonState, state_lock
@@ -186,9 +186,9 @@ class ServiceManager:
 
     def _mlflow_status(self, store: str, daemon: DaemonState | None) -> ServiceStatus:
         if is_server(store):
-            return ServiceStatus("MLflow", FOUND if answers(store) else DOWN, shown(store))
+            return ServiceStatus("MLflow", FOUND if answers(store) else DOWN, redacted_uri(store))
         state = _state(daemon, daemon is not None and answers(f"{daemon.address}/health"))
-        address = daemon.address if daemon else shown(store)
+        address = daemon.address if daemon else redacted_uri(store)
         return ServiceStatus("MLflow", state, address, daemon, log=self.mlflow(store).log)
 
 
@@ -238,7 +238,7 @@ def _state(daemon: DaemonState | None, ready: bool = True) -> str:
 
 
 def _page(api_url: str) -> str:
-    return shown(api_url).removesuffix("/").removesuffix("/api")
+    return redacted_uri(api_url).removesuffix("/").removesuffix("/api")
 
 
 def _failure(late: list[ServiceStatus]) -> str:

@@ -40,7 +40,7 @@ from types import TracebackType
 from urllib.parse import urlsplit
 
 from torchyard.core.errors import RunError, UserError
-from torchyard.core.tracking.store import begin_with_blank, fetch, shown
+from torchyard.core.tracking.store import copy_template_database, http_get, redacted_uri
 from torchyard.pipelines.services.daemon import Daemon, open_lock, report_pid, state_lock, try_lock
 from torchyard.pipelines.services.prefect_settings import configured_api_url, setting
 
@@ -130,7 +130,7 @@ class PrefectServer:
             RunError: it does not answer within `timeout` seconds, or its process has died.
         """
         try:
-            fetch(f"{self.api_url}/health", timeout)
+            http_get(f"{self.api_url}/health", timeout)
         except TimeoutError as error:
             raise self._gone(f"has not answered for {timeout:g} seconds") from error
         except (OSError, http.client.HTTPException) as error:
@@ -140,14 +140,14 @@ class PrefectServer:
     def _gone(self, what: str) -> RunError:
         if self.log is None:
             return RunError(
-                f"The Prefect server at {shown(self.api_url)} {what}. "
+                f"The Prefect server at {redacted_uri(self.api_url)} {what}. "
                 "Start it, or name another with PREFECT_API_URL."
             )
         lines = Daemon(self.log.parent, self.log.stem).log_tail(100)
         tail = "".join(f"\n    {line}" for line in lines[-5:])
         return RunError(
-            f"The local Prefect server at {shown(self.api_url)} {what}. Its log is {self.log}"
-            + (f" and ends with:{tail}" if tail else ", and empty."),
+            f"The local Prefect server at {redacted_uri(self.api_url)} {what}. Its log is "
+            f"{self.log}" + (f" and ends with:{tail}" if tail else ", and empty."),
             details="\n".join(lines),
         )
 
@@ -235,7 +235,7 @@ def found_server() -> str | None:
     """A server started by others at Prefect's default address, if this Prefect can use it."""
     api_url = f"http://127.0.0.1:{_default_port()}/api"
     try:
-        headers, body = fetch(f"{api_url}/admin/version", timeout=1)
+        headers, body = http_get(f"{api_url}/admin/version", timeout=1)
         server = [int(part) for part in json.loads(body).split(".")[:2]]
     except (OSError, http.client.HTTPException, ValueError, AttributeError):
         return None
@@ -304,7 +304,7 @@ def _serve(folder: Path, listener: socket.socket, lock: int) -> None:
     from prefect.settings import get_current_settings
 
     if database := get_current_settings().server.database.connection_url:
-        begin_with_blank("prefect", database.get_secret_value())
+        copy_template_database("prefect", database.get_secret_value())
     app = create_app(final=True)
     gc.freeze()
     gc.enable()
@@ -336,7 +336,7 @@ def _warm_up(port: int) -> None:
     Otherwise a run waits for that when it has imported all it needs.
     """
     with contextlib.suppress(OSError, http.client.HTTPException):
-        fetch(f"http://127.0.0.1:{port}/api/admin/version", timeout=60)
+        http_get(f"http://127.0.0.1:{port}/api/admin/version", timeout=60)
 
 
 def _monitor(folder: Path, persistent: bool, shut_down: Callable[[], None]) -> None:

@@ -17,7 +17,7 @@ from prefect.states import Cancelled, Crashed
 
 from torchyard.core.tracking.lookup import end_orphans
 from torchyard.core.tracking.provenance import owner_lives
-from torchyard.core.tracking.store import load_mlflow, one_at_a_time, open_store
+from torchyard.core.tracking.store import load_mlflow, open_store, store_lock
 from torchyard.pipelines.services.deployments import OUR_FLOW, has_active_run, list_deployments
 
 MISSED = timedelta(minutes=10)  # a run that is later than this is cancelled instead of started
@@ -27,7 +27,7 @@ def end_dead_runs(tracking_uri: str) -> None:
     """Set the MLflow runs of a store whose process on this machine has died to KILLED."""
     load_mlflow()
     client = open_store(tracking_uri)
-    with one_at_a_time(tracking_uri):  # a run that is being resumed has no owner for a moment
+    with store_lock(tracking_uri):  # a run that is being resumed has no owner for a moment
         end_orphans(client, *(each.experiment_id for each in client.search_experiments()))
 
 

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from torchyard.core.tracking.store import database_of, is_server, one_at_a_time
+from torchyard.core.tracking.store import database_of, is_server, store_lock
 from torchyard.pipelines.services.daemon import Daemon, exec_command, report_pid, state_lock
 from torchyard.pipelines.services.manager import ServiceManager, mlflow_server, pool_name
 from torchyard.pipelines.services.prefect_server import PrefectServer, use
@@ -94,7 +94,7 @@ class Supervisor:
         if is_server(store) or not self._due(ui):
             return
         if database is not None:
-            with one_at_a_time(store):
+            with store_lock(store):
                 if not database.exists():
                     program = [sys.executable, "-P", "-c", CREATE_STORE, store]
                     subprocess.run(program, check=True)

@@ -15,7 +15,7 @@ from torch import nn
 from torchyard.core.config.resolve import ResolvedConfig, resolve
 from torchyard.core.data.raw import SampleSpec
 from torchyard.core.errors import UserError
-from torchyard.core.hosting.manager import Host, host
+from torchyard.core.hosting.host import Host, host
 from torchyard.core.preparation.prepare import find_prepared
 from torchyard.core.training.device import choose_device
 from torchyard.core.training.events import Emit

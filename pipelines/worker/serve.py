@@ -18,7 +18,7 @@ from typing import IO, Any
 
 from torchyard.core.data.files import cache_folder
 from torchyard.core.errors import RunError, UnreachableError, UserError
-from torchyard.core.hosting.manager import host
+from torchyard.core.hosting.host import host
 from torchyard.core.hosting.sources import raised_in
 from torchyard.core.training.events import Event, as_plain
 

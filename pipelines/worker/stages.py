@@ -25,7 +25,7 @@ from torchyard.core.training import checkpoint, loop, network
 from torchyard.core.training import device as devices
 from torchyard.core.training.events import Emit, StageProgress, TrainingBatch
 from torchyard.core.training.execution import CompiledStep, Execution, set_up_evaluation
-from torchyard.core.training.run_log import figures_logged
+from torchyard.core.training.run_log import with_metrics_logged
 from torchyard.core.training.state import TrainingState
 from torchyard.core.training.strategy import DataParallel, Strategy
 from torchyard.pipelines.worker import checks
@@ -116,7 +116,7 @@ def _train(
     if execution.compiled:
         emit(StageProgress("compiling", 0, 0))
         compiled, compilation = _compile(state, loss, data, settings)
-    emit = figures_logged(folder, emit) if strategy.is_main else emit
+    emit = with_metrics_logged(folder, emit) if strategy.is_main else emit
     result = loop.fit(state, loss, data, settings, strategy, compiled, folder, emit)
     best = validation is not None and result.best_epoch != result.epochs
     return {

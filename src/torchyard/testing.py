@@ -6,9 +6,7 @@ def test_small():
     assert_model_plugin(Small(width=8))
 """
 
-from torchyard.core.testing.checks import PluginFault, plugin_in_file
-from torchyard.core.testing.models import assert_model_plugin
-from torchyard.core.testing.plugins import (
+from torchyard.core.testing.assertions import (
     assert_augmentation_plugin,
     assert_dataset_plugin,
     assert_gate_plugin,
@@ -16,6 +14,8 @@ from torchyard.core.testing.plugins import (
     assert_optimizer_plugin,
     assert_scheduler_plugin,
 )
+from torchyard.core.testing.faults import PluginFault, plugin_in_file
+from torchyard.core.testing.models import assert_model_plugin
 
 __all__ = [
     "PluginFault",

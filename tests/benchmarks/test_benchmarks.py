@@ -14,7 +14,7 @@ from benchmarks.page import page
 from benchmarks.peers.digits_bare import LeNet as GreyLeNet
 from benchmarks.peers.networks import NETWORKS, LeNet
 from benchmarks.run import ROWS, measure
-from torchyard.core.hosting.manager import host
+from torchyard.core.hosting.host import host
 
 FACTS = {"machine": "a box", "commit": "abc", "date": "today", "versions": {"torch": "2"}}
 

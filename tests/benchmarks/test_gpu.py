@@ -18,7 +18,7 @@ from benchmarks.gpu import accuracy, data, execution
 from benchmarks.gpu.__main__ import ROOT, SECTIONS
 from benchmarks.gpu.job import Job
 from benchmarks.gpu.report import Report
-from torchyard.core.hosting.manager import host
+from torchyard.core.hosting.host import host
 from torchyard.core.training import loop
 
 # What a machine that is lent for an hour has not: an import of it fails the run.

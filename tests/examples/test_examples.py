@@ -9,7 +9,7 @@ import torch
 
 from torchyard import SampleSpec
 from torchyard.core.config.resolve import resolve
-from torchyard.core.hosting.manager import host
+from torchyard.core.hosting.host import host
 from torchyard.core.preparation.prepare import prepare_dataset
 from torchyard.core.training.network import dry_run, export
 

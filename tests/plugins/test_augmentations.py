@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from torchyard.core.hosting.manager import host
+from torchyard.core.hosting.host import host
 
 AUGMENTATIONS = ("alternating_flip", "cutout", "horizontal_flip", "random_crop")
 DRAWING = ("cutout", "horizontal_flip", "random_crop")

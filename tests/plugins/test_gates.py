@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from torchyard.core.data.predictions import Predictions, PredictionTable
 from torchyard.core.errors import UserError
-from torchyard.core.hosting.manager import host
+from torchyard.core.hosting.host import host
 from torchyard.testing import PluginFault, assert_gate_plugin
 
 CLASSES = ("ant", "bee", "cow")
@@ -145,7 +145,7 @@ def test_the_kit_finds_a_gate_that_draws_lots():
     assert_gate_plugin(Lottery())  # made anew it draws the same
     for params, problem in (
         (Moody(), "judges the same model differently"),
-        (Silent(), "gives no reason"),
+        (Silent(), "has no reason"),
         (Strict(), "refuses who is right: no"),
     ):
         with pytest.raises(PluginFault, match=problem):

@@ -8,7 +8,7 @@ import torch
 from pydantic import ValidationError
 
 from torchyard.core.config.resolve import read_config
-from torchyard.core.hosting.manager import host
+from torchyard.core.hosting.host import host
 
 PRESETS = Path(__file__).parents[2] / "pipelines" / "presets"
 LOSSES = ("bce_with_logits", "cross_entropy", "focal", "mse", "nll", "smooth_l1")

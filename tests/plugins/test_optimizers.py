@@ -6,7 +6,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from torchyard.core.hosting.manager import host
+from torchyard.core.hosting.host import host
 from torchyard.core.training import checkpoint
 
 STEPS = 3

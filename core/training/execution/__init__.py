@@ -4,7 +4,7 @@
 private parts of torch stays in this package, behind the switch of `private_torch.py`.
 """
 
-from torchyard.core.training.execution.choice import Execution, set_up_evaluation
 from torchyard.core.training.execution.compilation import CompiledStep
+from torchyard.core.training.execution.settings import Execution, set_up_evaluation
 
 __all__ = ["CompiledStep", "Execution", "set_up_evaluation"]

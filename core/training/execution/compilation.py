@@ -30,12 +30,12 @@ class CompiledStep:
         network: in training mode.
         loss_function: (logits, targets) to a scalar.
         optimizer: of the network's trained weights.
-        inputs, targets: a batch; the step takes others of their shape and type.
+        inputs, targets: a batch; the step accepts others of their shape and type.
         gradients_used: by others than the optimizer, so that they must be set.
 
     Attributes:
-        updates: whether a call updates the weights; else it sets their gradients, and
-            `optimizer.step()` is to follow.
+        updates: whether a call updates the weights; otherwise it sets their gradients, and
+            `optimizer.step()` must follow.
         seconds: how long compiling took.
 
     Raises:
@@ -87,14 +87,14 @@ class CompiledStep:
         options: dict[str, Any] = {
             "cpp_wrapper": True,  # the kernels are called from C++, not from Python
             "layout_optimization": False,  # torch's own convolutions want channels first
-            # `takes` covers all that can change; the usual guards cost a tenth of a step.
+            # `accepts` covers all that can change; the usual guards cost a tenth of a step.
             "guard_filter_fn": torch.compiler.skip_all_guards_unsafe,
             "fallback_random": True,  # dropout draws what it would draw uncompiled
         }
         self._step: Callable[..., Any] = torch.compile(
             step, fullgraph=True, dynamic=False, options=options
         )
-        begun = time.perf_counter()
+        started = time.perf_counter()
         try:
             momentum_buffers, trained, rest = (
                 {name: tensor.clone() for name, tensor in tensors.items()}
@@ -107,12 +107,12 @@ class CompiledStep:
                 f"train.compile: torch cannot compile this: {str(error).partition(chr(10))[0]}",
                 details=str(error),
             ) from error
-        self.seconds = time.perf_counter() - begun
+        self.seconds = time.perf_counter() - started
         if self.updates:
             # Without gradients nothing changes, but the schedule would miss a first step.
             optimizer.step()
 
-    def takes(self, inputs: torch.Tensor) -> bool:
+    def accepts(self, inputs: torch.Tensor) -> bool:
         """Whether a batch has the shape and type that was compiled for."""
         return inputs.shape == self._shape and inputs.dtype == self._dtype
 

@@ -96,8 +96,8 @@ def _im2col(images: torch.Tensor, weight: torch.Tensor, padding: Sequence[int]) 
     size = _output_size(images, weight, padding)
     if any(padding):
         images = pad(images, (padding[1], padding[1], padding[0], padding[0]))
-    # as_strided has the compiler write the images out first. Else it would compute whatever they
-    # come from (pooling, say) anew for every element of the kernel.
+    # as_strided has the compiler write the images out first. Otherwise it would compute what
+    # they come from (pooling, say) anew for every element of the kernel.
     images = images.clone(memory_format=torch.contiguous_format)
     image, channel, row, column = images.stride()
     columns = [

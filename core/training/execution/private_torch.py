@@ -1,4 +1,4 @@
-"""The one switch for all that rests on private parts of torch, which any release may change.
+"""The one switch for all that uses private parts of torch, which any release may change.
 
 Behind it are the compiled step (`compilation.py`, and `im2col.py`, which replaces inductor's
 decompositions) and the trimmed kernels (`kernels.py`, which replace `Conv2d._conv_forward`).

@@ -20,7 +20,7 @@ def model(name):
 def test_every_model_of_timm_is_there():
     import timm
 
-    from torchyard.core.hosting.manager import Host
+    from torchyard.core.hosting.host import Host
     from torchyard.core.hosting.sources import file_source, import_file
 
     host = Host()

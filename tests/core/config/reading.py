@@ -6,7 +6,7 @@ import pytest
 
 from torchyard.core.config.resolve import read_config
 from torchyard.core.errors import UserError
-from torchyard.core.hosting.manager import host
+from torchyard.core.hosting.host import host
 
 PRESETS = Path(__file__).parents[3] / "pipelines" / "presets"
 

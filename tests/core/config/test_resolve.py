@@ -14,7 +14,7 @@ from tests.core.config.reading import problems, read
 from torchyard import ModelParams, hookimpl
 from torchyard.core.config.resolve import resolve
 from torchyard.core.errors import UserError
-from torchyard.core.hosting.manager import Host, host
+from torchyard.core.hosting.host import Host, host
 from torchyard.core.hosting.sources import Source
 
 # ---- names, defaults and types

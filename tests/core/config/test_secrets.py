@@ -7,7 +7,7 @@ from torchyard import ModelParams, hookimpl
 from torchyard.core.config.resolve import resolve
 from torchyard.core.config.secrets import is_secret
 from torchyard.core.errors import UserError
-from torchyard.core.hosting.manager import Host
+from torchyard.core.hosting.host import Host
 from torchyard.core.hosting.sources import Source, builtin_sources
 
 
@@ -47,7 +47,7 @@ def test_a_secret_reaches_the_plugin_and_nothing_that_is_recorded(monkeypatch):
     assert resolved.model.build((1,), 2) == "hunter2hunter2"
     assert resolved.config.model.model_dump()["hub_token"] == "env:HUB_TOKEN"
     assert "hunter2" not in resolved.config.model_dump_json()
-    # What was recorded is resolved again, as in the trainer, when resumed and when deployed.
+    # What was recorded is resolved again, as in the worker process, when resumed and when deployed.
     again = guarded(**resolved.config.model.model_dump(exclude={"name"}))
     assert again.model.build((1,), 2) == "hunter2hunter2"
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from torchyard.core.hosting.manager import host
+from torchyard.core.hosting.host import host
 
 
 @pytest.fixture

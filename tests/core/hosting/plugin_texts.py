@@ -4,7 +4,7 @@ import textwrap
 
 from torchyard import hookimpl
 from torchyard.core.hosting.hookspecs import HOOKS
-from torchyard.core.hosting.manager import host
+from torchyard.core.hosting.host import host
 from torchyard.core.hosting.params import KINDS
 from torchyard.core.hosting.sources import Source
 

@@ -11,8 +11,8 @@ import pytest
 from torchyard.core.config.resolve import resolve
 from torchyard.core.errors import UserError
 from torchyard.core.hosting.hookspecs import HOOKS
+from torchyard.core.hosting.host import host
 from torchyard.core.hosting.lint import problems
-from torchyard.core.hosting.manager import host
 
 TINY = '''\
 from torchyard import ModelParams, hookimpl
@@ -234,7 +234,7 @@ def test_check_says_what_is_wrong_by_file_and_line_and_the_others_work(folder, c
     file = write(folder, case)
     line, message = CORPUS[case].check
     [problem] = problems(host())
-    assert (problem.place, problem.line) == (str(file), line)
+    assert (problem.file, problem.line) == (str(file), line)
     assert problem.message.startswith(message)
     for name in ("aaa", "zzz", "lenet"):
         assert ask(name) is None

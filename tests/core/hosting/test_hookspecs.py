@@ -10,7 +10,7 @@ import torchyard
 from torchyard import hookimpl, testing
 from torchyard.core.hosting import hookspecs
 from torchyard.core.hosting.hookspecs import HOOKS
-from torchyard.core.hosting.manager import Host
+from torchyard.core.hosting.host import Host
 from torchyard.core.hosting.params import KINDS
 from torchyard.core.hosting.sources import Source
 

@@ -1,7 +1,7 @@
 """What is wrong with plugins is reported by file and line, and all of it at once."""
 
+from torchyard.core.hosting.host import Host, host
 from torchyard.core.hosting.lint import problems
-from torchyard.core.hosting.manager import Host, host
 from torchyard.core.hosting.sources import file_source, import_file
 
 TINY = '''\
@@ -27,7 +27,7 @@ def checked(tmp_path, text):
     own = Host()
     own.load(file_source(file), lambda: import_file(file))
     found = problems(own)
-    assert {problem.place for problem in found} <= {str(file)}
+    assert {problem.file for problem in found} <= {str(file)}
     assert all(str(p).startswith(f"{file}:") for p in found)
     return [(problem.line, problem.message) for problem in found]
 

@@ -7,8 +7,8 @@ import pytest
 
 from torchyard.core.config.resolve import resolve
 from torchyard.core.errors import UserError
+from torchyard.core.hosting.host import Host, host
 from torchyard.core.hosting.lint import problems
-from torchyard.core.hosting.manager import Host, host
 from torchyard.core.hosting.old_imports import old_imports
 from torchyard.core.hosting.sources import Source, file_source, import_file
 

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.core.hosting.plugin_texts import names, registering, source
-from torchyard.core.hosting.manager import Host
+from torchyard.core.hosting.host import Host
 from torchyard.core.hosting.params import KINDS
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.core.hosting.plugin_texts import TINY, loaded, names, write
-from torchyard.core.hosting.manager import host
+from torchyard.core.hosting.host import host
 from torchyard.core.hosting.sources import (
     Source,
     file_source,
@@ -70,7 +70,7 @@ def installed(tmp_path, **modules):
         (info / "entry_points.txt").write_text(f"[torchyard]\n{name} = {name}\n")
     script = """
 import json
-from torchyard.core.hosting.manager import host
+from torchyard.core.hosting.host import host
 host().load_all()
 found = {kind: [[name, r.source.origin] for name, r in host().registrations(kind)]
          for kind in ("model", "loss")}

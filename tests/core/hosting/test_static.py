@@ -3,7 +3,7 @@
 import pytest
 
 from tests.core.hosting.plugin_texts import TINY, loaded, write
-from torchyard.core.hosting.manager import host
+from torchyard.core.hosting.host import host
 
 
 @pytest.mark.parametrize(

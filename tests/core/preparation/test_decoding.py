@@ -46,7 +46,7 @@ def test_processes_and_this_one_decode_the_same(
 
     here = prepare_dataset("given", dataset(lambda _: content)(), tmp_path / "here", follow)
     assert not processes
-    monkeypatch.setattr(decoding, "WORTH_PROCESSES", 0.0)
+    monkeypatch.setattr(decoding, "MIN_PARALLEL_SECONDS", 0.0)
     monkeypatch.setattr("joblib.cpu_count", lambda: 2)
     there = prepare_dataset("given", dataset(lambda _: content)(), tmp_path / "there", follow)
     assert processes
@@ -62,7 +62,7 @@ def test_processes_and_this_one_decode_the_same(
 def test_what_cannot_go_to_another_process_is_decoded_here(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(decoding, "WORTH_PROCESSES", 0.0)
+    monkeypatch.setattr(decoding, "MIN_PARALLEL_SECONDS", 0.0)
     files = image_files(tmp_path / "images", 80)
     unsendable = image_split(files, read=lambda file: file.read_bytes())
     # A class of a module that the other process does not find, as of a loose plugin file.
@@ -84,7 +84,7 @@ def test_unreadable_images_are_named_and_counted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, in_processes: bool
 ) -> None:
     if in_processes:
-        monkeypatch.setattr(decoding, "WORTH_PROCESSES", 0.0)
+        monkeypatch.setattr(decoding, "MIN_PARALLEL_SECONDS", 0.0)
     files = image_files(tmp_path / "images", 400)
     files[3].write_bytes(b"")
     files[70].write_bytes(b"not an image")
@@ -129,7 +129,7 @@ def noisy_read(file: Path) -> bytes:
 def test_a_decoding_process_prints_what_it_likes_and_imports_little(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(decoding, "WORTH_PROCESSES", 0.0)
+    monkeypatch.setattr(decoding, "MIN_PARALLEL_SECONDS", 0.0)
     monkeypatch.setattr("joblib.cpu_count", lambda: 2)
     files = image_files(tmp_path / "images", 400)
     quietly = prepared(raw(image_split(files), image_split(files)), tmp_path / "a")
@@ -145,7 +145,7 @@ def test_a_decoding_process_prints_what_it_likes_and_imports_little(
 
 
 def test_on_one_core_no_process_is_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(decoding, "WORTH_PROCESSES", 0.0)
+    monkeypatch.setattr(decoding, "MIN_PARALLEL_SECONDS", 0.0)
     monkeypatch.setattr("joblib.cpu_count", lambda: 1)
     content = raw(*[image_split(image_files(tmp_path / "images", 400))] * 2)
 
@@ -167,7 +167,7 @@ def test_decoding_processes_end_with_their_parent(tmp_path: Path, ended_by: sign
         from torchyard.core.preparation import decoding
         from torchyard.core.preparation.prepare import prepare_dataset
 
-        decoding.WORTH_PROCESSES = 0
+        decoding.MIN_PARALLEL_SECONDS = 0
         image = Path(sys.argv[1]) / "images/0000.png"
 
         class Many(DatasetParams):
@@ -205,7 +205,7 @@ def test_decoding_processes_end_with_their_parent(tmp_path: Path, ended_by: sign
 def test_a_decoding_process_that_dies_is_a_failed_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(decoding, "WORTH_PROCESSES", 0.0)
+    monkeypatch.setattr(decoding, "MIN_PARALLEL_SECONDS", 0.0)
     monkeypatch.setattr("joblib.cpu_count", lambda: 2)
     file = image_files(tmp_path / "images", 1)[0]
     content = raw(image_split([file] * 20_000), image_split([file]))

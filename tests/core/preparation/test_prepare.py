@@ -79,7 +79,7 @@ def test_a_plugin_bug_is_a_failed_run_with_its_traceback(tmp_path: Path) -> None
     with pytest.raises(RunError, match="data set 'given' failed: KeyError: 'missing'") as caught:
         prepare_dataset("given", dataset(build)(), tmp_path, quiet)
     assert 'return {}["missing"]' in caught.value.details
-    with pytest.raises(RunError, match="gave a list, not a RawData"):
+    with pytest.raises(RunError, match="returned a list, not a RawData"):
         prepare_dataset("given", dataset(lambda _: [])(), tmp_path, quiet)
 
 

@@ -97,11 +97,11 @@ BAD: dict[str, tuple[Callable[[], RawData], str]] = {
     ),
     "stream short": (
         lambda: raw(SampleSplit([(images(1)[0], 0)], 2)),
-        "the train split promised 2 samples and gave only 1",
+        "the train split declares count=2 but yields only 1",
     ),
     "stream long": (
         lambda: raw(SampleSplit([(images(1)[0], 0)] * 3, 2)),
-        "the train split promised 2 samples and gave more",
+        "the train split declares count=2 but yields more",
     ),
 }
 

@@ -10,9 +10,9 @@ import pytest
 from torchyard.core.report.comparison import (
     classes_compared,
     compare_runs,
+    conclusion,
     results,
     settings_that_differ,
-    verdict,
 )
 
 
@@ -44,7 +44,7 @@ def test_runs_are_compared_with_the_first_as_far_as_they_go(client, runs) -> Non
     assert cells[1].difference == pytest.approx(0.05)
     assert rows[2][1] == 0
     assert np.isnan(rows[2][2][1].accuracy)
-    said = [verdict(compared[0], each) for each in compared[1:]]
+    said = [conclusion(compared[0], each) for each in compared[1:]]
     assert re.fullmatch(r"resnet18.* is better than lenet.*", said[0][0])
     assert said[0][1].startswith("5.0 points")
     assert "different samples" in said[1][1]

@@ -71,7 +71,7 @@ def made(samples, classes, *, without: tuple[int, ...] = (), curves=True, **more
             classes,
             title=more.pop("title", "lenet·sgd·toy #1"),
             facts={"model": "lenet", "trained parameters": 61706},
-            places={"threads": "2"},
+            environment={"threads": "2"},
             metrics={"time/train_seconds": 200.0, "system/peak_memory_mib": 700.5},
             curves={key: [(1, 0.5), (2, 0.25)] for key in keys},
             matrix=confusion_matrix_figure(result, classes),

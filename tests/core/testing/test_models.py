@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from tests.core.testing.plugin_classes import plugin
-from torchyard.core.hosting.manager import host
+from torchyard.core.hosting.host import host
 from torchyard.testing import PluginFault, assert_model_plugin
 
 
@@ -41,7 +41,7 @@ def other_classes(self, shape, classes):
 
 
 MODELS = {
-    "classes": (other_classes, r"gives \(2, 11\) for 2 samples"),
+    "classes": (other_classes, r"returns \(2, 11\) for 2 samples"),
     "nan": (spoilt(lambda n, x: Net.forward(n, x) * float("nan")), "logits: NaN or infinite"),
     "unreached": (
         spoilt(Net.forward, extra=lambda: nn.Linear(2, 2)),

@@ -40,7 +40,7 @@ def test_a_run_is_found_by_id_name_alias_and_as_the_latest_or_best(client, runs,
         ("lenet·sgd·digit #1", r"no run .* Did you mean \w{32} \(lenet·sgd·digits #\d+\)\?"),
         ('it\'s not "ours"!', "Did you mean"),
         ("nothing like it", "no run with the id or name 'nothing like it'. The last one is"),
-        ("best", "there are runs on 2 data sets: say best:cifar10 or best:digits"),
+        ("best", "there are runs on 2 data sets: use best:cifar10 or best:digits"),
         ("best:digit", "no finished run on 'digit'. Did you mean 'digits'?"),
         ("sorter@champoin", "'sorter' has no alias 'champoin'. Did you mean 'champion'?"),
         ("sortr@champion", "no registered model 'sortr'. Did you mean 'sorter'?"),
@@ -57,7 +57,7 @@ def test_two_champions_must_be_told_apart(client, runs) -> None:
     client.create_model_version("second", "somewhere", runs["other"])
     client.set_registered_model_alias("second", "champion", "1")
     try:
-        with pytest.raises(UserError, match="say second@champion or sorter@champion"):
+        with pytest.raises(UserError, match="use second@champion or sorter@champion"):
             find_run(client, "champion")
         assert found(client, "second@champion") == runs["other"]
     finally:

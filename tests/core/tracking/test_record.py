@@ -19,7 +19,7 @@ from torchyard.core.tracking import mlflow_format, store
 from torchyard.core.tracking import record as record_module
 from torchyard.core.tracking.record import RunRecord
 from torchyard.core.training.events import EpochDone, GradientNorms, RunningLoss
-from torchyard.core.training.run_log import figures_logged
+from torchyard.core.training.run_log import with_metrics_logged
 
 pytestmark = pytest.mark.usefixtures("environment")
 ROOT = Path(__file__).parents[3]
@@ -101,8 +101,8 @@ def test_an_old_buffer_is_sent_at_once(record: RunRecord, monkeypatch: pytest.Mo
     assert stored(record).data.metrics == {"train/loss": 0.5}
 
 
-def test_the_trainers_figures_are_sent_with_the_rest_and_a_step_once(record: RunRecord) -> None:
-    emit = figures_logged(record.folder, lambda event: None)  # as the worker process does
+def test_the_workers_metrics_are_sent_with_the_rest_and_a_step_once(record: RunRecord) -> None:
+    emit = with_metrics_logged(record.folder, lambda event: None)  # as the worker process does
     for step in (10, 20):
         emit(RunningLoss(step, step / 100))
         emit(GradientNorms(step, {"model.fc": 0.5}))

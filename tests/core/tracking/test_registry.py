@@ -15,7 +15,7 @@ from torchyard import GateParams, Verdict
 from torchyard.core.data.dataset import MANIFEST, PreparedDataset
 from torchyard.core.data.predictions import PREDICTIONS_FILE, Predictions, PredictionTable
 from torchyard.core.errors import RunError, UserError
-from torchyard.core.hosting.manager import host
+from torchyard.core.hosting.host import host
 from torchyard.core.tracking.record import RunRecord
 from torchyard.core.tracking.registry import champion_of, history, promote, roll_back
 from torchyard.core.tracking.store import open_store
@@ -203,7 +203,7 @@ def test_a_gate_that_cannot_judge_lets_nothing_pass(client, prepared):
     judged = promote(client, better, "toy", [("broken", Broken()), ("wrong", Wrong())])
     assert [verdict.reason for _, verdict in judged.verdicts] == [
         "it could not judge: ZeroDivisionError: division by zero",
-        "it could not judge: TypeError: it gave a bool, not a Verdict",
+        "it could not judge: TypeError: it returned a bool, not a Verdict",
     ]
     assert champion(client) is None
 

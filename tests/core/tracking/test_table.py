@@ -86,10 +86,10 @@ def test_every_mistake_is_named_at_once() -> None:
     assert len(caught.value.problems) == 7
     for part in (
         "no column 'acuracy'. Did you mean 'accuracy'?",
-        "accuracy is a number, and 'x' is none",
+        "accuracy is a number, 'x' is not",
         "model is a text",
-        "'what' is no condition",
-        "'soon' is no date",
+        "'what' is not a condition",
+        "'soon' is not a date",
         "contains nothing",
         "no column 'modle'. Did you mean 'model'?",
     ):

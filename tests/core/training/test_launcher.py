@@ -10,7 +10,7 @@ import torch
 
 from torchyard.core.config.resolve import resolve
 from torchyard.core.errors import RunError, UserError
-from torchyard.core.hosting.manager import host
+from torchyard.core.hosting.host import host
 from torchyard.core.preparation.prepare import prepare_dataset
 from torchyard.core.training import checkpoint
 from torchyard.core.training.events import EpochDone

@@ -11,7 +11,7 @@ from torch import nn
 from torchyard import ModelParams, SampleSpec
 from torchyard.core.data.dataset import PreparedDataset
 from torchyard.core.errors import RunError, UserError
-from torchyard.core.hosting.manager import host
+from torchyard.core.hosting.host import host
 from torchyard.core.training.network import (
     Network,
     Normalize,
@@ -193,7 +193,7 @@ def test_trying_out_leaves_no_trace_on_models_built_later():
 @pytest.mark.parametrize("outputs", [1, 3, 5, 1000])
 def test_a_model_of_another_number_of_outputs_is_refused(outputs):
     assert refusal(lambda shape, classes: flat_linear(shape, outputs)) == (
-        f"model: 'own' gives (2, {outputs}) for 2 samples of 3x8x8, not logits of (2, 4): "
+        f"model: 'own' returns (2, {outputs}) for 2 samples of 3x8x8, not logits of (2, 4): "
         "the data has 4 classes"
     )
 
@@ -203,7 +203,7 @@ def test_a_model_that_gives_no_tensor_is_refused():
         def forward(self, samples):
             return samples, samples
 
-    assert refusal(lambda shape, classes: Pair()).startswith("model: 'own' gives tuple for 2 ")
+    assert refusal(lambda shape, classes: Pair()).startswith("model: 'own' returns tuple for 2 ")
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from torchyard.core.training import run_log
 from torchyard.core.training.events import EpochDone, GradientNorms, Progress, RunningLoss
-from torchyard.core.training.run_log import Line, RunLog, figures_logged
+from torchyard.core.training.run_log import Line, RunLog, with_metrics_logged
 
 EPOCH = EpochDone(1, 9, 0.5, 0.9, None, None, 0.1, 100.0, 1.0)
 
@@ -19,7 +19,7 @@ EPOCH = EpochDone(1, 9, 0.5, 0.9, None, None, 0.1, 100.0, 1.0)
 def test_a_log_cut_short_is_read_to_where_it_is_whole(tmp_path):
     emitted = []
     for step in (1, 2):
-        emit = figures_logged(tmp_path, emitted.append)
+        emit = with_metrics_logged(tmp_path, emitted.append)
         emit(Progress(1, step, 9, 1.0))
         emit(RunningLoss(step, 0.5))
         with RunLog(tmp_path).path.open("a") as file:
@@ -38,7 +38,7 @@ def test_a_figure_is_in_the_log_before_it_is_passed_on(tmp_path):
         assert [line.event for line in RunLog(tmp_path).read()][-1] == event
 
     for event in (RunningLoss(1, 0.5), GradientNorms(1, {"fc": 0.1}), EPOCH):
-        figures_logged(tmp_path, emit)(event)
+        with_metrics_logged(tmp_path, emit)(event)
 
 
 def test_only_lines_of_the_training_are_events(tmp_path):

@@ -205,9 +205,9 @@ def test_one_image_gets_three_classes(torchyard, run, digits):
 
 
 def test_a_photo_of_another_size_is_scaled_as_in_preparation(run, digits, tmp_path):
-    from torchyard.core.tracking.serving import ServedModel
+    from torchyard.core.tracking.classifier import ImageClassifier
 
-    model = ServedModel("models:/m", (1, 16, 16), ("a",))
+    model = ImageClassifier("models:/m", (1, 16, 16), ("a",))
     Image.new("RGB", (40, 30), (255, 255, 255)).save(tmp_path / "white.jpg")
     white = model.read(tmp_path / "white.jpg")
     assert (white.shape, white.dtype) == ((1, 16, 16), np.uint8)

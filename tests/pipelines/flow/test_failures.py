@@ -2,7 +2,7 @@
 
 import pytest
 
-from torchyard.core.errors import RunError, StoreAwayError, UnreachableError, UserError
+from torchyard.core.errors import RunError, StoreUnavailableError, UnreachableError, UserError
 
 
 @pytest.mark.parametrize(
@@ -10,7 +10,7 @@ from torchyard.core.errors import RunError, StoreAwayError, UnreachableError, Us
     [
         (UnreachableError("no connection"), True, 3),
         (UnreachableError("no connection"), False, 1),  # a person waits, and can name a mirror
-        (StoreAwayError("locked"), False, 3),
+        (StoreUnavailableError("locked"), False, 3),
         (UserError("model: no model named 'x'"), True, 1),
         (RunError("the trainer died"), True, 1),
     ],

@@ -151,7 +151,7 @@ def test_what_was_predicted_of_each_sample_is_an_artifact(run, client):
 
 def test_the_recorded_configuration_is_the_same_run_again(run, client, workspace):
     from torchyard.core.config.resolve import read_config
-    from torchyard.core.hosting.manager import host
+    from torchyard.core.hosting.host import host
 
     path = client.download_artifacts(run.info.run_id, "config.yaml")
     resolved = read_config(path, [], Path(), host())

@@ -117,7 +117,7 @@ def test_a_dead_process_leaves_no_run_running_once_another_begins(workspace, cli
     workspace.invoke("run", "digits", "train.epochs=1")
     run = client().get_run(run_id)
     assert run.info.status == "KILLED"
-    assert run.data.tags["torchyard.reason"] == "its process ended without a word"
+    assert run.data.tags["torchyard.reason"] == "its process ended without reporting why"
     assert workspace.invoke("resume", run.info.run_name, "--quiet") == f"{run_id}\n"
     run = client().get_run(run_id)
     assert (run.info.status, "torchyard.reason" in run.data.tags) == ("FINISHED", False)

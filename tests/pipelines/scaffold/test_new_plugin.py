@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from torchyard.core.config.schema import SINGLE
+from torchyard.core.config.schema import SINGLE_KINDS
 from torchyard.core.errors import UserError
 from torchyard.core.hosting.hookspecs import HOOKS
+from torchyard.core.hosting.host import Host, host
 from torchyard.core.hosting.lint import problems
-from torchyard.core.hosting.manager import Host, host
 from torchyard.core.hosting.sources import file_source, import_file
 from torchyard.pipelines.scaffold.new_plugin import new_plugin, write
 
@@ -60,7 +60,7 @@ def test_what_is_written_passes_its_own_tests(written):
 
 
 def test_what_is_written_is_found_and_fits_together(written):
-    chosen = [f"{kind}=my_{kind}" for kind in SINGLE]
+    chosen = [f"{kind}=my_{kind}" for kind in SINGLE_KINDS]
     chosen += ["augmentations=[my_augmentation]", "train.epochs=1"]
     chosen += ["promote.model=digits", "promote.gates=[my_gate]"]
     done = process(written, "-m", "torchyard", "check", "digits", *chosen)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from torchyard.core.config.schema import SINGLE
+from torchyard.core.config.schema import SINGLE_KINDS
 from torchyard.core.errors import UserError
 from torchyard.core.hosting.hookspecs import HOOKS
 from torchyard.pipelines.scaffold.new_plugin import write
@@ -64,7 +64,7 @@ def test_packages_of_every_kind_install_into_a_fresh_environment_and_train(tmp_p
     for kind in HOOKS:
         [row] = [row for row in rows if row.split()[:2] == [kind, f"my_{kind}"]]
         assert f"torchyard-my-{kind} 0.1.0 (torchyard_my_{kind}.my_{kind})" in row
-    chosen = [f"{kind}=my_{kind}" for kind in SINGLE]
+    chosen = [f"{kind}=my_{kind}" for kind in SINGLE_KINDS]
     chosen += ["augmentations=[my_augmentation]", "promote.model=m", "promote.gates=[my_gate]"]
     printed = run(fresh / "torchyard", "run", *chosen, "train.epochs=2")
     assert "my_model·my_optimizer·my_dataset #1" in printed

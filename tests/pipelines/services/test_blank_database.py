@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from torchyard.core.tracking.store import begin_with_blank, blank_database, open_store
+from torchyard.core.tracking.store import copy_template_database, open_store, template_database
 from torchyard.pipelines.services.blank_database import make_blank
 
 
@@ -21,26 +21,26 @@ def schema(database):
 @pytest.fixture
 def url(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "prefix", str(tmp_path / "environment"))
-    blank_database("prefect").parent.mkdir(parents=True)
-    blank_database("prefect").write_bytes(b"blank")
+    template_database("prefect").parent.mkdir(parents=True)
+    template_database("prefect").write_bytes(b"blank")
     (tmp_path / "home").mkdir()
     return f"sqlite+aiosqlite:///{tmp_path}/home/prefect.db"
 
 
 def test_a_new_database_begins_as_a_copy_and_is_kept_from_then_on(tmp_path, url):
     database = tmp_path / "home" / "prefect.db"
-    begin_with_blank("prefect", url)
+    copy_template_database("prefect", url)
     assert database.read_bytes() == b"blank"
     database.write_bytes(b"runs")
-    begin_with_blank("prefect", url)
+    copy_template_database("prefect", url)
     assert database.read_bytes() == b"runs"
     assert list(database.parent.iterdir()) == [database]
-    assert blank_database("prefect").read_bytes() == b"blank"
+    assert template_database("prefect").read_bytes() == b"blank"
 
 
 def test_without_a_blank_one_prefect_makes_its_own(tmp_path, url):
-    blank_database("prefect").unlink()
-    begin_with_blank("prefect", url)
+    template_database("prefect").unlink()
+    copy_template_database("prefect", url)
     assert list((tmp_path / "home").iterdir()) == []
 
 
@@ -49,14 +49,14 @@ def test_without_a_blank_one_prefect_makes_its_own(tmp_path, url):
 )
 def test_what_is_no_file_is_left_to_the_program(tmp_path, url, monkeypatch, other):
     monkeypatch.chdir(tmp_path / "home")
-    begin_with_blank("prefect", other)
+    copy_template_database("prefect", other)
     assert list((tmp_path / "home").iterdir()) == []
 
 
 def test_a_copy_is_what_mlflow_itself_would_have_made(tmp_path, url, monkeypatch):
     monkeypatch.chdir(tmp_path / "home")
     make_blank("mlflow")
-    with contextlib.closing(sqlite3.connect(blank_database("mlflow"))) as database:
+    with contextlib.closing(sqlite3.connect(template_database("mlflow"))) as database:
         database.execute("PRAGMA user_version = 7")  # to be known again
     described = []
     for name, mark in (("copy", 7), ("made", 0)):
@@ -72,5 +72,5 @@ def test_a_copy_is_what_mlflow_itself_would_have_made(tmp_path, url, monkeypatch
             assert database.execute("PRAGMA user_version").fetchone() == (mark,)
             described.append(schema(database))
             described.append(database.execute("SELECT * FROM alembic_version").fetchall())
-        blank_database("mlflow").unlink(missing_ok=True)  # the second is made from nothing
+        template_database("mlflow").unlink(missing_ok=True)  # the second is made from nothing
     assert described[:2] == described[2:]

@@ -158,7 +158,7 @@ def test_two_first_runs_share_one_server_until_the_last_has_ended(
         "127.0.0.1"
     }
     assert os.getsid(server.pid) != os.getsid(first.process.pid), "Ctrl-C would reach it"
-    _, settings = store.fetch(address.replace("/api", "/ui-settings"), 5)
+    _, settings = store.http_get(address.replace("/api", "/ui-settings"), 5)
     assert json.loads(settings)["api_url"] == address
 
     first.process.send_signal(signal.SIGKILL)

@@ -25,7 +25,7 @@ def test_whatever_is_killed_is_reported_as_dead_and_restarted(sandbox: Sandbox) 
         process.kill()
     assert eventually(lambda: sandbox.run(flow_run)["state_type"] == "CRASHED")
     assert eventually(lambda: (sandbox.record(flow_run) or {})["status"] == "KILLED")
-    assert "without a word" in sandbox.record(flow_run)["torchyard.reason"]  # type: ignore[index]
+    assert "without reporting why" in sandbox.record(flow_run)["torchyard.reason"]  # type: ignore[index]
 
     # The slot it held is free: the schedule goes on.
     flow_run, _ = eventually(sandbox.training)

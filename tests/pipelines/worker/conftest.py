@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from torchyard.core.config.resolve import read_config
-from torchyard.core.hosting.manager import host
+from torchyard.core.hosting.host import host
 from torchyard.pipelines.worker.process import Worker
 
 PRESETS = Path(__file__).parents[3] / "pipelines" / "presets"

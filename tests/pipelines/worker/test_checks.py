@@ -4,7 +4,7 @@ import pytest
 
 from tests.pipelines.worker.conftest import config
 from torchyard.core.errors import UserError
-from torchyard.core.hosting.manager import host
+from torchyard.core.hosting.host import host
 from torchyard.pipelines.worker import checks
 from torchyard.pipelines.worker.checks import resolved_once
 

@@ -6,7 +6,7 @@ import torch
 from tests.pipelines.worker.conftest import config
 from torchyard.core.errors import RunError, UserError
 from torchyard.core.training.events import EpochDone
-from torchyard.core.training.execution import choice
+from torchyard.core.training.execution import settings as execution_settings
 from torchyard.pipelines.worker import stages
 
 
@@ -68,9 +68,9 @@ def test_a_torch_that_no_test_has_seen_trains_without_its_private_parts(trained,
     def refuse(*arguments, **options):
         raise AssertionError("a private part of torch is used")
 
-    monkeypatch.setattr(choice, "WORTH_COMPILING", 1)
-    monkeypatch.setattr(choice, "WORTH_ONEDNN", 1e12)
-    monkeypatch.setattr(choice, "trim_kernels", refuse)
+    monkeypatch.setattr(execution_settings, "WORTH_COMPILING", 1)
+    monkeypatch.setattr(execution_settings, "WORTH_ONEDNN", 1e12)
+    monkeypatch.setattr(execution_settings, "trim_kernels", refuse)
     monkeypatch.setattr(stages, "CompiledStep", refuse)
     with pytest.raises(AssertionError):
         trained("device=cpu")

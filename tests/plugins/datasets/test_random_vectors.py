@@ -8,7 +8,7 @@ import torch
 from pydantic import ValidationError
 
 from torchyard import RawData
-from torchyard.core.hosting.manager import host
+from torchyard.core.hosting.host import host
 from torchyard.core.preparation.prepare import prepare_dataset
 
 

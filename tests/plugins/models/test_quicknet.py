@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from torchyard import SampleSpec, UserError
-from torchyard.core.hosting.manager import host
+from torchyard.core.hosting.host import host
 from torchyard.core.training.network import dry_run
 
 

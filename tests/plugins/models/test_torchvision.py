@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from tests.plugins.models.trying import parameters, params, refusal
-from torchyard.core.hosting.manager import host
+from torchyard.core.hosting.host import host
 
 # One of every family of torchvision's (the 80 take a minute together), and its first
 # convolution: outputs and kernel size.

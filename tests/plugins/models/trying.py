@@ -3,7 +3,7 @@
 import pytest
 
 from torchyard import SampleSpec, UserError
-from torchyard.core.hosting.manager import host
+from torchyard.core.hosting.host import host
 from torchyard.core.training.network import dry_run
 
 

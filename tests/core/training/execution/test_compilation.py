@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from tests.core.training.execution.test_choice import Small, assert_close, descent, train
+from tests.core.training.execution.test_settings import Small, assert_close, descent, train
 from torchyard.core.errors import RunError
 from torchyard.core.training.execution.compilation import CompiledStep
 
@@ -57,10 +57,10 @@ def test_a_compiled_step_learns_the_same(network, tmp_path, monkeypatch, options
         assert step.updates is updates
         assert torch.equal(torch.random.get_rng_state(), before)
         assert_close(dict(network.state_dict()), dict(other.state_dict()), rtol=0, atol=0)
-        assert not step.takes(INPUTS[:2])
-        assert not step.takes(INPUTS.float())
-        takes = step.takes
-        monkeypatch.setattr(step, "takes", lambda x: taken.append(takes(x)) or taken[-1])
+        assert not step.accepts(INPUTS[:2])
+        assert not step.accepts(INPUTS.float())
+        accepts = step.accepts
+        monkeypatch.setattr(step, "accepts", lambda x: taken.append(accepts(x)) or taken[-1])
         return step
 
     same, others = train(

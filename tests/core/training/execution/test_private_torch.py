@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 
-from tests.core.training.execution.test_choice import LENET, Small, chosen, train
+from tests.core.training.execution.test_settings import LENET, Small, chosen, train
 from torchyard.core.errors import UserError
 from torchyard.core.training.execution.private_torch import PLAIN_TORCH, private_parts_refused
 

@@ -1,4 +1,4 @@
-"""The lines of a run's log that MLflow does not have yet, and how each kind of line is sent."""
+"""Delivering the lines of a run's log that MLflow does not have yet, each kind in its way."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal, get_args
 
 from torchyard.core.data.dataset import PreparedDataset
-from torchyard.core.errors import RunError, StoreAwayError
+from torchyard.core.errors import RunError, StoreUnavailableError
 from torchyard.core.tracking import mlflow_format
 from torchyard.core.tracking.mlflow_format import metric_points
 from torchyard.core.tracking.store import run_folder, store_errors
-from torchyard.core.training.events import Figures
+from torchyard.core.training.events import TrainingMetrics
 from torchyard.core.training.run_log import Line, RunLog
 
 if TYPE_CHECKING:
@@ -30,13 +30,13 @@ logger = logging.getLogger(__name__)
 
 ATTACHMENTS = "attachments"  # in the run's folder: the files that its log's lines name
 SENT = "sent"  # in the run's folder: MLflow has the log up to this byte
-METRICS = {"metrics", *(kind.__name__ for kind in get_args(Figures))}  # kinds of lines
+METRICS = {"metrics", *(kind.__name__ for kind in get_args(TrainingMetrics))}  # kinds of lines
 MODEL_TYPE = "classifier"
 REASON = "torchyard.reason"  # tag of a run: why it ended
 
 
-class Outbox:
-    """What is to be sent of a run's log.
+class LogDelivery:
+    """Delivers the lines of a run's log to MLflow.
 
     Sending a line twice changes nothing, so no death between sending it and noting that in the
     file `sent` does harm. A step that a metric has already is left out: a training that was
@@ -76,14 +76,14 @@ class Outbox:
         return Path(tempfile.mkdtemp(dir=folder)) / name
 
     def deliver(self, refused: Literal["keep", "drop", "skip"] = "keep") -> None:
-        """Send what is pending, in order. After an error the rest stays pending.
+        """Deliver what is pending, in order. After an error the rest stays pending.
 
         Args:
             refused: what becomes of a line that the store refuses: "keep" it pending, and raise;
                 "drop" it, unless it has metrics, and raise; "skip" it, and go on.
 
         Raises:
-            StoreAwayError: the store is out of reach, locked or full.
+            StoreUnavailableError: the store is out of reach, locked or full.
             UserError, RunError: it refused.
             OSError: the offset cannot be written.
         """
@@ -98,28 +98,28 @@ class Outbox:
                 self._note(line for line in self.log.read(self._noted) if line.end <= sent)
             # Metrics that follow each other are sent together, every other line alone.
             together = groupby(self.log.read(sent), lambda line: line.kind in METRICS or line.end)
-            for part in (list(lines) for _, lines in together):
+            for batch in (list(lines) for _, lines in together):
                 try:
-                    self.send(part)
+                    self.send(batch)
                 except RunError as error:
-                    if isinstance(error, StoreAwayError):
+                    if isinstance(error, StoreUnavailableError):
                         raise
                     if refused == "skip":
-                        self._send_each(part)
+                        self._send_each(batch)
                     else:
-                        if refused == "drop" and part[0].kind not in METRICS:
-                            _move_offset(file, part[-1].end)
-                            self._remove_attachment(part[0])
+                        if refused == "drop" and batch[0].kind not in METRICS:
+                            _move_offset(file, batch[-1].end)
+                            self._remove_attachment(batch[0])
                         raise
-                _move_offset(file, part[-1].end)
-                self._note(part)
+                _move_offset(file, batch[-1].end)
+                self._note(batch)
 
     def _send_each(self, lines: list[Line]) -> None:
         """Send each line by itself, but for those that the store refuses even so."""
         for line in lines:
             try:
                 self.send([line])
-            except StoreAwayError:
+            except StoreUnavailableError:
                 raise
             except RunError as error:
                 logger.warning("The store refuses a line of %s: %s", self.log.path, error)
@@ -139,7 +139,7 @@ class Outbox:
         """Send one line, or several with metrics.
 
         Raises:
-            StoreAwayError, UserError, RunError: as `store_errors` has them.
+            StoreUnavailableError, UserError, RunError: as `store_errors` raises them.
         """
         from mlflow.entities import Param, RunTag
 
@@ -159,7 +159,7 @@ class Outbox:
                     client.log_inputs(run_id, datasets=mlflow_format.dataset_inputs(prepared))
                 case "artifact":
                     assert file is not None
-                    if file.exists():  # else it was sent: it is removed afterwards
+                    if file.exists():  # otherwise it was sent: it is removed afterwards
                         client.log_artifact(run_id, str(file), values["folder"])
                 case "model":
                     assert file is not None
@@ -270,5 +270,5 @@ def _offset(file: BinaryIO) -> int:
 
 
 def _move_offset(file: BinaryIO, offset: int) -> None:
-    # In place, in one write of few bytes: it is never seen half, and takes no room on a full disk.
+    # In place and in one write: no reader sees half of it, and it needs no room on a full disk.
     os.pwrite(file.fileno(), b"%020d" % offset, 0)

@@ -13,7 +13,7 @@ from torchyard import (
     RawData,
     SampleSpec,
 )
-from torchyard.core.hosting.manager import host
+from torchyard.core.hosting.host import host
 from torchyard.testing import (
     PluginFault,
     assert_augmentation_plugin,
@@ -68,7 +68,7 @@ LOSSES = {
         lambda x, y: -(x.softmax(1).gather(1, y[:, None]) * 0).log().mean(),
         "right logits: the loss is inf",
     ),
-    "float": (lambda x, y: cross_entropy(x, y).item(), "gives a float"),
+    "float": (lambda x, y: cross_entropy(x, y).item(), "returns a float"),
     "detached": (lambda x, y: cross_entropy(x.detach(), y), "does not depend"),
     "gradient": (
         lambda x, y: cross_entropy(x, y) + (x.square() - x.square().detach()).sum().sqrt(),
@@ -150,7 +150,7 @@ class Forgetful(Descent):
 
 
 OPTIMIZERS = {
-    "no optimizer": (lambda weights: list(weights), "gives a list, not a torch.optim.Optimizer"),
+    "no optimizer": (lambda weights: list(weights), "returns a list, not a torch.optim.Optimizer"),
     "no rate": (lambda weights: torch.optim.Optimizer(weights, {}), "has no 'lr'"),
     "ascends": (Ascent, "learning: a quadratic does not fall"),
     "own rate": (OwnRate, "learning rate: it moves although"),
@@ -187,7 +187,7 @@ class Forgetting(schedules.LRScheduler):
 
 
 SCHEDULERS = {
-    "no schedule": (lambda optimizer, steps: None, "gives a NoneType, not an LRScheduler"),
+    "no schedule": (lambda optimizer, steps: None, "returns a NoneType, not an LRScheduler"),
     "negative": (
         lambda optimizer, steps: schedules.LambdaLR(optimizer, lambda step: 1 - step / 50),
         r"learning rate: -0\.\d+ at step 52 of 100",
@@ -243,7 +243,7 @@ DATASETS = {
     "raises": (lambda: 1 / 0, {}, "raises RunError: .*ZeroDivisionError"),
     "random": (lambda: data(offset=random.SystemRandom().random()), {}, "the samples differ"),
     "classes": (data, {"describe": lambda self: SampleSpec((3,), 4)}, "4 classes, there are 2"),
-    "shape": (data, {"describe": lambda self: SampleSpec((4,), 2)}, r"gives \(4,\)"),
+    "shape": (data, {"describe": lambda self: SampleSpec((4,), 2)}, r"returns \(4,\)"),
     "missing": (lambda: data(classes=3), {}, "no training sample is of class 2"),
     "fingerprint": (
         data,

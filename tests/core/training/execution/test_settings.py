@@ -12,7 +12,7 @@ from torchyard.core.data.dataset import Split
 from torchyard.core.errors import UserError
 from torchyard.core.training import loop
 from torchyard.core.training.events import EpochDone
-from torchyard.core.training.execution.choice import Execution
+from torchyard.core.training.execution.settings import Execution
 from torchyard.core.training.network import DryRun, Normalize
 from torchyard.core.training.state import TrainingState
 from torchyard.core.training.strategy import Strategy

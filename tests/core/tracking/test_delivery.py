@@ -1,4 +1,4 @@
-"""A store that goes away: nothing is lost, nothing doubled, and the order is kept."""
+"""An unavailable store: no line is lost or delivered twice, and the order is kept."""
 
 import math
 import shutil
@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 
 from tests.core.tracking.runs import Server, model_of, start, stored
 from torchyard.core.data.dataset import PreparedDataset
-from torchyard.core.errors import RunError, StoreAwayError, UserError
+from torchyard.core.errors import RunError, StoreUnavailableError, UserError
 from torchyard.core.tracking import mlflow_format
-from torchyard.core.tracking.outbox import ATTACHMENTS, SENT, Outbox
+from torchyard.core.tracking.delivery import ATTACHMENTS, SENT, LogDelivery
 from torchyard.core.tracking.record import RunRecord
 from torchyard.core.training.events import RunningLoss
 from torchyard.core.training.run_log import Line, RunLog
@@ -63,7 +63,7 @@ def test_what_a_server_misses_waits_on_disk_until_it_is_back(
     with server.away():
         log_everything(record, prepared, exported)
         record.finish("FINISHED")
-        assert record.unsent == 9
+        assert record.pending == 9
         assert [*caplog.messages] == [
             f"The MLflow store {server.url} does not answer. Metrics and files wait on disk."
         ]
@@ -74,7 +74,7 @@ def test_what_a_server_misses_waits_on_disk_until_it_is_back(
     record._client.set_tag(record.run_id, "torchyard.process", "999999999 0.00")
     start().finish("FINISHED")
     all_there(record)
-    assert record.unsent == 0
+    assert record.pending == 0
 
 
 def test_a_server_that_comes_back_in_mid_run_is_sent_all_in_order(
@@ -85,10 +85,10 @@ def test_a_server_that_comes_back_in_mid_run_is_sent_all_in_order(
         log_everything(record, prepared, exported)
         record.set_tags({"device": "cuda"})
     record.set_tags({"device": "mps"})
-    assert record.unsent  # it is not asked for every entry
+    assert record.pending  # it is not asked for every entry
     monkeypatch.setattr(record, "_next_try", 0.0)
     record.set_tags({"device": "cpu"})
-    assert record.unsent == 0
+    assert record.pending == 0
     record.finish("FINISHED")
     all_there(record)
 
@@ -102,7 +102,7 @@ def test_an_entry_that_was_sent_twice_is_recorded_once(
         record.finish("FINISHED")
     shutil.copytree(record.folder, tmp_path / "before")
     for _ in range(2):  # the second time as by a process that died before it moved the offset
-        again = Outbox(record._client, stored(record))
+        again = LogDelivery(record._client, stored(record))
         assert len(again) == 9
         again.deliver()
         assert len(again) == 0
@@ -128,8 +128,8 @@ def test_what_a_server_refuses_is_not_kept(server: Server) -> None:
     record = start(seed=0)
     with pytest.raises(RunError, match="refused") as failure:
         record.log_parameters({"seed": 1})
-    assert not isinstance(failure.value, StoreAwayError)
-    assert record.unsent == 0
+    assert not isinstance(failure.value, StoreUnavailableError)
+    assert record.pending == 0
     record.finish("FAILED")
 
 
@@ -166,9 +166,9 @@ def test_a_locked_database_is_one_message(
     assert capfd.readouterr() == ("", "")
     [warning] = caplog.messages  # once, not for every entry
     assert warning.endswith("is locked by another program. Metrics and files wait on disk.")
-    assert record.unsent == 2
+    assert record.pending == 2
     record.finish("FINISHED")
-    assert (stored(record).data.tags["a"], record.unsent) == ("c", 0)
+    assert (stored(record).data.tags["a"], record.pending) == ("c", 0)
 
 
 def test_a_model_whose_upload_was_cut_short_is_logged_once(
@@ -190,22 +190,22 @@ def test_a_model_whose_upload_was_cut_short_is_logged_once(
     with monkeypatch.context() as trouble:
         trouble.setattr(mlflow_format, "write_model", full)
         record.log_model(exported, prepared, torch_version="2", metrics={"test/accuracy": 0.5})
-    assert (models(), record.unsent) == (["FAILED"], 1)
+    assert (models(), record.pending) == (["FAILED"], 1)
     record.finish("FINISHED")
-    assert (models(), record.unsent) == (["READY"], 0)
+    assert (models(), record.pending) == (["READY"], 0)
     assert record._client.get_logged_model(model_of(record)).metrics[0].value == 0.5
 
     # Sent again, as by a process that died before it moved the offset.
     repeated = {"data": str(prepared.folder), "metrics": {}, "step": 0, "torch_version": "2"}
-    file = record._outbox.attachment("model.pt2")
+    file = record._delivery.attachment("model.pt2")
     shutil.copyfile(exported, file)
-    record._outbox.send([Line("model", repeated | {"file": str(file)})])
+    record._delivery.send([Line("model", repeated | {"file": str(file)})])
     assert models() == ["READY"]
     model_of(record)
 
 
 class Store:
-    """Takes what an outbox sends, and is away after each of `failures` calls.
+    """Accepts what is delivered, and is unavailable after each of `failures` calls.
 
     Where it `takes` what it fails at, only the answer is lost.
     """
@@ -235,48 +235,48 @@ class Store:
         points = {(point.key, point.step, point.timestamp): point.value for point in metrics}
         self._call(lambda: self.points.update(points))
 
-    def outbox(self) -> Outbox:
-        return Outbox(self, self.run)
+    def delivery(self) -> LogDelivery:
+        return LogDelivery(self, self.run)
 
     def deliver_all(self) -> None:
         """Each time as a new process."""
         for _ in range(20):
-            outbox = self.outbox()
-            with suppress(StoreAwayError):
-                outbox.deliver()
-            if outbox.log.path.exists():
-                sent = int((outbox.folder / SENT).read_text() or 0)
-                lines = list(outbox.log.read())
+            delivery = self.delivery()
+            with suppress(StoreUnavailableError):
+                delivery.deliver()
+            if delivery.log.path.exists():
+                sent = int((delivery.folder / SENT).read_text() or 0)
+                lines = list(delivery.log.read())
                 assert sent in {0, *(line.end for line in lines)}
-                assert len(outbox) == sum(line.end > sent for line in lines)
-            if not outbox:
+                assert len(delivery) == sum(line.end > sent for line in lines)
+            if not delivery:
                 return
         pytest.fail("something stays pending")
 
 
-def log_text(outbox: Outbox, text: str) -> None:
-    file = outbox.attachment("a file")
+def log_text(delivery: LogDelivery, text: str) -> None:
+    file = delivery.attachment("a file")
     file.write_bytes(text.encode())
-    name = str(file.relative_to(outbox.folder))
-    outbox.log.append(Line("artifact", {"folder": None, "file": name}))
+    name = str(file.relative_to(delivery.folder))
+    delivery.log.append(Line("artifact", {"folder": None, "file": name}))
 
 
 @given(st.lists(st.text(), max_size=8), st.integers(0, 8))
-def test_an_outbox_keeps_order_and_goes_on_where_it_was_stopped(
+def test_delivery_keeps_the_order_and_continues_where_it_was_stopped(
     tmp_path_factory: pytest.TempPathFactory, texts: list[str], stop: int
 ) -> None:
-    store = Store(tmp_path_factory.mktemp("outbox"), failures=(stop + 1,))
-    outbox = store.outbox()
+    store = Store(tmp_path_factory.mktemp("delivery"), failures=(stop + 1,))
+    delivery = store.delivery()
     for text in texts:
-        log_text(outbox, text)
-    with suppress(StoreAwayError):
-        outbox.deliver()  # the store goes away, or the process dies
+        log_text(delivery, text)
+    with suppress(StoreUnavailableError):
+        delivery.deliver()  # the store becomes unavailable, or the process dies
     assert store.texts == texts[:stop]
-    assert len(store.outbox()) == max(0, len(texts) - stop)
-    log_text(outbox, "last")
+    assert len(store.delivery()) == max(0, len(texts) - stop)
+    log_text(delivery, "last")
     store.deliver_all()
     assert store.texts == [*texts, "last"]
-    assert len(outbox) == 0
+    assert len(delivery) == 0
 
 
 @given(
@@ -287,18 +287,18 @@ def test_an_outbox_keeps_order_and_goes_on_where_it_was_stopped(
 def test_every_line_is_recorded_once_whenever_the_store_or_its_answers_are_lost(
     tmp_path_factory: pytest.TempPathFactory, entries: list[int | str], failures, takes: bool
 ) -> None:
-    store = Store(tmp_path_factory.mktemp("outbox"), tuple(failures), takes)
+    store = Store(tmp_path_factory.mktemp("delivery"), tuple(failures), takes)
     first: dict[int, float] = {}  # of a step that is repeated the first value counts
     for number, entry in enumerate(entries):
         if isinstance(entry, str):
-            log_text(store.outbox(), entry)
+            log_text(store.delivery(), entry)
         else:
             event = RunningLoss(entry, number + 0.5)
-            RunLog(store.outbox().folder).append(Line("RunningLoss", asdict(event), number))
+            RunLog(store.delivery().folder).append(Line("RunningLoss", asdict(event), number))
             first.setdefault(entry, event.loss)
         if number % 3 == 0:
-            with suppress(StoreAwayError):
-                store.outbox().deliver()
+            with suppress(StoreUnavailableError):
+                store.delivery().deliver()
     store.deliver_all()
     recorded = [(step, value) for (_, step, _), value in store.points.items()]
     assert sorted(recorded) == sorted(first.items())
@@ -312,13 +312,13 @@ def test_every_line_is_recorded_once_whenever_the_store_or_its_answers_are_lost(
 def test_lines_that_a_power_cut_took_do_not_hide_those_after_them(tmp_path: Path) -> None:
     store = Store(tmp_path)
     for text in ("one", "two", "three"):
-        log_text(store.outbox(), text)
-    store.outbox().deliver()
-    log = store.outbox().log.path
+        log_text(store.delivery(), text)
+    store.delivery().deliver()
+    log = store.delivery().log.path
     log.write_bytes(log.read_bytes()[:-10])
-    store.outbox().deliver()
-    log_text(store.outbox(), "four")
-    store.outbox().deliver()
+    store.delivery().deliver()
+    log_text(store.delivery(), "four")
+    store.delivery().deliver()
     assert store.texts == ["one", "two", "three", "four"]
 
 
@@ -356,17 +356,17 @@ def test_a_log_that_cannot_be_written_is_no_matter_while_the_store_answers(
     assert run.data.metrics == {"train/loss": 0.5}
 
 
-def test_entries_that_cannot_be_sent_do_no_harm_to_other_runs(record: RunRecord) -> None:
+def test_lines_that_cannot_be_delivered_do_no_harm_to_other_runs(record: RunRecord) -> None:
     dead = start()
-    dead._outbox.log.append(Line("dataset", {"folder": "/nowhere"}))
+    dead._delivery.log.append(Line("dataset", {"folder": "/nowhere"}))
     dead._client.set_tag(dead.run_id, "torchyard.process", "999999999 0.00")
     start().finish("FINISHED")
     run = stored(dead)
     assert run.info.status == "KILLED"
     reason = run.data.tags["torchyard.reason"]
-    assert reason.startswith("its process ended without a word; 1 entries in ")
-    assert "cannot be sent" in reason
-    assert dead.unsent == 1
+    assert reason.startswith("its process ended without reporting why; 1 lines in ")
+    assert "cannot be delivered" in reason
+    assert dead.pending == 1
 
 
 def test_what_waits_is_found_from_another_folder(

@@ -1,4 +1,4 @@
-"""Decodes an image file to a uint8 array."""
+"""Decoding the contents of one image file to a uint8 array."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def decode_image(
     plain = _plain_jpeg(data, shape)
     if plain is not None:
         return plain
-    ImageFile.LOAD_TRUNCATED_IMAGES = False  # half an image is an error, whoever has set this
+    ImageFile.LOAD_TRUNCATED_IMAGES = False  # half an image is an error, whatever a plugin set
     try:
         image: Image.Image = Image.open(io.BytesIO(data), formats=FORMATS)
         if resize and image.format == "JPEG":
@@ -79,8 +79,8 @@ def decode_image(
 def _plain_jpeg(data: bytes, shape: tuple[int, int, int]) -> npt.NDArray[np.uint8] | None:
     """Decode a small JPEG that needs no conversion; None for all others.
 
-    For small images Pillow spends 40 % of its time parsing the header in Python. The markers are
-    in ITU-T T.81, table B.1.
+    Pillow parses the header in Python, which is much of the work for a small image. The markers
+    are in ITU-T T.81, table B.1.
     """
     from PIL import Image
 

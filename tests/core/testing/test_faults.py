@@ -4,7 +4,7 @@ import pytest
 
 from tests.core.testing.plugin_classes import plugin
 from torchyard import LossParams, ModelParams
-from torchyard.core.hosting.manager import host
+from torchyard.core.hosting.host import host
 from torchyard.testing import PluginFault, assert_loss_plugin, assert_model_plugin, plugin_in_file
 
 

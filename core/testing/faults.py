@@ -1,4 +1,4 @@
-"""What the test kit's checks share: reporting a fault, comparing tensors and states."""
+"""What the test kit's assertions share: raising a fault, comparing tensors and states."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from typing import Any, TypeVar
 
 import torch
 
-from torchyard.core.hosting.lint import class_line, described
-from torchyard.core.hosting.manager import Host
+from torchyard.core.hosting.host import Host
+from torchyard.core.hosting.lint import class_line, has_docstring
 from torchyard.core.hosting.params import PluginParams
 from torchyard.core.hosting.registration import RESERVED
 from torchyard.core.hosting.sources import file_source, import_file
@@ -67,25 +67,25 @@ class Checks:
         line = f", line {first}" if (first := class_line(plugin)) else ""
         module = inspect.getmodule(plugin)
         self._location = f"{getattr(module, '__file__', plugin.__module__)}{line}"
-        self.that(described(plugin), "docstring", "the class has none")
+        self.that(has_docstring(plugin), "docstring", "the class has none")
         for name, field in plugin.model_fields.items():
             explained = field.description or not field.is_required()
             self.that(explained, "parameters", f"'{name}' has neither default nor description")
             self.that(name not in RESERVED, "parameters", f"none can be named '{name}'")
 
-    def that(self, right: Any, part: str, problem: str) -> None:
+    def that(self, right: Any, aspect: str, problem: str) -> None:
         """Raise a fault unless `right`, which may be a tensor of one element, is true."""
         if not right:
-            raise PluginFault(f"{self.name} ({self._location}): {part}: {problem}")
+            raise PluginFault(f"{self.name} ({self._location}): {aspect}: {problem}")
 
     @contextmanager
-    def running(self, part: str) -> Iterator[None]:
+    def running(self, aspect: str) -> Iterator[None]:
         """Turn what the plugin's own code raises into a fault."""
         try:
             yield
         except (Exception, SystemExit) as error:
             problem = f"raises {type(error).__name__}: {error}"
-            raise PluginFault(f"{self.name} ({self._location}): {part}: {problem}") from error
+            raise PluginFault(f"{self.name} ({self._location}): {aspect}: {problem}") from error
 
     def reloaded(self, saved: Any, into: Any) -> None:
         """Save a state to a checkpoint file, which takes tensors and plain values, and load it."""
@@ -98,7 +98,6 @@ class Checks:
 @contextmanager
 def generators_kept() -> Iterator[None]:
     """Restore the states of Python's, NumPy's and torch's random generators."""
-
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     state = checkpoint.random_state(device)
     try:
@@ -108,8 +107,7 @@ def generators_kept() -> Iterator[None]:
 
 
 def tiny_batch(shape: tuple[int, ...]) -> torch.Tensor:
-    """Eight float32 samples that are easy to separate: noise around a mean of each one's own."""
-
+    """Eight float32 samples that are easy to separate: each is noise around its own mean."""
     generator = torch.Generator().manual_seed(0)
     means = torch.randn(SAMPLES, shape[0], *(1 for _ in shape[1:]), generator=generator)
     return means + 0.5 * torch.randn(SAMPLES, *shape, generator=generator)

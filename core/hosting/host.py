@@ -23,17 +23,17 @@ from torchyard.core.hosting import hookspecs, old_imports, sources
 from torchyard.core.hosting.hookspecs import HOOKS
 from torchyard.core.hosting.params import KINDS
 from torchyard.core.hosting.registration import BrokenPlugin, Fault, Registration, Unloaded
-from torchyard.core.hosting.sources import PLUGIN_FOLDERS, Find, Source
+from torchyard.core.hosting.sources import PLUGIN_FOLDERS, Load, Source
 from torchyard.core.hosting.static import declarations, parse
 
 PLUGINS_OFF = "TORCHYARD_PLUGINS_OFF"
 
 
 class _Deferred(NamedTuple):
-    """A plugin to import when one of its names is asked for."""
+    """A plugin that is imported when one of its names is asked for."""
 
     source: Source
-    find: Find
+    load: Load
     declared: list[Unloaded]
 
     def covers(self, kind: str, name: str) -> bool:
@@ -44,7 +44,7 @@ class Host:
     """All plugins of this process, by kind and name.
 
     Attributes:
-        sources: all that were imported, in that order.
+        sources: all whose import was tried, in that order.
         broken: those of them that failed to load, and folders that do not exist.
     """
 
@@ -57,17 +57,17 @@ class Host:
         self.sources: list[Source] = []
         self.broken: list[BrokenPlugin] = []
 
-    def add(self, source: Source, find: Find, *, off: bool = False) -> None:
-        """Add a plugin to import when a name is asked for that its text declares."""
+    def add(self, source: Source, load: Load, *, off: bool = False) -> None:
+        """Add a plugin; it is imported when a name is asked for that its text declares."""
         group, status = (self._off, "off") if off else (self._deferred, "not loaded")
         declared = [Unloaded(kind, "*", "", source, status) for kind in KINDS]
-        if source.text:
-            module = parse(source.text)
+        if source.source_file:
+            module = parse(source.source_file)
             if module is None and not off:
-                self.load(source, find)  # which fails, and records why
+                self.load(source, load)  # which fails, and records why
                 return
             declared = declarations(module, source, status) if module else []
-        group.append(_Deferred(source, find, declared))
+        group.append(_Deferred(source, load, declared))
 
     def load_all(self) -> None:
         """Import every plugin that is not turned off."""
@@ -76,16 +76,16 @@ class Host:
     def _load_deferred(self, chosen: list[_Deferred]) -> None:
         for deferred in chosen:
             self._deferred.remove(deferred)
-            self.load(deferred.source, deferred.find)
+            self.load(deferred.source, deferred.load)
 
-    def load(self, source: Source, find: Find, *, builtin: bool = False) -> None:
+    def load(self, source: Source, load: Load, *, builtin: bool = False) -> None:
         """Import one plugin and run its hooks; if anything raises, it joins `broken`.
 
         A plugin that fails half-way registers nothing.
         """
         self.sources.append(source)
         if outdated := old_imports.in_file(source.file):
-            reason = old_imports.described(outdated, source.file)
+            reason = old_imports.in_one_line(outdated, source.file)
             self.broken.append(BrokenPlugin(source, reason, tuple(outdated)))
             return
         pending: list[Registration] = []
@@ -98,7 +98,7 @@ class Host:
                     raise ValueError(f"{kind} '{name}': is registered twice")
                 pending.append(registration)
             except (TypeError, ValueError) as error:
-                # Collected, not raised: the hook goes on, and all its faults are reported at once.
+                # Collected, not raised: the hook continues, and all faults are reported at once.
                 line = sys._getframe(1).f_lineno
                 faults.append(Fault(f"{type(error).__name__}: {error}", line))
 
@@ -106,7 +106,7 @@ class Host:
         try:
             # What a plugin prints must not get into what `--json` prints.
             with redirect_stdout(sys.stderr):
-                plugin = find()
+                plugin = load()
             self._manager.register(plugin, name=source.origin)
             for kind, hook in HOOKS.items():
                 for implementation in getattr(self._manager.hook, hook).get_hookimpls():
@@ -134,7 +134,7 @@ class Host:
         return ((name, each) for name, each in self.listed(kind) if isinstance(each, Registration))
 
     def listed(self, kind: str) -> Iterator[tuple[str, Registration | Unloaded]]:
-        """Every plugin of a kind as `registrations` has them, and those not imported."""
+        """Every plugin of a kind, named as in `registrations`, also those not imported."""
         of_kind: list[Registration | Unloaded] = []
         of_kind += [each for each in self._registrations if each.kind == kind]
         for deferred in (*self._deferred, *self._off):
@@ -154,7 +154,7 @@ class Host:
 
         Raises:
             LookupError: no plugin, or more than one, has that name; the message
-                gives the nearest, or the candidates.
+                names the nearest, or the candidates.
         """
         for registration in self._registrations:
             if registration.builtin and (registration.kind, registration.name) == (kind, name):
@@ -178,7 +178,7 @@ class Host:
         if len(set(rivals)) == len(rivals):
             raise LookupError(f"several plugins are named '{name}': choose {' or '.join(rivals)}")
         files = " and ".join(sorted(registered.source.origin for registered in matches))
-        raise LookupError(f"several plugins are named '{rivals[0]}', of {files}: rename one")
+        raise LookupError(f"several plugins are named '{rivals[0]}' ({files}): rename one")
 
     def _refusal(self, kind: str, name: str, asked: list[_Deferred]) -> str:
         listed = [known for known, plugin in self.listed(kind) if plugin.status != "off"]
@@ -199,8 +199,8 @@ class Host:
         elif len(known) <= 12:
             message += f"  (there are: {', '.join(known)})"
         else:
-            message += f"  (`torchyard plugins {kind}` lists the {len(known)} there are)"
-        # Of many that are broken, those that would have had the name.
+            message += f"  (`torchyard plugins {kind}` lists all {len(known)})"
+        # Of the broken plugins, those that would have had the name, if there are any.
         relevant = [broken[each.source] for each in asked if each.source in broken]
         for each in relevant or self.broken:
             message += f"  Failed to load: {each.source.origin} ({each.reason})"
@@ -214,15 +214,15 @@ def host() -> Host:
     Built-ins are loaded first, so that no other plugin's import can disturb them.
     """
     plugins = Host()
-    for source, find in sources.builtin_sources():
-        plugins.load(source, find, builtin=True)
+    for source, load in sources.builtin_sources():
+        plugins.load(source, load, builtin=True)
     off = {name.strip() for name in os.environ.get(PLUGINS_OFF, "").split(",") if name.strip()}
     known = {"all"}
     folders = sources.plugin_folders()
     others = (sources.installed_sources(), *map(sources.folder_sources, folders))
-    for source, find in chain.from_iterable(others):
+    for source, load in chain.from_iterable(others):
         known.add(source.name)
-        plugins.add(source, find, off=bool(off & {source.name, "all"}))
+        plugins.add(source, load, off=bool(off & {source.name, "all"}))
     missing = [
         (str(path), f"no such folder ({PLUGIN_FOLDERS})") for path in folders if not path.is_dir()
     ]

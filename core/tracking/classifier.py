@@ -1,4 +1,4 @@
-"""A logged model, given image files.
+"""Classifying image files with a logged model.
 
 MLflow is asked first and the files are read before torch, seconds of import, is needed.
 """
@@ -34,8 +34,8 @@ class Guess:
 
 
 @dataclass(frozen=True)
-class ServedModel:
-    """A logged model of images.
+class ImageClassifier:
+    """A logged model that classifies images.
 
     Attributes:
         uri: "models:/<id>".
@@ -48,12 +48,12 @@ class ServedModel:
     classes: tuple[str, ...]
 
     @classmethod
-    def find(cls, wanted: str) -> ServedModel:
+    def find(cls, wanted: str) -> ImageClassifier:
         """Find a model; it is not loaded yet.
 
         Args:
             wanted: a registered model's name, of which the champion is taken; NAME/3, a
-                version of it; NAME@ALIAS; or a run, as `lookup.find_run` has it.
+                version of it; NAME@ALIAS; or a run, as `lookup.find_run` accepts it.
 
         Raises:
             UserError: there is no such thing, it has no model, or one that takes no images.
@@ -84,7 +84,7 @@ class ServedModel:
         Raises:
             UserError: it cannot be read.
         """
-        from torchyard.core.preparation.images import decode_image
+        from torchyard.core.preparation.image_file import decode_image
 
         try:
             return decode_image(path.read_bytes(), self.shape)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from tests.core.hosting.plugin_texts import TINY, names, registering, source, write
 from torchyard.core.config.resolve import resolve
-from torchyard.core.hosting.manager import Host, host
+from torchyard.core.hosting.host import Host, host
 from torchyard.core.hosting.params import KINDS
 from torchyard.core.hosting.sources import Source, file_source, import_file
 
@@ -141,7 +141,7 @@ def test_sources_of_one_name_are_told_apart_by_their_files():
         with pytest.raises(LookupError) as caught:
             own.find("model", name)
         assert str(caught.value) == (
-            "several plugins are named 'one/tiny', of /here/one.py and /there/one.py: rename one"
+            "several plugins are named 'one/tiny' (/here/one.py and /there/one.py): rename one"
         )
 
 
@@ -169,7 +169,7 @@ def test_the_nearest_name_is_suggested_else_those_there_are():
         host().find("optimizer", "adm")
     with pytest.raises(LookupError, match=r"\(there are: constant, cosine, one_cycle, step\)"):
         host().find("scheduler", "zzz")
-    with pytest.raises(LookupError, match=r"`torchyard plugins model` lists the \d+ there are"):
+    with pytest.raises(LookupError, match=r"`torchyard plugins model` lists all \d+"):
         host().find("model", "zzz")
 
 

@@ -1,8 +1,7 @@
-"""How the arithmetic of a training is carried out: nothing here changes what is learned.
+"""How the arithmetic of a training is carried out: threads, precision, memory format, compiling.
 
-The choices follow from the model, the batch and the length of the run, never from a
-measurement taken on the way: two runs of one configuration choose alike, and their
-weights stay comparable bit for bit. The thresholds were measured on three processors
+The choices follow from the model, the batch and the length of the run alone, so that two runs of
+one configuration have equal weights, bit for bit. The thresholds were measured
 (`benchmarks/reasons/execution.md`); a setting overrides each of them.
 """
 
@@ -25,13 +24,13 @@ THREADS = torch.get_num_threads()
 WORTH_THREADS = 30e6
 # With less work, torch's own convolutions beat oneDNN's, which prepare anew at each call.
 WORTH_ONEDNN = 8e6
-# With less work, the order of channels in memory makes no difference.
-WORTH_CHANNELS_LAST = 100e6
-# Operations of a batch by weight: weights are reordered and rounded once a batch, which pays where
-# each is used often. How often depends on what the processor multiplies bfloat16 with.
+# With less work, neither channels-last memory nor bfloat16 makes a difference.
+HEAVY_BATCH_FLOPS = 100e6
+# Operations per weight and batch: weights are reordered and rounded once per batch, which pays
+# where each is used often enough for the processor's bfloat16 instructions.
 WORTH_REORDERING = 1000
 WORTH_ROUNDING = {"amx_bf16": 1000, "avx512_bf16": 400}
-# Steps of a run: that many win back what compiling takes with an empty cache, about 20 seconds.
+# Steps of a run. With fewer, compiling with an empty cache takes longer than it saves.
 WORTH_COMPILING = 50_000
 
 
@@ -76,7 +75,7 @@ class Execution:
         work = size.flops * settings.batch_size
         grouped = any(getattr(layer, "groups", 1) > 1 for layer in model.modules())
         uses = work / max(1, size.parameters)
-        heavy = on_cpu and work >= WORTH_CHANNELS_LAST
+        heavy = on_cpu and work >= HEAVY_BATCH_FLOPS
         precision: str = config.precision
         if precision == "auto":
             fast = heavy and uses >= _worth_rounding() and not (grouped or settings.compile)
@@ -112,7 +111,7 @@ class Execution:
         if self.channels_last:
             # A convolution's output takes the order of its weights.
             network.to(memory_format=torch.channels_last)
-            # Else the first convolution reorders the images twice, forward and backward.
+            # Otherwise the first convolution reorders the images twice, forward and backward.
             for layer in network.modules():
                 if isinstance(layer, Normalize) and layer.factor.ndim == 4:
                     layer.order = torch.channels_last

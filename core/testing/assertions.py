@@ -18,7 +18,7 @@ import torch
 from torchyard.core.data.predictions import Predictions, PredictionTable
 from torchyard.core.hosting import params as kinds
 from torchyard.core.preparation.prepare import find_prepared, prepare_dataset
-from torchyard.core.testing.checks import SAMPLES, Checks, generators_kept, same, tiny_batch
+from torchyard.core.testing.faults import SAMPLES, Checks, generators_kept, same, tiny_batch
 from torchyard.core.training import checkpoint
 
 GATE_CLASSES = 5
@@ -33,7 +33,6 @@ def assert_loss_plugin(params: kinds.LossParams, num_classes: int = 10) -> None:
     Raises:
         PluginFault: with the first thing that is wrong.
     """
-
     check = Checks(params, kinds.LossParams)
     with check.running("build"):
         loss_function = params.build(num_classes)
@@ -48,8 +47,8 @@ def assert_loss_plugin(params: kinds.LossParams, num_classes: int = 10) -> None:
         with check.running(f"{case} logits"):
             loss = loss_function(logits, labels)
         where = f"{case} logits"
-        check.that(isinstance(loss, torch.Tensor), where, f"gives a {type(loss).__name__}")
-        check.that(loss.shape == (), where, f"gives a shape of {tuple(loss.shape)}, not a scalar")
+        check.that(isinstance(loss, torch.Tensor), where, f"returns a {type(loss).__name__}")
+        check.that(loss.shape == (), where, f"returns a shape of {tuple(loss.shape)}, not a scalar")
         check.that(loss.isfinite(), where, f"the loss is {loss.item()}")
         check.that(loss.requires_grad, where, "the loss does not depend on the logits' gradient")
         with check.running(f"{case} logits, backward"):
@@ -79,7 +78,6 @@ def assert_optimizer_plugin(params: kinds.OptimizerParams) -> None:
     Raises:
         PluginFault: with the first thing that is wrong.
     """
-
     check = Checks(params, kinds.OptimizerParams)
 
     def start() -> tuple[list[torch.nn.Parameter], torch.optim.Optimizer]:
@@ -87,8 +85,8 @@ def assert_optimizer_plugin(params: kinds.OptimizerParams) -> None:
         weights = [torch.nn.Parameter(torch.randn(shape) + 3) for shape in ((4, 3), (5,), (2,))]
         with check.running("build"):
             optimizer = params.build(weight for weight in weights)  # as `Module.parameters()`
-        right, given = isinstance(optimizer, torch.optim.Optimizer), type(optimizer).__name__
-        check.that(right, "build", f"gives a {given}, not a torch.optim.Optimizer")
+        right, kind = isinstance(optimizer, torch.optim.Optimizer), type(optimizer).__name__
+        check.that(right, "build", f"returns a {kind}, not a torch.optim.Optimizer")
         has_rate = all("lr" in group for group in optimizer.param_groups)
         check.that(has_rate, "build", "a parameter group has no 'lr': nothing to schedule")
         return weights, optimizer
@@ -140,7 +138,6 @@ def assert_scheduler_plugin(params: kinds.SchedulerParams, total_steps: int = 10
     Raises:
         PluginFault: with the first thing that is wrong.
     """
-
     check = Checks(params, kinds.SchedulerParams)
 
     def start() -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
@@ -149,7 +146,7 @@ def assert_scheduler_plugin(params: kinds.SchedulerParams, total_steps: int = 10
         with check.running("build"):
             scheduler = params.build(optimizer, total_steps)
         right = isinstance(scheduler, torch.optim.lr_scheduler.LRScheduler)
-        check.that(right, "build", f"gives a {type(scheduler).__name__}, not an LRScheduler")
+        check.that(right, "build", f"returns a {type(scheduler).__name__}, not an LRScheduler")
         return optimizer, scheduler
 
     def steps(optimizer: Any, scheduler: Any, count: int) -> list[float]:
@@ -176,7 +173,7 @@ def assert_scheduler_plugin(params: kinds.SchedulerParams, total_steps: int = 10
     check.that(
         steps(other, resumed, total_steps - half) == rates[half:],
         "checkpoint",
-        "with its saved state loaded it gives other learning rates",
+        "with its saved state loaded it has other learning rates",
     )
 
 
@@ -193,7 +190,6 @@ def assert_augmentation_plugin(
     Raises:
         PluginFault: with the first thing that is wrong.
     """
-
     check = Checks(params, kinds.AugmentationParams)
     devices = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
     for device, count in [(device, count) for device in devices for count in (1, SAMPLES)]:
@@ -242,12 +238,11 @@ def assert_gate_plugin(params: kinds.GateParams) -> None:
             with check.running(where):
                 verdicts.append(params.build()(table(logits.copy()), champion))
         for verdict in verdicts:
-            kind = type(verdict).__name__
-            check.that(isinstance(verdict, kinds.Verdict), where, f"gives a {kind}, not a Verdict")
-            check.that(verdict.reason.strip(), where, "gives no reason")
-            figures = verdict.figures.values()
-            numbers = all(isinstance(figure, (int, float)) for figure in figures)
-            check.that(numbers, where, "has figures that are no numbers")
+            right, kind = isinstance(verdict, kinds.Verdict), type(verdict).__name__
+            check.that(right, where, f"returns a {kind}, not a Verdict")
+            check.that(verdict.reason.strip(), where, "has no reason")
+            numbers = all(isinstance(each, (int, float)) for each in verdict.figures.values())
+            check.that(numbers, where, "has figures that are not numbers")
         check.that(verdicts[0] == verdicts[1], where, "judges the same model differently")
         check.that(verdicts[0].passed, where, f"refuses who is right: {verdicts[0].reason}")
 
@@ -277,9 +272,9 @@ def assert_dataset_plugin(params: kinds.DatasetParams, folder: Path) -> None:
         spec = params.describe()
     if spec is not None:
         shape = spec.shape == data.shape
-        check.that(shape, "describe", f"gives {spec.shape}, the samples are {data.shape}")
+        check.that(shape, "describe", f"returns {spec.shape}, the samples are {data.shape}")
         classes = spec.num_classes in (None, len(data.classes))
-        text = f"gives {spec.num_classes} classes, there are {len(data.classes)}"
+        text = f"returns {spec.num_classes} classes, there are {len(data.classes)}"
         check.that(classes, "describe", text)
     check.that(len(data.classes) > 1, "classes", "a classifier needs two or more")
     counts = np.bincount(data.train.labels, minlength=len(data.classes))

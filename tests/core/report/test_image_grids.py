@@ -11,14 +11,14 @@ from matplotlib.text import Text
 
 from tests.core.report.figures import WRONG, captions, drawn, guesses, noise, texts
 from torchyard.core.data.predictions import Predictions
-from torchyard.core.report import images
+from torchyard.core.report import image_grids
 
 # The test images
 
 
 def test_wrong_ones_have_a_cross_both_names_and_a_frame_right_ones_none() -> None:
     targets, predicted = [0, 0, 1, 1, 1], [0, 1, 1, 1, 1]
-    figure = images.test_images_figure(
+    figure = image_grids.test_images_figure(
         noise(5, 3, 8, 8), guesses(predicted, targets, 2), ["cat", "dog"]
     )
     found = captions(figure)
@@ -29,7 +29,9 @@ def test_wrong_ones_have_a_cross_both_names_and_a_frame_right_ones_none() -> Non
     assert any("right: 4" in text and "wrong: 1" in text for text in texts(figure))
     assert WRONG in {colour for _, colour in drawn(figure).getcolors(1 << 20)}
 
-    right = images.test_images_figure(noise(2, 3, 8, 8), guesses([0, 1], [0, 1], 2), ["a", "b"])
+    right = image_grids.test_images_figure(
+        noise(2, 3, 8, 8), guesses([0, 1], [0, 1], 2), ["a", "b"]
+    )
     assert WRONG not in {colour for _, colour in drawn(right).getcolors(1 << 20)}
 
 
@@ -39,7 +41,9 @@ def test_a_split_sorted_by_class_still_shows_many_classes_and_always_the_same(wi
     made = guesses(targets, targets, width)
     samples = noise(len(targets), 1, 4, 4)
     names = [f"name{i}" for i in range(width)]
-    first, again = (captions(images.test_images_figure(samples, made, names)) for _ in range(2))
+    first, again = (
+        captions(image_grids.test_images_figure(samples, made, names)) for _ in range(2)
+    )
     assert first == again
     assert len(first) == 36
     assert len(set(first)) == min(width, 36)
@@ -49,7 +53,7 @@ def test_each_caption_belongs_to_the_image_above_it() -> None:
     # Image i is plain grey of value 20 i and its class is i.
     targets = np.arange(10)
     samples = np.broadcast_to((20 * targets)[:, None, None, None], (10, 1, 6, 6)).astype(np.uint8)
-    figure = images.test_images_figure(
+    figure = image_grids.test_images_figure(
         samples, guesses(targets[::-1], targets, 10), [f"n{i}" for i in targets]
     )
     pixels = np.asarray(drawn(figure))
@@ -66,7 +70,9 @@ def test_each_caption_belongs_to_the_image_above_it() -> None:
     "shape", [(1, 8, 8), (3, 32, 32), (3, 300, 200), (1, 3, 90), (3, 90, 3), (3, 1, 1), (3, 500, 9)]
 )
 def test_images_of_any_form_are_drawn_grey_or_in_colour(shape) -> None:
-    figure = images.test_images_figure(noise(7, *shape), guesses([0] * 7, [1] * 7, 2), ["a", "b"])
+    figure = image_grids.test_images_figure(
+        noise(7, *shape), guesses([0] * 7, [1] * 7, 2), ["a", "b"]
+    )
     assert len([text for text in captions(figure) if text[0] == "✗"]) == 7
     assert max(drawn(figure).size) < 2000
 
@@ -74,15 +80,15 @@ def test_images_of_any_form_are_drawn_grey_or_in_colour(shape) -> None:
 def test_small_images_keep_hard_pixels() -> None:
     sample = np.zeros((1, 1, 2, 2), np.uint8)
     sample[0, 0, 0, 0] = sample[0, 0, 1, 1] = 200
-    figure = images.test_images_figure(sample, guesses([0], [0], 1), ["only"])
+    figure = image_grids.test_images_figure(sample, guesses([0], [0], 1), ["only"])
     greys = {r for _, (r, g, b) in drawn(figure).crop((40, 110, 180, 250)).getcolors(9999)}
     assert greys == {0, 200}
 
 
 def test_what_is_no_image_has_no_figure() -> None:
     made = guesses([0, 1], [0, 1], 2)
-    assert images.test_images_figure(np.zeros((2, 5), np.float32), made, ["a", "b"]) is None
-    assert images.test_images_figure(noise(2, 2, 4, 4), made, ["a", "b"]) is None
+    assert image_grids.test_images_figure(np.zeros((2, 5), np.float32), made, ["a", "b"]) is None
+    assert image_grids.test_images_figure(noise(2, 2, 4, 4), made, ["a", "b"]) is None
 
 
 def test_only_the_images_shown_are_read() -> None:
@@ -94,7 +100,7 @@ def test_only_the_images_shown_are_read() -> None:
             return super().__getitem__(index)
 
     samples = noise(500, 1, 4, 4).view(Counted)
-    images.test_images_figure(samples, guesses([0] * 500, [0] * 500, 1), ["only"], count=7)
+    image_grids.test_images_figure(samples, guesses([0] * 500, [0] * 500, 1), ["only"], count=7)
     assert Counted.reads < 30
 
 
@@ -109,7 +115,7 @@ def sure(logit: list[float], predicted, targets, width: int) -> Predictions:
 def test_mistakes_alone_are_drawn_the_surest_first() -> None:
     made = sure([9, 1, 3, 8, 2], [0, 1, 1, 0, 0], [0, 0, 0, 1, 1], 2)
     names = ["cat", "dog"]
-    figure = images.confident_mistakes_figure(noise(5, 3, 8, 8), made, names)
+    figure = image_grids.confident_mistakes_figure(noise(5, 3, 8, 8), made, names)
     assert captions(figure) == [
         "✗ dog →\ncat  100 %",
         "✗ cat →\ndog  95 %",
@@ -118,7 +124,7 @@ def test_mistakes_alone_are_drawn_the_surest_first() -> None:
     ]
     assert "4 of 4 mistakes" in texts(figure)
     assert WRONG in {colour for _, colour in drawn(figure).getcolors(1 << 20)}
-    two = images.confident_mistakes_figure(noise(5, 3, 8, 8), made, names, count=2)
+    two = image_grids.confident_mistakes_figure(noise(5, 3, 8, 8), made, names, count=2)
     assert captions(two) == captions(figure)[:2]
     assert "2 of 4 mistakes" in texts(two)
 
@@ -128,7 +134,7 @@ def test_at_most_sixteen_mistakes_each_with_its_own_image() -> None:
     count = 20
     samples = np.broadcast_to(10 * np.arange(count)[:, None, None, None], (count, 1, 6, 6))
     made = sure(list(range(1, count + 1)), np.roll(np.arange(count), 1), np.arange(count), count)
-    figure = images.confident_mistakes_figure(
+    figure = image_grids.confident_mistakes_figure(
         samples.astype(np.uint8), made, [f"n{i}" for i in range(count)]
     )
     pixels = np.asarray(drawn(figure))
@@ -143,9 +149,9 @@ def test_at_most_sixteen_mistakes_each_with_its_own_image() -> None:
 def test_without_a_mistake_or_without_images_there_is_no_figure_of_mistakes() -> None:
     right, wrong = guesses([0, 1], [0, 1], 2), guesses([1, 0], [0, 1], 2)
     names = ["a", "b"]
-    assert images.confident_mistakes_figure(noise(2, 1, 4, 4), right, names) is None
-    assert images.confident_mistakes_figure(np.zeros((2, 5), np.float32), wrong, names) is None
-    assert images.confident_mistakes_figure(noise(2, 1, 4, 4), wrong, names) is not None
+    assert image_grids.confident_mistakes_figure(noise(2, 1, 4, 4), right, names) is None
+    assert image_grids.confident_mistakes_figure(np.zeros((2, 5), np.float32), wrong, names) is None
+    assert image_grids.confident_mistakes_figure(noise(2, 1, 4, 4), wrong, names) is not None
 
 
 def test_labelled_images_have_their_names_and_no_frame() -> None:
@@ -153,7 +159,7 @@ def test_labelled_images_have_their_names_and_no_frame() -> None:
     labels = np.arange(10)
     samples = np.broadcast_to((20 * labels)[:, None, None, None], (10, 3, 6, 6)).astype(np.uint8)
     names = ["✗ a cross", *(f"n{i}" for i in range(1, 10))]
-    figure = images.labelled_images_figure(samples, labels, names, "one batch")
+    figure = image_grids.labelled_images_figure(samples, labels, names, "one batch")
     picture = drawn(figure)
     assert WRONG not in {colour for _, colour in picture.getcolors(1 << 20)}
     assert captions(figure) == [f"{name}\n" for name in names]
@@ -167,7 +173,7 @@ def test_labelled_images_have_their_names_and_no_frame() -> None:
 
 def test_labelled_images_of_a_sorted_split_are_of_many_classes() -> None:
     labels, names = np.repeat(np.arange(100), 5), [f"name{i}" for i in range(100)]
-    figure = images.labelled_images_figure(noise(500, 1, 4, 4), labels, names, "sorted")
+    figure = image_grids.labelled_images_figure(noise(500, 1, 4, 4), labels, names, "sorted")
     assert len(set(captions(figure))) == len(captions(figure)) == 36
     assert "36 of 500 images, of 36 of 100 classes" in texts(figure)
 
@@ -175,7 +181,7 @@ def test_labelled_images_of_a_sorted_split_are_of_many_classes() -> None:
 def test_labelled_vectors_and_no_samples_have_no_figure() -> None:
     for samples in (np.zeros((2, 5), np.float32), noise(2, 2, 4, 4), noise(0, 1, 4, 4)):
         labels = np.zeros(len(samples), np.int64)
-        assert images.labelled_images_figure(samples, labels, ["a"], "none") is None
+        assert image_grids.labelled_images_figure(samples, labels, ["a"], "none") is None
 
 
 # What the parent process must not load
@@ -186,12 +192,13 @@ def test_reporting_imports_neither_torch_nor_pyplot_nor_sklearn() -> None:
 import sys, io, numpy as np
 from torchyard.core.data.predictions import Predictions
 from torchyard.core.evaluation.metrics import evaluate
-from torchyard.core.report import comparison, images, markdown, plots, run_page
+from torchyard.core.report import comparison, image_grids, markdown, plots, run_page
 assert "pandas" not in sys.modules and "matplotlib" not in sys.modules
 p = Predictions(np.eye(2, dtype=np.float32), np.arange(2))
 e = evaluate(p, ["a", "b"])
 plots.confusion_matrix_figure(e, ["a", "b"]).savefig(io.BytesIO())
-images.test_images_figure(np.zeros((2, 1, 4, 4), np.uint8), p, ["a", "b"]).savefig(io.BytesIO())
+black = np.zeros((2, 1, 4, 4), np.uint8)
+image_grids.test_images_figure(black, p, ["a", "b"]).savefig(io.BytesIO())
 markdown.markdown_report(e, ["a", "b"], facts={}, command="x")
 bad = {"torch", "sklearn", "matplotlib.pyplot"} & set(sys.modules)
 assert not bad, bad

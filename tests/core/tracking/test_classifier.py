@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from torchyard.core.errors import RunError
-from torchyard.core.tracking.serving import ServedModel
+from torchyard.core.tracking.classifier import ImageClassifier
 
 
 def test_probabilities_are_the_softmax_and_the_best_come_first(monkeypatch):
@@ -20,7 +20,7 @@ def test_probabilities_are_the_softmax_and_the_best_come_first(monkeypatch):
         return logits[sum(sizes) - len(batch) : sum(sizes)]
 
     monkeypatch.setattr(mlflow.pyfunc, "load_model", lambda uri: SimpleNamespace(predict=predict))
-    model = ServedModel("models:/m", (1, 2, 2), ("a", "b", "c"))
+    model = ImageClassifier("models:/m", (1, 2, 2), ("a", "b", "c"))
     images = np.zeros((2, 1, 2, 2), np.uint8)
     first, second = model.classify(images, top=2)
     assert [guess.name for guess in first] == ["b", "c"]
@@ -28,7 +28,7 @@ def test_probabilities_are_the_softmax_and_the_best_come_first(monkeypatch):
     assert [guess.probability for guess in first] == pytest.approx([0.7, 0.2])
     assert sizes == [2]
 
-    monkeypatch.setattr("torchyard.core.tracking.serving.BATCH_BYTES", 1)
+    monkeypatch.setattr("torchyard.core.tracking.classifier.BATCH_BYTES", 1)
     sizes.clear()
     assert model.classify(images, top=9)[0][2].name == "a"
     assert sizes == [1, 1]

@@ -12,7 +12,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from torchyard.core.preparation.images import decode_image
+from torchyard.core.preparation.image_file import decode_image
 
 RNG = np.random.default_rng(7)
 
