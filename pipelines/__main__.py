@@ -1,4 +1,4 @@
-"""The process of the `torchyard` command: how it begins and ends, around the command line."""
+"""The process of the `torchyard` command: how it starts and ends, around the command line."""
 
 from __future__ import annotations
 
@@ -11,15 +11,14 @@ _status = 1  # also of an unexpected error, which ends with a traceback
 
 
 def main() -> None:
-    """Begin with torch's import, run the command line, and end at once."""
+    """Start the import of torch, run the command line, and exit at once."""
     global _status
     # Registered first, so called last: Prefect has sent its last events by then.
     atexit.register(_leave)
     try:
         if sys.argv[1:2] == ["run"] and "--help" not in sys.argv:
-            # torch is a run's longest import. It goes on in the worker process while this one
-            # imports the command line and reads the configuration, 0.3 s; if that is wrong, the
-            # worker ends with this process.
+            # torch is a run's longest import: the worker process begins with it while this one
+            # imports the command line and reads the configuration.
             from torchyard.pipelines.worker.process import shared_worker
 
             shared_worker()
@@ -36,7 +35,7 @@ def main() -> None:
 
 
 def _leave() -> None:
-    """End the process as it is: Python would take 0.2 s to tear down its 4,000 modules."""
+    """Exit at once: Python would tear down thousands of modules first."""
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError):
             stream.flush()

@@ -1,4 +1,4 @@
-"""What a run shows while it runs: a line a stage and an epoch, and a bar on a terminal."""
+"""What a run shows while it runs: a line per stage and epoch, and a progress bar on a terminal."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Display:
         self.seconds: dict[str, float] = {}
         """How long each stage that has ended took."""
         self.outcome: Any = None
-        """What a run that is finished and recorded gave."""
+        """The `Outcome` of a run that is finished and recorded."""
 
     @contextlib.contextmanager
     def bars(self) -> Iterator[None]:
@@ -77,7 +77,7 @@ class Display:
         self._bar = None
 
     def line(self, stage: str, text: str) -> None:
-        """Print one finished thing of a stage."""
+        """Print a message of a stage."""
         if self._console is not None:
             self._console.print(f"{stage:<9} {text}", highlight=False, markup=False, soft_wrap=True)
 
@@ -86,7 +86,7 @@ class Display:
         self.line("", line)
 
     def began(self, run_id: str, name: str) -> None:
-        """A record of the run exists."""
+        """The run has been recorded as started."""
 
     @contextlib.contextmanager
     def stage(self, name: str, status: str) -> Iterator[None]:
@@ -122,34 +122,34 @@ class Display:
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, completed=done, total=total, status=status)
 
-    def result(self, look: str) -> None:
-        """Print what came out; `look` is the command that serves its page, where none does yet."""
+    def result(self, ui_command: str) -> None:
+        """Print the result; `ui_command` serves its page, empty where a server is running."""
         if self._console is None:
             return
-        say, outcome = self._console.print, self.outcome
-        say(_per_class_table(outcome.per_class))
-        say(f"[bold]{outcome.accuracy:.1%}[/] of {outcome.images:,} test samples right")
+        show, outcome = self._console.print, self.outcome
+        show(_per_class_table(outcome.per_class))
+        show(f"[bold]{outcome.accuracy:.1%}[/] of {outcome.images:,} test samples right")
         times = " · ".join(f"{name} {seconds:.1f} s" for name, seconds in self.seconds.items())
-        say(f"Stages:      {times}")
-        say(f"MLflow run:  [bold]{escape(outcome.name)}[/]  {outcome.run_id}")
-        if look:
-            say(f"Look at it:  [bold]{escape(look)}[/]", soft_wrap=True)
-        say(f"{'       then' if look else 'Look at it:'}  {outcome.url}", soft_wrap=True)
+        show(f"Stages:      {times}")
+        show(f"MLflow run:  [bold]{escape(outcome.name)}[/]  {outcome.run_id}")
+        if ui_command:
+            show(f"Look at it:  [bold]{escape(ui_command)}[/]", soft_wrap=True)
+        show(f"{'       then' if ui_command else 'Look at it:'}  {outcome.url}", soft_wrap=True)
 
 
 class QuietDisplay(Display):
     """Prints the id of the finished run and nothing else."""
 
-    def result(self, look: str) -> None:  # noqa: D102 - as above
+    def result(self, ui_command: str) -> None:  # noqa: D102 - as above
         print(self.outcome.run_id)
 
 
 class JsonDisplay(Display):
-    """Prints a JSON object a line, each with the key "event": what happened.
+    """Prints JSON lines, each an object whose key "event" says what happened.
 
     run: run_id, name; stage: stage, and seconds once it has ended; epoch: as the training's
     `EpochDone`; message: stage, text; output: text, printed by a plugin or by torch; result:
-    the outcome. Errors go to standard error, with an exit status.
+    the `Outcome`. Errors go to standard error, with an exit status.
     """
 
     def _print(self, event: str, **values: Any) -> None:
@@ -176,7 +176,7 @@ class JsonDisplay(Display):
         if isinstance(event, EpochDone):
             self._print("epoch", **dataclasses.asdict(event))
 
-    def result(self, look: str) -> None:  # noqa: D102
+    def result(self, ui_command: str) -> None:  # noqa: D102
         self._print("result", **dataclasses.asdict(self.outcome))
 
 
@@ -197,7 +197,7 @@ def _per_class_table(rows: list[dict[str, Any]]) -> Table:
 
 
 def epoch_line(done: EpochDone) -> str:
-    """One finished epoch in a line."""
+    """A finished epoch in one line."""
     line = f"epoch {done.epoch}: loss {done.loss:.4f}, accuracy {done.accuracy:.1%}"
     if done.validation_loss is not None:
         line += (

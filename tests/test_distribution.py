@@ -248,7 +248,7 @@ def test_a_distribution_with_a_package_core_comes_and_goes(fresh, environment, t
     install(environment, fresh, "other", verb="uninstall")
     assert own() == before
     printed = run(environment, fresh / "torchyard", "plugins", "check", cwd=tmp_path)
-    assert printed.startswith("Right: ")
+    assert printed.startswith("Valid: ")
 
 
 @slow

@@ -5,6 +5,8 @@ Everything that is wrong with a configuration is reported at once, before any wo
 
 from __future__ import annotations
 
+import functools
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -118,6 +120,16 @@ def resolve(settings: Mapping[str, Any], host: Host) -> ResolvedConfig:
     if problems or config is None:
         raise UserError(problems)
     return _filled_in(config, plugins)
+
+
+def resolve_once(config: Mapping[str, Any], host: Host) -> ResolvedConfig:
+    """`resolve` a configuration of plain JSON values once in each process."""
+    return _resolved(json.dumps(config, sort_keys=True), host)
+
+
+@functools.lru_cache(maxsize=8)
+def _resolved(config: str, host: Host) -> ResolvedConfig:
+    return resolve(json.loads(config), host)
 
 
 def _written_out(settings: Mapping[str, Any]) -> dict[str, Any]:

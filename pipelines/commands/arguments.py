@@ -16,7 +16,7 @@ from torchyard.core.hosting.host import host
 PRESETS = Path(__file__).parents[1] / "presets"
 DEFAULT_PRESET = "digits"
 
-Source = Annotated[
+PresetOrFile = Annotated[
     str | None,
     typer.Argument(
         metavar="[PRESET|FILE.yaml]",
@@ -34,7 +34,7 @@ Overrides = Annotated[
 
 
 def preset_config(source: str | None, overrides: list[str] | None) -> ResolvedConfig:
-    """Read and resolve what the arguments say; a first argument with '=' is an override."""
+    """Read and resolve a configuration; a first argument with '=' is an override."""
     arguments = [*([source] if source else []), *(overrides or [])]
     start = preset_or_file(source)
     return read_config(start, arguments[start == source :], PRESETS, host())

@@ -1,4 +1,4 @@
-"""The commands `torchyard runs` and `compare`: which runs there are, and how they differ."""
+"""The commands `torchyard runs` and `compare`: a table of runs, and how some differ."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def runs(
     Example: [bold]torchyard runs dataset=cifar10 'accuracy>=60%' --sort accuracy[/]
     """
     if as_json and as_csv:
-        raise UserError("--json and --csv: say one of them")
+        raise UserError("--json and --csv cannot be combined")
     query = RunQuery.parse(conditions or (), sort, reverse)
     uri = tracking_uri()
     client = open_existing(uri)
@@ -67,7 +67,7 @@ def runs(
     elif as_json:
         print(table.to_json(orient="records", date_format="iso", force_ascii=False, indent=1))
     elif table.empty:
-        stdout.print("There is no such run." if conditions else "There is no run yet.")
+        stdout.print("No run meets these conditions." if conditions else "There is no run yet.")
     else:
         _print_runs(table)
 
@@ -93,7 +93,7 @@ def compare(
     Example: [bold]torchyard compare champion latest --html difference.html[/]
     """
     if len(runs) < 2:
-        raise UserError("compare: two runs or more are compared")
+        raise UserError("compare: name two runs or more")
     if html is not None and not html.absolute().parent.is_dir():
         raise UserError(f"--html: {html}: there is no such folder")
     uri = tracking_uri()
@@ -103,7 +103,7 @@ def compare(
     with store_errors(uri):
         by_id = {run.info.run_id: run for run in (find_run(client, name) for name in runs)}
         if len(by_id) < 2:
-            raise UserError(f"compare: {' and '.join(runs)} are one run: {next(iter(by_id))}")
+            raise UserError(f"compare: {' and '.join(runs)} are the same run: {next(iter(by_id))}")
         compared = comparison.compare_runs(client, list(by_id.values()))
     _print_comparison(compared)
     if html is not None:
@@ -135,8 +135,8 @@ def _print_comparison(compared: Sequence[ComparedRun]) -> None:
         _print_by_run("class", compared, shown, "images")
         rest = len(rows) - MAX_CLASSES
         if rest > 0:
-            stdout.print(f"and {rest} classes that differ less (all of them: --html FILE)")
-        stdout.print("points, 95 % interval; *: more than chance, all classes considered\n")
+            stdout.print(f"and {rest} classes that differ less (--html FILE shows all)")
+        stdout.print("points, 95 % interval; *: significant with all classes considered\n")
     for each in compared[1:]:
         statement, numbers = comparison.conclusion(compared[0], each)
         stdout.print(f"[bold]{escape(statement)}[/]: {escape(numbers)}", soft_wrap=True)

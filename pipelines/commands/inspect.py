@@ -103,7 +103,7 @@ def inspect_model(
         f"\n[bold]{escape(model)}[/] on samples of {dimensions(facts['shape'])}, "
         f"{facts['classes']:,} classes: [bold]{facts['parameters']:,}[/] parameters, "
         f"{facts['trained']:,} trained and {frozen:,} not, {facts['buffers']:,} values in buffers; "
-        f"{facts['operations']:,} operations forward for one sample",
+        f"{facts['operations']:,} operations in the forward pass of one sample",
         soft_wrap=True,
     )
 
@@ -117,7 +117,7 @@ def predict(
         ),
     ],
     images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="image files")],
-    top: Annotated[int, typer.Option(min=1, help="how many classes to name")] = 3,
+    top: Annotated[int, typer.Option(min=1, help="how many classes to print")] = 3,
     as_json: AsJson = False,
 ) -> None:
     """Classify images with a champion, or with the model of any run.
@@ -190,7 +190,7 @@ def _print_dataset(name: str, data: PreparedDataset, facts: dict[str, Any]) -> N
 
 
 def _print_statistics(data: PreparedDataset) -> None:
-    """Mean and std of the training split; of many components their least, mean and greatest."""
+    """Mean and std of the training split; least, mean and greatest of many components."""
     images = len(data.shape) == 3
     names: Sequence[str] = [str(number) for number in range(len(data.mean))]
     if images:
@@ -213,15 +213,13 @@ def _draw(data: PreparedDataset, file: Path) -> None:
     title = f"{data.name}: training images"
     figure = labelled_images_figure(split.samples, split.labels, data.classes, title)
     if figure is None:
-        stdout.print(
-            f"There is no picture: samples of {dimensions(data.shape)} are no images to look at."
-        )
+        stdout.print(f"There is no picture: samples of {dimensions(data.shape)} are not images.")
         return
     try:
         figure.savefig(file)
     except OSError as error:
         raise UserError(f"--picture: {file}: {error.strerror}") from error
-    stdout.print(f"Some of them are drawn in {escape(str(file))}", soft_wrap=True)
+    stdout.print(f"Some of the images are drawn in {escape(str(file))}", soft_wrap=True)
 
 
 def _layer_row(layer: dict[str, Any]) -> list[str]:

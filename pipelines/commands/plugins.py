@@ -25,7 +25,7 @@ from torchyard.pipelines.scaffold.new_plugin import new_plugin
 
 
 class _ListUnlessNamed(TyperGroup):
-    """`torchyard plugins model` lists: a word that is no command is `list`'s argument."""
+    """`torchyard plugins model` lists: a word that is not a command is an argument of `list`."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         if not args or args[0] not in (*self.commands, *ctx.help_option_names):
@@ -168,7 +168,7 @@ def check_plugins() -> None:
     """Report what is wrong with the plugins, by file and line; exit status 1 if anything is.
 
     Plugins that fail to load or import names from before 0.2, misspelled or unmarked hooks,
-    wrong arguments, classes that are no parameter class or lack `build` or a docstring.
+    wrong arguments, classes that are not a parameter class or lack `build` or a docstring.
     """
     all_problems = problems(host())
     for problem in all_problems:
@@ -176,4 +176,4 @@ def check_plugins() -> None:
     if all_problems:
         raise typer.Exit(1)
     count = sum(len(list(host().registrations(kind))) for kind in HOOKS)
-    stdout.print(f"[green]Right:[/] {count} plugins from {len(host().sources)} modules and files.")
+    stdout.print(f"[green]Valid:[/] {count} plugins from {len(host().sources)} modules and files.")

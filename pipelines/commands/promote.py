@@ -28,11 +28,11 @@ def promote_run(
         list[str] | None,
         typer.Argument(
             metavar="[KEY=VALUE]...",
-            help="model=NAME, gates=[…]; else as the run's own promote section says",
+            help="model=NAME, gates=[…]; default: the promote section of the run",
         ),
     ] = None,
 ) -> None:
-    r"""Make a run's model the champion of a registered model, if every gate lets it.
+    r"""Make a run's model the champion of a registered model, if every gate passes.
 
     Example: [bold]torchyard promote latest model=digits
     'gates=\[beats_champion, {name: min_accuracy, threshold: 0.95}]'[/]
@@ -48,7 +48,7 @@ def promote_run(
     resolved = read_config(DEFAULT_PRESET, settings, PRESETS, host())
     name, chosen = found.info.run_name, resolved.config.promote
     if chosen is None:
-        raise UserError(f"promote.model: {name} names no registered model: say model=NAME")
+        raise UserError(f"promote.model: {name} names no registered model: add model=NAME")
     champion = champion_of(client, chosen.model)
     if champion is not None and champion.run_id == found.info.run_id:
         raise UserError(f"{name} is the champion of {chosen.model} already.")

@@ -1,4 +1,4 @@
-"""The commands `torchyard run`, `resume` and `check`: train, go on training, or only validate."""
+"""The commands `torchyard run`, `resume` and `check`: train, resume, or only validate."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ from torchyard.core.formatting import dimensions
 from torchyard.core.hosting.host import host
 from torchyard.core.tracking import store
 from torchyard.core.tracking.lookup import find_run, recorded_config, sync_run
-from torchyard.pipelines.commands.arguments import Overrides, RunName, Source, preset_config
+from torchyard.pipelines.commands.arguments import Overrides, PresetOrFile, RunName, preset_config
 from torchyard.pipelines.display import Display, JsonDisplay, QuietDisplay, display, stderr, stdout
 
 commands = typer.Typer()
 
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="print the run's id and nothing else")]
-AsJson = Annotated[bool, typer.Option("--json", help="print one JSON object per line")]
+JsonLines = Annotated[bool, typer.Option("--json", help="print one JSON object per line")]
 
 
 @commands.command()
 def run(
-    source: Source = None,
+    source: PresetOrFile = None,
     overrides: Overrides = None,
     quiet: Quiet = False,
-    as_json: AsJson = False,
+    as_json: JsonLines = False,
 ) -> None:
     """Run the whole pipeline, recorded in Prefect and MLflow.
 
@@ -49,8 +49,8 @@ def run(
 
 
 @commands.command()
-def resume(run: RunName, quiet: Quiet = False, as_json: AsJson = False) -> None:
-    """Go on with a run that was killed or failed, from its last checkpoint.
+def resume(run: RunName, quiet: Quiet = False, as_json: JsonLines = False) -> None:
+    """Resume a run that was killed or failed from its last checkpoint.
 
     On a CPU it ends with the same weights, bit for bit, as one that was never interrupted.
     """
@@ -66,7 +66,7 @@ def resume(run: RunName, quiet: Quiet = False, as_json: AsJson = False) -> None:
         found = sync_run(client, found)
         if found.info.status == "FINISHED" != before:
             stdout.print(
-                f"{escape(found.info.run_name)}: it was finished, and MLflow now has all of it."
+                f"{escape(found.info.run_name)}: it had finished, and MLflow now has all of it."
             )
             return
         resolved = resolve(recorded_config(client, found), host())
@@ -74,7 +74,7 @@ def resume(run: RunName, quiet: Quiet = False, as_json: AsJson = False) -> None:
 
 
 @commands.command()
-def check(source: Source = None, overrides: Overrides = None) -> None:
+def check(source: PresetOrFile = None, overrides: Overrides = None) -> None:
     """Validate a configuration, plugins and device included; nothing is run or recorded."""
     resolved = preset_config(source, overrides)
     store.check_writable(store.tracking_uri())
@@ -83,25 +83,25 @@ def check(source: Source = None, overrides: Overrides = None) -> None:
     found = check_config(resolved.config)
     stdout.print(_config_table(resolved.config.model_dump(mode="json")))
     if found["parameters"] is None:
-        stdout.print("The model is tried once the data are prepared: their shape is not known yet.")
+        stdout.print("The model is checked once the data, whose shape is unknown, are prepared.")
     else:
         stdout.print(
             f"{resolved.config.model.name}: {found['parameters']:,} parameters "
             f"on samples of {dimensions(found['shape'])}"
         )
-    stdout.print(f"[green]Right.[/] It would run on {found['device']}.")
+    stdout.print(f"[green]Valid.[/] It would run on {found['device']}.")
 
 
 def print_notes(error: BaseException) -> None:
-    """Say where a run that did not finish is recorded, if it had begun."""
+    """Print where a run that did not finish is recorded, if it had started."""
     for note in getattr(error, "__notes__", []):
         stderr.print(escape(note), soft_wrap=True)
-        stderr.print("`torchyard resume latest` goes on with it.")
+        stderr.print("`torchyard resume latest` resumes it.")
 
 
 def _display(quiet: bool, as_json: bool) -> Display:
     if quiet and as_json:
-        raise UserError("--quiet and --json: say one of them")
+        raise UserError("--quiet and --json cannot be combined")
     return JsonDisplay() if as_json else QuietDisplay() if quiet else Display(stdout)
 
 
@@ -110,7 +110,7 @@ def _run_pipeline(resolved: ResolvedConfig, shown: Display, run_id: str | None =
     for change in resolved.changed:
         stderr.print(f"[yellow]note:[/] {escape(change)}", soft_wrap=True)
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
-    # A lost server is reported in one line at the end, not for each event and line of log.
+    # A lost server is reported once, at the end, not for each event and log line.
     os.environ.setdefault("PREFECT_LOGGING_INTERNAL_LEVEL", "CRITICAL")
     logging.raiseExceptions = False
     os.environ.setdefault("DO_NOT_TRACK", "1")
@@ -121,10 +121,10 @@ def _run_pipeline(resolved: ResolvedConfig, shown: Display, run_id: str | None =
             _end_without_prefect(error, shown)
         if not _is_interruption(error):
             raise
-        # Not left to Typer, which would end without a message.
+        # Typer would exit without a message.
         if isinstance(error, Exception):  # cancelled in Prefect: its message has the notes
             stderr.print(escape(str(error)), soft_wrap=True)
-            stderr.print("`torchyard resume latest` goes on with it.")
+            stderr.print("`torchyard resume latest` resumes it.")
         else:
             stderr.print("Interrupted.")
             print_notes(error)
@@ -142,8 +142,7 @@ def _call_flow(resolved: ResolvedConfig, shown: Display, run_id: str | None) -> 
     with PrefectServer.connect() as server, shown.bars():
         if server.starting:
             worker.wait_for_stage()
-        # The garbage collector would walk the half-built modules again and again, and all of
-        # them once more at the end: 1.5 s together.
+        # Imports take longer with the garbage collector (`benchmarks/reasons/startup.md`).
         gc.disable()
         from torchyard.pipelines.flow.pipeline import train_pipeline
         from torchyard.pipelines.flow.recording import load_libraries
@@ -164,12 +163,12 @@ def _call_flow(resolved: ResolvedConfig, shown: Display, run_id: str | None) -> 
 def _end_without_prefect(error: Exception, shown: Display) -> None:
     """Print the outcome of a run that is recorded, and exit: Prefect's server is gone.
 
-    Prefect would go on for minutes, trying to report each task to it.
+    Prefect would try for minutes to report each task to it.
     """
     _print_outcome(shown)
     reason = error if isinstance(error, RunError) else f"{type(error).__name__}: {error}."
     stderr.print(
-        f"The run is finished, but Prefect was not told. {escape(str(reason))}", soft_wrap=True
+        f"The run is done, but Prefect does not know. {escape(str(reason))}", soft_wrap=True
     )
     for stream in (sys.stdout, sys.stderr):
         stream.flush()

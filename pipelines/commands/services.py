@@ -18,7 +18,7 @@ from torchyard.core.config.resolve import ResolvedConfig
 from torchyard.core.errors import UserError
 from torchyard.core.tracking.store import check_writable, tracking_uri
 from torchyard.pipelines.commands import arguments
-from torchyard.pipelines.commands.arguments import Overrides, Source
+from torchyard.pipelines.commands.arguments import Overrides, PresetOrFile
 from torchyard.pipelines.display import print_table, stdout
 from torchyard.pipelines.services import manager
 from torchyard.pipelines.services.manager import FOUND, UP, ServiceManager, ServiceStatus
@@ -35,7 +35,7 @@ Name = Annotated[
 
 @commands.command()
 def up() -> None:
-    """Start the Prefect server, the MLflow UI and a worker for scheduled runs, or find them.
+    """Start or find the Prefect server, the MLflow UI and a Prefect worker for scheduled runs.
 
     They run until [bold]torchyard down[/], and are restarted when they die. A second `up` changes
     nothing.
@@ -68,7 +68,7 @@ def status(as_json: arguments.AsJson = False) -> None:
 
 @commands.command("schedule")
 def schedule_runs(
-    source: Source = None,
+    source: PresetOrFile = None,
     overrides: Overrides = None,
     cron: Annotated[
         str | None,
@@ -87,7 +87,7 @@ def schedule_runs(
     ] = None,
     name: Name = None,
 ) -> None:
-    """Schedule a run on this machine, for as long as `torchyard up` is up.
+    """Schedule a run on this machine, while the services of `torchyard up` run.
 
     A run that is late or would overlap with the one before is skipped. Scheduling under the same
     name replaces the schedule.
@@ -110,27 +110,27 @@ def schedule_runs(
     text = f"{schedules.describe(when.prefect)}; first {when.first:%a %d %b %Y %H:%M}"
     _print_registered(name, "Replaced" if replaced else "Scheduled", text, url)
     if not ServiceManager().stores:
-        stdout.print("It does not start before `torchyard up`.")
+        stdout.print("It starts only while the services run: `torchyard up` starts them.")
 
 
 @commands.command()
 def unschedule(
     name: Annotated[str, typer.Argument(metavar="NAME", help="as `torchyard status` lists it")],
 ) -> None:
-    """Remove a schedule or a deployment; a run that has started goes on."""
+    """Remove a schedule or a deployment; a run that has started continues."""
     from torchyard.pipelines.services import deployments
 
     with _prefect():
         deleted = deployments.remove(name)
     stdout.print(f"Removed: [bold]{escape(name)}[/]")
     if not deleted:
-        stdout.print("Its run that has started goes on.")
+        stdout.print("Its run that has started continues.")
 
 
 @commands.command()
 def deploy(
     pool: Annotated[str, typer.Option(metavar="NAME", help="the work pool")],
-    source: Source = None,
+    source: PresetOrFile = None,
     overrides: Overrides = None,
     name: Name = None,
     job_variables: Annotated[
@@ -142,7 +142,7 @@ def deploy(
         ),
     ] = None,
 ) -> None:
-    """Register a run for a work pool, to run on any `prefect worker` of that pool.
+    """Register a run for a work pool, to run on any Prefect worker of that pool.
 
     Example: [bold]torchyard deploy cifar10 --pool gpus
     --job-variable env.MLFLOW_TRACKING_URI=http://tracking:5000[/]
@@ -162,7 +162,7 @@ def deploy(
 
 
 def check_name(name: str | None, source: str | None) -> str:
-    """The name that was given, else that of the preset or the file.
+    """The name that was given; otherwise that of the preset or the file.
 
     Raises:
         UserError: it is empty, or has characters that addresses give a meaning.
@@ -175,7 +175,7 @@ def check_name(name: str | None, source: str | None) -> str:
 
 @contextmanager
 def _prefect(resolved: ResolvedConfig | None = None) -> Iterator[PrefectServer]:
-    """Use the Prefect server, once the configuration has passed what `torchyard check` does."""
+    """Use the Prefect server, after the checks of `torchyard check`."""
     with PrefectServer.connect() as server:
         if resolved is not None:
             from torchyard.pipelines.worker.process import check_config

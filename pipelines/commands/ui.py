@@ -22,7 +22,7 @@ from torchyard.core.tracking.lookup import find_run
 from torchyard.pipelines.display import stdout
 from torchyard.pipelines.services.manager import mlflow_server, ui_address
 
-START_SECONDS = 120.0
+UI_TIMEOUT_SECONDS = 120.0
 
 commands = typer.Typer()
 
@@ -48,16 +48,16 @@ def ui(
     quiet = subprocess.DEVNULL
     server = subprocess.Popen(program, env=os.environ | environment, stdout=quiet, stderr=quiet)
     try:
-        deadline = time.monotonic() + START_SECONDS
+        deadline = time.monotonic() + UI_TIMEOUT_SECONDS
         while not store.answers(address):
             if server.poll() is not None or time.monotonic() > deadline:
-                raise RunError(f"The MLflow UI does not come up at {address}.")
+                raise RunError(f"The MLflow UI does not start at {address}.")
             time.sleep(0.2)
         _open(address + page)
-        stdout.print("Ctrl-C ends it.")
+        stdout.print("Ctrl-C stops it.")
         server.wait()
     except KeyboardInterrupt:
-        stdout.print("Ended.")
+        stdout.print("Stopped.")
     finally:
         server.terminate()
         server.wait()
@@ -71,7 +71,7 @@ def mlflow_ui_command(tracking_uri: str) -> str:
     if tracking_uri.startswith("sqlite:///"):
         database = _relative(Path(tracking_uri.removeprefix("sqlite:///")))
         uri = shlex.quote(f"sqlite:///{database}")
-    # One worker answers in a quarter of the time that the default four take.
+    # One process of MLflow's server starts faster than the default four.
     return f"{_mlflow()} ui --backend-store-uri {uri} --workers 1"
 
 
@@ -102,4 +102,4 @@ def _page(uri: str, run: str | None) -> str:
 
 def _open(page: str) -> None:
     stdout.print(escape(page), soft_wrap=True)
-    webbrowser.open(page)  # without a browser, the printed address must do
+    webbrowser.open(page)  # without a browser, the printed address is enough

@@ -42,7 +42,7 @@ def verify(run: RunName) -> None:
         found = find_run(client, run)
         recorded = found.data.tags.get(DIGEST)
         if recorded is None:
-            raise UserError(f"run {found.info.run_name} is {found.info.status}: it has no weights.")
+            raise UserError(f"run {found.info.run_name} is {found.info.status} and has no weights.")
         resolved = resolve(recorded_config(client, found), host())
     shown = Display(stdout)
     config = resolved.config.model_dump(mode="json")
@@ -59,7 +59,7 @@ def verify(run: RunName) -> None:
     if trained[DIGEST] == recorded:
         with store_errors(uri):
             client.set_tag(found.info.run_id, VERIFIED, recorded)
-        stdout.print(f"[green]Proven.[/] {named} trained again gives the same weights:")
+        stdout.print(f"[green]Reproduced.[/] {named} trained again has the same weights:")
         stdout.print(f"sha256 {recorded}", soft_wrap=True)
         return
     if differing:
@@ -67,7 +67,7 @@ def verify(run: RunName) -> None:
         print_table(("", "recorded", "now"), rows)
     known = "the above differs" if differing else "nothing that is recorded differs"
     raise RunError(
-        f"{found.info.run_name} trained again gives other weights; {known}. "
+        f"{found.info.run_name} trained again has other weights; {known}. "
         f"Recorded sha256 {recorded}, now {trained[DIGEST]}."
     )
 
@@ -76,7 +76,7 @@ def differences(
     run: Run, resolved: ResolvedConfig, data_digest: str, placement: dict[str, Any]
 ) -> dict[str, tuple[str, str]]:
     """What is recorded of a run and differs now, as (recorded, now): data, plugins, placement."""
-    now = {f"plugin.{place}": used.source.identity for place, used in resolved.plugins.items()}
+    now = {f"plugin.{slot}": used.source.identity for slot, used in resolved.plugins.items()}
     now |= {key: str(value) for key, value in placement.items()}
     tags = run.data.tags
     differing = {

@@ -1,4 +1,4 @@
-"""How a run ends early: cancelled in Prefect, failed, or failed in a task that is tried again."""
+"""How a run ends early: cancelled in Prefect, failed, or failed in a task that is retried."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ R = TypeVar("R")
 
 CANCELLED = "cancelled in Prefect"
 POLL_SECONDS = 3.0
-# A Prefect worker cancels the runs that it started; if it has died, the run does so after these.
-WORKERS_SECONDS = 20.0
+# A Prefect worker cancels the runs that it started; a run waits so long before it does so itself.
+PREFECT_WORKER_SECONDS = 20.0
 
 
 def run_cancellable(pipeline: Callable[[], R]) -> R:
@@ -36,14 +36,14 @@ def run_cancellable(pipeline: Callable[[], R]) -> R:
     runs of dead processes.
     """
     ended = threading.Event()
-    if flow_run.id is not None:  # else it is called without Prefect, as in tests
+    if flow_run.id is not None:  # otherwise it is called without Prefect, as in tests
         polled = [UUID(flow_run.id), ended]  # also of a run that no Prefect worker started
         threading.Thread(target=_poll_cancellation, args=polled, daemon=True).start()
     try:
         return pipeline()
     except CancelledRun as error:
         message = ". ".join([str(error), *getattr(error, "__notes__", [])])
-        # Prefect's way to end a flow in a state of one's own: its caller gets a CancelledRun.
+        # Returning a state is how a flow chooses its own; the caller gets a CancelledRun.
         return Cancelled(message=message)  # type: ignore[return-value]
     finally:
         ended.set()
@@ -56,7 +56,7 @@ def ended_as(error: BaseException) -> Literal["KILLED", "FAILED"]:
 
 
 def reason_of(error: BaseException) -> str:
-    """Why a run ended, in a line or some."""
+    """Why a run ended, in one or a few lines."""
     if isinstance(error, KeyboardInterrupt):
         return "interrupted"
     if isinstance(error, TerminationSignal):
@@ -66,7 +66,7 @@ def reason_of(error: BaseException) -> str:
 
 def _cancelled(run: UUID) -> bool:
     with (
-        contextlib.suppress(httpx.HTTPError, PrefectException),  # the server is away
+        contextlib.suppress(httpx.HTTPError, PrefectException),  # no answer
         get_client(sync_client=True) as client,
     ):
         state = client.read_flow_run(run).state
@@ -76,11 +76,11 @@ def _cancelled(run: UUID) -> bool:
 
 def _poll_cancellation(run: UUID, ended: threading.Event) -> None:
     has_worker = os.environ.get("PREFECT__ENABLE_CANCELLATION_AND_CRASHED_HOOKS") == "false"
-    patience = WORKERS_SECONDS if has_worker else 0.0
+    patience = PREFECT_WORKER_SECONDS if has_worker else 0.0
     labelled = False
     with get_client(sync_client=True) as client:
         while True:
-            with contextlib.suppress(httpx.HTTPError, PrefectException):  # the server is away
+            with contextlib.suppress(httpx.HTTPError, PrefectException):  # no answer
                 if not labelled:
                     client.update_flow_run_labels(run, {**owner_tags()})
                     labelled = True
@@ -89,7 +89,7 @@ def _poll_cancellation(run: UUID, ended: threading.Event) -> None:
                     if ended.wait(patience):
                         return
                     patience = 0.0
-                    # Again at each round: the run may have been between two stages.
+                    # In every round: the run may have been between two stages.
                     abort_shared_worker(CancelledRun(CANCELLED))
             if ended.wait(POLL_SECONDS):
                 return
@@ -98,11 +98,11 @@ def _poll_cancellation(run: UUID, ended: threading.Event) -> None:
 RETRY_SECONDS = [5.0, 30.0]
 
 
-def may_pass(failed: Task[..., Any], task_run: TaskRun, state: State[Any]) -> bool:
-    """Whether a task that failed is tried again; a wrong configuration never is."""
+def should_retry(failed: Task[..., Any], task_run: TaskRun, state: State[Any]) -> bool:
+    """Whether to retry a task that failed; a wrong configuration is an error at once."""
     error = state.result(raise_on_failure=False)
     if isinstance(error, UnreachableError):
-        # A person who started the run would rather know at once, and name another source.
+        # Whoever started a run by hand wants to know at once, to name another source.
         return deployment.id is not None
     return isinstance(error, StoreUnavailableError)
 
@@ -110,5 +110,5 @@ def may_pass(failed: Task[..., Any], task_run: TaskRun, state: State[Any]) -> bo
 RETRIED: dict[str, Any] = {
     "retries": len(RETRY_SECONDS),
     "retry_delay_seconds": RETRY_SECONDS,
-    "retry_condition_fn": may_pass,
+    "retry_condition_fn": should_retry,
 }

@@ -1,6 +1,6 @@
 """The flow: prepare, train, evaluate, report; every task a few lines that call core.
 
-Between tasks go handles: folders, files, ids. The torch work is done by a worker process
+Tasks pass on folders, files and ids. The torch work is done by a worker process
 (`pipelines/worker/process.py`), which the tasks of one process share.
 """
 
@@ -20,7 +20,7 @@ from prefect import flow, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 from prefect.runtime import deployment
 
-from torchyard.core.config.resolve import ResolvedConfig, resolve
+from torchyard.core.config.resolve import ResolvedConfig, resolve_once
 from torchyard.core.config.schema import RunConfig
 from torchyard.core.data.dataset import PreparedDataset
 from torchyard.core.data.files import cache_folder
@@ -43,13 +43,13 @@ from torchyard.pipelines.worker.process import check_config, shared_worker
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a finished run hands back.
+    """What a finished run returns.
 
     Attributes:
         run_id, name, url: of the MLflow run.
         accuracy: on the test split, 0 to 1.
         images: test samples.
-        per_class: one row a class: class, images, correct, accuracy, precision, f1.
+        per_class: one row per class: class, images, correct, accuracy, precision, f1.
     """
 
     run_id: str
@@ -65,8 +65,8 @@ def train_pipeline(config: RunConfig, run_id: str | None = None) -> Outcome:
     """Train a classifier: prepare → train → evaluate → per-class report, in one MLflow run.
 
     Args:
-        config: what to train on what, how, and where.
-        run_id: of an MLflow run that ended early, to go on with from its last checkpoint.
+        config: data set, model, training and device.
+        run_id: of an MLflow run that ended early, to resume from its last checkpoint.
 
     Raises:
         UserError: the configuration or the data are wrong.
@@ -116,7 +116,7 @@ def _run_stages(config: RunConfig, run_id: str | None) -> Outcome:
 
 @task(cache_policy=NO_CACHE, **RETRIED, task_run_name="prepare_data: {config.dataset.name}")
 def prepare_data(config: RunConfig, run_id: str) -> str:
-    """Download or read, verify and store the data set; gives the folder of its arrays."""
+    """Download or read, verify and store the data set; returns the folder of its arrays."""
     with _stage("prepare", run_id, config.dataset.name):
         done = _call("prepare", run_id, config=_plain(config), cache=str(cache_folder()))
         data = PreparedDataset.open(Path(done["folder"]))
@@ -135,11 +135,11 @@ def prepare_data(config: RunConfig, run_id: str) -> str:
     cache_policy=NO_CACHE,
 )
 def train_model(config: RunConfig, data: str, run_id: str) -> dict[str, Any]:
-    """Train; gives `weights` (the checkpoint to use), placement, how it ended, and `parameters`."""
+    """Train; returns `weights` (the checkpoint to use), placement, `fit` and `parameters`."""
     with _stage("train", run_id, config.model.name):
         record, classes = _record(run_id), PreparedDataset.open(Path(data)).classes
-        handles = {"config": _plain(config), "data": data, "folder": str(record.folder)}
-        done = _call("train", run_id, classes, **handles)
+        arguments = {"config": _plain(config), "data": data, "folder": str(record.folder)}
+        done = _call("train", run_id, classes, **arguments)
         recording.record_training(record, done)
         fit, placement = done["fit"], done["placement"]
         trained = "parameters to train" if config.model.freeze else "parameters"
@@ -156,17 +156,17 @@ def train_model(config: RunConfig, data: str, run_id: str) -> dict[str, Any]:
 
 @task(cache_policy=NO_CACHE, **RETRIED, task_run_name="evaluate_model: {config.model.name}")
 def evaluate_model(config: RunConfig, data: str, trained: dict[str, Any], run_id: str) -> str:
-    """Predict and draw the test split, log model and results; gives the predictions' file."""
+    """Predict and draw the test split, log model and results; returns the predictions' file."""
     record, epoch = _record(run_id), trained["best_epoch"]
     target = record.folder / PREDICTIONS_FILE
-    handles: dict[str, Any] = {
+    arguments: dict[str, Any] = {
         "config": _plain(config),
         "data": data,
         "weights": trained["weights"],
     }
     with _stage("evaluate", run_id, config.dataset.name), tempfile.TemporaryDirectory() as scratch:
         arrays = Path(scratch) / "predictions.npz"  # the worker does without pyarrow
-        _call("evaluate", run_id, target=str(arrays), **handles)
+        _call("evaluate", run_id, target=str(arrays), **arguments)
         prepared, predictions = PreparedDataset.open(Path(data)), Predictions.load(arrays)
         result = evaluate(predictions, prepared.classes)
         PredictionTable.of(predictions, record.name, prepared).write(target)
@@ -181,15 +181,14 @@ def evaluate_model(config: RunConfig, data: str, trained: dict[str, Any], run_id
         if record.has_model:  # from before the run was resumed
             recording.record_pictures(record, prepared, predictions, result)
         else:
-            # Linked from here, not copied; hidden, so that `resume` removes what a kill leaves.
+            # Hard-linked from here, not copied; hidden, so that `resume` removes it after a kill.
             exported = record.folder / ".model.pt2"
             try:
-                with shared_worker().submit("export", target=str(exported), **handles) as answer:
-                    # Two processes, two cores: 0.2 s of a run of six.
+                with shared_worker().submit("export", target=str(exported), **arguments) as answer:
                     recording.record_pictures(record, prepared, predictions, result)
                     refused = answer()["refused"]
                 if refused:
-                    # After hours of training the rest is wanted all the same.
+                    # No reason to fail after hours of training.
                     _say("evaluate", f"no model is logged. {refused}")
                     record.set_tags({"model_not_logged": refused})
                 else:
@@ -199,7 +198,7 @@ def evaluate_model(config: RunConfig, data: str, trained: dict[str, Any], run_id
                     )
             finally:
                 exported.unlink(missing_ok=True)
-        # Those that came with the model are not recorded again.
+        # The overall metrics are those that the model was logged with.
         metrics |= recording.class_metrics(result, prepared.classes)
         record.log_metrics(metrics, step=epoch)
     return str(target)
@@ -222,7 +221,7 @@ def report_per_class(
 
 @task(cache_policy=NO_CACHE, **RETRIED, task_run_name="promote_model: {config.promote.model}")
 def promote_model(config: RunConfig, run_id: str) -> str:
-    """Make the network the champion if every gate lets it; gives how that ended."""
+    """Make the model the champion if every gate passes; returns how that ended."""
     assert config.promote is not None
     with _stage("promote", run_id, config.promote.model):
         judged = recording.judge(_record(run_id), _resolve_here(config))
@@ -239,25 +238,25 @@ def _resolve_here(config: RunConfig) -> ResolvedConfig:
     """Find the plugins, by the folders and distributions that this process has.
 
     Raises:
-        UserError: with all that is wrong; for a plugin that is not here, where it was from when
+        UserError: with every problem; for a plugin that is missing here, where it was from when
             the run was deployed. Or the record would go into a folder that Prefect deletes.
     """
     temporary = Path.cwd().is_relative_to(Path(tempfile.gettempdir()).resolve())
     if deployment.id and temporary and not os.environ.get("MLFLOW_TRACKING_URI"):
         raise UserError(
-            "this worker's folder is a temporary one, and the record would be lost with it: set "
+            "this Prefect worker's folder is temporary, and the record would be lost with it: set "
             "MLFLOW_TRACKING_URI, for the worker or as the job variable env.MLFLOW_TRACKING_URI, "
             "or the job variable working_dir."
         )
     try:
-        return resolve(config.model_dump(), host())
+        return resolve_once(_plain(config), host())
     except UserError as error:
         needs = json.loads(os.environ.get(NEEDS, "{}"))
         missing = [
-            f"{place}: it was from {origin} when this was deployed. Install that where the worker "
-            f"runs, or name its folder there in {PLUGIN_FOLDERS}."
-            for place, origin in needs.items()
-            if any(problem.startswith(f"{place}: no ") for problem in error.problems)
+            f"{slot}: it was from {origin} when this was deployed. Install that where the Prefect "
+            f"worker runs, or name its folder there in {PLUGIN_FOLDERS}."
+            for slot, origin in needs.items()
+            if any(problem.startswith(f"{slot}: no ") for problem in error.problems)
         ]
         raise UserError([*error.problems, *missing]) from error
 

@@ -1,4 +1,4 @@
-"""What a run leaves behind in MLflow and Prefect: metrics, pictures, tables, the report."""
+"""What a run records in MLflow and Prefect: metrics, pictures, tables, the report."""
 
 from __future__ import annotations
 
@@ -40,12 +40,15 @@ logger = logging.getLogger(__name__)
 
 FLOW_RUN_ID = "prefect.flow_run_id"  # tag of an MLflow run
 
-# The facts of where a run was that the page shows below its headline facts.
-PLACES = ("model_device", "data_device", "threads", "torch_version", "python_version", "processes")
+# The facts about a run's environment that the page shows below its headline facts.
+ENVIRONMENT_FACTS = (
+    *("model_device", "data_device", "threads"),
+    *("torch_version", "python_version", "processes"),
+)
 
 
 def load_libraries() -> None:
-    """Import what a record is made with: seconds of work that can overlap the worker's."""
+    """Import what recording needs: seconds of work that can overlap the worker's."""
     import pandas  # noqa: F401
 
     load_mlflow()
@@ -54,17 +57,17 @@ def load_libraries() -> None:
 
 
 def start_record(resolved: ResolvedConfig, run_id: str | None) -> RunRecord:
-    """Begin the MLflow run, named alike in MLflow and Prefect, each with a link to the other.
+    """Start or resume the MLflow run, with one name in MLflow and Prefect and links both ways.
 
-    A flow run that Prefect tries again continues the MLflow run it had.
+    A flow run that Prefect retries resumes its MLflow run.
 
     Args:
-        run_id: of the run to go on with, if it is not a new one.
+        run_id: of the run to resume; None starts a new one.
     """
     config = resolved.config
     tags = {kind: resolved.plugins[kind].name for kind in SINGLE_KINDS}
     tags["augmentations"] = ", ".join(choice.name for choice in config.augmentations) or "none"
-    tags |= {f"plugin.{place}": found.source.identity for place, found in resolved.plugins.items()}
+    tags |= {f"plugin.{slot}": found.source.identity for slot, found in resolved.plugins.items()}
     if resolved.changed:
         tags["plugins_changed"] = "; ".join(resolved.changed)
     settings = config.model_dump(mode="json")
@@ -79,10 +82,10 @@ def start_record(resolved: ResolvedConfig, run_id: str | None) -> RunRecord:
         stem = "·".join((config.model.name, config.optimizer.name, config.dataset.name))
         record = RunRecord.start(name_stem=stem, parameters=parameters, tags=tags)
     try:
-        if run_id is not None:  # it may have ended before all of this was there
+        if run_id is not None:  # it may have ended before all of this was recorded
             record.set_tags(tags)
             record.log_parameters(parameters)
-        # As a metric it sorts: MLflow takes parameters for texts, where 1e-05 comes after 0.1.
+        # A metric sorts as a number; parameters are texts to MLflow, where 1e-05 comes after 0.1.
         if isinstance(rate := settings["optimizer"].get("lr"), int | float):
             record.log_metrics({"train/base_learning_rate": rate}, step=0)
         record.log_config(config_text(config))
@@ -104,7 +107,7 @@ def config_text(config: RunConfig) -> str:
 
 
 def curves(folder: Path) -> dict[str, list[tuple[int, float]]]:
-    """Each metric after each epoch, of the whole training, from the log in the run's folder."""
+    """The value of each metric after each epoch, from the log in the run's folder."""
     found: dict[str, dict[int, float]] = {}
     for line in RunLog(folder).read():
         if line.kind == EpochDone.__name__:
@@ -115,7 +118,7 @@ def curves(folder: Path) -> dict[str, list[tuple[int, float]]]:
 
 
 def record_training_batch(record: RunRecord, batch: Path, classes: Sequence[str]) -> None:
-    """Draw what training sees first, augmentation included."""
+    """Draw the first training samples, augmentation included."""
     with np.load(batch, allow_pickle=False) as arrays:
         title = "Training images as the network sees them"
         figure = image_grids.labelled_images_figure(
@@ -125,7 +128,7 @@ def record_training_batch(record: RunRecord, batch: Path, classes: Sequence[str]
 
 
 def record_training(record: RunRecord, trained: Mapping[str, Any]) -> None:
-    """Where training was placed, what it cost, and what came out."""
+    """Record devices, epochs, speed, peak memory and the digest of the weights."""
     fit = trained["fit"]
     record.set_tags(
         trained["placement"]
@@ -166,7 +169,7 @@ def class_metrics(result: Evaluation, classes: Sequence[str]) -> dict[str, float
 def record_pictures(
     record: RunRecord, prepared: PreparedDataset, predictions: Predictions, result: Evaluation
 ) -> None:
-    """Draw what was predicted: the confusion matrix, test images, confident mistakes."""
+    """Draw the predictions: confusion matrix, test images, confident mistakes."""
     classes, samples = prepared.classes, prepared.test.samples
     record.log_figure(plots.confusion_matrix_figure(result, classes), "confusion_matrix.png")
     shown = image_grids.test_images_figure(samples, predictions, classes)
@@ -183,7 +186,7 @@ def record_report(
     result: Evaluation,
     facts: Mapping[str, Any],
 ) -> list[dict[str, Any]]:
-    """Write tables and the report; gives the rows of the per-class table.
+    """Write tables and the report; returns the rows of the per-class table.
 
     Args:
         facts: of the training: its placement, how `fit` ended, the number of parameters.
@@ -213,7 +216,7 @@ def record_report(
         classes,
         title=record.name,
         facts=stated,
-        environment={key: facts[key] for key in PLACES},
+        environment={key: facts[key] for key in ENVIRONMENT_FACTS},
         metrics=record.metrics,
         curves=curves(record.folder),
         matrix=plots.confusion_matrix_figure(result, classes),
@@ -231,16 +234,16 @@ def record_report(
 
 
 def judge(record: RunRecord, resolved: ResolvedConfig) -> Judged:
-    """Let the gates judge what the run has recorded, and promote it if they let it.
+    """Let the gates judge what the run has recorded, and promote it if all pass.
 
     Raises:
-        RunError: MLflow does not have all of the run yet.
+        StoreUnavailableError: MLflow does not have all of the run yet.
     """
     assert resolved.config.promote is not None
     if not record.sync():
         raise StoreUnavailableError(
             f"{record.name} is not judged: MLflow does not answer. Once it does, "
-            f"`torchyard resume {record.run_id}` goes on."
+            f"`torchyard resume {record.run_id}` judges it."
         )
     client = open_store(tracking_uri())
     run = client.get_run(record.run_id)
@@ -249,7 +252,7 @@ def judge(record: RunRecord, resolved: ResolvedConfig) -> Judged:
 
 @contextmanager
 def _published() -> Iterator[None]:
-    """Artifacts go to Prefect, whose absence must not end a run; it tries for a minute itself."""
+    """Warn if Prefect, which retries for a minute, does not take artifacts; the run goes on."""
     try:
         yield
     except (httpx.HTTPError, ObjectNotFound) as error:

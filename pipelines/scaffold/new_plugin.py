@@ -29,7 +29,7 @@ def new_plugin(
     folder: Annotated[
         Optional[Path],  # noqa: UP045 - typer reads the annotation
         typer.Option(
-            help=f"where to; by default {DEFAULT_FOLDER}, which is always loaded, "
+            help=f"where to write; default: {DEFAULT_FOLDER}, which is always loaded, "
             "and for a package the working folder"
         ),
     ] = None,
@@ -79,8 +79,8 @@ def write(kind: str, name: str, folder: Path, *, package: bool = False) -> list[
     text = text.replace("NewThing", class_name).replace("new_thing", name)
     inside = plugin_files(kind, name, class_name, text, package=package)
     files = {folder / path: content for path, content in inside.items()}
-    kept = [folder / package_folder(name)] if package else list(files)
-    existing = {path for path in kept if os.path.lexists(path)}
+    targets = [folder / package_folder(name)] if package else list(files)
+    existing = {path for path in targets if os.path.lexists(path)}
     if existing:
         raise UserError(f"{path} exists already, and is not changed" for path in sorted(existing))
     try:
@@ -102,11 +102,11 @@ def _check_name(kind: str, name: str) -> None:
         near = near.removeprefix("test_").lstrip("0123456789_") or f"my_{kind}"
         near = f"{near}_{kind}" if keyword.iskeyword(near) or near == "conftest" else near
         raise UserError(
-            f"'{name}' is no name for a plugin. Did you mean '{near}'?  (accepts: a-z, 0-9 and _, "
-            "a letter first; no keyword of Python, and not test_… or conftest, which are tests)"
+            f"'{name}' is not a plugin name. Did you mean '{near}'?  (accepts: a-z, 0-9 and _, "
+            "a letter first; no keyword of Python, not test_… or conftest, which are tests)"
         )
     if importlib.util.find_spec(name):
-        # Its test, run in that folder, would import the plugin instead of the module.
+        # Tests that run in that folder would import the plugin in place of the module.
         raise UserError(f"'{name}' is the name of a Python module. Did you mean '{name}_{kind}'?")
     if name in dict(host().listed(kind)):
         raise UserError(f"there is a {kind} named '{name}' already: choose another name")

@@ -1,1 +1,1 @@
-"""What runs beside the runs: the Prefect server, the MLflow UI, the worker, schedules."""
+"""The services beside the runs: Prefect server, MLflow UI, Prefect worker, schedules."""

@@ -1,6 +1,6 @@
 """A process that outlives the command that started it, identified by a lock, not by its PID.
 
-Each daemon holds a lock on `<name>.lock` from birth to death. The kernel releases the lock with
+Each daemon holds a lock on `<name>.lock` from start to end. The kernel releases the lock with
 the process, so a PID that another program has by now is never mistaken for the daemon's. The
 first line of the file says what was started, when and by whom; the daemon appends its PID.
 """
@@ -31,10 +31,10 @@ MAX_LOG_BYTES = 1_000_000  # a longer log is emptied at the next start
 
 @dataclass(frozen=True)
 class DaemonState:
-    """What the lock file of a living daemon says.
+    """The contents of the lock file of a running daemon.
 
     Attributes:
-        address: where it answers, or the API a worker polls.
+        address: where it answers, or the API that a Prefect worker polls.
         started_at: ISO 8601.
         started_by: user@machine.
         pid: None until the process has written it.
@@ -116,7 +116,7 @@ class Daemon:
 
         Its children get SIGTERM before the daemon, which would send them a second one: a run that
         is terminated twice cannot record why it ended. A child in a session of its own gets none:
-        it is the trainer of a run, which ends it and would take its sudden end for a crash.
+        it is the worker process of a run, which stops it and would take its end for a crash.
         """
         state, processes = self.state(), self.processes()
         daemon = [process for process in processes if state and process.pid == state.pid]

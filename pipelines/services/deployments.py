@@ -1,4 +1,4 @@
-"""Prefect deployments: runs that start on a schedule, or when a pool's worker is asked to.
+"""Prefect deployments: runs that start on a schedule, or by hand on a Prefect worker.
 
 A deployment holds the whole checked configuration as its parameter `config`. Its form in
 Prefect's UI has a typed field for every setting and every parameter of the chosen plugins.
@@ -75,7 +75,7 @@ def schedule(resolved: ResolvedConfig, name: str, when: Schedule, pool: str) -> 
     Returns:
         The deployment's page in Prefect's UI, and whether it replaces one of that name.
     """
-    from prefect.workers.process import ProcessWorker  # takes long to import
+    from prefect.workers.process import ProcessWorker  # slow to import
 
     template = ProcessWorker.get_default_base_job_template()
     with get_client(sync_client=True) as client:
@@ -92,7 +92,7 @@ def schedule(resolved: ResolvedConfig, name: str, when: Schedule, pool: str) -> 
                 "command": f"{sys.executable} -P -m prefect.engine",
                 "working_dir": str(Path.cwd()),
                 "env": local_environment(),
-                # Otherwise a run whose worker was killed fails at its next print.
+                # Otherwise a run whose Prefect worker was killed fails at its next print.
                 "stream_output": False,
             },
             schedules=[actions.DeploymentScheduleCreate(schedule=when.prefect, slug="torchyard")],
@@ -102,7 +102,7 @@ def schedule(resolved: ResolvedConfig, name: str, when: Schedule, pool: str) -> 
 def deploy(
     resolved: ResolvedConfig, name: str, pool: str, job_variables: Mapping[str, Any]
 ) -> tuple[str, bool]:
-    """Register the flow for a work pool whose workers have torchyard installed.
+    """Register the flow for a work pool whose Prefect workers have torchyard installed.
 
     Returns:
         As `schedule`.
@@ -115,7 +115,7 @@ def deploy(
         if pool not in pools:
             raise UserError(
                 f"--pool: there is no work pool '{pool}'.{suggestion(pool, pools)}  "
-                f"`prefect work-pool create {pool} --type process` makes one."
+                f"`prefect work-pool create {pool} --type process` creates one."
             )
         needs = {path: plugin.source.origin for path, plugin in resolved.plugins.items()}
         environment = {NEEDS: json.dumps(needs), **job_variables.get("env", {})}
@@ -243,7 +243,7 @@ def _start_time(run: FlowRun | None, deployment: Any) -> str | None:
 def local_environment() -> dict[str, str | None]:
     """The variables with which a scheduled run finds what a command in this shell finds.
 
-    None unsets a variable: the worker was started in another shell.
+    None unsets a variable: the Prefect worker was started in another shell.
     """
     environment = {CACHE: str(cache_folder().absolute())} | {
         name: os.environ.get(name) for name in ("MLFLOW_EXPERIMENT_NAME", "MLFLOW_EXPERIMENT_ID")

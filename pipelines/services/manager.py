@@ -3,13 +3,13 @@
 | daemon          | what it is                                                              |
 |-----------------|-------------------------------------------------------------------------|
 | `server`        | the Prefect server with its scheduler                                   |
-| `worker`        | `prefect worker`: starts the runs that are scheduled on this machine    |
+| `worker`        | the Prefect worker: starts the runs that are scheduled on this machine |
 | `mlflow-<hash>` | the MLflow UI of one tracking store that `up` was called for            |
 | `supervisor`    | starts the other three, restarts them when they die, reaps dead runs    |
 
 `services.json` exists while the services are wanted; a daemon is alive while its lock is held
 (see `daemon.py`). So any of them can be killed at any moment and `status` stays correct: the
-supervisor restarts the others, and they go on without a supervisor until the next `up`.
+supervisor restarts the others, and they run without a supervisor until the next `up`.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ from torchyard.pipelines.services.prefect_server import (
 )
 from torchyard.pipelines.services.prefect_settings import configured_api_url
 
-START_SECONDS = 180  # on a busy machine; an idle one takes 20
+UP_TIMEOUT_SECONDS = 180  # on a busy machine; an idle one takes 20
 MAX_STARTS = 2  # a daemon that dies more often than this during `up` will not come up
 UP, FOUND, STARTING, DOWN = "up", "found", "starting", "down"
 
@@ -58,7 +58,7 @@ class ServiceStatus:
     Attributes:
         name: Prefect, MLflow, worker or supervisor.
         state: up; found, if torchyard did not start it; starting; down.
-        address: where a browser opens it, or what the worker works for.
+        address: where a browser opens it, or the pool of the Prefect worker.
         daemon: the process, if torchyard started it.
         api: the API of a Prefect server.
         log: the log of the daemon.
@@ -116,7 +116,7 @@ class ServiceManager:
                 module = "torchyard.pipelines.services.supervisor"
                 program = [sys.executable, "-P", "-m", module, str(self.folder)]
                 self.supervisor.start(lambda lock: [*program, str(lock)], "")
-        deadline = time.monotonic() + START_SECONDS
+        deadline = time.monotonic() + UP_TIMEOUT_SECONDS
         starts: set[tuple[str, str]] = set()
         while late := [each for each in self.status() if each.state not in (UP, FOUND)]:
             starts |= {(each.name, each.daemon.started_at) for each in late if each.daemon}
@@ -132,10 +132,10 @@ class ServiceManager:
         return self.status()
 
     def down(self) -> tuple[list[str], bool]:
-        """Stop what `up` started; gives the names of the stopped and whether the server stays.
+        """Stop what `up` started; returns what was stopped and whether the server stays.
 
-        The Prefect server stays while runs that were started by hand use it. Runs that the worker
-        started end as KILLED, with a checkpoint.
+        The Prefect server stays while runs that were started by hand use it. Runs that the Prefect
+        worker started end as KILLED, with a checkpoint.
         """
         with state_lock(self.folder):
             (self.folder / SERVICES_FILE).unlink(missing_ok=True)
@@ -209,7 +209,7 @@ def mlflow_server(store: str) -> tuple[str, list[str], dict[str, str]]:
     """
     with listen(urlsplit(LOCAL_UI).port or 0) as listener:
         port = listener.getsockname()[1]
-    # One worker answers in a quarter of the time that the default four take.
+    # One process of MLflow's server starts faster than the default four.
     program = [sys.executable, "-P", "-m", "mlflow", "server", "--workers", "1"]
     options = ["--host", "127.0.0.1", "--port", str(port), "--uvicorn-opts", "--log-level warning"]
     environment = {
@@ -225,8 +225,8 @@ def mlflow_server(store: str) -> tuple[str, list[str], dict[str, str]]:
 def pool_name(api_url: str) -> str:
     """The work pool of the runs that are scheduled on this machine.
 
-    On a server shared by several machines each has its own pool: another machine's worker does
-    not have the files.
+    On a server shared by several machines each has its own pool: another machine's Prefect
+    worker does not have the files.
     """
     if urlsplit(api_url).hostname in ("127.0.0.1", "localhost"):
         return "torchyard"

@@ -8,7 +8,7 @@ The kernel releases a lock with the process that held it, so no crash leaves a w
 
 | file          | locked by                      | for as long as                           |
 |---------------|--------------------------------|------------------------------------------|
-| `server.lock` | the server; has its address    | it lives (it inherits the lock at birth) |
+| `server.lock` | the server; has its address    | it lives (it inherits the lock)          |
 | `users.lock`  | every user, shared             | the user's process lives                 |
 | `start.lock`  | whoever starts or stops it     | two first starts must give one server    |
 
@@ -45,7 +45,7 @@ from torchyard.pipelines.services.daemon import Daemon, open_lock, report_pid, s
 from torchyard.pipelines.services.prefect_settings import configured_api_url, setting
 
 FLOW = "train_pipeline"
-HEADER = "X-Torchyard"  # a response header: this server serves one PREFECT_HOME and may exit
+HEADER = "X-Torchyard"  # a response header with the mode: torchyard started this server
 SERVICES_FILE = "services.json"  # in the state folder while `torchyard up` wants the services
 PERSISTENT, TEMPORARY = "persistent", "temporary"  # the mode that a server reports
 
@@ -160,7 +160,7 @@ class PrefectServer:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Where the server is gone, raise that instead of an error from deep inside httpx."""
+        """If the server is gone, raise that in place of an error from deep inside httpx."""
         if isinstance(error, Exception) and not isinstance(error, UserError | RunError):
             try:
                 self.wait(timeout=5)
@@ -210,7 +210,7 @@ def use(api_url: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def without_heartbeat() -> Iterator[None]:
-    """Flows send no heartbeat to the server, and end half a second sooner.
+    """Flows send no heartbeat to the server, and end sooner.
 
     The thread that sends it sleeps in whole seconds, and the end of the flow waits for it. A
     server learns from heartbeats that a flow's process has died. One that torchyard started does
@@ -288,8 +288,8 @@ def _server_settings(port: int, api_url: str) -> dict[str, str]:
 def _serve(folder: Path, listener: socket.socket, lock: int) -> None:
     """Do what `prefect server start` does, without loading its command line.
 
-    That saves two of ten CPU seconds to the first answer; not letting the garbage collector walk
-    half-built modules during the imports saves another.
+    That, and importing without the garbage collector, saves three of ten CPU seconds to the first
+    answer (`benchmarks/reasons/startup.md`).
     """
     os.set_inheritable(lock, False)  # its children must not hold the lock after its death
     persistent = (folder / SERVICES_FILE).exists()
@@ -297,7 +297,8 @@ def _serve(folder: Path, listener: socket.socket, lock: int) -> None:
     # other services stay enabled: the user's automations must see this run.
     for service in ("SCHEDULER", "LATE_RUNS"):
         os.environ[f"PREFECT_SERVER_SERVICES_{service}_ENABLED"] = str(persistent).lower()
-    report_pid(lock, PERSISTENT if persistent else TEMPORARY)
+    mode = PERSISTENT if persistent else TEMPORARY
+    report_pid(lock, mode)
     gc.disable()
     import uvicorn
     from prefect.server.api.server import create_app
@@ -311,8 +312,8 @@ def _serve(folder: Path, listener: socket.socket, lock: int) -> None:
     config = uvicorn.Config(
         app,
         log_level="warning",
-        headers=[(HEADER, "temporary")],
-        timeout_graceful_shutdown=5,  # an open browser page must not keep it
+        headers=[(HEADER, mode)],
+        timeout_graceful_shutdown=5,  # an open browser page must not keep it running
     )
     server = uvicorn.Server(config)
     socket_copy = os.dup(listener.fileno())  # uvicorn closes its own, which refuses requests
@@ -331,10 +332,7 @@ def _serve(folder: Path, listener: socket.socket, lock: int) -> None:
 
 
 def _warm_up(port: int) -> None:
-    """Send a first request, at which FastAPI prepares its routes (0.3 s).
-
-    Otherwise a run waits for that when it has imported all it needs.
-    """
+    """Send a first request, so that FastAPI prepares its routes before a run sends one."""
     with contextlib.suppress(OSError, http.client.HTTPException):
         http_get(f"http://127.0.0.1:{port}/api/admin/version", timeout=60)
 

@@ -1,4 +1,4 @@
-"""Ends what dead processes left behind: MLflow runs, flow runs, late runs, old deployments.
+"""Cleans up after dead processes: MLflow runs, flow runs, late runs, old deployments.
 
 The supervisor calls it every few seconds, so nothing stays RUNNING until the next command.
 """
@@ -27,7 +27,7 @@ def end_dead_runs(tracking_uri: str) -> None:
     """Set the MLflow runs of a store whose process on this machine has died to KILLED."""
     load_mlflow()
     client = open_store(tracking_uri)
-    with store_lock(tracking_uri):  # a run that is being resumed has no owner for a moment
+    with store_lock(tracking_uri):  # a run that is being resumed briefly has no owner
         end_orphans(client, *(each.experiment_id for each in client.search_experiments()))
 
 
@@ -41,7 +41,7 @@ def end_dead_flow_runs() -> None:
             if owner_lives({key: str(value) for key, value in run.labels.items()}) is False:
                 cancelling = run.state_type == StateType.CANCELLING
                 ended = Cancelled if cancelling else Crashed
-                state: State[None] = ended(message="Its process ended without a word.")
+                state: State[None] = ended(message="Its process ended without reporting why.")
                 # The server's failure to end one run must not keep the others RUNNING.
                 with contextlib.suppress(httpx.HTTPError, PrefectException):
                     client.set_flow_run_state(run.id, state, force=True)

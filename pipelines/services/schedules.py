@@ -63,7 +63,7 @@ def parse_schedule(
 
 
 def describe(schedule: Any) -> str:
-    """One of Prefect's schedules in a line."""
+    """One of Prefect's schedules in words."""
     if cron := getattr(schedule, "cron", None):
         return f'"{cron}", {schedule.timezone}'
     if rule := getattr(schedule, "rrule", None):
@@ -91,7 +91,7 @@ def _cron(value: str, zone: str) -> Schedule:
 
     try:
         schedule = CronSchedule(cron=value, timezone=zone)
-        # The client's schedule cannot tell its dates; the server's is what the scheduler asks.
+        # The client's schedule cannot compute its dates; the scheduler uses the server's.
         dates = asyncio.run(ServerCronSchedule(cron=value, timezone=zone).get_dates(n=1))
     except ValidationError as error:
         raise ValueError(
@@ -111,7 +111,7 @@ def _interval(value: str, zone: str) -> Schedule:
     except OverflowError:
         raise ValueError("is too long") from None
     if length <= timedelta():
-        raise ValueError("must be longer than nothing")
+        raise ValueError("must be longer than 0")
     schedule = IntervalSchedule(interval=length, anchor_date=datetime.now(UTC), timezone=zone)
     return Schedule(schedule, first)
 

@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 CHECK_SECONDS = 1.0
 REAP_SECONDS = 5.0
-MAX_BACKOFF = 60.0  # seconds between two starts of a daemon that dies at once
+MAX_BACKOFF = 60.0  # seconds between two starts of a daemon that keeps dying
 
 # A new store's tables are created before MLflow's server opens it: of two processes that create
 # them at once one fails.
@@ -81,7 +81,7 @@ class Supervisor:
         url, worker = self._server.api_url, self._manager.worker
         with state_lock(self._manager.folder):
             state = worker.state()
-            if state and state.address != url:  # the server has moved to another port
+            if state and state.address != url:  # the server is on another port now
                 worker.stop()
         if self._due(worker):
             program = [sys.executable, "-P", "-m", "prefect", "worker", "start"]

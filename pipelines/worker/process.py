@@ -1,7 +1,7 @@
-"""The worker: a process of its own for the torch work, as its parent sees it.
+"""The worker process, which does the torch work, as its parent sees it.
 
 The parent holds Prefect and MLflow, the worker torch: their imports, seconds each, overlap
-on two cores, and a trainer that dies (out of memory, a crash in native code) is an error
+on two cores, and a worker that dies (out of memory, a crash in native code) is an error
 of one stage, not the end of the flow. Parent and worker (`serve.py`) exchange JSON lines: a
 request `{stage, arguments}`, events while it runs, then a result or an error.
 """
@@ -28,8 +28,8 @@ from torchyard.core.training.events import Emit, from_plain
 
 TAIL_LINES = 20  # of the worker's output, shown if it dies
 
-# Else glibc gives memory back after each large tensor and takes it anew, page by page: an eighth of
-# LeNet's time at batch 128. The second is what glibc itself goes up to.
+# Otherwise glibc returns memory after each large tensor and takes it anew, page by page
+# (`benchmarks/reasons/execution.md`). The second is the most that glibc itself goes up to.
 MEMORY = {"MALLOC_TRIM_THRESHOLD_": str(2**28), "MALLOC_MMAP_THRESHOLD_": str(2**25)}
 
 
@@ -42,8 +42,8 @@ class Worker:
 
     def __init__(self, on_output: Callable[[str], None] = lambda line: None) -> None:
         reader, writer = os.pipe()
-        # What this process can import, a plugin in the worker may need: PYTHONPATH is all of it.
-        # Nothing in the working folder may stand in for a module: -P.
+        # A plugin in the worker can import what this process can. -P: nothing in the working folder
+        # may shadow a module.
         path = os.pathsep.join(entry or str(Path.cwd()) for entry in sys.path)
         # A session of its own: Ctrl-C in the terminal reaches the parent, which decides.
         self._process: subprocess.Popen[str] = subprocess.Popen(
@@ -76,8 +76,8 @@ class Worker:
     ) -> dict[str, Any]:
         """Run a stage in the worker and wait for its result.
 
-        Whatever interrupts the waiting (Ctrl-C, an error in `on_event`) ends the worker: it
-        would go on with work that nobody wants.
+        Whatever interrupts the wait (Ctrl-C, an error in `on_event`) ends the worker, which would
+        otherwise finish a stage that nobody waits for.
 
         Args:
             stage: a name in `stages.STAGES`.
@@ -127,9 +127,9 @@ class Worker:
                     self.close()
 
     def wait_for_stage(self) -> None:
-        """Leave the processor to others until the next stage is requested.
+        """Leave the processor to other processes until the next stage is requested.
 
-        Else the worker imports what stages will need, and delays a server that starts now.
+        Otherwise the worker imports what stages will need, and delays a server that starts now.
         """
         with contextlib.suppress(BrokenPipeError, ValueError):  # the next stage reports it
             self._send({"stage": None})
@@ -202,7 +202,7 @@ def _stage_error(message: dict[str, Any]) -> Exception:
 
 
 def check_config(config: RunConfig) -> dict[str, Any]:
-    """Try device, model, loss and schedule in the worker before any work.
+    """Check device, model, loss and schedule in the worker before any work.
 
     Raises:
         UserError: with every problem found.

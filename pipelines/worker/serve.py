@@ -1,4 +1,4 @@
-"""The worker process's side: it runs the stages that its parent requests on standard input.
+"""The worker process itself: runs the stages that its parent requests on standard input.
 
 python -m torchyard.pipelines.worker.serve FILE_DESCRIPTOR_FOR_MESSAGES
 """
@@ -30,10 +30,10 @@ def serve(messages: IO[str]) -> None:
     requests: queue.SimpleQueue[str] = queue.SimpleQueue()
     threading.Thread(target=_receive, args=(requests,), daemon=True).start()
 
-    # The import of torch, seconds long, begins before the first request is here. The garbage
-    # collector would walk the half-built modules again and again: 0.4 s.
+    # torch is imported before the first request arrives, without the garbage collector, which
+    # would walk the half-built modules again and again (`benchmarks/reasons/startup.md`).
     gc.disable()
-    # Not below /tmp, which is torch's default: another user may have been there before.
+    # Not torch's default, a folder in /tmp: another user may own it.
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / "compiled"))
 
     from torchyard.pipelines.worker import stages
@@ -48,9 +48,8 @@ def serve(messages: IO[str]) -> None:
     def emit(event: Event) -> None:
         send(event=as_plain(event))
 
-    # Imported one by one while there is no request: a run's parent imports for longer than this
-    # process. Its first request then finds torch's compiler, 0.7 s; what an export needs, 0.3 s,
-    # may be imported while the parent begins the flow.
+    # Imported one by one while there is no request: the parent of a run imports for longer than
+    # this process.
     imports = [stages.load_export, stages.load_compiler]
     waiting = False
     while True:
@@ -90,7 +89,7 @@ def _plugins_in_use(arguments: dict[str, Any]) -> str:
 def _receive(requests: queue.SimpleQueue[str]) -> None:
     for line in sys.stdin:
         requests.put(line)
-    # The parent is gone or wants no more. Nothing half-written is ever taken for whole.
+    # The parent has ended or closed the pipe. Files are written atomically, so none is half done.
     os._exit(0)
 
 

@@ -1,4 +1,4 @@
-"""The work of each stage, as the torch process does it: paths and plain values in and out."""
+"""The work of each stage, done in the worker process: paths and plain values in and out."""
 
 from __future__ import annotations
 
@@ -12,25 +12,26 @@ import numpy as np
 import torch
 from torch import nn
 
-from torchyard.core.config.resolve import ResolvedConfig
+from torchyard.core.config.resolve import ResolvedConfig, resolve_once
 from torchyard.core.config.schema import TrainConfig
 from torchyard.core.data.dataset import PreparedDataset, Split
 from torchyard.core.data.files import atomic_write
 from torchyard.core.data.raw import stratified_split
 from torchyard.core.errors import RunError, UserError
 from torchyard.core.evaluation.predict import predict
+from torchyard.core.hosting.host import host
 from torchyard.core.hosting.params import Loss
 from torchyard.core.preparation.prepare import find_prepared, prepare_dataset
-from torchyard.core.training import checkpoint, loop, network
+from torchyard.core.training import checkpoint, loop
 from torchyard.core.training import device as devices
+from torchyard.core.training import network as networks
 from torchyard.core.training.events import Emit, StageProgress, TrainingBatch
 from torchyard.core.training.execution import CompiledStep, Execution, set_up_evaluation
 from torchyard.core.training.run_log import with_metrics_logged
 from torchyard.core.training.state import TrainingState
 from torchyard.core.training.strategy import DataParallel, Strategy
-from torchyard.pipelines.worker import checks
-from torchyard.pipelines.worker.checks import Config, resolved_once
-from torchyard.pipelines.worker.inspection import inspect_dataset, inspect_model
+from torchyard.pipelines.worker.config_check import Config, check, model_size, plugin_problems
+from torchyard.pipelines.worker.summaries import inspect_dataset, inspect_model
 
 BATCH_SHOWN = 36  # samples in the picture of a training batch
 
@@ -41,7 +42,7 @@ def prepare(config: Config, cache: str, emit: Emit) -> dict[str, Any]:
     Returns:
         folder: where they are; found: whether they were there already.
     """
-    resolved = resolved_once(config)
+    resolved = resolve_once(config, host())
     name = resolved.config.dataset.name
     found = find_prepared(name, resolved.dataset, Path(cache))
     prepared = found or prepare_dataset(
@@ -54,10 +55,10 @@ def train(config: Config, data: str, folder: str, emit: Emit) -> dict[str, Any]:
     """Train into `folder`, from its last checkpoint if it has one.
 
     Returns:
-        weights: the checkpoint to use; fit: how training ended; placement: where things
-        were; peaks: memory; weights_digest: sha256 of the weights; parameters: how many.
+        weights: the checkpoint to use; fit: how training ended; placement: the devices
+        used; peaks: memory; weights_digest: sha256 of the weights; parameters: how many.
     """
-    resolved = resolved_once(config)
+    resolved = resolve_once(config, host())
     settings = resolved.config.train
     device = devices.choose_device(resolved.config.device)
     arguments = (config, data, folder)
@@ -74,30 +75,30 @@ def _train(
 ) -> dict[str, Any]:
     """Train as one process of the strategy; returns what `train` does."""
     config, folder = arguments[0], Path(arguments[2])
-    resolved, prepared = resolved_once(config), PreparedDataset.open(Path(arguments[1]))
+    resolved, prepared = resolve_once(config, host()), PreparedDataset.open(Path(arguments[1]))
     settings = resolved.config.train
     devices.set_deterministic(settings.deterministic)
-    size = checks.model_size(resolved, prepared.spec)
+    size = model_size(resolved, prepared.spec)
     checkpoint.seed_everything(settings.seed)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
 
-    net = _network(resolved, prepared)
-    network.freeze(net.model, resolved.config.model.freeze)
-    net = net.to(device)
+    network = _network(resolved, prepared)
+    networks.freeze(network.model, resolved.config.model.freeze)
+    network = network.to(device)
     train, validation = prepared.train, None
     if settings.validation:
         rest, held_out = stratified_split(train.labels, settings.validation, settings.seed)
         validation = Split(train.samples, train.labels, held_out)
         train = Split(train.samples, train.labels, rest)
     steps = loop.total_steps(len(train), settings)
-    execution = Execution.choose(resolved.config, net.model, size, steps, device)
-    execution.apply(net)
-    if problems := checks.plugin_problems(resolved, prepared.spec, steps):
+    execution = Execution.choose(resolved.config, network.model, size, steps, device)
+    execution.apply(network)
+    if problems := plugin_problems(resolved, prepared.spec, steps):
         raise UserError(problems)
     augmentations = [plugin.build(prepared.shape) for plugin in resolved.augmentations]
     loss = resolved.loss.build(len(prepared.classes))
-    optimizer = resolved.optimizer.build([p for p in net.parameters() if p.requires_grad])
+    optimizer = resolved.optimizer.build([p for p in network.parameters() if p.requires_grad])
     scheduler = resolved.scheduler.build(optimizer, steps)
     if isinstance(loss, nn.Module):
         loss = loss.to(device)
@@ -111,7 +112,9 @@ def _train(
         with atomic_write(file) as writer:
             np.savez(writer, samples=samples.cpu().numpy(), labels=labels.cpu().numpy())
         emit(TrainingBatch(str(file)))
-    state = TrainingState(net, optimizer, scheduler, device=device, precision=execution.precision)
+    state = TrainingState(
+        network, optimizer, scheduler, device=device, precision=execution.precision
+    )
     compiled, compilation = None, "false"
     if execution.compiled:
         emit(StageProgress("compiling", 0, 0))
@@ -121,13 +124,13 @@ def _train(
     best = validation is not None and result.best_epoch != result.epochs
     return {
         "weights": str(folder / (checkpoint.BEST if best else checkpoint.LAST)),
-        "weights_digest": network.weights_digest(net),
+        "weights_digest": networks.weights_digest(network),
         "parameters": size.parameters,
         "fit": asdict(result),
         "placement": devices.describe_device(device)
         | {
-            "model_device": str(next(net.model.parameters()).device),
-            "normalization_device": str(net.normalize.factor.device),
+            "model_device": str(next(network.model.parameters()).device),
+            "normalization_device": str(network.normalize.factor.device),
             "data_device": str(data_device),
             "precision": execution.precision,
             "execution": str(execution),
@@ -167,7 +170,7 @@ def _first_batch(
     if data.train.indices is not None:
         index = torch.from_numpy(data.train.indices)[index]
     samples = torch.from_numpy(data.train.samples)[index].to(device)
-    # Training is to draw what it would have drawn without this.
+    # The random numbers drawn here must not change those of the training.
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         for augment in data.augmentations:
             samples = augment(samples, index.to(device), 1)
@@ -176,12 +179,12 @@ def _first_batch(
 
 def evaluate(config: Config, data: str, weights: str, target: str, emit: Emit) -> dict[str, Any]:
     """Predict the test split with trained weights; the predictions go to the file `target`."""
-    resolved, prepared = resolved_once(config), PreparedDataset.open(Path(data))
+    resolved, prepared = resolve_once(config, host()), PreparedDataset.open(Path(data))
     device = devices.choose_device(resolved.config.device)
     set_up_evaluation(resolved.config.train.threads)
-    net = _trained_network(resolved, prepared, Path(weights), device)
+    network = _trained_network(resolved, prepared, Path(weights), device)
     test = prepared.test
-    predict(net, test.samples, test.labels, device=device).save(Path(target))
+    predict(network, test.samples, test.labels, device=device).save(Path(target))
     return {}
 
 
@@ -191,40 +194,40 @@ def export(config: Config, data: str, weights: str, target: str, emit: Emit) -> 
     Returns:
         refused: why torch.export cannot write this model, or None.
     """
-    resolved, prepared = resolved_once(config), PreparedDataset.open(Path(data))
-    net = _trained_network(resolved, prepared, Path(weights), torch.device("cpu"))
+    resolved, prepared = resolve_once(config, host()), PreparedDataset.open(Path(data))
+    network = _trained_network(resolved, prepared, Path(weights), torch.device("cpu"))
     try:
-        network.export(net, prepared, Path(target))
-    except network.NotExportableError as error:
+        networks.export(network, prepared, Path(target))
+    except networks.NotExportableError as error:
         return {"refused": str(error)}
     return {"refused": None}
 
 
-def _network(resolved: ResolvedConfig, prepared: PreparedDataset) -> network.Network:
+def _network(resolved: ResolvedConfig, prepared: PreparedDataset) -> networks.Network:
     model = resolved.model.build(prepared.shape, len(prepared.classes))
-    return network.Network(model, prepared, resolved.config.dataset.normalize)
+    return networks.Network(model, prepared, resolved.config.dataset.normalize)
 
 
 def _trained_network(
     resolved: ResolvedConfig, prepared: PreparedDataset, weights: Path, device: torch.device
-) -> network.Network:
-    net = _network(resolved, prepared)
-    net.load_state_dict(checkpoint.load(weights)["network"])
-    return net.to(device)
+) -> networks.Network:
+    network = _network(resolved, prepared)
+    network.load_state_dict(checkpoint.load(weights)["network"])
+    return network.to(device)
 
 
 def load_compiler() -> None:
-    """Make torch import what its first optimizer of a process does: 0.7 seconds."""
+    """Make torch import its compiler, which the first optimizer of a process asks for."""
     torch.optim.SGD([torch.zeros(1)])
 
 
 def load_export() -> None:
-    """Make torch import what the first export of a process needs: 0.3 seconds more."""
+    """Make torch import what the first export of a process needs."""
     program = torch.export.export(nn.Identity(), (torch.zeros(1),))
     torch.export.save(program, io.BytesIO())
 
 
 STAGES: dict[str, Callable[..., dict[str, Any]]] = {
     stage.__name__: stage
-    for stage in (checks.check, prepare, train, evaluate, export, inspect_dataset, inspect_model)
+    for stage in (check, prepare, train, evaluate, export, inspect_dataset, inspect_model)
 }

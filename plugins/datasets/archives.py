@@ -80,8 +80,8 @@ def _starts(path: Path, magic: bytes) -> bool:
 def walk(folder: Path | str, prefix: str = "") -> Iterator[tuple[str, os.DirEntry[str]]]:
     """(path within the folder, entry) of all files and folders, in the order of their names.
 
-    Links are followed, but not to a folder that contains them. Without pathlib, whose objects
-    would take most of the time for 60,000 files.
+    Links are followed, but not to a folder that contains them. Strings, because pathlib's objects
+    would take most of the time (`benchmarks/reasons/reading.md`).
 
     Args:
         folder: where to start.
@@ -114,10 +114,10 @@ def _folder_source(path: Path) -> ImageSource:
     return source
 
 
-def _read_tar(path: Path, place: tuple[int, int]) -> bytes:
+def _read_tar(path: Path, extent: tuple[int, int]) -> bytes:
     """The bytes of a member of an uncompressed .tar, by (offset, size)."""
-    offset, size = place
-    file = os.open(path, os.O_RDONLY)  # half the time of Path.open
+    offset, size = extent
+    file = os.open(path, os.O_RDONLY)  # faster than Path.open
     try:
         return os.pread(file, size, offset)
     finally:
@@ -149,7 +149,7 @@ def _tar_source(path: Path, plain: Path) -> ImageSource:
     try:
         with tarfile.open(plain, "r:") as archive:
             while (member := archive.next()) is not None:
-                # Otherwise it keeps all members it has read: 400 MiB for 600,000 files.
+                # Otherwise it keeps all members it has read in memory.
                 archive.members.clear()  # type: ignore[attr-defined]
                 name = _cleaned(member.name)
                 if member.isdir():
@@ -173,7 +173,7 @@ def _read_zip(path: Path, name: str) -> bytes:
 
 @lru_cache(maxsize=1)
 def _opened(path: Path) -> zipfile.ZipFile:
-    # Once in each process: listing 60,000 files takes half a second.
+    # Once in each process, because it lists all files.
     return zipfile.ZipFile(path)
 
 
@@ -201,9 +201,9 @@ def _cleaned(name: str) -> str:
 
 
 def stream_files(path: Path) -> Iterator[tuple[str, Callable[[], bytes]]]:
-    """(name, function that reads the file) of a folder, or in an archive's own order, as a stream.
+    """(name, function that reads the file) of a folder or an archive, in the archive's own order.
 
-    The first image of a large archive is there at once.
+    An archive is read as a stream, so its first image is there at once.
     """
     if path.is_dir():
         for name, entry in walk(path):

@@ -64,7 +64,7 @@ def _table() -> npt.NDArray[Any]:
     """1,797 x 65: 64 pixels and the label.
 
     Read directly from the file that `load_digits` reads, where it is at its usual path: importing
-    `sklearn.datasets` takes 4 s.
+    `sklearn.datasets` takes seconds.
     """
     import numpy as np
 

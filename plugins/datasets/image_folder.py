@@ -146,8 +146,7 @@ class Layout:
     """
 
     def __init__(self, source: ImageSource, path: Path) -> None:
-        # Strings, as 60,000 pathlib objects take a second; split anew in each loop, as the split
-        # names of 600,000 files would take 200 MiB.
+        # Strings, because pathlib's objects are slow; split anew in each loop to save memory.
         images = [name for name in sorted(source.files) if _is_image(name)]
         if not images:
             raise UserError(
@@ -211,7 +210,7 @@ class Layout:
 
 
 class FolderPaths(Sequence[str]):
-    """Paths in a folder, joined when they are asked for: 600,000 of them would take 70 MiB."""
+    """Paths in a folder, joined when they are asked for, to save memory."""
 
     def __init__(self, folder: Path, names: Sequence[str]) -> None:
         self._folder, self._names = folder, names

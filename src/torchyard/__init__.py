@@ -71,7 +71,7 @@ __all__ = [
     "stratified_split",
 ]
 
-# Imported on first use: they bring numpy, a quarter of a second that most commands can do without.
+# Imported on first use: they import numpy, which most commands do without.
 _LAZY = {
     "Comparison": "torchyard.core.evaluation.paired_test",
     "Evaluation": "torchyard.core.evaluation.metrics",

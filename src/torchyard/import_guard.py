@@ -2,7 +2,7 @@
 
 
 def check_import_name(name: str, file: str) -> None:
-    """Called by each of the three folders' `__init__.py` with its own name and file.
+    """Refuse `import core`: each folder's `__init__.py` calls this with its own name and file.
 
     Raises:
         ImportError: the folder is not imported as a part of `torchyard`.

@@ -68,7 +68,7 @@ def made_runs(workspace, tmp_path_factory) -> tuple[Path, dict[str, str]]:
 
 @pytest.fixture(scope="module")
 def site(made_runs) -> Iterator[Site]:
-    """The server, begun with the command that a run prints."""
+    """The server, started with the command that a run prints."""
     from mlflow import MlflowClient
 
     from torchyard.pipelines.commands.ui import mlflow_ui_command

@@ -42,7 +42,7 @@ def page(workspace, document):
 
 @pytest.fixture
 def command(page, workspace):
-    """Run a command line of the page in this process; gives its output."""
+    """Run a command line of the page in this process; returns its output."""
 
     def run(line):
         folder, arguments = re.fullmatch(

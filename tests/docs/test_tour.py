@@ -17,7 +17,7 @@ DOCUMENT = "tour.md"
 
 @pytest.fixture(scope="module")
 def shell(tmp_path_factory, document):
-    """Run a line in a working folder and a home of the reader's; gives what it prints."""
+    """Run a line in a working folder and a home of the reader's; returns what it prints."""
     folder = tmp_path_factory.mktemp("tour")
     (folder / "work").mkdir()
     document.write_plugins(folder / "work")

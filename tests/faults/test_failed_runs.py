@@ -204,7 +204,7 @@ def test_a_model_that_cannot_be_exported_keeps_everything_else():
     assert "report.md" in {artifact.path for artifact in client.list_artifacts(run.info.run_id)}
 
 
-def test_a_trainer_that_dies_fails_the_run_and_the_next_one_has_a_new_trainer():
+def test_a_worker_that_dies_fails_the_run_and_the_next_one_has_a_new_worker():
     from torchyard.pipelines.worker.process import shared_worker
 
     shared_worker()
@@ -233,7 +233,7 @@ def test_a_trainer_that_dies_fails_the_run_and_the_next_one_has_a_new_trainer():
 
 
 @pytest.mark.slow
-def test_a_process_of_a_team_that_raises_fails_the_run_with_its_traceback():
+def test_a_data_parallel_process_that_raises_fails_the_run_with_its_traceback():
     with pytest.raises(
         RunError, match=r"training failed in misbehaving \(.*\): RuntimeError: boom in the plugin"
     ):
@@ -243,7 +243,7 @@ def test_a_process_of_a_team_that_raises_fails_the_run_with_its_traceback():
     assert all_gone()
 
 
-def test_no_process_of_a_team_outlives_its_trainer():
+def test_no_data_parallel_process_outlives_its_worker():
     from torchyard.pipelines.worker.process import shared_worker
 
     shared_worker()

@@ -1,4 +1,4 @@
-"""The disk fills up in a task: one message, nothing lost, and the run goes on later."""
+"""The disk fills up in a task: one message, nothing lost, and the run is resumed later."""
 
 import contextlib
 import re
@@ -37,11 +37,11 @@ def test_a_disk_that_fills_up_in_a_task_loses_nothing(workspace, disk, task):
         while not list(small.glob("mlruns/runs/*")):
             time.sleep(0.01)
     fill(small)
-    _, told = process.communicate(timeout=200)
-    assert "Traceback" not in told, told
-    assert process.returncode in (0, 1), told  # it may have been quicker than the disk
+    _, errors = process.communicate(timeout=200)
+    assert "Traceback" not in errors, errors
+    assert process.returncode in (0, 1), errors  # it may have been quicker than the disk
     if process.returncode:
-        assert re.search("[Nn]o space (is )?left", told), told
+        assert re.search("[Nn]o space (is )?left", errors), errors
     (small / "ballast").unlink()
 
     from mlflow import MlflowClient

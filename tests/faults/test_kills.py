@@ -1,4 +1,4 @@
-"""SIGKILL at random moments, again and again: what is taken up ends as if nothing had happened.
+"""SIGKILL at random moments, again and again: what is resumed ends as if nothing had happened.
 
 `make faults` sets TORCHYARD_KILLS and prints the table.
 """
@@ -137,13 +137,13 @@ class Watched:
     def kill(self, victim):
         with contextlib.suppress(psutil.NoSuchProcess):
             children = psutil.Process(self.process.pid).children()
-            trainers = [
+            workers = [
                 child for child in children if "torchyard.pipelines.worker.serve" in child.cmdline()
             ]
-            for doomed in {"all": children, "parent": [], "trainer": trainers}[victim]:
+            for doomed in {"all": children, "parent": [], "worker": workers}[victim]:
                 with contextlib.suppress(psutil.NoSuchProcess):
                     doomed.send_signal(signal.SIGKILL)
-            if victim != "trainer":
+            if victim != "worker":
                 self.process.send_signal(signal.SIGKILL)
         self.process.wait()
         self.reader.join()
@@ -151,12 +151,12 @@ class Watched:
 
 
 def kill_once(workspace, rng, lasts, *arguments):
-    """Start a command and kill it at a random moment; gives the task it was in, and the victim."""
+    """Start a command and kill it at a random moment; returns its task then, and the victim."""
     watched = Watched(workspace, *arguments)
     task = rng.choice(TASKS)
     watched.reach(task)
     watched.wait(rng.uniform(0, lasts[task]))
-    victim, killed_in = rng.choice(["all", "parent", "trainer"]), watched.task
+    victim, killed_in = rng.choice(["all", "parent", "worker"]), watched.task
     watched.kill(victim)
     return killed_in, victim
 
@@ -199,7 +199,7 @@ def test_a_run_killed_at_any_moment_ends_as_if_it_had_not_been(workspace):
     watched = Watched(workspace, "run", *SETTINGS)
     watched.reach("end")
     watched.wait(None)
-    watched.kill("trainer")
+    watched.kill("worker")
     client = MlflowClient(f"sqlite:///{workspace.folder}/mlruns/mlflow.db")
     [run_id] = recorded(client)
     reference = figures(client, run_id)

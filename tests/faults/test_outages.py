@@ -1,4 +1,4 @@
-"""A server is killed in the middle of a run: training goes on, and nothing is lost."""
+"""A server is killed in the middle of a run: training continues, and nothing is lost."""
 
 import os
 import re
@@ -77,9 +77,9 @@ def test_an_mlflow_server_that_is_killed_is_told_all_once_it_is_back(workspace, 
     environment = workspace.environment | {"MLFLOW_TRACKING_URI": server.url}
     process = run_until(workspace, "epoch 2:", environment, tmp_path)
     server.kill()
-    printed, told = process.communicate(timeout=200)
-    assert process.returncode == 0, told
-    assert "Traceback" not in told
+    printed, errors = process.communicate(timeout=200)
+    assert process.returncode == 0, errors
+    assert "Traceback" not in errors
     assert re.search(r"MLflow does not answer: \d+ entries wait on disk", printed)
     run_id = re.search(r"`torchyard resume ([0-9a-f]{32})`", printed)[1]
 
@@ -117,11 +117,11 @@ def test_a_prefect_server_that_is_killed_takes_no_result_with_it(workspace, tmp_
     for child in psutil.Process(process.pid).children():
         if "torchyard.pipelines.services.prefect_server" in child.cmdline():
             child.kill()
-    printed, told = process.communicate(timeout=200)
-    assert process.returncode == 0, told
-    assert "Traceback" not in told
+    printed, errors = process.communicate(timeout=200)
+    assert process.returncode == 0, errors
+    assert "Traceback" not in errors
     assert "of 359 test samples right" in printed
-    assert "The run is finished, but Prefect was not told." in told
+    assert "The run is done, but Prefect does not know." in errors
     client = MlflowClient(f"sqlite:///{tmp_path}/mlruns/mlflow.db")
     [run] = client.search_runs(["1"])
     assert run.info.status == "FINISHED"

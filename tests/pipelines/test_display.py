@@ -31,7 +31,7 @@ ROW = {
 
 
 def follow(shown: Display) -> None:
-    """A run as the flow tells of it."""
+    """A run as the flow reports it."""
     shown.began("a" * 32, "lenet #1")
     with shown.bars(), shown.stage("train", "lenet"):
         shown.event(RunningLoss(step=3, loss=0.7))
@@ -104,5 +104,5 @@ def test_a_stage_that_fails_has_no_time(capsys) -> None:
 def test_quiet_and_json_exclude_each_other() -> None:
     from torchyard.pipelines.cli import app
 
-    with pytest.raises(UserError, match="say one of them"):
+    with pytest.raises(UserError, match="cannot be combined"):
         app(["run", "digits", "--quiet", "--json"], standalone_mode=False)

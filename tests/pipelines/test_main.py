@@ -1,4 +1,4 @@
-"""How the command's process begins and ends."""
+"""How the command's process starts and ends."""
 
 import os
 import signal

@@ -21,7 +21,7 @@ class NewThing(AugmentationParams):
         """Make a callable (uint8 N x C x H x W, indices, epoch) -> uint8 N x C x H x W.
 
         Raises:
-            ValueError: the samples are no images.
+            ValueError: the samples are not images.
         """
         import torch  # here, so that `torchyard plugins` stays quick
 

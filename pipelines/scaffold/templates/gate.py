@@ -27,8 +27,8 @@ class NewThing(GateParams):
         most, confidence = self.most, self.confidence
 
         def judge(candidate: PredictionTable, champion: PredictionTable | None) -> Verdict:
-            of = candidate.predictions
-            wrong = (of.predicted != of.targets) & (of.confidence >= confidence)
+            made = candidate.predictions
+            wrong = (made.predicted != made.targets) & (made.confidence >= confidence)
             share = float(wrong.mean())
             reason = f"{share:.2%} are confident mistakes, at most {most:.2%} may be"
             return Verdict(share <= most, reason, {"confident_mistakes": share})

@@ -40,7 +40,7 @@ def test_the_commands_list_and_compare(here, runs, tmp_path) -> None:
     printed = here("runs", "accuracy>0")
     assert "resnet18·sgd·digits" in printed
     assert "<script>alert(1)</script> 95.0%" in printed
-    assert "There is no such run." in here("runs", "accuracy>2")
+    assert "No run meets these conditions." in here("runs", "accuracy>2")
     printed = here("compare", "champion", "best:digits", "best:cifar10")
     assert "is better than" in printed
     assert "different samples" in printed
@@ -66,9 +66,9 @@ def test_the_page_needs_no_other_file_and_shows_names_as_they_are(here, tmp_path
 def test_what_cannot_be_compared_is_refused(here, runs, tmp_path) -> None:
     with pytest.raises(UserError, match="two runs or more"):
         here("compare", "latest")
-    with pytest.raises(UserError, match=f"are one run: {runs['good']}"):
+    with pytest.raises(UserError, match=f"are the same run: {runs['good']}"):
         here("compare", "champion", runs["good"])
     with pytest.raises(UserError, match="there is no such folder"):
         here("compare", "champion", "latest", "--html", str(tmp_path / "none/page.html"))
-    with pytest.raises(UserError, match="say one of them"):
+    with pytest.raises(UserError, match="cannot be combined"):
         here("runs", "--json", "--csv")

@@ -1,4 +1,4 @@
-"""The commands that look: at data sets, at models, and at what a run's model says of images."""
+"""The commands that show data sets, models and what a model predicts of images."""
 
 import json
 import os

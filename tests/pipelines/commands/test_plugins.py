@@ -39,7 +39,7 @@ def check(folder, **environment):
 def test_all_is_right(tmp_path):
     status, [line] = check(tmp_path)
     assert status == 0
-    assert line.startswith("Right: ")
+    assert line.startswith("Valid: ")
 
 
 def test_what_is_wrong_is_printed_and_is_exit_status_1(tmp_path):

@@ -95,6 +95,6 @@ def test_rolled_back_and_promoted_again(workspace, client, nights):
 
 def test_a_run_without_a_promotion_names_no_model(workspace, nights):
     bare = run_id(workspace.invoke("run", *QUICK, "train.max_steps=5"))
-    with pytest.raises(UserError, match=r"promote.model: .* names no registered model: say model="):
+    with pytest.raises(UserError, match=r"promote.model: .* names no registered model: add model="):
         workspace.invoke("promote", bare)
     assert "is now champion of other: version 1" in workspace.invoke("promote", bare, "model=other")

@@ -41,7 +41,7 @@ def test_check_of_a_right_configuration_runs_and_records_nothing(tmp_path):
     done = torchyard(tmp_path, "check", "digits", "train.epochs=2", "device=cpu")
     assert (done.returncode, done.stderr) == (0, "")
     assert "lenet: 61,706 parameters on samples of 1x32x32" in done.stdout
-    assert "Right. It would run on cpu." in done.stdout
+    assert "Valid. It would run on cpu." in done.stdout
     assert "epochs=2" in done.stdout
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 

@@ -1,4 +1,4 @@
-"""`torchyard ui`: MLflow's UI comes up, the browser is sent to the page, Ctrl-C ends it."""
+"""`torchyard ui`: MLflow's UI comes up, the browser is sent to the page, Ctrl-C stops it."""
 
 import re
 import signal
@@ -49,7 +49,7 @@ def test_the_browser_is_sent_to_the_run_and_ctrl_c_ends_the_server(
     process.send_signal(signal.SIGINT)
     printed, errors = process.communicate(timeout=60)
     assert process.returncode == 0, errors
-    assert printed.splitlines() == [page, "Ctrl-C ends it.", "Ended."]
+    assert printed.splitlines() == [page, "Ctrl-C stops it.", "Stopped."]
     with pytest.raises(OSError, match="refused"):
         urllib.request.urlopen(page.partition("#")[0], timeout=20)
 

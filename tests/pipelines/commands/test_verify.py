@@ -23,7 +23,7 @@ def test_a_run_is_proven_by_training_it_again(workspace, client, trained):
     better = trained[0]
     printed = workspace.invoke("verify", better)
     digest = client.get_run(better).data.tags["weights_digest"]
-    assert "Proven." in printed
+    assert "Reproduced." in printed
     assert digest in printed
     assert client.get_run(better).data.tags["torchyard.verified"] == digest
     assert not list(Path("mlruns/runs", better).glob("*.tmp"))
@@ -32,13 +32,13 @@ def test_a_run_is_proven_by_training_it_again(workspace, client, trained):
 def test_a_run_that_is_not_what_its_record_says_is_not_proven(workspace, client, trained, capsys):
     worse = trained[1]
     client.set_tag(worse, "weights_digest", "0" * 64)
-    with pytest.raises(RunError, match="gives other weights; nothing that is recorded differs"):
+    with pytest.raises(RunError, match="has other weights; nothing that is recorded differs"):
         workspace.invoke("verify", worse)
     client.set_tag(worse, "torch_version", "1.0")
     client.set_tag(worse, "plugin.model", "torchyard==0.0.1")
     from torchyard.pipelines.cli import app
 
-    with pytest.raises(RunError, match="gives other weights; the above differs"):
+    with pytest.raises(RunError, match="has other weights; the above differs"):
         app(["verify", worse], standalone_mode=False)
     printed = capsys.readouterr().out
     assert re.search(r"torch_version +1\.0 +\d", printed)

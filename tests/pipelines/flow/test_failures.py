@@ -12,10 +12,10 @@ from torchyard.core.errors import RunError, StoreUnavailableError, UnreachableEr
         (UnreachableError("no connection"), False, 1),  # a person waits, and can name a mirror
         (StoreUnavailableError("locked"), False, 3),
         (UserError("model: no model named 'x'"), True, 1),
-        (RunError("the trainer died"), True, 1),
+        (RunError("the worker died"), True, 1),
     ],
 )
-def test_only_what_may_pass_is_tried_again(workspace, monkeypatch, error, deployed, tries):
+def test_only_what_should_be_retried_is_retried(workspace, monkeypatch, error, deployed, tries):
     from prefect import flow, task
 
     from torchyard.pipelines.flow.failures import RETRIED

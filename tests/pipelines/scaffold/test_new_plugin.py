@@ -66,7 +66,7 @@ def test_what_is_written_is_found_and_fits_together(written):
     done = process(written, "-m", "torchyard", "check", "digits", *chosen)
     assert done.returncode == 0, done.stderr
     assert "my_model: " in done.stdout
-    assert "Right." in done.stdout
+    assert "Valid." in done.stdout
 
 
 def test_what_is_written_keeps_to_the_style(written):
@@ -96,11 +96,11 @@ def test_a_class_is_named_after_the_plugin_and_hides_nothing(tmp_path, kind, nam
     ("kind", "name", "message"),
     [
         ("modle", "mine", "no kind named 'modle'. Did you mean 'model'?  (accepts: dataset, "),
-        ("model", "My Net", "'My Net' is no name for a plugin. Did you mean 'my_net'?"),
-        ("model", "test_net", "'test_net' is no name for a plugin. Did you mean 'net'?"),
-        ("loss", "lambda", "'lambda' is no name for a plugin. Did you mean 'lambda_loss'?"),
-        ("model", "../net", "'../net' is no name for a plugin. Did you mean 'net'?"),
-        ("model", "", "'' is no name for a plugin. Did you mean 'my_model'?"),
+        ("model", "My Net", "'My Net' is not a plugin name. Did you mean 'my_net'?"),
+        ("model", "test_net", "'test_net' is not a plugin name. Did you mean 'net'?"),
+        ("loss", "lambda", "'lambda' is not a plugin name. Did you mean 'lambda_loss'?"),
+        ("model", "../net", "'../net' is not a plugin name. Did you mean 'net'?"),
+        ("model", "", "'' is not a plugin name. Did you mean 'my_model'?"),
         ("model", "json", "'json' is the name of a Python module. Did you mean 'json_model'?"),
         ("model", "lenet", "there is a model named 'lenet' already: choose another name"),
     ],

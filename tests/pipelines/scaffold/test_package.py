@@ -59,7 +59,7 @@ def test_packages_of_every_kind_install_into_a_fresh_environment_and_train(tmp_p
     for package in packages:
         # Elsewhere than where the plugin lies: the installed one is tested.
         run(fresh / "python", "-m", "pytest", "-q", "-p", "no:cacheprovider", package / "tests")
-    assert run(fresh / "torchyard", "plugins", "check").startswith("Right: ")
+    assert run(fresh / "torchyard", "plugins", "check").startswith("Valid: ")
     rows = run(fresh / "torchyard", "plugins").splitlines()
     for kind in HOOKS:
         [row] = [row for row in rows if row.split()[:2] == [kind, f"my_{kind}"]]

@@ -39,7 +39,7 @@ def test_unscheduled_in_mid_run_the_run_goes_on_and_down_ends_it_with_its_checkp
     sandbox.torchyard("up")
     sandbox.torchyard(*OFTEN)
     flow_run, _ = eventually(sandbox.training)
-    assert "goes on" in sandbox.torchyard("unschedule", "often")
+    assert "continues" in sandbox.torchyard("unschedule", "often")
     assert json.loads(sandbox.torchyard("status", "--json"))["plan"] == []
     assert sandbox.run(flow_run)["state_type"] == "RUNNING"
     sandbox.torchyard("down")

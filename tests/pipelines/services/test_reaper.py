@@ -67,7 +67,7 @@ def test_flow_runs_of_dead_processes_end_and_those_of_living_ones_go_on(client, 
     reaper.end_dead_flow_runs()
     states = [client.read_flow_run(run.id).state for run in runs]
     assert [state.name for state in states] == ["Crashed", "Cancelled", "Running", "Running"]
-    assert states[0].message == "Its process ended without a word."
+    assert states[0].message == "Its process ended without reporting why."
 
 
 def test_a_deployment_unscheduled_in_mid_run_is_deleted_when_that_has_ended(

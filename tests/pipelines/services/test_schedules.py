@@ -52,7 +52,7 @@ def test_a_rule_of_the_calendar():
         ({"cron": "0 3 * *"}, "--cron: '0 3 * *': Invalid cron string"),
         ({"cron": "0 0 31 2 *"}, "--cron: '0 0 31 2 *': "),
         ({"interval": "5 minutes"}, "is not an interval such as 30m"),
-        ({"interval": "0s"}, "must be longer than nothing"),
+        ({"interval": "0s"}, "must be longer than 0"),
         ({"interval": "9999999999w"}, "is too long"),
         ({"rrule": "FREQ=DALY"}, "Invalid RRule string"),
         ({"rrule": "FREQ=DAILY;UNTIL=20200101T000000"}, "all its times have passed"),

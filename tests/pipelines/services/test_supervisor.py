@@ -15,7 +15,7 @@ def test_whatever_is_killed_is_reported_as_dead_and_restarted(sandbox: Sandbox) 
     sandbox.torchyard(*OFTEN)
     flow_run, _ = eventually(sandbox.training)
     before = sandbox.services()
-    # The worker dies: its run goes on. Then that dies, too, and nobody is left to say so.
+    # The Prefect worker dies and its run continues. Then that dies, too, and cannot report it.
     psutil.Process(before["worker"]["process"]).kill()
     assert eventually(
         lambda: sandbox.services()["worker"]["process"] not in (None, before["worker"])
@@ -27,7 +27,7 @@ def test_whatever_is_killed_is_reported_as_dead_and_restarted(sandbox: Sandbox) 
     assert eventually(lambda: (sandbox.record(flow_run) or {})["status"] == "KILLED")
     assert "without reporting why" in sandbox.record(flow_run)["torchyard.reason"]  # type: ignore[index]
 
-    # The slot it held is free: the schedule goes on.
+    # The slot it held is free: the schedule continues.
     flow_run, _ = eventually(sandbox.training)
     # The server and the MLflow UI die under it, and come back at their addresses.
     for name in ("Prefect", "MLflow"):
@@ -40,7 +40,7 @@ def test_whatever_is_killed_is_reported_as_dead_and_restarted(sandbox: Sandbox) 
         assert after[name]["process"] != before[name]["process"]
     assert sandbox.run(flow_run)["state_type"] == "RUNNING"
 
-    # Without its supervisor all goes on; `up` gives it a new one.
+    # Without a supervisor all services run on; `up` starts a new one.
     psutil.Process(after["supervisor"]["process"]).kill()
     assert eventually(lambda: sandbox.services()["supervisor"]["state"] == "down")
     assert sandbox.services()["Prefect"] == after["Prefect"]

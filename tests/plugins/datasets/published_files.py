@@ -98,7 +98,7 @@ def cifar10_members(images: int = 20) -> dict[str, Any]:
 
 
 def archive(members: dict[str, Any], path: Path, folder: str = "cifar-10-batches-py") -> str:
-    """Write the members as CIFAR's archive is; gives its md5."""
+    """Write the members as CIFAR's archive is; returns its md5."""
     with tarfile.open(path, "w:gz") as packed:
         for name, content in members.items():
             data = content if isinstance(content, bytes) else python2_pickle(content)

@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from torchyard.core.errors import RunError, UserError
-from torchyard.pipelines.worker import inspection
-from torchyard.pipelines.worker.inspection import (
+from torchyard.pipelines.worker import summaries
+from torchyard.pipelines.worker.summaries import (
     _class_counts,
     _LayerRecorder,
     _shape_of,
@@ -20,7 +20,7 @@ from torchyard.pipelines.worker.inspection import (
 
 def layers(shape=(1, 32, 32), classes=10, **model):
     config = {"dataset": {"name": "digits"}, "model": model}
-    found = inspection.inspect_model(config, "nowhere", shape, classes, lambda event: None)
+    found = summaries.inspect_model(config, "nowhere", shape, classes, lambda event: None)
     return found, {layer["name"]: layer for layer in found["layers"]}
 
 
@@ -103,7 +103,7 @@ def test_odd_layers_are_recorded_as_they_are():
     )
 
 
-def test_the_shape_of_whatever_a_module_gives():
+def test_the_shape_of_whatever_a_module_returns():
     tensor = torch.zeros(2, 3)
     for given in (tensor, (None, tensor), {"a": 1, "b": [tensor]}):
         assert _shape_of(given) == [2, 3]
@@ -112,7 +112,7 @@ def test_the_shape_of_whatever_a_module_gives():
 
 
 def test_a_data_set_of_unknown_shape_says_how_to_know_it(tmp_path, monkeypatch):
-    monkeypatch.setattr(inspection, "find_prepared", lambda *_: None)
+    monkeypatch.setattr(summaries, "find_prepared", lambda *_: None)
     unknown = SimpleNamespace(describe=lambda: None)
     with pytest.raises(UserError, match="torchyard inspect mine …"):
         _spec("mine", unknown, tmp_path, None, None)
@@ -135,4 +135,4 @@ def test_range_and_counts_are_of_all_samples_however_they_are_read():
 
 def test_a_data_set_that_is_not_prepared_is_not_looked_into(tmp_path):
     with pytest.raises(RunError, match="'digits' is not prepared"):
-        inspection.inspect_dataset({"dataset": {"name": "digits"}}, str(tmp_path), print)
+        summaries.inspect_dataset({"dataset": {"name": "digits"}}, str(tmp_path), print)

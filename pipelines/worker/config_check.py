@@ -1,10 +1,8 @@
-"""What can be tried before any data are read: plugins, device, model, loss, schedule."""
+"""The check of a configuration before any data are read: device, model, loss, schedule."""
 
 from __future__ import annotations
 
 import contextlib
-import functools
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,10 +10,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from torchyard.core.config.resolve import ResolvedConfig, resolve
+from torchyard.core.config.resolve import ResolvedConfig, resolve_once
 from torchyard.core.data.raw import SampleSpec
 from torchyard.core.errors import UserError
-from torchyard.core.hosting.host import Host, host
+from torchyard.core.hosting.host import host
 from torchyard.core.preparation.prepare import find_prepared
 from torchyard.core.training.device import choose_device
 from torchyard.core.training.events import Emit
@@ -25,18 +23,8 @@ from torchyard.core.training.network import DryRun, dry_run, freeze
 Config = Mapping[str, Any]
 
 
-def resolved_once(config: Config) -> ResolvedConfig:
-    """`resolve` a configuration; the stages of one run share the result."""
-    return _resolved(json.dumps(config, sort_keys=True), host())
-
-
-@functools.lru_cache(maxsize=8)
-def _resolved(config: str, host: Host) -> ResolvedConfig:
-    return resolve(json.loads(config), host)
-
-
 def check(config: Config, cache: str, emit: Emit) -> dict[str, Any]:
-    """Try everything that can be tried before data are read: device, model, loss, schedule.
+    """Check everything that can be checked before data are read.
 
     Returns:
         device: where it would run; parameters: trainable ones, None where the data set's
@@ -45,7 +33,7 @@ def check(config: Config, cache: str, emit: Emit) -> dict[str, Any]:
     Raises:
         UserError: with every problem found.
     """
-    resolved = resolved_once(config)
+    resolved = resolve_once(config, host())
     prepared = find_prepared(resolved.config.dataset.name, resolved.dataset, Path(cache))
     spec = prepared.spec if prepared else resolved.dataset.describe()
     problems = []
@@ -60,7 +48,7 @@ def check(config: Config, cache: str, emit: Emit) -> dict[str, Any]:
         except UserError as error:
             problems += error.problems
         if spec.num_classes is not None:
-            # Without the data, or max_steps, a long run stands for the length.
+            # Without the data the number of steps is unknown: a very long run is assumed.
             samples = prepared.counts["train"] if prepared else 10**9
             steps = total_steps(samples, resolved.config.train)
             problems += plugin_problems(resolved, spec, steps)
@@ -76,7 +64,7 @@ def model_size(resolved: ResolvedConfig, spec: SampleSpec) -> DryRun:
 
 
 def plugin_problems(resolved: ResolvedConfig, spec: SampleSpec, steps: int) -> list[str]:
-    """Build augmentations, loss, optimizer and schedule once, on a parameter of no consequence."""
+    """Build augmentations, loss, optimizer and schedule once, on a dummy parameter."""
     problems: list[str] = []
 
     @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""What a data set holds and what a model is made of, for `torchyard inspect`."""
+"""The contents of a data set and the layers of a model, for `inspect` and `inspect-model`."""
 
 from __future__ import annotations
 
@@ -12,13 +12,15 @@ import numpy as np
 import torch
 from torch import nn
 
+from torchyard.core.config.resolve import resolve_once
 from torchyard.core.data.dataset import PreparedDataset, Split
 from torchyard.core.data.raw import SampleSpec
 from torchyard.core.errors import RunError, UserError
+from torchyard.core.hosting.host import host
 from torchyard.core.preparation.prepare import find_prepared
-from torchyard.core.training import network
+from torchyard.core.training import network as networks
 from torchyard.core.training.events import Emit
-from torchyard.pipelines.worker.checks import Config, resolved_once
+from torchyard.pipelines.worker.config_check import Config
 
 
 @dataclass
@@ -31,7 +33,7 @@ class Layer:
         output: shape for a batch of two samples; None where it is not called as a module.
         calls: how often a forward pass calls it.
         parameters: its own, not those of the modules within it.
-        trained: how many of them are.
+        trained: how many of them are trained.
     """
 
     name: str
@@ -52,7 +54,7 @@ def inspect_dataset(config: Config, cache: str, emit: Emit) -> dict[str, Any]:
     Raises:
         RunError: it is not prepared.
     """
-    resolved = resolved_once(config)
+    resolved = resolve_once(config, host())
     name = resolved.config.dataset.name
     prepared = find_prepared(name, resolved.dataset, Path(cache))
     if prepared is None:
@@ -82,23 +84,23 @@ def inspect_model(
     Raises:
         UserError: the data set's shape is not known yet, or the model cannot take it.
     """
-    resolved = resolved_once(config)
+    resolved = resolve_once(config, host())
     spec = _spec(resolved.config.dataset.name, resolved.dataset, Path(cache), shape, classes)
     recorder, chosen = _LayerRecorder(), resolved.config.model
 
-    def attach(net: nn.Module) -> None:
-        network.freeze(net, chosen.freeze)
-        recorder.attach(net)
+    def attach(network: nn.Module) -> None:
+        networks.freeze(network, chosen.freeze)
+        recorder.attach(network)
 
-    size = network.dry_run(resolved.model, spec, chosen.name, attach)
-    net = recorder.network
+    size = networks.dry_run(resolved.model, spec, chosen.name, attach)
+    network = recorder.network
     return {
         "shape": list(spec.shape),
         "classes": spec.num_classes,
         "layers": [asdict(layer) for layer in recorder.layers.values()],
-        "parameters": _values(net.parameters()),
+        "parameters": _values(network.parameters()),
         "trained": size.parameters,
-        "buffers": _values(net.buffers()),
+        "buffers": _values(network.buffers()),
         "operations": size.flops,
     }
 
@@ -114,7 +116,7 @@ def _spec(
     if known is None and shape is None:
         raise UserError(
             f"dataset {name}: the shape of its samples is known once it is prepared: "
-            f"`torchyard inspect {name} …` does that; or give --shape and --classes"
+            f"run `torchyard inspect {name} …` first, or give --shape and --classes"
         )
     classes = classes or (known.num_classes if known else None)
     if classes is None:
@@ -123,16 +125,16 @@ def _spec(
 
 
 class _LayerRecorder:
-    """The layers of a network, and the shapes that they put out."""
+    """The layers of a network, and the shapes of their outputs."""
 
     def __init__(self) -> None:
         self.layers: dict[nn.Module, Layer] = {}
         self.network: nn.Module = nn.Identity()
 
-    def attach(self, net: nn.Module) -> None:
-        """Record a network; what was recorded of another is forgotten."""
-        self.layers, self.network = {}, net
-        for name, module in net.named_modules():
+    def attach(self, network: nn.Module) -> None:
+        """Record a network in place of the one before."""
+        self.layers, self.network = {}, network
+        for name, module in network.named_modules():
             own = list(module.parameters(recurse=False))
             # A module that only holds others is not a layer.
             if own or not any(module.children()):
@@ -152,7 +154,7 @@ class _LayerRecorder:
 
 
 def _shape_of(output: Any) -> list[int] | None:
-    """The shape of a tensor, or of the first in what a module gives (attention: a tuple)."""
+    """The shape of a tensor, or of the first one in a module's output (attention: a tuple)."""
     if isinstance(output, torch.Tensor):
         return list(output.shape)
     inner = output.values() if isinstance(output, Mapping) else output
@@ -167,7 +169,7 @@ def _values(tensors: Iterable[torch.Tensor]) -> int:
 
 
 def _value_range(splits: Iterable[Split]) -> list[float] | None:
-    """Least and greatest value; of a memory map, numpy holds no more than the pages it is at."""
+    """Least and greatest value; of a memory map, few pages are in memory at a time."""
     arrays = [split.samples for split in splits if len(split.samples)]
     if not arrays:
         return None

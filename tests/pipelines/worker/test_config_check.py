@@ -1,12 +1,13 @@
-"""What is tried before any data are read, and that a configuration is resolved once."""
+"""What is checked before any data are read, and that a configuration is resolved once."""
 
 import pytest
 
 from tests.pipelines.worker.conftest import config
+from torchyard.core.config import resolve as resolving
+from torchyard.core.config.resolve import resolve_once
 from torchyard.core.errors import UserError
 from torchyard.core.hosting.host import host
-from torchyard.pipelines.worker import checks
-from torchyard.pipelines.worker.checks import resolved_once
+from torchyard.pipelines.worker import config_check
 
 
 def test_a_users_mistake_arrives_whole_and_the_worker_lives_on(worker, cache):
@@ -20,21 +21,21 @@ def test_a_users_mistake_arrives_whole_and_the_worker_lives_on(worker, cache):
 
 
 def test_a_configuration_is_resolved_once_and_anew_for_other_plugins(monkeypatch, tmp_path):
-    calls, resolve = [], checks.resolve
-    monkeypatch.setattr(checks, "resolve", lambda *given: calls.append(given) or resolve(*given))
-    checks._resolved.cache_clear()
-    settings = config()
-    first = resolved_once(settings)
-    checks.check(dict(reversed(settings.items())), str(tmp_path), print)
-    assert resolved_once(settings) is first
+    settings, other = config(), config("train.seed=3")
+    calls, resolve = [], resolving.resolve
+    monkeypatch.setattr(resolving, "resolve", lambda *args: calls.append(args) or resolve(*args))
+    resolving._resolved.cache_clear()
+    first = resolve_once(settings, host())
+    config_check.check(dict(reversed(settings.items())), str(tmp_path), print)
+    assert resolve_once(settings, host()) is first
     assert len(calls) == 1
-    assert resolved_once(config("train.seed=3")) is not first
+    assert resolve_once(other, host()) is not first
     host.cache_clear()
-    assert resolved_once(settings) is not first
+    assert resolve_once(settings, host()) is not first
     assert len(calls) == 3
 
 
 def test_a_configuration_that_is_wrong_is_wrong_again():
     for _ in range(2):
         with pytest.raises(UserError, match="no model named 'lenett'"):
-            resolved_once({**config(), "model": {"name": "lenett"}})
+            resolve_once({**config(), "model": {"name": "lenett"}}, host())
