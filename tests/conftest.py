@@ -11,7 +11,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import hypothesis
 import pytest
+
+# No test asserts a time: a busy machine is no failure.
+hypothesis.settings.register_profile("torchyard", deadline=None)
+hypothesis.settings.load_profile("torchyard")
 
 DOCS = Path(__file__).parents[1] / "docs"
 
