@@ -59,7 +59,7 @@ def report(root={root!r}, folder={folder!r}):
     modules = collections.defaultdict(dict)
     for name, module in list(sys.modules.items()):
         file = os.path.realpath(getattr(module, "__file__", None) or "")
-        if file.startswith(root):
+        if file.startswith(root) and "site-packages" not in file:
             modules[file][id(module)] = name
     with open(os.path.join(folder, f"{{os.getpid()}}.json"), "w") as file:
         json.dump([list(names.values()) for names in modules.values()], file)
@@ -79,8 +79,11 @@ atexit.register(report)
     "words",
     [
         ["torchyard", "plugins", "check"],
-        ["torchyard", "check", "digits"],
-        ["pytest", "-q", "--collect-only", "-p", "no:cacheprovider", "tests/core/hosting"],
+        pytest.param(["torchyard", "check", "digits"], marks=pytest.mark.slow),
+        pytest.param(
+            ["pytest", "-q", "--collect-only", "-p", "no:cacheprovider", "tests/core/hosting"],
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_every_module_is_loaded_once_with_the_clone_as_working_folder(tmp_path, words):

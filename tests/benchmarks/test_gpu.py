@@ -21,6 +21,8 @@ from benchmarks.gpu.report import Report
 from torchyard.core.hosting.host import host
 from torchyard.core.training import loop
 
+pytestmark = pytest.mark.slow
+
 # What a machine that is lent for an hour has not: an import of it fails the run.
 ABSENT = ("mlflow", "prefect", "pandas", "sqlalchemy", "sklearn", "matplotlib")
 AIRBENCH = """

@@ -155,6 +155,7 @@ def test_on_one_core_no_process_is_started(tmp_path: Path, monkeypatch: pytest.M
     prepare_dataset("given", dataset(lambda _: content)(), tmp_path, check)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ended_by", [signal.SIGKILL, signal.SIGINT])
 def test_decoding_processes_end_with_their_parent(tmp_path: Path, ended_by: signal.Signals) -> None:
     image_files(tmp_path / "images", 1)
