@@ -65,3 +65,19 @@ def source(name):
 
 def names(of, kind):
     return [name for name, _ in of.registrations(kind)]
+
+
+TINY = '''\
+from torchyard import ModelParams, hookimpl
+
+class Tiny(ModelParams):
+    """One layer."""
+    width: int = 8
+
+    def build(self, input_shape, num_classes):
+        raise AssertionError("not built")
+
+@hookimpl
+def register_models(register):
+    register("tiny", Tiny)
+'''

@@ -8,26 +8,13 @@ from typing import NamedTuple
 
 import pytest
 
+from tests.core.hosting.plugin_texts import TINY
 from torchyard.core.config.resolve import resolve
 from torchyard.core.errors import UserError
 from torchyard.core.hosting.hookspecs import HOOKS
 from torchyard.core.hosting.host import host
 from torchyard.core.hosting.lint import problems
 
-TINY = '''\
-from torchyard import ModelParams, hookimpl
-
-class Tiny(ModelParams):
-    """One layer."""
-    width: int = 8
-
-    def build(self, input_shape, num_classes):
-        raise AssertionError("not built")
-
-@hookimpl
-def register_models(register):
-    register("tiny", Tiny)
-'''
 KNOWN = ", ".join(HOOKS.values())
 FILE = "{file}"
 LOOK = f"{FILE} should register it: `torchyard plugins check` says what is wrong with it"

@@ -1,23 +1,9 @@
 """What is wrong with plugins is reported by file and line, and all of it at once."""
 
+from tests.core.hosting.plugin_texts import TINY
 from torchyard.core.hosting.host import Host, host
 from torchyard.core.hosting.lint import problems
 from torchyard.core.hosting.sources import file_source, import_file
-
-TINY = '''\
-from torchyard import ModelParams, hookimpl
-
-class Tiny(ModelParams):
-    """One layer."""
-    width: int = 8
-
-    def build(self, input_shape, num_classes):
-        raise AssertionError("not built")
-
-@hookimpl
-def register_models(register):
-    register("tiny", Tiny)
-'''
 
 
 def checked(tmp_path, text):
