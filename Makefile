@@ -8,8 +8,9 @@ UV := UV_PYTHON_DOWNLOADS=never $(BIN)/uv
 run: install
 	$(BIN)/torchyard run digits
 
+# A file's tests stay together, in one process of up to four.
 test: install
-	$(BIN)/pytest
+	$(BIN)/pytest -n logical --maxprocesses 4 --dist loadfile
 
 slow: install
 	$(BIN)/pytest -m slow

@@ -27,6 +27,21 @@ def register_models(register):
     register("tiny", Tiny)
 '''
 
+NEVER_BUILT = '''\
+from torchyard import ModelParams, hookimpl
+
+class Tiny(ModelParams):
+    """One layer."""
+    width: int = 8
+
+    def build(self, input_shape, num_classes):
+        raise AssertionError("not built")
+
+@hookimpl
+def register_models(register):
+    register("tiny", Tiny)
+'''
+
 
 def loaded():
     """The plugins of this process, all of them imported."""
@@ -65,19 +80,3 @@ def source(name):
 
 def names(of, kind):
     return [name for name, _ in of.registrations(kind)]
-
-
-TINY = '''\
-from torchyard import ModelParams, hookimpl
-
-class Tiny(ModelParams):
-    """One layer."""
-    width: int = 8
-
-    def build(self, input_shape, num_classes):
-        raise AssertionError("not built")
-
-@hookimpl
-def register_models(register):
-    register("tiny", Tiny)
-'''

@@ -1,9 +1,10 @@
 """What is wrong with plugins is reported by file and line, and all of it at once."""
 
-from tests.core.hosting.plugin_texts import TINY
+from tests.core.hosting.plugin_texts import NEVER_BUILT
 from torchyard.core.hosting.host import Host, host
 from torchyard.core.hosting.lint import problems
-from torchyard.core.hosting.sources import file_source, import_file
+from torchyard.core.hosting.neighbours import import_file
+from torchyard.core.hosting.sources import file_source
 
 
 def checked(tmp_path, text):
@@ -23,9 +24,9 @@ def test_nothing_is_wrong_with_the_built_ins():
 
 
 def test_nothing_is_wrong_with_a_plugin_that_is_right(tmp_path):
-    assert checked(tmp_path, TINY) == []
-    assert checked(tmp_path, TINY.replace("@hookimpl", "@hookimpl(tryfirst=True)")) == []
-    other = TINY.replace("@hookimpl", '@hookimpl(specname="register_models")')
+    assert checked(tmp_path, NEVER_BUILT) == []
+    assert checked(tmp_path, NEVER_BUILT.replace("@hookimpl", "@hookimpl(tryfirst=True)")) == []
+    other = NEVER_BUILT.replace("@hookimpl", '@hookimpl(specname="register_models")')
     assert checked(tmp_path, other.replace("def register_models", "def ours")) == []
 
 
@@ -36,18 +37,18 @@ def test_a_syntax_error_has_its_line(tmp_path):
 
 
 def test_all_problems_of_a_file_are_reported_at_once(tmp_path):
-    text = TINY.replace('    """One layer."""\n', "")
+    text = NEVER_BUILT.replace('    """One layer."""\n', "")
     text += '    register("a b", Tiny)\n    register("other", int)\n    1 / 0\n'
     text += "\ndef register_losses(register): pass\n"
     assert [line for line, _ in checked(tmp_path, text)] == [3, 12, 13, 14, 16]
 
 
 def test_a_broken_plugin_lacks_its_docstring_too(tmp_path):
-    text = TINY.replace('    """One layer."""\n', "").replace("def build(", "def make(")
+    text = NEVER_BUILT.replace('    """One layer."""\n', "").replace("def build(", "def make(")
     assert [line for line, _ in checked(tmp_path, text)] == [3, 11]
 
 
 def test_a_class_made_by_type_may_lack_a_docstring_as_well(tmp_path):
     made = 'type("Made", (Tiny,), {"__module__": __name__})'
-    found = checked(tmp_path, TINY.replace('"tiny", Tiny', f'"made", {made}'))
+    found = checked(tmp_path, NEVER_BUILT.replace('"tiny", Tiny', f'"made", {made}'))
     assert [message.split(":")[0] for _, message in found] == ["the class Made has no docstring"]
