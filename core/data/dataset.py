@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import random
+import zlib
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from torchyard.core.data.image_reading import READING, ImageReading
 from torchyard.core.data.raw import SampleSpec
 from torchyard.core.errors import RunError
 
@@ -20,7 +24,7 @@ if TYPE_CHECKING:
     import torch
 
     Labels: TypeAlias = npt.NDArray[np.int64]
-    Samples: TypeAlias = npt.NDArray[np.uint8] | npt.NDArray[np.float32]
+    Samples: TypeAlias = npt.NDArray[np.uint8] | npt.NDArray[np.float32] | npt.NDArray[np.int64]
 
 MANIFEST = "manifest.json"
 
@@ -29,12 +33,34 @@ MANIFEST = "manifest.json"
 MAPPED_BYTES = 256 << 20
 
 
+# Contents are compared block by block, so that of a large array some can be.
+BLOCK_BYTES = 8 << 20
+SEAL = "seal"  # in the manifest: the digest of all else in it
+
+
+def seal(manifest: dict[str, Any]) -> str:
+    """The digest of a manifest."""
+    return sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
+
+
+def block_sum(file: Path, index: int) -> int:
+    """CRC-32 of a block of an array file: against damage, not against people."""
+    with file.open("rb", buffering=0) as opened:
+        opened.seek(index * BLOCK_BYTES)
+        return zlib.crc32(opened.read(BLOCK_BYTES))
+
+
+def block_sums(file: Path) -> list[int]:
+    """CRC-32 of each block of an array file."""
+    return [block_sum(file, index) for index in range(-(-file.stat().st_size // BLOCK_BYTES))]
+
+
 @dataclass(frozen=True)
 class Split:
-    """The training or the test split of a prepared data set, or some samples of it.
+    """The training, validation or test split of a prepared data set, or some samples of it.
 
     Attributes:
-        samples: memory map, uint8 N x C x H x W or float32 N x D.
+        samples: memory map, uint8 N x C x H x W, float32 N x D or N x C x L, or int64 N x L.
         labels: int64 N, class indices.
         indices: which of the N samples belong to it; None: all. So a validation split shares
             the memory map of the training split.
@@ -56,13 +82,17 @@ class PreparedDataset:
         folder: the folder of the manifest and the arrays.
         name: the plugin's name.
         classes: class names, in the order of the class indices.
-        shape: shape of one sample, (C, H, W) or (D,).
-        dtype: "uint8" or "float32".
+        shape: shape of one sample, (C, H, W), (D,), (C, L) or, of token ids, (L,).
+        dtype: "uint8", "float32" or "int64".
         mean, std: of the training split: for each channel (of images scaled to 0..1) or each
-            vector component.
-        counts: number of samples in each split.
+            vector component; empty for token ids.
+        counts: number of samples in each split: "train", "validation" (where the data set has
+            one of its own) and "test".
         digest: sha256 of samples, labels and class names.
         source: path or address of the raw data.
+        notes: what its user should know, such as files that were left out.
+        reading: how its image files were read, as those that a model is asked about later are.
+        blocks: CRC-32 of each block of `BLOCK_BYTES` of each array file, by the file's name.
     """
 
     folder: Path
@@ -75,6 +105,9 @@ class PreparedDataset:
     counts: dict[str, int] = field(hash=False)
     digest: str
     source: str
+    notes: tuple[str, ...] = ()
+    reading: ImageReading = READING
+    blocks: dict[str, list[int]] = field(default_factory=dict, hash=False, repr=False)
 
     @classmethod
     def open(cls, folder: Path) -> PreparedDataset:
@@ -84,28 +117,71 @@ class PreparedDataset:
             RunError: the manifest or an array is missing or damaged.
         """
         try:
-            manifest = json.loads((folder / MANIFEST).read_text("utf-8"))
+            manifest = json.loads((folder / MANIFEST).read_bytes())
+            sealed = manifest.pop(SEAL, None)
+            if sealed not in (None, seal(manifest)):  # older ones have none
+                raise ValueError(f"{MANIFEST} is damaged")
             sizes = manifest.pop("sizes")
-        except (OSError, ValueError, KeyError) as error:
+            damaged = [
+                name
+                for name, size in sizes.items()
+                if not (folder / name).is_file() or (folder / name).stat().st_size != size
+            ]
+            for key in ("classes", "shape", "mean", "std", "notes"):
+                manifest[key] = tuple(manifest.get(key, ()))
+            manifest["reading"] = ImageReading.model_validate(manifest.get("reading", {}))
+            found = cls(folder=folder, **manifest)
+        # A file that something else wrote may hold anything.
+        except (
+            OSError,
+            ValueError,
+            LookupError,
+            TypeError,
+            AttributeError,
+            RecursionError,
+        ) as error:
             raise RunError(f"{folder} holds no prepared data: {error}") from error
-        damaged = [
-            name
-            for name, size in sizes.items()
-            if not (folder / name).is_file() or (folder / name).stat().st_size != size
-        ]
         if damaged:
             raise RunError(
                 f"The prepared data in {folder} is damaged ({', '.join(damaged)}); "
                 "remove that folder and run again."
             )
-        for key in ("classes", "shape", "mean", "std"):
-            manifest[key] = tuple(manifest[key])
-        return cls(folder=folder, **manifest)
+        return found
+
+    def damaged(self, most: int | None = None) -> list[str]:
+        """The array files whose contents are not what was written; all, if that is not known.
+
+        Args:
+            most: bytes to read; of larger arrays some blocks, drawn anew each time. None: all.
+        """
+        blocks = [(name, index) for name, sums in self.blocks.items() for index in range(len(sums))]
+        if most is not None and len(blocks) * BLOCK_BYTES > most:
+            blocks = random.Random().sample(blocks, most // BLOCK_BYTES)
+        if not blocks:
+            return ["no checksums"]
+        with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as threads:
+            sums = threads.map(lambda block: block_sum(self.folder / block[0], block[1]), blocks)
+            return sorted(
+                {
+                    name
+                    for (name, index), found in zip(blocks, sums, strict=True)
+                    if found != self.blocks[name][index]
+                }
+            )
+
+    @property
+    def samples(self) -> str:
+        """How many there are: "50,000 training, 5,000 validation and 10,000 test samples"."""
+        *others, test = (
+            f"{count:,} {'training' if part == 'train' else part}"
+            for part, count in self.counts.items()
+        )
+        return f"{', '.join(others)} and {test} samples"
 
     @property
     def spec(self) -> SampleSpec:
-        """The shape of one sample and the number of classes."""
-        return SampleSpec(self.shape, len(self.classes))
+        """The shape and type of one sample, and the number of classes."""
+        return SampleSpec(self.shape, len(self.classes), self.dtype)
 
     @cached_property
     def test_digest(self) -> str:
@@ -127,6 +203,16 @@ class PreparedDataset:
     def test(self) -> Split:
         """The test split."""
         return self._split("test")
+
+    @cached_property
+    def validation(self) -> Split | None:
+        """The data set's own validation split, if it has one."""
+        return self._split("validation") if "validation" in self.counts else None
+
+    @property
+    def splits(self) -> dict[str, Split]:
+        """All splits by their names, in the order of `counts`."""
+        return {part: self._split(part) for part in self.counts}
 
     def _split(self, part: str) -> Split:
         import numpy as np

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,13 +13,44 @@ from typing import BinaryIO
 
 from platformdirs import user_cache_path
 
+from torchyard.core.errors import UserError
+
 CACHE = "TORCHYARD_CACHE"  # environment variable
+# Bytes of a temporary folder's path, beyond which that of a Unix socket below it is too long.
+SHORT = 70
 
 
 def cache_folder() -> Path:
-    """Folder of downloads and prepared data sets: TORCHYARD_CACHE, or the user's cache folder."""
+    """Folder of downloads and prepared data sets: TORCHYARD_CACHE, or the user's cache folder.
+
+    Raises:
+        UserError: the user's is not known.
+    """
     chosen = os.environ.get(CACHE)
-    return Path(chosen).expanduser() if chosen else user_cache_path("torchyard")
+    try:
+        return Path(chosen).expanduser() if chosen else user_cache_path("torchyard")
+    except RuntimeError as error:
+        reason = str(error).rstrip(".")
+        raise UserError(f"The cache folder is not known: {reason}. Set HOME or {CACHE}.") from error
+
+
+def check_cache() -> None:
+    """Find out before any work whether the cache folder can be written.
+
+    Raises:
+        UserError: it cannot; the message says why.
+    """
+    folder = cache_folder()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as probe:
+            probe.write(b"\0" * 4096)  # an empty file fits on a full disk
+            probe.flush()
+    except OSError as error:
+        reason = "it is not a folder" if isinstance(error, FileExistsError) else error.strerror
+        raise UserError(
+            f"The cache folder {folder} cannot be written: {reason}. Set {CACHE} to another one."
+        ) from error
 
 
 @contextmanager
@@ -56,3 +89,45 @@ def fsync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def private_folder(path: Path) -> Path:
+    """Make a folder that nobody else can read or write, or make sure that it is one.
+
+    Raises:
+        OSError: it cannot be made, or belongs to another user.
+    """
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if path.stat().st_uid != os.geteuid():
+        raise PermissionError(errno.EPERM, "it belongs to another user", str(path))
+    path.chmod(0o700)
+    return path
+
+
+@contextmanager
+def temporary_files_in(folder: Path) -> Iterator[None]:
+    """Have this process and those it starts keep their temporary files in `folder`.
+
+    It is made for the time of the `with`; one that is there already stays.
+
+    Raises:
+        OSError: it cannot be made, or belongs to another user.
+    """
+    before = tempfile.tempdir, os.environ.get("TMPDIR")
+    own = not folder.exists()
+    path, descriptor = str(private_folder(folder)), None
+    if len(os.fsencode(path)) > SHORT and Path("/proc/self/fd").exists():
+        descriptor = os.open(folder, os.O_RDONLY)
+        path = f"/proc/{os.getpid()}/fd/{descriptor}"  # the same folder
+    tempfile.tempdir = os.environ["TMPDIR"] = path
+    try:
+        yield
+    finally:
+        tempfile.tempdir = before[0]
+        os.environ.pop("TMPDIR")
+        if before[1] is not None:
+            os.environ["TMPDIR"] = before[1]
+        if descriptor is not None:
+            os.close(descriptor)
+        if own:
+            shutil.rmtree(folder, ignore_errors=True)

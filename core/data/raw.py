@@ -11,17 +11,40 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 
+# What a sample can be: the type of its values as they are stored, and its dimensions.
+SAMPLE_KINDS = {
+    ("uint8", 3): "an image, uint8 (C, H, W)",
+    ("float32", 1): "a vector, float32 (D,)",
+    ("float32", 2): "a signal, float32 (C, L)",
+    ("int64", 1): "token ids, integers (L,)",
+}
+_INTEGERS = ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32")
+
+
+def stored_type(dtype: str, dimensions: int) -> str | None:
+    """The type that samples are stored with: integers (L,) with int64; None: they cannot be."""
+    stored = "int64" if dimensions == 1 and dtype in _INTEGERS else dtype
+    return stored if (stored, dimensions) in SAMPLE_KINDS else None
+
+
 @dataclass(frozen=True)
 class SampleSpec:
     """What a model has to fit.
 
     Attributes:
-        shape: shape of one sample: (C, H, W) for images, (D,) for vectors.
+        shape: shape of one sample: (C, H, W) for images, (D,) for vectors, (C, L) for signals,
+            (L,) for token ids.
         num_classes: number of classes; None where it is not known yet.
+        dtype: "uint8", "float32" or "int64" (token ids); "": uint8 for images, else float32.
     """
 
     shape: tuple[int, ...]
     num_classes: int | None = None
+    dtype: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.dtype:
+            object.__setattr__(self, "dtype", "uint8" if len(self.shape) == 3 else "float32")
 
 
 @dataclass(frozen=True)
@@ -29,7 +52,7 @@ class ArraySplit:
     """Samples that are arrays already.
 
     Attributes:
-        samples: uint8 N x C x H x W, or float32 N x D.
+        samples: uint8 N x C x H x W, float32 N x D or N x C x L, or integers N x L.
         labels: N class indices.
     """
 
@@ -47,7 +70,8 @@ class EncodedSplit:
         references: N arguments of `read`: paths, offsets in an archive, ...
         names: N names for error messages, usually paths.
         labels: N class indices.
-        shape: (C, H, W) to decode to; C = 1 is grey, 3 is RGB.
+        shape: (C, H, W) to decode to; C = 1 is grey, 3 is RGB. None is found out: RGB where
+            any image of the data set has colour, and the size that most images have.
         resize: scale images of another size to H x W, instead of refusing them.
         size_advice: a sentence for the message where images are refused for their size.
     """
@@ -56,7 +80,7 @@ class EncodedSplit:
     references: Sequence[Any]
     names: Sequence[str]
     labels: npt.NDArray[np.integer[Any]]
-    shape: tuple[int, int, int]
+    shape: tuple[int | None, int | None, int | None]
     resize: bool = True
     size_advice: str = ""
 
@@ -66,7 +90,8 @@ class SampleSplit:
     """Samples from an iterable.
 
     Attributes:
-        samples: iterable of (uint8 C x H x W or float32 D, class index).
+        samples: iterable of (sample, class index); a sample is one of those in `ArraySplit`, or
+            a list of numbers, which is a float32 vector.
         count: how many it yields.
     """
 
@@ -86,6 +111,10 @@ class RawData:
         train: the training split.
         test: the test split.
         source: path or address of the data, recorded with each run.
+        validation: the validation split, if the data set has one of its own; it is used in place
+            of the share of the training split that `train.validation` holds out.
+        notes: what its user should know, a line each, such as files that were left out; shown
+            and recorded with each run.
         close: called when the splits have been read, or reading them failed; to remove
             temporary files, for example.
     """
@@ -95,6 +124,8 @@ class RawData:
     test: RawSplit
     source: str = ""
     close: Callable[[], None] | None = None
+    validation: RawSplit | None = None
+    notes: Sequence[str] = ()
 
 
 def stratified_split(

@@ -20,7 +20,7 @@ class SampleFile:
     Attributes:
         path: of the file.
         shape: shape of one sample.
-        dtype: uint8 or float32.
+        dtype: uint8, float32 or int64.
         count: number of samples.
         offset: bytes before the first sample.
     """
@@ -56,6 +56,19 @@ class SampleFile:
         with self.path.open("r+b") as file:
             file.seek(self.offset + start * self.sample_bytes)
             file.write(np.ascontiguousarray(samples, dtype=self.dtype).data)
+
+    def keep(self, rows: npt.NDArray[np.int64]) -> None:
+        """Keep the samples of these sorted indices, in a file of the same name.
+
+        Raises:
+            OSError: the disk is full, or fails.
+        """
+        whole = np.load(self.path, mmap_mode="r")
+        self.path.unlink()  # the map stays
+        kept = SampleFile(self.path, self.shape, self.dtype, len(rows))
+        for start in range(0, len(rows), kept.chunk):
+            kept.write(start, whole[rows[start : start + kept.chunk]])
+        self.count = kept.count
 
     def chunks(self) -> Iterator[npt.NDArray[Any]]:
         """Read the samples back, chunk by chunk."""
@@ -98,7 +111,9 @@ class ImageStatistics:
 
 
 class VectorStatistics:
-    """Mean and standard deviation of each component of float32 N x D, computed in float64.
+    """Mean and standard deviation of each component of float32 N x D, in float64.
+
+    Of float32 N x C x L they are those of each channel.
 
     Chunks are merged by the pairwise formula of Chan, Golub and LeVeque, "Updating Formulae
     and a Pairwise Algorithm for Computing Sample Variances" (1979), equation 2.1.
@@ -110,8 +125,10 @@ class VectorStatistics:
         self._deviations: Any = 0.0  # sum of squared deviations from the mean
 
     def add(self, samples: npt.NDArray[np.float32]) -> None:
-        """Add a chunk of N x D."""
+        """Add a chunk of N x D or N x C x L."""
         values = samples.astype(np.float64)
+        if values.ndim == 3:
+            values = values.swapaxes(1, 2).reshape(-1, values.shape[1])
         count, mean = len(values), values.mean(axis=0)
         total = self._count + count
         difference = mean - self._mean

@@ -16,21 +16,36 @@ import signal
 import threading
 import time
 import warnings
+import zlib
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import BrokenExecutor, Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
+from torchyard.core.data.image_reading import READING, ImageReading
 from torchyard.core.errors import RunError
 from torchyard.core.preparation.arrays import SampleFile
-from torchyard.core.preparation.image_file import decode_image
+from torchyard.core.preparation.image_file import Findings, decode_image
 
-# Number of images, and those that failed: (index in the split, reason).
-Decoded = tuple[int, list[tuple[int, str]]]
+
+@dataclass
+class Decoded:
+    """What came of some images of a split, in their order.
+
+    Attributes:
+        checksums: CRC-32 of each file, 0 where it cannot be read.
+        failures: (index in the split, reason) of those that failed.
+        findings: what the others are like.
+    """
+
+    checksums: list[int] = field(default_factory=list)
+    failures: list[tuple[int, str]] = field(default_factory=list)
+    findings: Findings = field(default_factory=Findings)
+
 
 CHUNK_IMAGES = 256
 CHUNK_BYTES = 32 << 20
@@ -55,12 +70,14 @@ class ImageDecoder:
         shape: (C, H, W).
         resize: scale images of another size, instead of refusing them.
         file: for uint8 N x C x H x W.
+        reading: the settings.
     """
 
     read: Callable[[Any], bytes]
     shape: tuple[int, int, int]
     resize: bool
     file: SampleFile
+    reading: ImageReading = READING
 
     def decode(self, start: int, references: Sequence[Any]) -> Decoded:
         """Decode the images of `references` into the samples from index `start` on.
@@ -71,21 +88,26 @@ class ImageDecoder:
             OSError: the array cannot be written, as on a full disk.
         """
         pixels = np.zeros((len(references), *self.shape), dtype=np.uint8)
-        problems = []
+        done = Decoded()
         with warnings.catch_warnings():
-            from PIL import Image  # not before `_initialize` has run: Ctrl-C would end the import
+            from PIL import Image  # noqa: F401 (not before `_initialize` has run: Ctrl-C would end it)
 
             warnings.simplefilter("ignore")  # odd metadata, for example: one warning per file
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
             for index, reference in enumerate(references):
+                checksum = 0
                 try:
-                    pixels[index] = decode_image(self.read(reference), self.shape, self.resize)
+                    data = self.read(reference)
+                    checksum = zlib.crc32(data)
+                    pixels[index] = decode_image(
+                        data, self.shape, self.resize, self.reading, done.findings
+                    )
                 except (OSError, ValueError) as error:
-                    problems.append((start + index, str(error)))
+                    done.failures.append((start + index, str(error)))
                 except Exception as error:  # a plugin's `read` may raise anything
-                    problems.append((start + index, f"{type(error).__name__}: {error}"))
+                    done.failures.append((start + index, f"{type(error).__name__}: {error}"))
+                done.checksums.append(checksum)
         self.file.write(start, pixels)
-        return len(references), problems
+        return done
 
 
 class ParallelDecoding:
@@ -95,12 +117,12 @@ class ParallelDecoding:
     by the first ones. Everything is decoded in this process where there is one core, or where
     `read` cannot be sent to another process (a lambda, a class from a plugin file).
 
-    Args:
-        total: number of images in all splits together.
+    Attributes:
+        remaining: number of images that are still to come, in all splits together.
     """
 
-    def __init__(self, total: int) -> None:
-        self._remaining = total
+    def __init__(self) -> None:
+        self.remaining = 0
         self._executor: Any = None
         self._processes = 0
 
@@ -126,7 +148,7 @@ class ParallelDecoding:
             in_processes = self._executor and self._can_decode(decoder, references[:1])
             refused = self._executor and not in_processes
             for start, end in pairwise(bounds):
-                self._remaining -= end - start
+                self.remaining -= end - start
                 if in_processes:
                     chunk = references[start:end]
                     pending.append(self._executor.submit(decoder.decode, start, chunk))
@@ -138,14 +160,14 @@ class ParallelDecoding:
                     began = time.perf_counter()
                     result = decoder.decode(start, references[start:end])
                     pace = (time.perf_counter() - began) / (end - start)
-                    if not refused and pace * self._remaining > MIN_PARALLEL_SECONDS:
+                    if not refused and pace * self.remaining > MIN_PARALLEL_SECONDS:
                         in_processes = self._can_decode(decoder, references[:1])
                         refused = not in_processes
-                done += result[0]
+                done += len(result.checksums)
                 yield result
             while pending:
                 result = pending.popleft().result()
-                done += result[0]
+                done += len(result.checksums)
                 yield result
         except BrokenExecutor as error:
             status = re.search(r"\((-?\d+)\)", str(error))  # "... {SIGKILL(-9)} ..."

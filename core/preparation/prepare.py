@@ -24,62 +24,74 @@ import os
 import shutil
 import traceback
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from filelock import FileLock, Timeout
 
-from torchyard.core.data.dataset import MANIFEST, PreparedDataset
+from torchyard.core.data.dataset import PreparedDataset
 from torchyard.core.data.files import CACHE, atomic_write, fsync
+from torchyard.core.data.image_reading import READING, ImageReading
 from torchyard.core.data.raw import RawData
 from torchyard.core.errors import RunError, UserError
 from torchyard.core.formatting import byte_size
+from torchyard.core.hosting.neighbours import code_of
 from torchyard.core.hosting.params import DatasetParams
-from torchyard.core.preparation.arrays import ImageStatistics, SampleFile, VectorStatistics
-from torchyard.core.preparation.splits import PARTS, RawSplits
+from torchyard.core.preparation.manifest import write_manifest
+from torchyard.core.preparation.splits import RawSplits
 
 logger = logging.getLogger(__name__)
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
-FORMAT = 1  # of the arrays and of how images are decoded; a change prepares everything again
+CHECKED_BYTES = 1 << 30  # of the arrays that are found: half a second, if they are in memory
+FORMAT = 2  # of the arrays and of how images are decoded; a change prepares everything again
 
 
-def find_prepared(name: str, params: DatasetParams, cache: Path) -> PreparedDataset | None:
+def find_prepared(
+    name: str, params: DatasetParams, cache: Path, reading: ImageReading = READING
+) -> PreparedDataset | None:
     """The data set as it was prepared from the same plugin, parameters and source before.
 
-    None where it was not, or is damaged. Cheap: nothing is built or read.
+    None where it was not, or is damaged. Cheap: nothing is built, no array is read.
     """
-    return _look_up(name, cache / "prepared", _source_key(name, params))
+    return _look_up(name, cache / "prepared", _source_key(name, params, reading))
 
 
 def prepare_dataset(
-    name: str, params: DatasetParams, cache: Path, on_progress: Callable[[str, int, int], None]
+    name: str,
+    params: DatasetParams,
+    cache: Path,
+    on_progress: Callable[[str, int, int], None],
+    reading: ImageReading = READING,
 ) -> PreparedDataset:
     """Find the prepared data set, or build, check and write it.
+
+    What is found is compared with its checksums: all of it up to 1 GiB, some of it beyond.
 
     Args:
         name: the plugin's name.
         params: its parameters.
         cache: folder of downloads and prepared data sets; created where it is missing.
         on_progress: called with ("decoding NAME" or "storing NAME", samples done, all samples).
+        reading: how image files are read; with `verify` the sources are read again, too, and
+            prepared anew where they are not image files.
 
     Raises:
         UserError: the source is missing or bad, or the cache cannot be written to.
         RunError: the disk is full, the plugin failed, or a decoding process died.
     """
-    prepared, key = cache / "prepared", _source_key(name, params)
-    if found := _look_up(name, prepared, key):
+    prepared, key = cache / "prepared", _source_key(name, params, reading)
+    most = None if reading.verify else CHECKED_BYTES
+    if not reading.verify and (found := _undamaged(name, prepared, key, most, logging.DEBUG)):
         return found
     needed = 0
     try:
         (prepared / "sources").mkdir(parents=True, exist_ok=True)
         with _work_folder(name, prepared, key) as folder:
-            if found := _look_up(name, prepared, key):  # another process was faster
-                return found
+            if not reading.verify and (found := _undamaged(name, prepared, key, most)):
+                return found  # another process was faster
             _remove_abandoned(prepared, key)
             downloads = cache / "downloads"
             downloads.mkdir(exist_ok=True)
@@ -89,17 +101,28 @@ def prepare_dataset(
                     raise TypeError(f"build() returned a {type(raw).__name__}, not a RawData")
                 if raw.close:
                     on_exit.callback(raw.close)
-                splits = RawSplits(raw)
+                splits = RawSplits(raw, reading)
+                if (
+                    reading.verify
+                    and _unchanged(name, splits, prepared, key, on_progress)
+                    and (found := _undamaged(name, prepared, key, most))
+                ):
+                    return found
                 needed = splits.bytes_needed
                 if shutil.disk_usage(prepared).free < needed:
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                broken_list = prepared / "sources" / f"{key}.broken.txt"
+                broken_list.unlink(missing_ok=True)
                 files = splits.write(
-                    folder, lambda verb, done, total: on_progress(f"{verb} {name}", done, total)
+                    folder,
+                    broken_list,
+                    lambda verb, done, total: on_progress(f"{verb} {name}", done, total),
                 )
-            digest = _finish(folder, name, raw.source, splits, files)
-            _publish(folder, prepared / digest[:16])
+            target = prepared / write_manifest(folder, name, raw, splits, files)
+            _publish(folder, target)
+            entry = {"folder": target.name, "source": raw.source}
             with atomic_write(_index_file(prepared, key)) as index:
-                index.write(json.dumps({"digest": digest, "source": raw.source}).encode())
+                index.write(json.dumps(entry | {"contents": splits.contents}).encode())
         found = _look_up(name, prepared, key)
     except OSError as error:
         raise _disk_error(error, name, cache, needed) from error
@@ -108,10 +131,10 @@ def prepare_dataset(
     return found
 
 
-def _source_key(name: str, params: DatasetParams) -> str:
+def _source_key(name: str, params: DatasetParams, reading: ImageReading) -> str:
     """A digest of what the prepared arrays depend on, without reading the data."""
     try:
-        code = Path(inspect.getfile(type(params))).read_bytes()
+        code = code_of(Path(inspect.getfile(type(params))))
     except (TypeError, OSError):  # a class of an interactive session has no file
         code = b""
     try:
@@ -119,7 +142,8 @@ def _source_key(name: str, params: DatasetParams) -> str:
     except OSError as error:
         raise UserError(f"dataset {name}: {error}") from error
     plugin = (name, type(params).__qualname__, params.model_dump_json())
-    parts = [FORMAT, *plugin, fingerprint, hashlib.sha256(code).hexdigest()]
+    settings = reading.model_dump(include={*ImageReading.model_fields} - {"verify"})
+    parts = [FORMAT, *plugin, settings, fingerprint, hashlib.sha256(code).hexdigest()]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
 
 
@@ -127,14 +151,57 @@ def _index_file(prepared: Path, key: str) -> Path:
     return prepared / "sources" / f"{key}.json"
 
 
-def _look_up(name: str, prepared: Path, key: str) -> PreparedDataset | None:
+def _index(prepared: Path, key: str) -> dict[str, Any]:
+    """What is known of a source that was prepared; empty where it was not."""
     try:
-        entry = json.loads(_index_file(prepared, key).read_text())
-        found = PreparedDataset.open(prepared / entry["digest"][:16])
-    except (OSError, ValueError, KeyError, TypeError, RunError):
+        entry = json.loads(_index_file(prepared, key).read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return entry if isinstance(entry, dict) else {}
+
+
+def _look_up(name: str, prepared: Path, key: str) -> PreparedDataset | None:
+    entry = _index(prepared, key)
+    try:
+        found = PreparedDataset.open(prepared / entry["folder"])
+        # Equal content from two sources is stored once; each has its own name.
+        return replace(found, name=name, source=entry["source"])
+    except (OSError, KeyError, TypeError, RunError):
         return None  # missing or damaged: to be prepared
-    # Equal content from two sources is stored once; each has its own name.
-    return replace(found, name=name, source=entry["source"])
+
+
+def _undamaged(
+    name: str, prepared: Path, key: str, most: int | None, level: int = logging.WARNING
+) -> PreparedDataset | None:
+    """`_look_up`, with the contents of the arrays compared, up to so many bytes."""
+    found = _look_up(name, prepared, key)
+    if found is None:
+        return None
+    try:
+        damaged = ", ".join(found.damaged(most))
+    except OSError as error:
+        damaged = str(error)
+    if damaged:
+        text = "The prepared data in %s is damaged: %s. It is prepared anew."
+        logger.log(level, text, found.folder, damaged)
+        return None
+    return found
+
+
+def _unchanged(
+    name: str,
+    splits: RawSplits,
+    prepared: Path,
+    key: str,
+    on_progress: Callable[[str, int, int], None],
+) -> bool:
+    """Whether the image files are those that were prepared before: reads all of them."""
+    before = _index(prepared, key).get("contents")
+    if before is None:
+        return False
+    for done in splits.images.read_checksums():
+        on_progress(f"comparing {name}", done, len(splits.images))
+    return bool(splits.contents == before)
 
 
 @contextmanager
@@ -182,55 +249,15 @@ def _errors_named(name: str) -> Iterator[None]:
         ) from error
 
 
-def _finish(
-    folder: Path, name: str, source: str, splits: RawSplits, files: dict[str, SampleFile]
-) -> str:
-    """Write the manifest with digest and statistics, sync all to the disk; returns the digest."""
-    arrays = sorted(folder.glob("*.npy"))
-    statistics = ImageStatistics() if splits.dtype == np.uint8 else VectorStatistics()
-    layout: dict[str, Any] = {
-        "classes": splits.classes,
-        "shape": splits.shape,
-        "dtype": splits.dtype.name,
-        "counts": splits.counts,
-    }
-    digest = hashlib.sha256(json.dumps(layout, sort_keys=True).encode())
-    # The arrays are synced to the disk while they are read back from the system's cache.
-    with ThreadPoolExecutor(1) as disk:
-        syncs = [disk.submit(fsync, path) for path in arrays]
-        for part in PARTS:
-            for chunk in files[part].chunks():
-                digest.update(chunk.data)
-                if part == "train":
-                    statistics.add(chunk)
-            digest.update(splits.labels[part].astype("<i8").data)
-        for sync in syncs:
-            sync.result()
-    mean, std = statistics.result()
-    manifest = {
-        "name": name,
-        **layout,
-        "mean": mean,
-        "std": std,
-        "digest": digest.hexdigest(),
-        "source": source,
-        "sizes": {path.name: path.stat().st_size for path in arrays},
-    }
-    with atomic_write(folder / MANIFEST) as file:
-        file.write(json.dumps(manifest, indent=1).encode())
-    fsync(folder)
-    return digest.hexdigest()
-
-
 def _publish(folder: Path, target: Path) -> None:
     """Rename the finished folder to its digest, unless the same content is there, undamaged."""
     with FileLock(target.parent / "publish.lock"):
-        try:
-            PreparedDataset.open(target)
-        except (OSError, ValueError, KeyError, TypeError, RunError):
-            shutil.rmtree(target, ignore_errors=True)  # missing or damaged
-            folder.rename(target)
-            fsync(target.parent)
+        with suppress(OSError, RunError):
+            if not PreparedDataset.open(target).damaged():
+                return
+        shutil.rmtree(target, ignore_errors=True)  # missing or damaged
+        folder.rename(target)
+        fsync(target.parent)
 
 
 def _disk_error(error: OSError, name: str, cache: Path, needed: int) -> Exception:

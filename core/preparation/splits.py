@@ -2,58 +2,67 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
+from unicodedata import category
 
 import numpy as np
 import numpy.typing as npt
 
-from torchyard.core.data.raw import ArraySplit, EncodedSplit, RawData, RawSplit
+from torchyard.core.data.image_reading import READING, ImageReading
+from torchyard.core.data.raw import (
+    SAMPLE_KINDS,
+    ArraySplit,
+    EncodedSplit,
+    RawData,
+    RawSplit,
+    stored_type,
+)
 from torchyard.core.errors import UserError
 from torchyard.core.preparation.arrays import SampleFile
-from torchyard.core.preparation.decoding import ImageDecoder, ParallelDecoding
-from torchyard.core.preparation.image_file import ANOTHER_SIZE
-
-PARTS = ("train", "test")
-LISTED = 10  # problems of one kind that a message names; the rest are counted
+from torchyard.core.preparation.decoding import ParallelDecoding
+from torchyard.core.preparation.image_set import LISTED, ImageSet
 
 
 class RawSplits:
-    """The two raw splits of a data set: checks them, and writes their arrays.
+    """The raw splits of a data set: checks them, and writes their arrays.
 
     Attributes:
         classes: class names.
         counts: number of samples in each split.
         labels: int64 class indices of each split.
         shape: shape of one sample.
-        dtype: uint8 or float32.
+        dtype: uint8, float32 or int64.
+        images: those splits that are image files.
 
     Args:
         raw: what the plugin built.
+        reading: how image files are read.
 
     Raises:
         UserError: with every problem that shows without reading all samples: an empty split, no
             classes or two of one name, wrong types or shapes, labels out of range.
     """
 
-    def __init__(self, raw: RawData) -> None:
+    def __init__(self, raw: RawData, reading: ImageReading = READING) -> None:
         self.classes = list(raw.classes)
-        self.counts = {"train": _count(raw.train), "test": _count(raw.test)}
+        splits = {"train": raw.train, "validation": raw.validation, "test": raw.test}
+        self._splits = {part: split for part, split in splits.items() if split is not None}
+        self.counts = {part: _count(split) for part, split in self._splits.items()}
         self.labels: dict[str, npt.NDArray[np.int64]] = {}
-        self._splits: dict[str, RawSplit] = {"train": raw.train, "test": raw.test}
         self._streams: dict[str, Iterator[tuple[npt.NDArray[Any], int]]] = {}
         self._layouts: dict[str, tuple[tuple[int, ...], np.dtype[Any]]] = {}
+        encoded = {part: s for part, s in self._splits.items() if isinstance(s, EncodedSplit)}
+        self.images = ImageSet(encoded, reading)
         self._problems = _class_problems(self.classes)
-        for part in PARTS:
-            self._check(part, self._splits[part])
-        if len({*self._layouts.values()}) > 1:
-            self._problems.append(
-                "the splits differ: "
-                + ", ".join(f"{part} is {_layout(*self._layouts[part])}" for part in PARTS)
-            )
+        for part, split in self._splits.items():
+            self._check(part, split)
+        self._check_alike()
         self._raise_problems()
         self.shape, self.dtype = self._layouts["train"]
 
@@ -63,13 +72,28 @@ class RawSplits:
         sample = int(np.prod(self.shape)) * self.dtype.itemsize
         return sum(self.counts.values()) * (sample + 8)  # labels are int64
 
+    @property
+    def contents(self) -> str | None:
+        """A digest of classes, labels and files; None where some samples are not in files.
+
+        For after `write` or `images.read_checksums`.
+        """
+        digest = hashlib.sha256(json.dumps(self.classes).encode())
+        for part, split in self._splits.items():
+            if not isinstance(split, EncodedSplit):
+                return None
+            digest.update(np.asarray(split.labels).astype("<i8").data)
+            digest.update(np.asarray(self.images.checksums[part]).astype("<u8").data)
+        return digest.hexdigest()
+
     def write(
-        self, folder: Path, on_progress: Callable[[str, int, int], None]
+        self, folder: Path, broken_list: Path, on_progress: Callable[[str, int, int], None]
     ) -> dict[str, SampleFile]:
-        """Write `{part}_samples.npy` and `{part}_labels.npy` of both splits.
+        """Write `{part}_samples.npy` and `{part}_labels.npy` of every split.
 
         Args:
             folder: where to write them.
+            broken_list: a file to name all images in that are refused, if they are many.
             on_progress: called with ("decoding" or "storing", samples done, all samples).
 
         Raises:
@@ -79,29 +103,54 @@ class RawSplits:
             OSError: the disk is full, or fails.
         """
         total, done = sum(self.counts.values()), 0
-        files = {}
-        encoded = sum(len(s.names) for s in self._splits.values() if isinstance(s, EncodedSplit))
-        with ParallelDecoding(encoded) as decoding:
-            for part, split in self._splits.items():
-                path, count = folder / f"{part}_samples.npy", self.counts[part]
-                file = files[part] = SampleFile(path, self.shape, self.dtype, count)
-                if isinstance(split, EncodedSplit):
-                    steps = self._write_images(part, split, file, decoding)
-                elif isinstance(split, ArraySplit):
-                    starts = range(0, count, file.chunk)
-                    chunks = (split.samples[start : start + file.chunk] for start in starts)
-                    steps = self._write_chunks(part, chunks, file)
-                else:
-                    steps = self._write_chunks(part, self._stacked(part, file), file)
-                verb = "decoding" if isinstance(split, EncodedSplit) else "storing"
-                on_progress(verb, done, total)
-                for step in steps:
-                    done += step
-                    on_progress(verb, done, total)
+        if len(self.images):
+            on_progress("decoding", 0, total)
+            with ParallelDecoding() as decoding:
+                for done in self.images.write(folder, broken_list, decoding):
+                    on_progress("decoding", done, total)
+            self._take_images()
+        files = dict(self.images.files)
+        for part, split in self._splits.items():
+            if isinstance(split, EncodedSplit):
+                continue
+            path, count = folder / f"{part}_samples.npy", self.counts[part]
+            file = files[part] = SampleFile(path, self.shape, self.dtype, count)
+            if isinstance(split, ArraySplit):
+                starts = range(0, count, file.chunk)
+                chunks = (split.samples[start : start + file.chunk] for start in starts)
+                steps = self._write_chunks(part, chunks, file)
+            else:
+                steps = self._write_chunks(part, self._stacked(part, file), file)
+            on_progress("storing", done, total)
+            for step in steps:
+                done += step
+                on_progress("storing", done, total)
         self._raise_problems()
         for part, labels in self.labels.items():
             np.save(folder / f"{part}_labels.npy", labels)
         return files
+
+    def _take_images(self) -> None:
+        """Take over what came of the image files: problems, their shape, how many are left."""
+        self._problems += self.images.problems
+        for part, shape in self.images.shapes.items():
+            self._layouts[part] = (shape, self.dtype)
+            self.counts[part], before = self.images.files[part].count, self.labels[part]
+            self.labels[part] = before[self.images.kept[part]]
+            if part == "train":
+                lost = np.setdiff1d(before, self.labels[part])
+                self._problems += [
+                    f"no image of the class '{self.classes[label]}' can be read" for label in lost
+                ]
+        self._check_alike()
+        self.shape = self._layouts["train"][0]
+
+    def _check_alike(self) -> None:
+        if len({*self._layouts.values()}) > 1:
+            self._problems.append(
+                "the splits differ: "
+                + ", ".join(f"{part} is {_layout(*found)}" for part, found in self._layouts.items())
+            )
 
     def _raise_problems(self) -> None:
         if self._problems:
@@ -121,10 +170,11 @@ class RawSplits:
                     f"the {part} split has {len(split.references)} images "
                     f"and {len(split.names)} names"
                 )
-            self._check_layout(part, split.shape, np.dtype(np.uint8))
-            if split.shape[0] not in (1, 3):
+            shape = self.images.shapes[part]
+            self._check_layout(part, shape, np.dtype(np.uint8))
+            if shape[0] not in (1, 3):
                 self._problems.append(
-                    f"the {part} images cannot have {split.shape[0]} channels, only 1 or 3"
+                    f"the {part} images cannot have {shape[0]} channels, only 1 or 3"
                 )
             self._check_labels(part, split.labels, len(split.references))
         else:
@@ -138,20 +188,29 @@ class RawSplits:
 
     def _check_layout(self, part: str, shape: Sequence[int], dtype: np.dtype[Any]) -> None:
         shape = tuple(int(length) for length in shape)
-        if (dtype.name, len(shape)) not in (("uint8", 3), ("float32", 1)) or 0 in shape:
+        stored = stored_type(dtype.name, len(shape))
+        if stored is None or 0 in shape:
             self._problems.append(
-                f"one {part} sample is {_layout(shape, dtype)}; it must be a uint8 image "
-                "(C, H, W) or a float32 vector (D,)"
+                f"one {part} sample is {_layout(shape, dtype)}; "
+                f"it must be {' or '.join(SAMPLE_KINDS.values())}"
             )
         else:
-            self._layouts[part] = (shape, np.dtype(dtype.name))  # in the machine's byte order
+            self._layouts[part] = (shape, np.dtype(stored))  # in the machine's byte order
 
     def _check_labels(self, part: str, labels: Any, count: int) -> None:
-        array = np.asarray(labels)
+        try:
+            array = np.asarray(labels)
+        except ValueError:  # lists of several lengths
+            array = np.asarray(labels, dtype=object)
         if array.ndim != 1 or array.dtype.kind not in "iu":
+            scope = ""
+            if array.dtype.kind == "f":
+                scope = "; torchyard trains classifiers: regression is out of its scope"
+            if array.ndim > 1 or array.dtype.kind == "O":
+                scope = "; several labels a sample are out of torchyard's scope"
             self._problems.append(
                 f"the {part} labels must be integers, one for each sample; "
-                f"they are {_layout(array.shape, array.dtype)}"
+                f"they are {_layout(array.shape, array.dtype)}{scope}"
             )
             return
         if len(array) != count:
@@ -168,32 +227,13 @@ class RawSplits:
             )
         self.labels[part] = array.astype(np.int64)
 
-    def _write_images(
-        self, part: str, split: EncodedSplit, file: SampleFile, decoding: ParallelDecoding
-    ) -> Iterator[int]:
-        decoder = ImageDecoder(split.read, split.shape, split.resize, file)
-        unreadable = []
-        for count, failures in decoding.decode(decoder, split.references):
-            unreadable += failures
-            yield count
-        if unreadable:
-            unreadable.sort()
-            self._problems += [f"{split.names[index]}: {why}" for index, why in unreadable[:LISTED]]
-        if len(unreadable) > LISTED:
-            self._problems.append(
-                f"… and {len(unreadable) - LISTED} more of the {file.count} {part} images "
-                "cannot be used"
-            )
-        if split.size_advice and any(why.startswith(ANOTHER_SIZE) for _, why in unreadable):
-            self._problems.append(split.size_advice)
-
     def _write_chunks(
         self, part: str, chunks: Iterable[npt.NDArray[Any]], file: SampleFile
     ) -> Iterator[int]:
         start, not_finite = 0, []
         for samples in chunks:
             if samples.dtype.kind == "f":
-                bad = np.flatnonzero(~np.isfinite(samples).all(axis=1))
+                bad = np.flatnonzero(~np.isfinite(samples).reshape(len(samples), -1).all(axis=1))
                 not_finite += (start + bad).tolist()
             file.write(start, samples)
             start += len(samples)
@@ -211,7 +251,8 @@ class RawSplits:
             samples = np.zeros((len(chunk), *file.shape), file.dtype)
             for index, (sample, label) in enumerate(chunk):
                 labels.append(label)
-                if (sample.shape, sample.dtype.name) == (file.shape, file.dtype.name):
+                stored = stored_type(sample.dtype.name, sample.ndim)
+                if (sample.shape, stored) == (file.shape, file.dtype.name):
                     samples[index] = sample
                 else:
                     others[_layout(sample.shape, sample.dtype)] += 1
@@ -232,7 +273,11 @@ class RawSplits:
 def _class_problems(classes: list[str]) -> list[str]:
     if not classes:
         return ["there are no classes"]
+    unprintable = [name for name in classes if {*map(category, name)} & {"Cc", "Cs"}]
     return [
+        f"the class name {name!r} holds control characters, or bytes that are no Unicode"
+        for name in unprintable
+    ] + [
         f"{count} classes are named {name!r}"
         for name, count in Counter(classes).items()
         if count > 1

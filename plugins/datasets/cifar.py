@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import gzip
-import io
-import pickle
 import tarfile
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 from urllib.parse import urlsplit
 
 from torchyard import ArraySplit, RawData, Register, SampleSpec, UserError, hookimpl
+from torchyard.plugins.datasets.batches import integers, read_batch
 from torchyard.plugins.datasets.downloads import checksum_of, fetch
 from torchyard.plugins.datasets.published import Checksum, PublishedDataset
 
@@ -43,26 +42,30 @@ class Cifar(PublishedDataset):
         import numpy as np
 
         source, members = self._members(downloads)
-        batches = {name: _unpickle(data, f"{name} in {source}") for name, data in members}
+        batches = {name: read_batch(data, f"{name} in {source}") for name, data in members}
         missing = [name for name in self.files if name not in batches]
         if missing:
             raise UserError(f"{source} is not {self.dataset}: it lacks {', '.join(missing)}")
 
         def split(names: Sequence[str]) -> ArraySplit:
             try:
-                pixels = np.concatenate([batches[name]["data"] for name in names])
-                labels = np.concatenate([batches[name][self.labels_key] for name in names])
+                pixels = np.concatenate([integers(batches[name]["data"]) for name in names])
+                labels = np.concatenate(
+                    [integers(batches[name][self.labels_key]) for name in names]
+                )
                 return ArraySplit(pixels.reshape(-1, 3, 32, 32), labels)
-            except (KeyError, TypeError, ValueError) as error:
+            except (KeyError, TypeError, ValueError, OverflowError) as error:
                 raise UserError(
                     f"{source} is not in {self.dataset}'s format: {', '.join(names)} should hold "
                     f"'data' and '{self.labels_key}' ({type(error).__name__}: {error})"
                 ) from error
 
         try:
-            classes = [str(name) for name in batches[self.meta][self.names_key]]
-        except (KeyError, TypeError) as error:
-            raise UserError(f"{source} has no '{self.names_key}' in {self.meta}") from error
+            classes = batches[self.meta][self.names_key]
+        except KeyError:
+            classes = None
+        if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
+            raise UserError(f"{source} has no '{self.names_key}' in {self.meta}")
         train = [name for name in self.files if name not in (*self.tests, self.meta)]
         return RawData(classes, split(train), split(self.tests), source)
 
@@ -139,52 +142,6 @@ class CIFAR100(Cifar):
     names_key = "fine_label_names"
     labels_key = "fine_labels"
     num_classes = 100
-
-
-class ArrayUnpickler(pickle.Unpickler):
-    """Reads pickles of plain values and numpy arrays, and refuses all others.
-
-    These files come from the network, and a pickle can run any code.
-    """
-
-    def find_class(self, module: str, name: str) -> Any:
-        """The functions and classes that an array needs.
-
-        Raises:
-            UnpicklingError: the pickle names another one.
-        """
-        import codecs
-
-        import numpy as np
-
-        # numpy 2 renamed the module; the function is the same.
-        reconstruct = np.empty(0).__reduce__()[0]
-        allowed = {
-            ("numpy.core.multiarray", "_reconstruct"): reconstruct,
-            ("numpy._core.multiarray", "_reconstruct"): reconstruct,
-            ("numpy", "ndarray"): np.ndarray,
-            ("numpy", "dtype"): np.dtype,
-            ("_codecs", "encode"): codecs.encode,
-        }
-        if (module, name) not in allowed:
-            raise pickle.UnpicklingError(f"it names {module}.{name}, which no array needs")
-        return allowed[module, name]
-
-
-def _unpickle(data: bytes, what: str) -> Any:
-    """A batch of CIFAR, a dictionary.
-
-    Raises:
-        UserError: it is damaged, or not a pickle of plain values and arrays.
-    """
-    try:
-        # Python 2 wrote the files; "latin1" keeps its byte strings as they are.
-        batch = ArrayUnpickler(io.BytesIO(data), encoding="latin1").load()
-    except Exception as error:  # a damaged pickle can raise nearly anything
-        raise UserError(f"{what} is refused or damaged: {error}") from error
-    if not isinstance(batch, dict):
-        raise UserError(f"{what} is not a dictionary")
-    return batch
 
 
 @hookimpl

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import os
 import secrets
 import weakref
 from collections.abc import Iterable
@@ -22,6 +23,12 @@ def existing(path: Path) -> Path:
         ValueError: it does not exist; the message suggests the nearest name in its folder.
     """
     path = path.expanduser().absolute()
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        raise ValueError(
+            f"{os.fsencode(path)!r} is not UTF-8, and cannot be recorded: rename it"
+        ) from None
     if path.exists():
         return path
     message = f"no such file or folder: {path}"

@@ -13,7 +13,7 @@ from torch import nn
 
 from tests.core.small_training import make_network, make_split, run_fit, same, weights
 from torchyard.core.data import dataset
-from torchyard.core.data.dataset import FileRows, Split, rows_of
+from torchyard.core.data.dataset import FileRows, PreparedDataset, Split, rows_of
 from torchyard.core.errors import RunError
 from torchyard.core.evaluation.predict import predict
 
@@ -97,6 +97,49 @@ def test_training_maps_no_page_of_a_large_split(tmp_path, monkeypatch):
     assert resident() > 10_000
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "[1, 2]", "3", "null", "{}", "\udcff", "[" * 99_999, '{"sizes": 3}'),
+        *('{"sizes": {"../x": "many"}}', '{"sizes": {"a": null}, "classes": 3}'),
+        '{"sizes": {}, "classes": [], "shape": [], "mean": [], "std": [], "odd": NaN}',
+    ],
+    ids=lambda text: text[:20],
+)
+def test_a_manifest_of_anything_is_one_line(tmp_path, text):
+    (tmp_path / dataset.MANIFEST).write_text(text, "utf-8", "surrogateescape")
+    with pytest.raises(RunError, match="holds no prepared data: ") as caught:
+        dataset.PreparedDataset.open(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
 def test_the_public_names_are_imported_without_numpy():
     code = "import sys, torchyard; sys.exit('numpy' in sys.modules)"
     assert not subprocess.run([sys.executable, "-c", code]).returncode
+
+
+def test_of_a_large_array_some_blocks_are_compared(tmp_path, monkeypatch):
+    monkeypatch.setattr(dataset, "BLOCK_BYTES", 1000)
+    content = np.random.default_rng(0).integers(0, 255, 100_000, dtype=np.uint8).tobytes()
+    (tmp_path / "samples.npy").write_bytes(content)
+    sums = {"samples.npy": dataset.block_sums(tmp_path / "samples.npy")}
+    assert len(sums["samples.npy"]) == 100
+    stored = PreparedDataset(
+        tmp_path, "x", ("a", "b"), (1,), "uint8", (0.0,), (1.0,), {}, "", "", blocks=sums
+    )
+    assert stored.damaged() == stored.damaged(most=10_000) == []
+    half = bytes(50_000) + content[50_000:]
+    (tmp_path / "samples.npy").write_bytes(half)
+    assert stored.damaged() == ["samples.npy"]
+    read = []
+    block_sum = dataset.block_sum
+    monkeypatch.setattr(
+        dataset, "block_sum", lambda file, index: read.append(index) or block_sum(file, index)
+    )
+    assert stored.damaged(most=10_000) == ["samples.npy"]  # but for one time in a thousand
+    first = read[:]
+    stored.damaged(most=10_000)
+    assert len(first) == 10
+    assert sorted(first) != sorted(read[10:])
+    unknown = PreparedDataset(tmp_path, "x", ("a", "b"), (1,), "uint8", (0.0,), (1.0,), {}, "", "")
+    assert unknown.damaged()

@@ -16,6 +16,7 @@ import pytest
 from PIL import Image
 
 from torchyard.core.data.dataset import PreparedDataset
+from torchyard.core.data.image_reading import ImageReading
 from torchyard.core.data.raw import ArraySplit, EncodedSplit, RawData
 from torchyard.core.errors import UserError
 from torchyard.core.hosting.params import DatasetParams
@@ -63,13 +64,14 @@ def raw(train: Any = None, test: Any = None, classes: tuple[str, ...] = ("cat", 
     )
 
 
-def prepared(content: RawData, cache: Path) -> PreparedDataset:
-    return prepare_dataset("given", dataset(lambda _: content)(), cache, quiet)
+def prepared(content: RawData, cache: Path, **reading: Any) -> PreparedDataset:
+    chosen = ImageReading(**reading)
+    return prepare_dataset("given", dataset(lambda _: content)(), cache, quiet, chosen)
 
 
-def problems(content: RawData, cache: Path) -> list[str]:
+def problems(content: RawData, cache: Path, **reading: Any) -> list[str]:
     with pytest.raises(UserError) as caught:
-        prepared(content, cache)
+        prepared(content, cache, **reading)
     assert all(problem.startswith("dataset given: ") for problem in caught.value.problems)
     assert not list((cache / "prepared").glob("*/manifest.json"))
     assert not list((cache / "prepared").glob("*.tmp"))
@@ -87,16 +89,23 @@ def photo(height: int = 12, width: int = 9) -> Image.Image:
 
 
 def image_files(folder: Path, count: int) -> list[Path]:
-    folder.mkdir(exist_ok=True)
-    files = []
-    for number in range(count):
-        file = folder / f"{number:04}.png"
-        file.write_bytes(encoded(photo()))
-        files.append(file)
+    return saved(folder, *(photo() for _ in range(count)))
+
+
+def saved(folder: Path, *pictures: Image.Image, format: str = "PNG") -> list[Path]:
+    folder.mkdir(exist_ok=True, parents=True)
+    files = [folder / f"{number:04}.{format.lower()}" for number in range(len(pictures))]
+    for file, picture in zip(files, pictures, strict=True):
+        file.write_bytes(encoded(picture, format))
     return files
 
 
-def image_split(files: list[Path], shape: tuple[int, int, int] = (3, 12, 9), **options: Any) -> Any:
+OPEN = (None, None, None)  # a shape that is to be found out
+
+
+def image_split(
+    files: list[Path], shape: tuple[int | None, ...] = (3, 12, 9), **options: Any
+) -> Any:
     options = {"read": Path.read_bytes, "resize": True, **options}
     labels = np.arange(len(files)) % 2
     return EncodedSplit(

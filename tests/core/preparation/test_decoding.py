@@ -92,12 +92,16 @@ def test_unreadable_images_are_named_and_counted(
     for number in range(100, 110):
         os.truncate(files[number], files[number].stat().st_size // 2)
     found = problems(raw(image_split(files), image_split(files[:3])), tmp_path)
-    assert len(found) == 11
+    assert len(found) == 13
     assert found[0] == f"{files[3]}: the file is empty"
     assert found[1] == f"{files[70]}: not an image, or of a format that is not supported"
     assert found[2].startswith(f"{files[100]}: ")
     assert "truncated" in found[2]
     assert found[10] == "… and 3 more of the 400 train images cannot be used"
+    everything = Path(found[11].removeprefix("all of them are named in ")).read_text().splitlines()
+    broken = [3, 70, *range(100, 110), 301]
+    assert [line.partition(":")[0] for line in everything] == [str(files[n]) for n in broken]
+    assert found[12] == "set dataset.broken=skip to leave out images that cannot be read"
 
 
 def test_images_of_another_size_are_refused_with_advice(tmp_path: Path) -> None:
@@ -109,13 +113,20 @@ def test_images_of_another_size_are_refused_with_advice(tmp_path: Path) -> None:
     assert "set the size" in found
 
 
-def test_a_decompression_bomb_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_images_up_to_the_limit_of_pillow_or_the_users_are_taken(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
-    files = image_files(tmp_path / "images", 2)  # 108 pixels: a warning of Pillow's
-    files[1].write_bytes(encoded(photo(30, 30)))  # its error
-    found = problems(raw(image_split(files), image_split(files)), tmp_path)
-    assert len(found) == 4
-    assert all("too large" in problem for problem in found)
+    files = image_files(tmp_path / "images", 2)  # 108 pixels: Pillow warns, but takes it
+    files[1].write_bytes(encoded(photo(30, 30)))  # it does not take this one
+    split = image_split(files, shape=(3, 4, 4))
+    found = problems(raw(split, split), tmp_path)
+    refused = f"{files[1]}: too large: 30x30; dataset.max_pixels sets the limit"
+    assert found[:2] == [refused, refused]
+    assert prepared(raw(split, split), tmp_path / "2", max_pixels=900).shape == (3, 4, 4)
+    found = problems(raw(split, split), tmp_path, max_pixels=899)
+    assert found[0] == f"{files[1]}: too large: 30x30; dataset.max_pixels sets the limit"
+    assert Image.MAX_IMAGE_PIXELS == 100
 
 
 def noisy_read(file: Path) -> bytes:

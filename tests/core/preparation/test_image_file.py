@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import struct
 from typing import Any
+from zlib import compress, crc32
 
 import numpy as np
 import pytest
@@ -12,7 +14,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from torchyard.core.preparation.image_file import decode_image
+from torchyard.core.data.image_reading import ImageReading
+from torchyard.core.preparation.image_file import Findings, decode_image
 
 RNG = np.random.default_rng(7)
 
@@ -41,14 +44,106 @@ def test_image_modes() -> None:
     np.testing.assert_array_equal(decode_image(encoded(palette), (3, 6, 6)), expected)
     colours = photo(6, 6)
     expected = np.moveaxis(np.asarray(colours), 2, 0)
-    seen_through = colours.copy()
-    seen_through.putalpha(3)
-    np.testing.assert_array_equal(decode_image(encoded(seen_through), (3, 6, 6)), expected)
+    covering = colours.copy()
+    covering.putalpha(255)
+    np.testing.assert_array_equal(decode_image(encoded(covering), (3, 6, 6)), expected)
     inks = Image.new("CMYK", (6, 6), (255, 0, 0, 0))
     cyan = decode_image(encoded(inks, "JPEG"), (3, 6, 6))[:, 0, 0]
     assert cyan[0] < 90 < 130 < cyan[2]
     bits = Image.fromarray(grey > 99)
     assert set(np.unique(decode_image(encoded(bits), (1, 6, 6)))) == {0, 255}
+
+
+def drawing(mode: str) -> Image.Image:
+    """A black square on a transparent ground that is black, too."""
+    image = Image.new("LA" if mode == "LA" else "RGBA", (6, 4))
+    image.paste((0, 255) if mode == "LA" else (0, 0, 0, 255), (0, 0, 2, 4))
+    return image.quantize(4) if mode == "P" else image
+
+
+@pytest.mark.parametrize(
+    ("mode", "format"),
+    [("RGBA", "PNG"), ("RGBA", "TIFF"), ("RGBA", "WEBP"), ("RGBA", "GIF"), ("LA", "PNG"),
+     ("LA", "TIFF"), ("P", "PNG"), ("L", "PNG"), ("RGB", "PNG"), ("1", "PNG")],
+)  # fmt: skip
+def test_what_is_transparent_lies_over_the_background(mode: str, format: str) -> None:
+    if mode in ("L", "RGB", "1"):  # one colour is transparent
+        image = Image.new(mode, (6, 4), "white")
+        image.paste("black", (0, 0, 2, 4))
+        options: dict[str, Any] = {"transparency": (255,) * 3 if mode == "RGB" else 255}
+        if mode == "1":
+            options = {"transparency": 1}
+        data = encoded(image, format, **options)
+    else:
+        data = encoded(drawing(mode), format, **({"lossless": True} if format == "WEBP" else {}))
+    expected = np.zeros((3, 4, 6), np.uint8)
+    for background in ((255, 255, 255), (9, 99, 199)):
+        expected[:, :, 2:] = np.array(background)[:, None, None]
+        found = Findings()
+        got = decode_image(data, (3, 4, 6), reading=ImageReading(background=background))
+        np.testing.assert_array_equal(got, expected)
+    decode_image(data, (1, 4, 6), findings=found)
+    assert (found.transparent, found.coloured) == (1, 0)
+
+
+def sixteen_bits(values: Any) -> bytes:
+    """A PNG of H x W x 3 or 4 values of 16 bits, which Pillow cannot write."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", crc32(kind + data))
+
+    height, width, channels = values.shape
+    header = struct.pack(">IIBBBBB", width, height, 16, {3: 2, 4: 6}[channels], 0, 0, 0)
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    parts = ((b"IHDR", header), (b"IDAT", compress(rows)), (b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in parts)
+
+
+def test_deep_images_are_scaled_by_a_range_of_values() -> None:
+    values = RNG.integers(1000, 1512, (6, 7, 3))
+    values[0, 0], values[0, 1] = 1000, 1511
+    reading, found = ImageReading(value_range=(1000, 1511)), Findings()
+    expected = np.moveaxis((values - 1000) // 2, 2, 0).astype(np.uint8)
+    grey = {
+        "I;16": encoded(Image.fromarray(values[..., 0].astype(np.uint16))),
+        "I;16B": encoded(Image.fromarray(values[..., 0].astype(">u2")), "TIFF"),
+        "I": encoded(Image.fromarray(values[..., 0].astype(np.int32)), "TIFF"),
+        "LZW": encoded(
+            Image.fromarray(values[..., 0].astype(np.uint16)), "TIFF", compression="tiff_lzw"
+        ),
+    }
+    for name, data in grey.items():
+        got = decode_image(data, (1, 6, 7), reading=reading, findings=found)
+        np.testing.assert_array_equal(got, expected[:1], err_msg=name)
+    got = decode_image(sixteen_bits(values), (3, 6, 7), reading=reading, findings=found)
+    np.testing.assert_array_equal(got, expected)
+    assert (found.deep, found.least, found.greatest) == (5, 1000, 1511)
+    half = np.dstack([values, np.full((6, 7), 0)])  # nothing of it is seen
+    assert decode_image(sixteen_bits(half), (3, 6, 7), reading=reading).min() == 255
+    shares = Image.fromarray(np.linspace(0, 1, 256, dtype=np.float32).reshape(16, 16))
+    got = decode_image(
+        encoded(shares, "TIFF"), (1, 16, 16), reading=ImageReading(value_range=(0, 1))
+    )
+    np.testing.assert_allclose(got.ravel(), np.arange(256), atol=1)
+    lost = Image.fromarray(np.full((3, 3), np.nan, np.float32))
+    with pytest.raises(ValueError, match="not all finite numbers"):
+        decode_image(encoded(lost, "TIFF"), (1, 3, 3))
+
+
+def test_grey_is_told_from_colour_by_pixels() -> None:
+    grey = photo(6, 6).convert("L")
+    one = grey.convert("RGB")
+    one.putpixel((5, 5), (10, 10, 11))
+    alike = {"L": grey, "RGB": grey.convert("RGB"), "P": grey.quantize(9), "1": grey.convert("1")}
+    for name, image in alike.items():
+        found = Findings()
+        decode_image(encoded(image), (1, 6, 6), findings=found)
+        assert found.coloured == 0, name
+        assert found.colourless == (name in ("RGB", "P")), name
+    for image in (one, one.quantize(36), photo(6, 6).convert("CMYK")):
+        format, found = "TIFF" if image.mode == "CMYK" else "PNG", Findings()
+        decode_image(encoded(image, format), (1, 6, 6), findings=found)
+        assert found.coloured == 1
 
 
 @pytest.mark.parametrize("format", ["JPEG", "PNG"])

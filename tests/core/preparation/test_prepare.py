@@ -4,17 +4,31 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import textwrap
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from tests.core.preparation.raw_data import TWO, dataset, images, prepared, quiet, raw, start
+from tests.core.preparation.raw_data import (
+    TWO,
+    dataset,
+    image_files,
+    image_split,
+    images,
+    prepared,
+    quiet,
+    raw,
+    start,
+)
+from torchyard.core.data.dataset import PreparedDataset
+from torchyard.core.data.image_reading import ImageReading
 from torchyard.core.data.raw import ArraySplit, RawData, SampleSplit
 from torchyard.core.errors import RunError, UserError
 from torchyard.core.preparation.prepare import find_prepared, prepare_dataset
@@ -54,6 +68,19 @@ def test_equal_content_is_stored_once_under_each_name(tmp_path: Path) -> None:
     assert (one.name, two.name) == ("one", "two")
 
 
+def test_notes_are_kept_and_belong_to_their_source(tmp_path: Path) -> None:
+    content = raw()
+    params = dataset(lambda _: replace(content, notes=["3 files are left out"]))
+    first = prepare_dataset("one", params(), tmp_path, quiet)
+    other = prepare_dataset("two", dataset(lambda _: content)(), tmp_path, quiet)
+    again = find_prepared("one", params(), tmp_path)
+    assert again is not None
+    assert first.notes == again.notes == ("3 files are left out",)
+    assert PreparedDataset.open(first.folder).notes == first.notes
+    assert other.notes == PreparedDataset.open(other.folder).notes == ()
+    assert first.digest == other.digest
+
+
 @pytest.mark.parametrize("damaged", ["train_samples.npy", "test_labels.npy", "manifest.json"])
 @pytest.mark.parametrize("how", ["cut", "removed"])
 def test_damage_is_repaired(tmp_path: Path, damaged: str, how: str) -> None:
@@ -70,6 +97,117 @@ def test_damage_is_repaired(tmp_path: Path, damaged: str, how: str) -> None:
     again = prepare_dataset("given", params(), tmp_path, quiet)
     assert again == first
     np.testing.assert_array_equal(again.train.samples, expected)
+
+
+@pytest.mark.parametrize("damaged", ["train_samples.npy", "test_labels.npy"])
+def test_contents_that_are_not_what_was_written_are_prepared_anew(
+    tmp_path: Path, damaged: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    content = raw()
+    params = dataset(lambda _: content)
+    first = prepare_dataset("given", params(), tmp_path, quiet)
+    expected, labels = np.array(first.train.samples), first.test.labels
+    array = np.load(first.folder / damaged, mmap_mode="r+")
+    array[-1:] = 0 if damaged == "train_samples.npy" else 7
+    array.flush()
+    again = prepare_dataset("given", params(), tmp_path, quiet)
+    assert again == first
+    assert len(params.builds) == 2
+    assert f"{first.folder} is damaged: {damaged}" in caplog.text
+    np.testing.assert_array_equal(again.train.samples, expected)
+    np.testing.assert_array_equal(again.test.labels, labels)
+    assert prepare_dataset("given", params(), tmp_path, quiet) == first
+    assert len(params.builds) == 2
+
+
+@pytest.mark.parametrize("change", [b"\xff\xfe", b"[]", b"{}", b"null", b"0.25"])
+def test_a_damaged_manifest_is_prepared_anew(tmp_path: Path, change: bytes) -> None:
+    content = raw()
+    params = dataset(lambda _: content)
+    first = prepare_dataset("given", params(), tmp_path, quiet)
+    manifest = first.folder / "manifest.json"
+    whole = manifest.read_bytes()
+    if change == b"0.25":  # still a manifest
+        change = re.sub(rb'"std": \[\s*[\d.]+', b'"std": [0.25', whole)
+        assert change != whole
+    manifest.write_bytes(change)
+    assert find_prepared("given", params(), tmp_path) is None
+    assert prepare_dataset("given", params(), tmp_path, quiet) == first
+    assert manifest.read_bytes() == whole
+
+
+@pytest.mark.parametrize("entry", [b"\xff", b"[]", b'{"folder": 3}', b'{"folder": "../x"}'])
+def test_a_damaged_index_is_prepared_anew(tmp_path: Path, entry: bytes) -> None:
+    content = raw()
+    params = dataset(lambda _: content)
+    first = prepare_dataset("given", params(), tmp_path, quiet)
+    (index,) = (tmp_path / "prepared/sources").glob("*.json")
+    index.write_bytes(entry)
+    assert prepare_dataset("given", params(), tmp_path, quiet) == first
+
+
+def test_files_of_the_same_size_and_time_are_compared_where_that_is_asked_for(
+    tmp_path: Path,
+) -> None:
+    files = image_files(tmp_path / "images", 6)
+    content = raw(image_split(files[:4]), image_split(files[4:]))
+    params = dataset(lambda _: content)
+    verifying = ImageReading(verify=True)
+
+    def prepare(reading: ImageReading) -> tuple[PreparedDataset, set[str]]:
+        seen = set[str]()
+        follow = lambda verb, *_: seen.add(verb)  # noqa: E731
+        return prepare_dataset("given", params(), tmp_path, follow, reading), seen
+
+    first, seen = prepare(ImageReading())
+    assert seen == {"decoding given"}
+    assert prepare(verifying) == (first, {"comparing given"})
+    files[5].write_bytes(files[0].read_bytes())
+    assert prepare(ImageReading()) == (first, set())  # names, sizes and times alone
+    changed, seen = prepare(verifying)
+    assert seen == {"comparing given", "decoding given"}
+    assert changed.digest != first.digest
+    assert prepare(ImageReading())[0] == changed
+    array = np.load(changed.folder / "train_samples.npy", mmap_mode="r+")
+    array[0] = 0
+    array.flush()
+    assert "decoding given" in prepare(verifying)[1]
+
+
+def test_a_source_that_is_no_file_is_prepared_anew_to_be_compared(tmp_path: Path) -> None:
+    content = [raw(), raw()]
+    params = dataset(lambda _: content[0])
+    first = prepare_dataset("given", params(), tmp_path, quiet)
+    verifying = ImageReading(verify=True)
+    assert prepare_dataset("given", params(), tmp_path, quiet, verifying) == first
+    content.pop(0)
+    assert prepare_dataset("given", params(), tmp_path, quiet, verifying).digest != first.digest
+
+
+def test_everything_is_on_the_disk_before_it_has_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[str] = []
+    rename, fsync = Path.rename, os.fsync
+
+    def note(descriptor: int) -> None:
+        fsync(descriptor)
+        synced.append(Path(f"/proc/self/fd/{descriptor}").readlink().name)
+
+    def check(self: Path, target: Path) -> Path:
+        arrays = [
+            f"{part}_{what}.npy" for part in ("train", "test") for what in ("samples", "labels")
+        ]
+        assert {*arrays, self.name} <= {*synced}
+        assert any(name.endswith("manifest.json") for name in synced)
+        assert synced.index(self.name) > max(map(synced.index, arrays))
+        synced.append("renamed")
+        return rename(self, target)
+
+    monkeypatch.setattr(os, "fsync", note)
+    monkeypatch.setattr(Path, "rename", check)
+    prepared(raw(), tmp_path)
+    assert "prepared" in synced[synced.index("renamed") :]
 
 
 def test_a_plugin_bug_is_a_failed_run_with_its_traceback(tmp_path: Path) -> None:

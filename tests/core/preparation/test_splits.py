@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -58,7 +59,8 @@ BAD: dict[str, tuple[Callable[[], RawData], str]] = {
     "empty test": (lambda: raw(None, SampleSplit([], 3)), "the test split is empty"),
     "dtype": (
         lambda: raw(ArraySplit(images(2).astype(np.int16), TWO)),
-        "one train sample is int16 (3, 4, 5); it must be a uint8 image (C, H, W) or a float32",
+        "one train sample is int16 (3, 4, 5); it must be an image, uint8 (C, H, W) or a vector, "
+        "float32 (D,) or a signal, float32 (C, L) or token ids, integers (L,)",
     ),
     "no channel": (lambda: raw(ArraySplit(images(2, 4, 5), TWO)), "uint8 (4, 5); it must be"),
     "shapes": (
@@ -76,7 +78,38 @@ BAD: dict[str, tuple[Callable[[], RawData], str]] = {
     ),
     "label type": (
         lambda: raw(ArraySplit(images(2), np.array([0.0, 1.0]))),  # type: ignore[arg-type]
-        "the train labels must be integers, one for each sample; they are float64 (2,)",
+        "the train labels must be integers, one for each sample; they are float64 (2,); torchyard "
+        "trains classifiers: regression is out of its scope",
+    ),
+    "several labels": (
+        lambda: raw(ArraySplit(images(2), np.array([[0, 1], [1, 1]]))),
+        "they are int64 (2, 2); several labels a sample are out of torchyard's scope",
+    ),
+    "a stream of several labels": (
+        lambda: raw(SampleSplit([(images(1)[0], [0, 1]), (images(1)[0], [1])], 2)),  # type: ignore[list-item]
+        "they are object (2,); several labels a sample are out of torchyard's scope",
+    ),
+    "a stream of numbers to learn": (
+        lambda: raw(SampleSplit([(images(1)[0], 0.5), (images(1)[0], 1.5)], 2)),  # type: ignore[list-item]
+        "regression is out of its scope",
+    ),
+    "signals of integers": (
+        lambda: raw(ArraySplit(np.zeros((2, 3, 4), np.int16), TWO)),
+        "one train sample is int16 (3, 4); it must be",
+    ),
+    "token ids of several lengths": (
+        lambda: raw(
+            SampleSplit([(np.arange(3), 0), (np.arange(4), 1)], 2),
+            ArraySplit(np.zeros((2, 3), int), TWO),
+        ),
+        "1 train samples are int64 (4,), unlike the first",
+    ),
+    "a signal that is not finite": (
+        lambda: raw(
+            ArraySplit(np.full((2, 3, 4), np.nan, np.float32), TWO),
+            ArraySplit(np.zeros((2, 3, 4), np.float32), TWO),
+        ),
+        "2 train samples hold values that are not finite (the first is sample 0)",
     ),
     "label count": (
         lambda: raw(ArraySplit(images(3), TWO)),
@@ -90,6 +123,22 @@ BAD: dict[str, tuple[Callable[[], RawData], str]] = {
         "2 train samples hold values that are not finite (the first is sample 1)",
     ),
     "no classes": (lambda: raw(classes=()), "there are no classes"),
+    "control characters": (
+        lambda: raw(classes=("cat", "\x1b[31mdog")),
+        "the class name '\\x1b[31mdog' holds control characters",
+    ),
+    "no unicode": (
+        lambda: raw(classes=("cat", "caf\udce9")),
+        "the class name 'caf\\udce9' holds control characters, or bytes that are no Unicode",
+    ),
+    "validation labels": (
+        lambda: replace(raw(), validation=ArraySplit(images(2), np.array([0, 2]))),
+        "validation labels are out of range: 2 (1 of them)",
+    ),
+    "validation shape": (
+        lambda: replace(raw(), validation=ArraySplit(images(2, 1, 4, 5), TWO)),
+        "the splits differ: train is uint8 (3, 4, 5), validation is uint8 (1, 4, 5), test is uint8",
+    ),
     "same class": (lambda: raw(classes=("cat", "cat")), "2 classes are named 'cat'"),
     "stream shapes": (
         lambda: raw(SampleSplit([(images(1)[0], 0), (images(1, 3, 9, 9)[0], 1)], 2)),
@@ -112,6 +161,23 @@ def test_bad_data_is_named(tmp_path: Path, case: str) -> None:
     found = problems(build(), tmp_path)
     assert len(found) == 1
     assert message in found[0]
+
+
+def test_a_validation_split_of_its_own_is_kept_apart(tmp_path: Path) -> None:
+    content, own = raw(), ArraySplit(images(3), np.array([1, 1, 0]))
+    plain = prepared(content, tmp_path)
+    found = prepared(replace(content, validation=own), tmp_path / "own")
+    assert found.counts == {"train": 6, "validation": 3, "test": 2}
+    assert found.samples == "6 training, 3 validation and 2 test samples"
+    assert found.validation is not None
+    np.testing.assert_array_equal(found.validation.samples, own.samples)
+    np.testing.assert_array_equal(found.validation.labels, own.labels)
+    np.testing.assert_array_equal(found.train.samples, plain.train.samples)
+    assert (found.mean, found.std) == (plain.mean, plain.std)  # of the training split alone
+    assert found.digest != plain.digest
+    assert plain.validation is None
+    assert plain.samples == "6 training and 2 test samples"
+    assert [*found.splits] == ["train", "validation", "test"]
 
 
 def test_all_problems_come_at_once(tmp_path: Path) -> None:

@@ -7,12 +7,13 @@ import random
 import tarfile
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from torchyard import PreparedDataset, UserError
+from torchyard import EncodedSplit, PreparedDataset, UserError
 from torchyard.core.preparation.prepare import prepare_dataset
 from torchyard.plugins.datasets.image_folder import ImageFolder
 
@@ -57,6 +58,36 @@ def pack(folder: Path, archive: Path, top: str = "", shuffle: bool = True) -> Pa
             for member, name in zip(members, names, strict=True):
                 packed_tar.add(member, name, recursive=False)
     return archive
+
+
+def contents(path: Path, scratch: Path, **options: object) -> tuple[Any, ...]:
+    """The classes, and of each part (label, bytes) of every image, in their order."""
+    scratch.mkdir(exist_ok=True)
+    params = ImageFolder.model_validate(
+        {"path": path, "image_size": 8, "channels": "rgb", **options}
+    )
+    raw = params.build(scratch)
+    try:
+        return raw.classes, *(
+            [
+                (int(label), part.read(each))
+                for label, each in zip(part.labels, part.references, strict=True)
+            ]
+            if isinstance(part, EncodedSplit)
+            else part
+            for part in (raw.train, raw.validation, raw.test)
+        )
+    finally:
+        if raw.close:
+            raw.close()
+
+
+def notes(path: Path, **options: object) -> list[str]:
+    """What the data set's user is told."""
+    params = ImageFolder.model_validate(
+        {"path": path, "image_size": 8, "channels": "rgb", **options}
+    )
+    return [*params.build(path.parent).notes]
 
 
 def prepared(path: Path, cache: Path, **options: object) -> PreparedDataset:

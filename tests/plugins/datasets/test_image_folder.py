@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import numpy as np
 import pytest
 
 from tests.plugins.datasets.image_files import FLAT, pack, prepared, problems, tree
+from torchyard import PreparedDataset
 from torchyard.core.preparation.prepare import find_prepared
 from torchyard.plugins.datasets.image_folder import ImageFolder
 
@@ -53,18 +53,24 @@ def test_size_and_channels(tmp_path: Path) -> None:
     assert prepared(grey, tmp_path / "cache", channels="rgb").shape == (3, 6, 5)
 
 
-def test_what_is_no_image_is_left_out_and_counted(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_what_is_no_image_is_left_out_and_counted(tmp_path: Path) -> None:
     folder = tree(tmp_path / "i", *FLAT)
     clean = prepared(folder, tmp_path / "cache")
     tree(folder, "cat/.hidden.png", "__MACOSX/cat/._1.png", ".git/x/1.png", "loose.png")
     for name in ("cat/Thumbs.db", "dog/notes.txt", ".DS_Store"):
         (folder / name).write_text("no image")
-    with caplog.at_level(logging.INFO):
-        assert prepared(folder, tmp_path / "2").digest == clean.digest
-    assert "7 of 17 files are not images of a class" in caplog.text
-    assert prepared(pack(folder, tmp_path / "a.zip"), tmp_path / "2").digest == clean.digest
+    note = (
+        "7 of 17 files are not images of a class and are left out: 4 hidden, 1 .db, 1 .txt, "
+        "1 image outside the class folders (loose.png); "
+        "in cat 2, the top folder 2, .git/x 1, __MACOSX/cat 1, dog 1"
+    )
+    archive = pack(folder, tmp_path / "a.zip")
+    for path in (folder, archive, folder):  # the third time it is found prepared
+        found = prepared(path, tmp_path / "2")
+        assert found.digest == clean.digest
+        assert found.notes == (note,)
+        assert PreparedDataset.open(found.folder).notes == (note,)
+    assert clean.notes == ()
 
 
 @pytest.mark.parametrize("archive", [None, "a.zip", "a.tar", "a.tar.gz"])
@@ -131,7 +137,7 @@ def test_an_unreadable_image_is_named_with_its_path(tmp_path: Path, archive: str
     if archive:
         path = pack(path, tmp_path / archive)
     found = sorted(problems(path, image_size=6))
-    assert len(found) == 2
+    assert len(found) == 3  # with advice
     assert found[0].startswith(f"{path}/cat/2.png: not an image")
     assert found[1].startswith(f"{path}/dog/3.png: ")
 

@@ -8,8 +8,8 @@ import pytest
 from pydantic import ValidationError
 
 from tests.plugins.datasets.image_files import FLAT, pack, prepared, tree
-from torchyard.plugins.datasets.archives import open_source
 from torchyard.plugins.datasets.image_folder import ImageFolder
+from torchyard.plugins.datasets.sources.formats import open_source
 
 
 def test_an_abandoned_scratch_file_is_removed(tmp_path: Path) -> None:

@@ -1,0 +1,251 @@
+"""All image files of a data set: the form they have in common, and their arrays."""
+
+from __future__ import annotations
+
+import zlib
+from array import array
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from torchyard.core.data.image_reading import ImageReading
+from torchyard.core.data.raw import EncodedSplit
+from torchyard.core.preparation.arrays import SampleFile
+from torchyard.core.preparation.decoding import ImageDecoder, ParallelDecoding
+from torchyard.core.preparation.image_file import ANOTHER_SIZE, Findings, decode_image, size_of
+
+LISTED = 10  # problems of one kind that a message names; the rest are counted
+LEFT_OUT = "left_out.txt"
+SURVEYED = 16  # images that are looked at for the size of all
+FEW = 16  # deep images of fewer levels of the 256 have lost much
+SURVEY_SIDE = 32  # pixels; enough to see colour
+
+
+class ImageSet:
+    """The splits of a data set that are image files.
+
+    What a split leaves open is found out: their size is the one that most of a sample have, drawn
+    evenly from all; and they are grey until one with colour is met, which makes the whole set RGB,
+    in a second pass. Images of more than 8 bits take one, too: first their values' range is found.
+
+    Attributes:
+        shapes: (C, H, W) of each split; C may turn from 1 to 3 in `write`.
+        files: array of each split, made by `write`.
+        checksums: CRC-32 of each file, 0 where it cannot be read, after `write`.
+        kept: indices of the images of each split that have a sample, after `write`.
+        left_out: "name: reason" of each image that is left out, after `write`.
+        problems: what is wrong with the images, after `write`.
+        reading: the settings, after `write` with the range of values that was found.
+
+    Args:
+        splits: by part.
+        reading: the settings.
+    """
+
+    def __init__(self, splits: Mapping[str, EncodedSplit], reading: ImageReading) -> None:
+        self.reading = reading
+        self.shapes: dict[str, tuple[int, int, int]] = {}
+        self.files: dict[str, SampleFile] = {}
+        self.checksums: dict[str, array[int]] = {}
+        self.kept: dict[str, npt.NDArray[np.int64]] = {}
+        self.left_out: list[str] = []
+        self.problems: list[str] = []
+        self._splits = splits
+        self._findings = Findings()
+        self._set_shapes()
+
+    def __len__(self) -> int:
+        return sum(len(split.references) for split in self._splits.values())
+
+    def read_checksums(self) -> Iterator[int]:
+        """Read all files for their `checksums`; yields how many are read."""
+        done = 0
+        for part, split in self._splits.items():
+            self.checksums[part] = array("L")
+            for reference in split.references:
+                try:
+                    checksum = zlib.crc32(split.read(reference))
+                except Exception:  # a plugin's `read` may raise anything
+                    checksum = 0
+                self.checksums[part].append(checksum)
+                done += 1
+                yield done
+
+    def write(self, folder: Path, broken_list: Path, decoding: ParallelDecoding) -> Iterator[int]:
+        """Decode all images into `files`, step by step.
+
+        Args:
+            folder: of the arrays.
+            broken_list: a file to name all images in that are refused, if they are many.
+            decoding: does the work.
+
+        Yields:
+            How many images are done; anew from the first, if another pass is needed.
+
+        Raises:
+            RunError: a decoding process died.
+            OSError: the disk is full, or fails.
+        """
+        while True:
+            failures: dict[str, list[tuple[int, str]]] = {}
+            self._findings = Findings()
+            self.files = {
+                part: SampleFile(
+                    folder / f"{part}_samples.npy",
+                    self.shapes[part],
+                    np.dtype(np.uint8),
+                    len(split.references),
+                )
+                for part, split in self._splits.items()
+            }
+            decoding.remaining, done = len(self), 0
+            for part, split in self._splits.items():
+                decoder = ImageDecoder(
+                    split.read, self.shapes[part], split.resize, self.files[part], self.reading
+                )
+                failures[part], self.checksums[part] = [], array("L")
+                for result in decoding.decode(decoder, split.references):
+                    failures[part] += result.failures
+                    self._findings.add(result.findings)
+                    self.checksums[part].extend(result.checksums)
+                    done += len(result.checksums)
+                    yield done
+            if not self._form_changes():
+                break
+        refused = self._settle(failures)
+        if max(len(refused), len(self.left_out)) > LISTED:
+            everything = "\n".join(refused or self.left_out).encode("utf-8", "backslashreplace")
+            (broken_list if refused else folder / LEFT_OUT).write_bytes(everything)
+            if refused:
+                self.problems.append(f"all of them are named in {broken_list}")
+        if self.problems:
+            self._advise([why for unusable in failures.values() for _, why in unusable])
+
+    @property
+    def notes(self) -> list[str]:
+        """What was converted or left out, after `write`: one line for each kind."""
+        found, total = self._findings, f"of {len(self):,} images"
+        automatic = any(split.shape[0] is None for split in self._splits.values())
+        low, high = self.reading.value_range or (0, 0)
+        usual = found.usual_greatest - found.usual_least
+        lines = {
+            f"{found.grey:,} {total} are grey and become RGB"
+            + automatic * ", because others have colour": found.grey,
+            f"{found.coloured:,} {total} have colour and become grey": found.coloured,
+            f"{found.colourless:,} {total} are saved in colour and have none: "
+            "the set is grey": found.colourless and automatic,
+            f"{found.transparent:,} {total} are transparent and are laid over "
+            f"{list(self.reading.background)} (dataset.background)": found.transparent,
+            f"{found.deep:,} {total} have more than 8 bits: their values from {low:.6g} to "
+            f"{high:.6g} become 0 to 255 (dataset.value_range)": found.deep,
+            f"warning: nearly all of these values lie between {found.usual_least:.6g} and "
+            f"{found.usual_greatest:.6g}, and few levels are left of them: set "
+            f"dataset.value_range=[{found.usual_least:.6g},{found.usual_greatest:.6g}]": (
+                0 < usual * FEW < high - low
+            ),
+            f"{len(self.left_out):,} {total} cannot be read and are left out "
+            f"(dataset.broken=skip): {_listed(self.left_out)}": self.left_out,
+        }
+        return [line for line, holds in lines.items() if holds]
+
+    def _set_shapes(self) -> None:
+        """Take the splits' shapes; where they leave something open, look at some images."""
+        size, coloured = (1, 1), False
+        if any(None in split.shape for split in self._splits.values()):
+            size, coloured = self._survey()
+        for part, split in self._splits.items():
+            channels, height, width = split.shape
+            self.shapes[part] = (
+                (3 if coloured else 1) if channels is None else channels,
+                size[0] if height is None else height,
+                size[1] if width is None else width,
+            )
+
+    def _survey(self) -> tuple[tuple[int, int], bool]:
+        """The size that most of some images have, and whether one of them has colour."""
+        sizes, findings = Counter[tuple[int, int]](), Findings()
+        step = max(1, len(self) // SURVEYED)
+        sample = [
+            (split, index)
+            for split in self._splits.values()
+            for index in range(0, len(split.references), step)
+        ]
+        others = (
+            (split, index)
+            for split in self._splits.values()
+            for index in range(len(split.references))
+        )
+        for number, (split, index) in enumerate(chain(sample, others)):
+            if number >= len(sample) and sizes:
+                break
+            try:
+                data = split.read(split.references[index])
+                sizes[size_of(data, self.reading)] += 1
+                if not findings.coloured:
+                    shape = (1, SURVEY_SIDE, SURVEY_SIDE)
+                    decode_image(data, shape, True, self.reading, findings)
+            except Exception:  # it is named when all are decoded
+                continue
+        most = sizes.most_common(1)
+        return (most[0][0] if most else (1, 1)), findings.coloured > 0
+
+    def _form_changes(self) -> bool:
+        """Whether the images must be decoded again, in another form."""
+        found, changes = self._findings, False
+        for part, split in self._splits.items():
+            channels, height, width = self.shapes[part]
+            if split.shape[0] is None and channels == 1 and found.coloured:
+                self.shapes[part] = (3, height, width)
+                changes = True
+        if found.deep and self.reading.value_range is None:
+            high = found.greatest + (found.greatest == found.least)
+            self.reading = self.reading.model_copy(update={"value_range": (found.least, high)})
+            changes = True
+        return changes
+
+    def _settle(self, failures: Mapping[str, list[tuple[int, str]]]) -> list[str]:
+        """Leave out what is broken, if that is asked for; all else is a problem.
+
+        Returns:
+            "name: reason" of every image that cannot be used.
+        """
+        everything = []
+        for part, unusable in failures.items():
+            names, total = self._splits[part].names, self.files[part].count
+            self.kept[part] = np.arange(total)
+            refused = sorted(unusable)
+            if self.reading.broken == "skip":
+                broken = [each for each in refused if not each[1].startswith(ANOTHER_SIZE)]
+                kept = np.setdiff1d(self.kept[part], [index for index, _ in broken])
+                if broken and len(kept):
+                    refused = [each for each in refused if each[1].startswith(ANOTHER_SIZE)]
+                    self.left_out += [f"{names[index]}: {why}" for index, why in broken]
+                    self.kept[part] = kept
+                    self.files[part].keep(kept)
+            named = [f"{names[index]}: {why}" for index, why in refused]
+            everything += named
+            self.problems += named[:LISTED]
+            if len(named) > LISTED:
+                self.problems.append(
+                    f"… and {len(named) - LISTED} more of the {total} {part} images cannot be used"
+                )
+        return everything
+
+    def _advise(self, reasons: list[str]) -> None:
+        """Say once what helps."""
+        sized = [why.startswith(ANOTHER_SIZE) for why in reasons]
+        advice = next((s.size_advice for s in self._splits.values() if s.size_advice), "")
+        if any(sized) and advice:
+            self.problems.append(advice)
+        if not all(sized) and self.reading.broken == "refuse":
+            self.problems.append("set dataset.broken=skip to leave out images that cannot be read")
+
+
+def _listed(lines: list[str]) -> str:
+    more = len(lines) - LISTED
+    rest = f" … and {more:,} more, all in {LEFT_OUT} of the prepared data" if more > 0 else ""
+    return ", ".join(lines[:LISTED]) + rest

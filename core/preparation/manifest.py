@@ -1,0 +1,87 @@
+"""The manifest of a prepared data set: what the arrays hold, and the digests that prove it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from torchyard.core.data.dataset import MANIFEST, SEAL, block_sums, seal
+from torchyard.core.data.files import atomic_write, fsync
+from torchyard.core.data.image_reading import READING
+from torchyard.core.data.raw import RawData
+from torchyard.core.preparation.arrays import ImageStatistics, SampleFile, VectorStatistics
+from torchyard.core.preparation.splits import RawSplits
+
+
+def write_manifest(
+    folder: Path, name: str, raw: RawData, splits: RawSplits, files: dict[str, SampleFile]
+) -> str:
+    """Write the manifest with digest and statistics, sync all to the disk.
+
+    Returns:
+        the name for the folder: from the digest, and from notes and settings, which the next
+        source of the same content may not have.
+    """
+    arrays = sorted(folder.glob("*.npy"))
+    statistics: ImageStatistics | VectorStatistics | None = None  # of token ids there are none
+    if splits.dtype.kind != "i":
+        statistics = ImageStatistics() if splits.dtype == np.uint8 else VectorStatistics()
+    layout: dict[str, Any] = {
+        "classes": splits.classes,
+        "shape": splits.shape,
+        "dtype": splits.dtype.name,
+        "counts": splits.counts,
+    }
+    digest = hashlib.sha256(json.dumps(layout, sort_keys=True).encode())
+    # The arrays are synced to the disk while they are read back from the system's cache.
+    with ThreadPoolExecutor(2) as disk:
+        syncs = [disk.submit(fsync, path) for path in arrays]
+        sums = {path.name: disk.submit(block_sums, path) for path in arrays}
+        for part in splits.counts:
+            for chunk in files[part].chunks():
+                digest.update(chunk.data)
+                if part == "train" and statistics:
+                    statistics.add(chunk)
+            digest.update(splits.labels[part].astype("<i8").data)
+        for sync in syncs:
+            sync.result()
+        blocks = {file: found.result() for file, found in sums.items()}
+    mean, std = statistics.result() if statistics else ([], [])
+    reading = splits.images.reading.model_copy(update={"broken": "refuse", "verify": False})
+    notes = [*raw.notes, *splits.images.notes]
+    if splits.dtype == np.uint8:
+        notes += _flat_channels(mean, std)
+    manifest = {
+        "name": name,
+        **layout,
+        "mean": mean,
+        "std": std,
+        "digest": digest.hexdigest(),
+        "source": raw.source,
+        "notes": notes,
+        "reading": reading.model_dump(mode="json", exclude_defaults=True),
+        "sizes": {path.name: path.stat().st_size for path in arrays},
+        "blocks": blocks,
+    }
+    with atomic_write(folder / MANIFEST) as file:
+        file.write(json.dumps({**manifest, SEAL: seal(manifest)}, indent=1).encode())
+    fsync(folder)
+    if notes or reading != READING:
+        digest.update(json.dumps([notes, manifest["reading"]]).encode())
+    return digest.hexdigest()[:16]
+
+
+def _flat_channels(mean: list[float], std: list[float]) -> list[str]:
+    """A warning for each channel whose pixels are all alike."""
+    names = {1: ["grey"], 3: ["red", "green", "blue"]}.get(len(std), [*map(str, range(len(std)))])
+    return [
+        f"warning: every pixel of the channel '{name}' is {average * 255:.0f} in all training "
+        "images"
+        for name, average, deviation in zip(names, mean, std, strict=True)
+        if deviation == 0
+    ]
