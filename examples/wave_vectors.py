@@ -3,7 +3,8 @@
 TORCHYARD_PLUGINS=examples torchyard run digits dataset=wave_vectors model=linear
 
 A data set of any NumPy arrays takes these few lines, whether they are computed or read from
-sound files: float32 N x D, or uint8 N x C x H x W, and class indices.
+sound files: float32 N x D or N x C x L, uint8 N x C x H x W, or integers N x L (token ids), and
+class indices.
 """
 
 from torchyard import ArraySplit, DatasetParams, RawData, SampleSpec, hookimpl

@@ -46,10 +46,12 @@ class _TorchOptimizer(OptimizerParams):
         """Make the optimizer of torch.optim with this class's name."""
         import torch
 
-        name = type(self).__name__
-        settings = {"fused": True} if name in FUSED else {}
+        name, weights = type(self).__name__, list(parameters)
+        # torch refuses it for complex weights.
+        fused = name in FUSED and all(weight.is_floating_point() for weight in weights)
+        settings = {"fused": True} if fused else {}
         made: torch.optim.Optimizer = getattr(torch.optim, name)(
-            parameters, **settings, **self.model_dump()
+            weights, **settings, **self.model_dump()
         )
         return made
 

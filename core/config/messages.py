@@ -14,6 +14,8 @@ from pydantic.fields import FieldInfo
 from torchyard.core.config.secrets import is_secret
 from torchyard.core.errors import suggestion
 
+MOST_SHOWN = 100  # characters of a value that is refused
+
 _WORDING = {
     "tuple_type": "must be a list, e.g. [1,2]",
     "model_type": "must be a section of settings, e.g. {epochs: 3}",
@@ -47,9 +49,11 @@ def explain(
             # The first half of "must be a valid integer, unable to parse string as an integer".
             reason = problem["msg"].removeprefix("Value error, ").partition(", unable to")[0]
             reason = _WORDING.get(problem["type"], reason.replace("Input should be", "must be"))
-            shown = problem["type"] != "value_error" and not isinstance(problem["input"], dict)
-            if shown and not (location and is_secret(location[-1])):
-                inputs[".".join(location)] = f", not {problem['input']!r}"
+            one_value = problem["type"] != "value_error" and not isinstance(problem["input"], dict)
+            if one_value and not any(map(is_secret, location)):
+                written = repr(problem["input"])
+                shown = written if len(written) <= MOST_SHOWN else f"{written[:MOST_SHOWN]}…"
+                inputs[".".join(location)] = f", not {shown}"
         reasons.setdefault(".".join(location), []).append(reason)
     for setting, alternatives in reasons.items():
         message = " or ".join(dict.fromkeys(alternatives)) + inputs.get(setting, "")

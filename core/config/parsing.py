@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,13 @@ import yaml
 
 from torchyard.core.config.schema import SINGLE_KINDS, shared_settings
 from torchyard.core.errors import UserError, suggestion
+
+# Of a YAML document; a configuration that a person wrote has a hundredth of each.
+MOST_BYTES = 1 << 20
+MOST_VALUES = 20_000
+MOST_DEPTH = 30
+TOO_MANY = f"it has more than {MOST_VALUES:,} values, counting those its aliases stand for"
+TOO_DEEP = f"it is more than {MOST_DEPTH} levels deep"
 
 
 def read_overridden(
@@ -60,15 +68,33 @@ def read_settings(file: Path) -> dict[str, Any]:
         UserError: it cannot be read, holds no settings, or sets something twice.
     """
     try:
-        text = file.read_text(encoding="utf-8")
-        loaded = yaml.safe_load(text)
-        duplicates = list(_duplicate_keys(yaml.compose(text, yaml.SafeLoader)))
-    except (yaml.YAMLError, ValueError, RecursionError, OSError) as error:
-        raise UserError(f"{file}: cannot be read: {' '.join(str(error).split())}") from None
+        with file.open("rb") as opened:
+            content = opened.read(MOST_BYTES + 1)
+        if len(content) > MOST_BYTES:
+            raise ValueError(f"it has more than {MOST_BYTES:,} bytes")
+        text = content.decode("utf-8")
+    except (ValueError, OSError) as error:
+        raise UserError(f"{file}: cannot be read: {error}") from None
+    return settings_in(text, str(file))
+
+
+def settings_in(text: str, where: str) -> dict[str, Any]:
+    """The settings in a YAML document.
+
+    Args:
+        where: it is from, for messages.
+
+    Raises:
+        UserError: it is no YAML, holds no settings, or sets something twice.
+    """
+    try:
+        loaded, duplicates = _load(text)
+    except (yaml.YAMLError, ValueError) as error:
+        raise UserError(f"{where}: cannot be read: {' '.join(str(error).split())}") from None
     if duplicates:
-        raise UserError(f"{file}, line {line}: {problem}" for line, problem in duplicates)
+        raise UserError(f"{where}, line {line}: {problem}" for line, problem in duplicates)
     if not isinstance(loaded, dict):
-        raise UserError(f"{file}: must hold settings such as 'model: {{name: lenet}}'")
+        raise UserError(f"{where}: must hold settings such as 'model: {{name: lenet}}'")
     return loaded
 
 
@@ -80,9 +106,8 @@ def parse_value(text: str) -> Any:
         return None
     if text.startswith(("[", "{")):
         try:
-            return yaml.safe_load(text)
-        # yaml raises ValueError for a date or a number that does not exist.
-        except (yaml.YAMLError, ValueError, RecursionError):
+            return _load(text)[0]
+        except (yaml.YAMLError, ValueError):
             return text
     return text
 
@@ -123,6 +148,78 @@ def _assign(settings: dict[str, Any], path: list[str], value: Any) -> None:
         settings[parent] = inner
         settings = inner
     settings[last] = value
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML of what JSON has, too: numbers, texts, true, false, null, lists, mappings.
+
+    A date is a text, and so is every key, as it is written: a configuration is recorded as JSON.
+    """
+
+    composed = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        self.composed += 1  # counted here, too: to read all of a huge document takes minutes
+        if self.composed > MOST_VALUES:
+            raise ValueError(TOO_MANY)
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        self.flatten_mapping(node)
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                key.tag = "tag:yaml.org,2002:str"
+        return super().construct_mapping(node, deep)
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [pair for pair in resolvers if pair[0] != "tag:yaml.org,2002:timestamp"]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.yaml_constructors = {
+    tag: constructor
+    for tag, constructor in yaml.SafeLoader.yaml_constructors.items()
+    if str(tag).rpartition(":")[2] not in ("binary", "timestamp", "omap", "pairs", "set")
+}
+
+
+def _load(text: str) -> tuple[Any, list[tuple[int, str]]]:
+    """What a YAML document holds, and the line and problem of each key that is set twice.
+
+    Raises:
+        yaml.YAMLError, ValueError: it is none, too deep, or its aliases stand for too much.
+    """
+    loader = _Loader(text)
+    try:
+        root = loader.get_single_node()
+        if root is None:
+            return None, []
+        values, depth = _extent(root, {})
+        if depth > MOST_DEPTH:
+            raise ValueError(TOO_DEEP)
+        if values > MOST_VALUES:
+            raise ValueError(TOO_MANY)
+        duplicates = list(_duplicate_keys(root))  # before merged keys (<<) are added
+        return loader.construct_document(root), duplicates
+    except RecursionError:
+        raise ValueError(TOO_DEEP) from None
+    finally:
+        loader.dispose()
+
+
+def _extent(node: yaml.Node, known: dict[yaml.Node, tuple[float, float]]) -> tuple[float, float]:
+    """How many values a node has, written out, and how deep it is; infinite if it holds itself."""
+    if node not in known:
+        known[node] = (math.inf, math.inf)
+        inner = [] if isinstance(node, yaml.ScalarNode) else list(node.value)
+        if isinstance(node, yaml.MappingNode):
+            inner = [each for pair in node.value for each in pair]
+        extents = [_extent(each, known) for each in inner]
+        known[node] = (
+            1 + sum(values for values, _ in extents),
+            1 + max((depth for _, depth in extents), default=0),
+        )
+    return known[node]
 
 
 def _duplicate_keys(node: yaml.Node | None, path: str = "") -> Iterator[tuple[int, str]]:

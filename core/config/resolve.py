@@ -14,14 +14,15 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from torchyard.core.config.files import file_identity, named_files
 from torchyard.core.config.hardware import device_problem
 from torchyard.core.config.messages import explain
 from torchyard.core.config.parsing import as_section, read_overridden
 from torchyard.core.config.schema import DEFAULT_GATES, SINGLE_KINDS, RunConfig, shared_settings
-from torchyard.core.config.secrets import read_secrets, secret_references
+from torchyard.core.config.secrets import read_secrets, recordable
 from torchyard.core.errors import UserError
 from torchyard.core.hosting import params
-from torchyard.core.hosting.host import Host
+from torchyard.core.hosting.host import Host, contained
 from torchyard.core.hosting.registration import Registration
 
 
@@ -31,7 +32,8 @@ class ResolvedConfig:
 
     Attributes:
         config: with every default filled in, and the origin of each plugin not built in.
-        recorded_origins: the origins that the configuration was read with, if any.
+        recorded_origins: the origins of plugins and files that the configuration was read with,
+            if any.
         plugins: the plugin in each slot, such as "model" or "augmentations.0".
         dataset, augmentations, model, loss, optimizer, scheduler, gates: their parameters.
     """
@@ -55,12 +57,25 @@ class ResolvedConfig:
 
     @property
     def changed(self) -> list[str]:
-        """A message for each plugin whose origin differs from the recorded one."""
+        """A message for each plugin or file whose origin differs from the recorded one.
+
+        A data set's files are left out: they may change from run to run, and the digest of the
+        samples tells.
+        """
         return [
-            f"{plugin} was of {before}, and is of {now} here"
-            for plugin, now in self.config.plugins.items()
-            if (before := self.recorded_origins.get(plugin, now)) != now
+            f"{what} was of {before}, and is of {now} here"
+            for what, (before, now) in self.changes.items()
+            if not what.startswith("dataset.")
         ]
+
+    @property
+    def changes(self) -> dict[str, tuple[str, str]]:
+        """The plugins and files whose origin differs from the recorded one: (recorded, now)."""
+        return {
+            what: (before, now)
+            for what, now in self.config.plugins.items()
+            if (before := self.recorded_origins.get(what, now)) != now
+        }
 
 
 def read_config(source: str, overrides: Sequence[str], presets: Path, host: Host) -> ResolvedConfig:
@@ -179,12 +194,13 @@ def _find(
         hint = f"  This configuration had it from {origin}." if origin else ""
         raise UserError(f"{slot}: {error}{hint}") from None
     own = {key: value for key, value in choice.items() if key not in shared_settings(kind)}
-    secrets, problems = read_secrets(slot, own)
+    given, problems = read_secrets(slot, own)
     if problems:
         raise UserError(problems)
     try:
-        typed = registration.params.model_validate({**own, **secrets})
-        recorded = typed.model_dump(mode="json") | secret_references(own)
+        with contained():
+            typed = registration.params.model_validate(given)
+            recorded = recordable(typed.model_dump(mode="json"), own)
         name = choice["name"]
         return _Plugin(name, registration, typed, {"name": name} | recorded)
     except ValidationError as error:
@@ -212,6 +228,11 @@ def _filled_in(config: RunConfig, plugins: Mapping[str, _Plugin]) -> ResolvedCon
         for plugin in plugins.values()
         if not plugin.registration.builtin
     }
+    for slot, plugin in plugins.items():
+        for name, file in named_files(plugin.params):
+            setting = f"{slot}.{name}"
+            if setting in config.plugins or file.is_file():  # one that has gone since has changed
+                full["plugins"][setting] = file_identity(file)
     return ResolvedConfig(
         RunConfig.model_validate(full),
         config.plugins,

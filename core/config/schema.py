@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import (
     BaseModel,
@@ -23,6 +23,7 @@ from pydantic import (
 )
 from pydantic.fields import FieldInfo
 
+from torchyard.core.data.image_reading import ImageReading
 from torchyard.core.hosting.params import KINDS
 
 
@@ -34,13 +35,19 @@ class Choice(BaseModel):
     name: str
 
 
-class DatasetChoice(Choice):
-    """The data set, and how its pixels are normalized."""
+class DatasetChoice(ImageReading, Choice):
+    """The data set, how its image files are read, and how its pixels are normalized."""
 
     normalize: Literal["statistics"] | tuple[float, PositiveFloat] = Field(
         "statistics",
-        description="'statistics' (mean and std of the training split), or [mean, std]",
+        description="'statistics' (mean and std of the training split; token ids stay as they "
+        "are), or [mean, std]",
     )
+
+    @property
+    def reading(self) -> ImageReading:
+        """How image files are read, without the other settings."""
+        return ImageReading(**{name: getattr(self, name) for name in ImageReading.model_fields})
 
     @field_validator("normalize", mode="wrap")
     @classmethod
@@ -73,12 +80,22 @@ class TrainConfig(BaseModel):
 
     epochs: PositiveInt = Field(5, description="passes over the training split")
     batch_size: PositiveInt = Field(32, description="samples per step")
-    seed: int = Field(
-        0, ge=0, lt=2**32, description="of initial weights, order of samples and dropout"
+    seed: Annotated[int, Field(ge=0, lt=2**32)] | Literal["per_run"] = Field(
+        0,
+        description="of initial weights, order of samples and dropout; 'per_run' draws another "
+        "for each run, and the number is recorded",
+    )
+    skip_repeats: bool = Field(
+        False,
+        description="train nothing if configuration, data and code are those of a finished run",
     )
     max_steps: PositiveInt | None = Field(None, description="stop after so many batches")
     validation: float = Field(
-        0.0, ge=0, lt=1, description="share of the training split held out for validation"
+        0.0,
+        ge=0,
+        lt=1,
+        description="share of the training split held out for validation, "
+        "unless the data set has a validation split",
     )
     patience: PositiveInt | None = Field(
         None, description="stop early after so many epochs without a lower validation loss"
@@ -119,6 +136,12 @@ class TrainConfig(BaseModel):
         return self
 
     @property
+    def drawn_seed(self) -> int:
+        """The seed of a run that has begun: a number."""
+        assert self.seed != "per_run"
+        return self.seed
+
+    @property
     def world_size(self) -> int:
         """How many processes train together."""
         return (self.processes or 2) if self.parallel == "ddp" else 1
@@ -132,14 +155,21 @@ class PromoteConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    model: str = Field(description="the registered model's name", min_length=1)
+    model: str = Field(description="the registered model's name", min_length=1, max_length=256)
     gates: tuple[Choice, ...] = Field(DEFAULT_GATES, description="all of them must pass")
+    gate_seconds: PositiveFloat = Field(
+        120.0, description="a gate that has not judged within so many seconds refuses"
+    )
 
     @field_validator("model")
     @classmethod
     def _a_name(cls, value: str) -> str:
-        if set(value) & set("/:@"):
-            raise ValueError(f"a model's name has no '/', ':' or '@': {value!r}")
+        odd = not value.isprintable() or set(value) & set("/:@'\"`\\")
+        if odd or value != value.strip() or value.startswith("..") or value == ".":
+            raise ValueError(
+                "a model's name has no quotes, backslash, '/', ':', '@' or invisible characters, "
+                f"and no space or '..' at its ends: {value!r}"
+            )
         return value
 
 
@@ -163,7 +193,8 @@ class RunConfig(BaseModel):
     )
     plugins: dict[str, str] = Field(
         {},
-        description="filled in: the distribution, or file and sha256, of each that is not built in",
+        description="filled in: the distribution, or file and sha256, of each that is not built "
+        "in, and the sha256 of each file that a parameter names",
     )
     promote: PromoteConfig | None = Field(
         None, description="make the network the champion if it passes the gates"

@@ -39,7 +39,7 @@ def register_augmentations(register: Register) -> None:
 
 @hookspec
 def register_models(register: Register) -> None:
-    """Models: a `ModelParams` whose network maps float32 N x input_shape to N x classes."""
+    """Models: a `ModelParams` whose network maps samples N x input_shape to N x classes."""
 
 
 @hookspec

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import difflib
 import os
+import signal
 import sys
-from collections.abc import Iterator
-from contextlib import redirect_stdout
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stdout
 from functools import cache, partial
 from itertools import chain, groupby
 from operator import attrgetter
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import pluggy
 
@@ -27,6 +29,64 @@ from torchyard.core.hosting.sources import PLUGIN_FOLDERS, Load, Source
 from torchyard.core.hosting.static import declarations, parse
 
 PLUGINS_OFF = "TORCHYARD_PLUGINS_OFF"
+
+
+class PluginExit(Exception):  # noqa: N818 - what was raised is no error
+    """A plugin raised what ends a program; its class has the name of what that was."""
+
+
+_leave = os._exit
+_contained: list[tuple[int, int]] = []  # the process and thread of each `contained` under way
+
+
+def _refuse_to_leave(status: int) -> NoReturn:
+    # Other threads and forked processes end as they mean to.
+    if (os.getpid(), threading.get_ident()) in _contained:
+        raise SystemExit(f"os._exit({status})")
+    _leave(status)
+
+
+@contextmanager
+def contained() -> Iterator[None]:
+    """Run a plugin's code: what would end this process becomes an error of the plugin's.
+
+    That is SystemExit, `os._exit`, and KeyboardInterrupt where no signal came: one that did come
+    goes on.
+
+    Raises:
+        PluginExit: in place of anything that is no `Exception`; its class bears the other's name,
+            so that messages show it as "SystemExit: 3".
+    """
+    came: list[int] = []
+    handlers: dict[int, Any] = {}
+    inside = (os.getpid(), threading.get_ident())
+
+    def noting(handler: Callable[[int, Any], Any], number: int, frame: Any) -> Any:
+        came.append(number)
+        return handler(number, frame)
+
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGINT, signal.SIGTERM):
+            if callable(handler := signal.getsignal(number)):
+                handlers[number] = handler
+                signal.signal(number, partial(noting, handler))
+    _contained.append(inside)
+    os._exit = _refuse_to_leave
+    try:
+        yield
+    except Exception:
+        raise
+    except BaseException as error:
+        if came:
+            raise
+        kind = type(type(error).__name__, (PluginExit,), {})
+        raise kind(str(error)).with_traceback(error.__traceback__) from error
+    finally:
+        _contained.remove(inside)
+        if not _contained:
+            os._exit = _leave
+        for noted, handler in handlers.items():
+            signal.signal(noted, handler)
 
 
 class _Deferred(NamedTuple):
@@ -105,17 +165,15 @@ class Host:
         plugin = None
         try:
             # What a plugin prints must not get into what `--json` prints.
-            with redirect_stdout(sys.stderr):
+            with contained(), redirect_stdout(sys.stderr):
                 plugin = load()
-            self._manager.register(plugin, name=source.origin)
-            for kind, hook in HOOKS.items():
-                for implementation in getattr(self._manager.hook, hook).get_hookimpls():
-                    if implementation.plugin is plugin:
-                        implementation.function(partial(register, kind))
+                self._manager.register(plugin, name=source.origin)
+                for kind, hook in HOOKS.items():
+                    for implementation in getattr(self._manager.hook, hook).get_hookimpls():
+                        if implementation.plugin is plugin:
+                            implementation.function(partial(register, kind))
             self._manager.check_pending()  # raises for a marked function that is no known hook
-        except KeyboardInterrupt:
-            raise
-        except BaseException as error:  # SystemExit, too, and whatever else it may raise
+        except Exception as error:
             reason = old_imports.raised_by(error) or f"{type(error).__name__}: {error}"
             faults.append(Fault(reason, sources.raising_line(error, source.file)))
         if not faults:

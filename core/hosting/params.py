@@ -83,7 +83,7 @@ class DatasetParams(PluginParams):
 
 
 class ModelParams(PluginParams):
-    """A network from normalized float32 samples to logits."""
+    """A network from normalized float32 samples, or int64 token ids, to logits."""
 
     kind = "model"
 
@@ -91,8 +91,11 @@ class ModelParams(PluginParams):
     def build(self, input_shape: tuple[int, ...], num_classes: int) -> torch.nn.Module:
         """Make the network: N x input_shape float32 in, logits N x num_classes out.
 
+        Token ids come in as int64, unless `dataset.normalize=[mean, std]` is asked for.
+
         Args:
-            input_shape: shape of one sample, (C, H, W) or (D,).
+            input_shape: shape of one sample: (C, H, W) of an image, (D,) of a vector, (C, L) of a
+                signal, (L,) of token ids.
             num_classes: the number of logits.
 
         Raises:
@@ -148,8 +151,9 @@ class AugmentationParams(PluginParams):
     def build(self, input_shape: tuple[int, ...]) -> Augmentation:
         """Make a callable (samples, indices, epoch) -> samples, for one batch at a time.
 
-        samples: N x C x H x W as stored (uint8), or float32 N x D, on the training device;
-        what is returned has the same shape and type, and the input is left as it is.
+        samples: as stored, on the training device: uint8 N x C x H x W, float32 N x D or
+        N x C x L, int64 N x L. What is returned has the same shape and type, and the input is
+        left as it is.
         indices: int64 N, each sample's place in its split. epoch: counted from 1.
         Random numbers come from torch's generator of the samples' device, which a run seeds
         and saves in checkpoints; each sample gets its own.

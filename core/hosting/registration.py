@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from dataclasses import dataclass
 
+from torchyard.core.data.image_reading import ImageReading
 from torchyard.core.hosting.params import KINDS, PluginParams
 from torchyard.core.hosting.sources import Source
 
@@ -37,7 +38,8 @@ class Registration:
             raise TypeError(f"{what}: {params.__name__} has no build method")
         if not isinstance(name, str) or not name or any(each in name for each in " =,*"):
             raise ValueError(f"{what}: not a usable name")
-        for reserved in RESERVED & params.model_fields.keys():
+        taken = RESERVED | (ImageReading.model_fields.keys() if self.kind == "dataset" else set())
+        for reserved in sorted(taken & params.model_fields.keys()):
             raise ValueError(f"{what}: no parameter can be named '{reserved}'")
 
     @property

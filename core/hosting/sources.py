@@ -11,14 +11,14 @@ import importlib.metadata
 import importlib.util
 import os
 import pkgutil
-import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from importlib.machinery import PathFinder
 from pathlib import Path
-from types import ModuleType
+
+from torchyard.core.hosting.neighbours import code_of, import_file, neighbours
 
 ENTRY_POINT_GROUP = "torchyard"
 PLUGIN_FOLDERS = "TORCHYARD_PLUGINS"
@@ -34,7 +34,8 @@ class Source:
     Attributes:
         name: what qualifies its plugins' names: the distribution, or the file's stem.
         origin: distribution and version, or the file.
-        identity: what a run's record has of it: distribution and version, or the file's sha256.
+        identity: what a run's record has of it: distribution and version, or the sha256 of the
+            file and of what it imports from its folder.
         file: the module's, if there is one.
         attribute: the object in that module that is the plugin; "" if the module itself is.
     """
@@ -106,30 +107,13 @@ def module_file(name: str) -> str:
 
 
 def file_source(file: Path) -> Source:
-    """A plugin file as a source: named by its stem, recorded by its digest."""
+    """A plugin file as a source: named by its stem, recorded by the digest of its code."""
     try:
-        digest = hashlib.sha256(file.read_bytes()).hexdigest()
+        digest = hashlib.sha256(code_of(file)).hexdigest()
         identity = f"sha256:{digest} ({file.name})"
     except OSError:
         identity = ""  # importing it raises the same
     return Source(file.stem, str(file), identity, str(file.absolute()))
-
-
-def import_file(file: Path) -> ModuleType:
-    """Import a plugin file under a name that hides no other module."""
-    name = f"torchyard_plugin_{hashlib.sha256(str(file.resolve()).encode()).hexdigest()[:8]}"
-    spec = importlib.util.spec_from_file_location(f"{name}_{file.stem}", file)
-    if spec is None or spec.loader is None:
-        raise ImportError(f"cannot be imported: {file}")
-    module = importlib.util.module_from_spec(spec)
-    # Before it runs, because pydantic and dataclasses look up a class's module there.
-    sys.modules[spec.name] = module
-    try:
-        spec.loader.exec_module(module)
-    except BaseException:
-        del sys.modules[spec.name]
-        raise
-    return module
 
 
 def raising_line(error: BaseException, file: str) -> int | None:
@@ -155,6 +139,6 @@ def raised_in(error: BaseException, sources: Iterable[Source]) -> str:
 
 
 def _belongs(file: Path, plugin: Path) -> bool:
-    """Whether a file is a plugin's own, or lies in the package that the plugin is in."""
-    packaged = (plugin.parent / "__init__.py").exists()
-    return file == plugin or (packaged and plugin.parent in file.parents)
+    """Whether a file is a plugin's own, in the package that it is in, or a neighbour it imports."""
+    packaged = (plugin.parent / "__init__.py").exists() and plugin.parent in file.parents
+    return file == plugin or packaged or file in neighbours(plugin)

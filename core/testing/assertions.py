@@ -179,13 +179,17 @@ def assert_scheduler_plugin(params: kinds.SchedulerParams, total_steps: int = 10
 
 @generators_kept()
 def assert_augmentation_plugin(
-    params: kinds.AugmentationParams, input_shape: tuple[int, ...] = (3, 32, 32)
+    params: kinds.AugmentationParams,
+    input_shape: tuple[int, ...] = (3, 32, 32),
+    *,
+    vocabulary: int | None = None,
 ) -> None:
     """Check that samples keep their shape and type, and change by torch's generator alone.
 
     Args:
         params: the plugin.
-        input_shape: one sample, (C, H, W) or (D,).
+        input_shape: one sample, (C, H, W), (D,), (C, L), or (L,) of token ids.
+        vocabulary: of token ids, how many there are; None for other samples.
 
     Raises:
         PluginFault: with the first thing that is wrong.
@@ -193,7 +197,7 @@ def assert_augmentation_plugin(
     check = Checks(params, kinds.AugmentationParams)
     devices = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
     for device, count in [(device, count) for device in devices for count in (1, SAMPLES)]:
-        samples = tiny_batch(input_shape)[:count]
+        samples = tiny_batch(input_shape, vocabulary)[:count]
         if len(input_shape) == 3:
             samples = ((samples + 4) * 32).clamp(0, 255).to(torch.uint8)
         samples = samples.to(device)
@@ -274,6 +278,11 @@ def assert_dataset_plugin(params: kinds.DatasetParams, folder: Path) -> None:
         shape = spec.shape == data.shape
         check.that(shape, "describe", f"returns {spec.shape}, the samples are {data.shape}")
         classes = spec.num_classes in (None, len(data.classes))
+        check.that(
+            spec.dtype == data.dtype,
+            "describe",
+            f"returns samples of {spec.dtype}, they are {data.dtype}",
+        )
         text = f"returns {spec.num_classes} classes, there are {len(data.classes)}"
         check.that(classes, "describe", text)
     check.that(len(data.classes) > 1, "classes", "a classifier needs two or more")

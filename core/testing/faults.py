@@ -11,11 +11,12 @@ from typing import Any, TypeVar
 
 import torch
 
-from torchyard.core.hosting.host import Host
+from torchyard.core.hosting.host import Host, contained
 from torchyard.core.hosting.lint import class_line, has_docstring
+from torchyard.core.hosting.neighbours import import_file
 from torchyard.core.hosting.params import PluginParams
 from torchyard.core.hosting.registration import RESERVED
-from torchyard.core.hosting.sources import file_source, import_file
+from torchyard.core.hosting.sources import file_source
 from torchyard.core.training import checkpoint
 
 Kind = TypeVar("Kind", bound=PluginParams)
@@ -82,8 +83,9 @@ class Checks:
     def running(self, aspect: str) -> Iterator[None]:
         """Turn what the plugin's own code raises into a fault."""
         try:
-            yield
-        except (Exception, SystemExit) as error:
+            with contained():
+                yield
+        except Exception as error:
             problem = f"raises {type(error).__name__}: {error}"
             raise PluginFault(f"{self.name} ({self._location}): {aspect}: {problem}") from error
 
@@ -106,9 +108,16 @@ def generators_kept() -> Iterator[None]:
         checkpoint.restore_random_state(state, device)
 
 
-def tiny_batch(shape: tuple[int, ...]) -> torch.Tensor:
-    """Eight float32 samples that are easy to separate: each is noise around its own mean."""
+def tiny_batch(shape: tuple[int, ...], vocabulary: int | None = None) -> torch.Tensor:
+    """Eight samples that are easy to separate: float32, each noise around its own mean.
+
+    With a vocabulary they are random token ids, int64, the least and the greatest among them.
+    """
     generator = torch.Generator().manual_seed(0)
+    if vocabulary is not None:
+        ids = torch.randint(vocabulary, (SAMPLES, *shape), generator=generator)
+        ids[0, 0], ids[1, 0] = 0, vocabulary - 1
+        return ids
     means = torch.randn(SAMPLES, shape[0], *(1 for _ in shape[1:]), generator=generator)
     return means + 0.5 * torch.randn(SAMPLES, *shape, generator=generator)
 

@@ -25,22 +25,25 @@ def assert_model_plugin(
     input_shape: tuple[int, ...] = (3, 32, 32),
     num_classes: int = 10,
     *,
+    vocabulary: int | None = None,
     exports: bool = True,
 ) -> None:
     """Check logits for any batch size, gradients, learning, checkpoint, seed and export.
 
     Args:
         params: the plugin.
-        input_shape: one sample, (C, H, W) or (D,).
+        input_shape: one sample, (C, H, W), (D,), (C, L), or (L,) of token ids.
         num_classes: 2 or more.
+        vocabulary: of token ids, how many there are; None for other samples.
         exports: False for a model that torch.export cannot handle.
 
     Raises:
         PluginFault: with the first thing that is wrong.
     """
     check = Checks(params, ModelParams)
+    spec = SampleSpec(input_shape, num_classes, "int64" if vocabulary else "")
     with check.running("build"):
-        dry_run(params, SampleSpec(input_shape, num_classes), check.name)
+        dry_run(params, spec, check.name)
 
     def build() -> nn.Module:
         checkpoint.seed_everything(0)
@@ -48,7 +51,7 @@ def assert_model_plugin(
             return params.build(input_shape, num_classes)
 
     network = build().eval()
-    samples = tiny_batch(input_shape)
+    samples = tiny_batch(input_shape, vocabulary)
     for count in BATCHES:
         with check.running(f"logits of {count} samples"):
             logits = network(samples[:count])
@@ -79,7 +82,7 @@ def assert_model_plugin(
         "parameter nor a buffer",
     )
     if exports:
-        _check_export(check, network, input_shape, num_classes)
+        _check_export(check, network, spec, samples)
 
 
 def _check_learning(
@@ -114,19 +117,16 @@ def _check_learning(
     check.that(lowered, "learning", f"the loss of {len(samples)} samples does not fall: {text}")
 
 
-def _check_export(
-    check: Checks, model: nn.Module, input_shape: tuple[int, ...], num_classes: int
-) -> None:
+def _check_export(check: Checks, model: nn.Module, spec: SampleSpec, samples: torch.Tensor) -> None:
     """Export it as a run does, after the normalization layer, and compare logits."""
-    image = len(input_shape) == 3
-    classes = tuple(map(str, range(num_classes)))
-    dtype = "uint8" if image else "float32"
-    data = PreparedDataset(
-        *(Path(), "", classes, input_shape, dtype, (0.5,), (0.25,)), counts={}, digest="", source=""
-    )
+    classes = tuple(map(str, range(spec.num_classes or 2)))
+    described = (Path(), "", classes, spec.shape, spec.dtype, (0.5,), (0.25,))
+    data = PreparedDataset(*described, counts={}, digest="", source="")
     network = Network(model, data, "statistics").eval()
-    raw = torch.randint(256, (max(BATCHES), *input_shape), dtype=torch.uint8)
-    raw = raw if image else raw / 255
+    raw = samples
+    if spec.dtype != "int64":
+        raw = torch.randint(256, (max(BATCHES), *spec.shape), dtype=torch.uint8)
+        raw = raw if spec.dtype == "uint8" else raw / 255
     with TemporaryDirectory() as folder, check.running("export"):
         file = Path(folder) / "model.pt2"
         export(network, data, file)

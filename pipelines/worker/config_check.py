@@ -2,29 +2,43 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Mapping
+import functools
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from torchyard.core.config.resolve import ResolvedConfig, resolve_once
+from torchyard.core.config.schema import TrainConfig
+from torchyard.core.data.dataset import PreparedDataset
 from torchyard.core.data.raw import SampleSpec
 from torchyard.core.errors import UserError
 from torchyard.core.hosting.host import host
 from torchyard.core.preparation.prepare import find_prepared
+from torchyard.core.training import checkpoint
 from torchyard.core.training.device import choose_device
 from torchyard.core.training.events import Emit
 from torchyard.core.training.loop import total_steps
-from torchyard.core.training.network import DryRun, dry_run, freeze
+from torchyard.core.training.network import (
+    DryRun,
+    Network,
+    build_on,
+    dry_run,
+    freeze,
+)
+from torchyard.pipelines.worker import trial_step
+from torchyard.pipelines.worker.trial_step import random_samples
 
 Config = Mapping[str, Any]
 
 
-def check(config: Config, cache: str, emit: Emit) -> dict[str, Any]:
+def check(config: Config, cache: str, emit: Emit, exports: bool = False) -> dict[str, Any]:
     """Check everything that can be checked before data are read.
+
+    Args:
+        exports: whether to try torch.export as well, which takes longer than all else.
 
     Returns:
         device: where it would run; parameters: trainable ones, None where the data set's
@@ -34,7 +48,8 @@ def check(config: Config, cache: str, emit: Emit) -> dict[str, Any]:
         UserError: with every problem found.
     """
     resolved = resolve_once(config, host())
-    prepared = find_prepared(resolved.config.dataset.name, resolved.dataset, Path(cache))
+    chosen = resolved.config.dataset
+    prepared = find_prepared(chosen.name, resolved.dataset, Path(cache), chosen.reading)
     spec = prepared.spec if prepared else resolved.dataset.describe()
     problems = []
     summary: dict[str, Any] = {"parameters": None, "shape": list(spec.shape) if spec else None}
@@ -42,50 +57,121 @@ def check(config: Config, cache: str, emit: Emit) -> dict[str, Any]:
         summary["device"] = str(choose_device(resolved.config.device))
     except UserError as error:
         problems += error.problems
+    size = None
     if spec is not None:
         try:
-            summary["parameters"] = model_size(resolved, spec).parameters
+            size = model_size(resolved, spec)
+            summary["parameters"] = size.parameters
         except UserError as error:
             problems += error.problems
-        if spec.num_classes is not None:
-            # Without the data the number of steps is unknown: a very long run is assumed.
-            samples = prepared.counts["train"] if prepared else 10**9
-            steps = total_steps(samples, resolved.config.train)
-            problems += plugin_problems(resolved, spec, steps)
+    # Without the data the number of steps is unknown: a very long run is assumed.
+    samples = prepared.counts["train"] if prepared else 10**9
+    steps = total_steps(samples, resolved.config.train)
+    problems += step_problems(resolved, spec, size, steps, prepared, exports=exports)
     if problems:
         raise UserError(problems)
     return summary
 
 
 def model_size(resolved: ResolvedConfig, spec: SampleSpec) -> DryRun:
-    """The `dry_run` of the model, with its frozen layers."""
+    """The `dry_run` of the model, with its frozen layers.
+
+    Raises:
+        UserError: it cannot take such samples, or has nothing to train.
+    """
     chosen = resolved.config.model
-    return dry_run(resolved.model, spec, chosen.name, lambda built: freeze(built, chosen.freeze))
+    size = dry_run(
+        resolved.model,
+        _as_given(resolved, spec),
+        chosen.name,
+        lambda built: freeze(built, chosen.freeze),
+    )
+    if not size.parameters:
+        raise UserError(f"model: '{chosen.name}' has no parameter that is trained")
+    return size
 
 
-def plugin_problems(resolved: ResolvedConfig, spec: SampleSpec, steps: int) -> list[str]:
-    """Build augmentations, loss, optimizer and schedule once, on a dummy parameter."""
+def step_problems(
+    resolved: ResolvedConfig,
+    spec: SampleSpec | None,
+    size: DryRun | None,
+    steps: int,
+    prepared: PreparedDataset | None,
+    *,
+    exports: bool = False,
+) -> list[str]:
+    """What is wrong with a training step of two samples, and with evaluating two and one.
+
+    Args:
+        spec: of the samples; None where it is not known yet.
+        size: of the model; None if it cannot be built.
+        steps: batches of the whole run.
+        prepared: the data set, if it is prepared.
+        exports: whether to try torch.export as well.
+    """
     problems: list[str] = []
 
-    @contextlib.contextmanager
-    def trying(setting: str) -> Iterator[None]:
-        try:
-            yield
-        except ValueError as error:
-            problems.append(f"{setting}: {error}")
-        except Exception as error:  # a plugin may raise anything
-            problems.append(f"{setting}: {type(error).__name__}: {error}")
+    trying = functools.partial(trial_step.trying, problems)
+    before, threads = checkpoint.random_state(torch.device("cpu")), torch.get_num_threads()
+    torch.set_num_threads(1)  # with so little work, several would wait for each other
+    weights = trial_step.some_weights()
+    if spec is not None:
+        samples = trial_step.first_samples(prepared) if prepared else random_samples(spec)
+        names = [choice.name for choice in resolved.config.augmentations]
+        for number, (name, plugin) in enumerate(zip(names, resolved.augmentations, strict=True)):
+            with trying(f"augmentations.{number}: '{name}': "):
+                trial_step.try_augmentation(plugin, samples)
+        gradient = None
+        if spec.num_classes is not None:
+            with trying("loss: "):
+                gradient = trial_step.try_loss(resolved.loss, spec.num_classes)
+        chosen = resolved.config.model
+        if size is not None:
 
-    optimizer = None
-    names = [choice.name for choice in resolved.config.augmentations]
-    for number, (name, plugin) in enumerate(zip(names, resolved.augmentations, strict=True)):
-        with trying(f"augmentations.{number}: '{name}'"):
-            plugin.build(spec.shape)
-    with trying("loss"):
-        resolved.loss.build(spec.num_classes or 2)
-    with trying("optimizer"):
-        optimizer = resolved.optimizer.build([nn.Parameter(torch.zeros(1))])
+            def built(device: str) -> Network:
+                model = build_on(device, resolved.model, spec)
+                freeze(model, chosen.freeze)
+                data = prepared or trial_step.unprepared(spec)
+                return Network(model, data, resolved.config.dataset.normalize).to(device)
+
+            single = _why_single(resolved.config.train, prepared)
+            with trying(f"model: '{chosen.name}' "):
+                weights = trial_step.try_model(
+                    built, size, samples, gradient, single=single, exports=exports
+                )
+    optimizer = schedule = None
+    with trying("optimizer: "):
+        optimizer = trial_step.build_optimizer(resolved.optimizer, weights)
     if optimizer is not None:
-        with trying("scheduler"):
-            resolved.scheduler.build(optimizer, steps)
+        with trying("scheduler: "):
+            schedule = resolved.scheduler.build(optimizer, steps)
+        with trying("optimizer: "):
+            trial_step.try_step(optimizer, "without a closure")
+    if schedule is not None:
+        with trying("scheduler: "):
+            trial_step.try_step(schedule, "after every batch, without a metric")
+    for number, (name, gate) in enumerate(resolved.named_gates):
+        with trying(f"promote.gates.{number}: '{name}': "):
+            gate.build()
+    checkpoint.restore_random_state(before, torch.device("cpu"))
+    torch.set_num_threads(threads)
     return problems
+
+
+def _why_single(settings: TrainConfig, prepared: PreparedDataset | None) -> str:
+    """Why training has batches of a single sample, as far as one can tell; "" if it has none."""
+    if settings.batch_size == 1:
+        return "as train.batch_size=1 asks for"
+    processes, last = settings.world_size, 0
+    if prepared is not None:
+        last = prepared.counts["train"] % settings.batch_size
+    # A process without a sample of its own takes one with a weight of 0.
+    if processes > 1 and (settings.batch_size < 2 * processes or 1 < last < 2 * processes):
+        return f"as {processes} processes share a batch"
+    return ""
+
+
+def _as_given(resolved: ResolvedConfig, spec: SampleSpec) -> SampleSpec:
+    """The samples as the model gets them: token ids that are normalized are float32."""
+    normalized = not isinstance(resolved.config.dataset.normalize, str)
+    return replace(spec, dtype="float32") if normalized and spec.dtype == "int64" else spec

@@ -21,7 +21,8 @@ def test_every_model_of_timm_is_there():
     import timm
 
     from torchyard.core.hosting.host import Host
-    from torchyard.core.hosting.sources import file_source, import_file
+    from torchyard.core.hosting.neighbours import import_file
+    from torchyard.core.hosting.sources import file_source
 
     host = Host()
     host.load(file_source(FILE), lambda: import_file(FILE))

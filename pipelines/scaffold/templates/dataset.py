@@ -19,7 +19,10 @@ class NewThing(DatasetParams):
     seed: int = Field(0, ge=0, description="of the noise")
 
     def build(self, downloads: Path) -> RawData:
-        """Draw uint8 length x 1 x 16 x 16 and test_length x 1 x 16 x 16."""
+        """Draw uint8 length x 1 x 16 x 16 and test_length x 1 x 16 x 16.
+
+        Other samples are float32 vectors N x D, signals N x C x L, or integers N x L: token ids.
+        """
         import numpy as np  # here, so that `torchyard plugins` stays quick
 
         random = np.random.default_rng(self.seed)
@@ -40,7 +43,10 @@ class NewThing(DatasetParams):
         )
 
     def describe(self) -> SampleSpec:
-        """Shape and classes, so that a model that does not fit is refused before `build`."""
+        """Shape and classes, so that a model that does not fit is refused before `build`.
+
+        Of token ids also the type: SampleSpec((200,), 2, "int64").
+        """
         return SampleSpec((1, 16, 16), len(CLASSES))
 
 

@@ -18,7 +18,9 @@ class NewThing(ModelParams):
     width: PositiveInt = Field(16, description="channels of the first convolution")
 
     def build(self, input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
-        """Make the network: normalized float32 N x C x H x W to logits N x num_classes.
+        """Make the network: normalized float32 N x C x H x W to logits N x num_classes, for any N.
+
+        Other samples are vectors (D,), signals (C, L) and, as int64, token ids (L,).
 
         Raises:
             ValueError: the samples are no images.

@@ -19,7 +19,7 @@ class NewThing(SchedulerParams):
     end: float = Field(0.0, ge=0, le=1, description="share of the learning rate at the end")
 
     def build(self, optimizer: Optimizer, total_steps: int) -> LRScheduler:
-        """Make the schedule, which is stepped after each of `total_steps` batches."""
+        """Make the schedule; its `step()` is called after each of `total_steps` batches."""
         from torch.optim import lr_scheduler  # here, so that `torchyard plugins` stays quick
 
         return lr_scheduler.LinearLR(

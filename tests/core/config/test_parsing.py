@@ -1,11 +1,17 @@
 """Presets, files and overrides as they are written, and what is wrong with them."""
 
+import contextlib
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tests.core.config.reading import PRESETS, SMALL, only_problem, problems, read
-from torchyard.core.config.parsing import preset_names
+from torchyard.core.config.parsing import preset_names, read_settings
+from torchyard.core.config.resolve import resolve
+from torchyard.core.errors import UserError
+from torchyard.core.hosting.host import host
 
 
 def test_presets_resolve_and_only_they_are_listed():
@@ -110,6 +116,87 @@ def test_a_file_that_is_no_text_is_refused(tmp_path):
     file = tmp_path / "odd.yaml"
     file.write_bytes(b"\xff\xfe\x00\x80")
     assert "cannot be read" in only_problem(str(file))
+
+
+BOMB = "a: &a [1, 1, 1, 1, 1, 1, 1, 1, 1]\n" + "".join(
+    f"{now}: &{now} [{', '.join([f'*{before}'] * 9)}]\n"
+    for before, now in zip("abcdefgh", "bcdefghi", strict=True)
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    {
+        "aliases of aliases": (BOMB + "dataset: *i\n", "more than 20,000 values"),
+        "unused aliases": (BOMB + "dataset: digits\n", "more than 20,000 values"),
+        "huge": ("dataset: {name: digits, a: [" + "1," * 30_000 + "]}", "more than 20,000 values"),
+        "holds itself": ("dataset: &a [*a]\n", "more than 30 levels deep"),
+        "deep": ("dataset: " + "[" * 40 + "]" * 40, "more than 30 levels deep"),
+        "deeper": ("dataset: " + "[" * 999, "cannot be read"),
+        "deep by aliases": (
+            "a0: &a0 [1]\n" + "".join(f"a{i}: &a{i} [*a{i - 1}]\n" for i in range(1, 200)),
+            "more than 30 levels deep",
+        ),
+        "large": ("dataset: " + "x" * (1 << 20), "more than 1,048,576 bytes"),
+        "several documents": ("dataset: digits\n---\ndataset: digits\n", "another document"),
+        "tag": ("dataset: !!python/name:os.system {}\n", "tag"),
+        "bytes": ("dataset: {name: !!binary aGVsbG8=}\n", "binary"),
+        "set": ("dataset: !!set {digits}\n", "set"),
+        "list as a key": ("{[1]: 2}\n", "unhashable key"),
+        "control character": ("dataset: \7\n", "unacceptable character"),
+        "number as a key": ("dataset: digits\n1: 2\n", "1: unknown setting."),
+        "none as a key": ("dataset: digits\ntrain: {null: 2}\n", "train.null: unknown setting."),
+        "word as a key": ("dataset: digits\nno: 2\n", "no: unknown setting."),
+        "number as a parameter": (
+            "dataset: {name: digits, 1: 2}\n",
+            "dataset.1: unknown parameter",
+        ),
+        "date": (
+            "dataset: {name: digits, seed: 2020-01-01}\n",
+            "dataset.seed: must be a valid integer, not '2020-01-01'",
+        ),
+        "not a number": ("dataset: digits\noptimizer: {name: sgd, lr: .nan}\n", "not nan"),
+        "long": ("dataset: {name: digits, seed: '" + "9" * 5000 + "'}\n", "9…"),
+    }.values(),
+)
+def test_whatever_a_file_holds_is_one_line(tmp_path, text, said):
+    file = tmp_path / "odd.yaml"
+    file.write_text(text)
+    problem = only_problem(str(file))
+    assert said in problem
+    assert "\n" not in problem
+    assert len(problem) < 600
+
+
+def test_anchors_and_merged_keys_are_understood(tmp_path):
+    file = tmp_path / "merged.yaml"
+    file.write_text(
+        "dataset: {name: digits, seed: &seed 3}\n"
+        "optimizer: &rate {name: sgd, lr: 0.5}\n"
+        "train: {seed: *seed}\n"
+        "model: {<<: *rate, name: linear, lr: 1}\n"
+    )
+    settings = read_settings(file)
+    assert settings["train"] == {"seed": 3}
+    assert settings["model"] == {"name": "linear", "lr": 1}
+
+
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.floats() | st.sampled_from(["lenet", "x"]),
+        lambda inner: (
+            st.lists(inner, max_size=3)
+            | st.dictionaries(st.sampled_from(["name", "gates", "model", "lr", "x"]), inner)
+        ),
+        max_leaves=6,
+    ),
+    st.sampled_from(
+        ["dataset", "model", "optimizer", "augmentations", "promote", "plugins", "train", "device"]
+    ),
+)
+def test_whatever_a_setting_is_set_to_it_is_taken_or_refused(value, setting):
+    with contextlib.suppress(UserError):
+        resolve({"dataset": "digits", setting: value}, host())
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,9 @@
 """Secrets: what a plugin gets, and what is recorded."""
 
+from typing import Any
+
 import pytest
-from pydantic import field_validator
+from pydantic import Field, field_validator, model_validator
 
 from torchyard import ModelParams, hookimpl
 from torchyard.core.config.resolve import resolve
@@ -16,6 +18,9 @@ class Guarded(ModelParams):
 
     hub_token: str = ""
     tokens: int = 3
+    auth: dict[str, Any] = Field({})
+    servers: list[dict[str, str]] = Field([])
+    greeting: str = ""
 
     @field_validator("hub_token")
     @classmethod
@@ -28,14 +33,14 @@ class Guarded(ModelParams):
         return self.hub_token
 
 
-def guarded(**settings):
+def guarded(params=Guarded, **settings):
     own = Host()
     for source, find in builtin_sources():
         own.load(source, find, builtin=True)
     plugin = type(
         "Plugin",
         (),
-        {"register_models": hookimpl(staticmethod(lambda register: register("guarded", Guarded)))},
+        {"register_models": hookimpl(staticmethod(lambda register: register("guarded", params)))},
     )
     own.load(Source("mine", "mine 1.0", "mine==1.0"), lambda: plugin)
     return resolve({"dataset": "digits", "model": {"name": "guarded", **settings}}, own)
@@ -64,6 +69,55 @@ def test_a_secret_that_is_written_down_is_refused_without_repeating_it(monkeypat
     with pytest.raises(UserError, match=r"^model.hub_token: is too short$"):
         guarded(hub_token="env:HUB_TOKEN")
     assert guarded().config.model.model_dump()["hub_token"] == ""
+
+
+def test_a_secret_at_any_depth_is_read_and_not_recorded(monkeypatch):
+    monkeypatch.setenv("HUB_TOKEN", "hunter2hunter2")
+    given_settings = {
+        "auth": {"user": "me", "oauth": {"token": "env:HUB_TOKEN", "scopes": ["a"]}},
+        "servers": [{"url": "x"}, {"url": "y", "api_key": "env:HUB_TOKEN"}],
+    }
+    resolved = guarded(**given_settings)
+    assert resolved.model.auth["oauth"] == {"token": "hunter2hunter2", "scopes": ["a"]}
+    assert resolved.model.servers[1]["api_key"] == "hunter2hunter2"
+    recorded = resolved.config.model.model_dump(exclude={"name"})
+    assert given_settings.items() <= recorded.items()
+    assert guarded(**recorded).model == resolved.model
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"auth": {"token": "hunter2"}}, "model.auth.token: is a secret"),
+        ({"servers": [{}, {"password": "hunter2"}]}, "model.servers.1.password: is a secret"),
+        ({"auth": {"credentials": {"key": "hunter2"}}}, "model.auth.credentials.key: is a secret"),
+        ({"auth": {"secret": ["hunter2"]}}, "model.auth.secret.0: is a secret"),
+        ({"auth": {"token": "env:NO_SUCH_ONE"}}, "variable NO_SUCH_ONE is not set"),
+    ],
+)
+def test_a_secret_that_is_written_down_at_any_depth_is_refused(settings, says):
+    with pytest.raises(UserError, match=says) as caught:
+        guarded(**settings)
+    assert "hunter2" not in str(caught.value)
+
+
+def test_what_a_plugin_makes_of_a_secret_is_not_recorded_or_printed(monkeypatch):
+    monkeypatch.setenv("HUB_TOKEN", "hunter2hunter2")
+
+    class Careless(Guarded):
+        """Puts its secret everywhere."""
+
+        @model_validator(mode="after")
+        def _copied(self):
+            if self.tokens == 0:
+                raise ValueError(f"no tokens for {self.hub_token}")
+            object.__setattr__(self, "greeting", f"I am {self.hub_token}")
+            return self
+
+    resolved = guarded(Careless, hub_token="env:HUB_TOKEN")
+    assert "hunter2" not in resolved.config.model_dump_json()
+    with pytest.raises(UserError, match=r"no tokens for \*\*\*"):
+        guarded(Careless, hub_token="env:HUB_TOKEN", tokens=0)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import pytest
 
-from tests.core.hosting.plugin_texts import TINY
+from tests.core.hosting.plugin_texts import NEVER_BUILT
 from torchyard.core.config.resolve import resolve
 from torchyard.core.errors import UserError
 from torchyard.core.hosting.hookspecs import HOOKS
@@ -34,8 +34,8 @@ def broken(text, line, reason, name="tiny"):
 
 
 def instead(old, new):
-    assert old in TINY
-    return TINY.replace(old, new)
+    assert old in NEVER_BUILT
+    return NEVER_BUILT.replace(old, new)
 
 
 CORPUS = {
@@ -51,6 +51,10 @@ CORPUS = {
     "raises no Exception": broken(
         "class Odd(BaseException): pass\n\nraise Odd('odd')", 3, "Odd: odd"
     ),
+    "interrupts": broken("raise KeyboardInterrupt", 1, "KeyboardInterrupt: "),
+    "closes": broken("raise GeneratorExit('now')", 1, "GeneratorExit: now"),
+    "leaves": broken("import os\nos._exit(0)", 2, "SystemExit: os._exit(0)"),
+    "leaves by name": broken("from os import _exit\n_exit(3)", 2, "SystemExit: os._exit(3)"),
     "an error without a text": broken("raise ValueError", 1, "ValueError: "),
     "missing module": broken(
         "import no_such_module", 1, "ModuleNotFoundError: No module named 'no_such_module'"
@@ -93,7 +97,7 @@ CORPUS = {
         LOOK,
     ),
     "no marker, misspelled": Bad(
-        TINY.replace("@hookimpl", "").replace("_models", "_model"),
+        NEVER_BUILT.replace("@hookimpl", "").replace("_models", "_model"),
         (
             11,
             "'register_model' is named like a hook but lacks @hookimpl, and 'register_models' may "
@@ -132,8 +136,16 @@ CORPUS = {
         LOOK,
     ),
     # ---- when the hook is called
-    "half-way": broken(TINY + "    raise KeyError('half-way')\n", 13, "KeyError: 'half-way'"),
-    "exits when called": broken(TINY + "    raise SystemExit('no')\n", 13, "SystemExit: no"),
+    "half-way": broken(
+        NEVER_BUILT + "    raise KeyError('half-way')\n", 13, "KeyError: 'half-way'"
+    ),
+    "exits when called": broken(NEVER_BUILT + "    raise SystemExit('no')\n", 13, "SystemExit: no"),
+    "interrupts when called": broken(
+        NEVER_BUILT + "    raise KeyboardInterrupt('me')\n", 13, "KeyboardInterrupt: me"
+    ),
+    "leaves when called": broken(
+        NEVER_BUILT + "    __import__('os')._exit(0)\n", 13, "SystemExit: os._exit(0)"
+    ),
     "no class": broken(
         instead(", Tiny)", ", 3)"), 12, "TypeError: model 'tiny': 3 is not a ModelParams"
     ),
@@ -165,7 +177,7 @@ CORPUS = {
         instead('"tiny"', "7"), 12, "ValueError: model '7': not a usable name", name="7"
     ),
     "a name twice": broken(
-        TINY + '    register("tiny", Tiny)\n',
+        NEVER_BUILT + '    register("tiny", Tiny)\n',
         13,
         "ValueError: model 'tiny': is registered twice",
     ),
@@ -188,7 +200,7 @@ def folder(tmp_path, monkeypatch):
     """A plugin folder with one good plugin before and one after the bad one."""
     monkeypatch.setenv("TORCHYARD_PLUGINS", str(tmp_path))
     for name in ("aaa", "zzz"):
-        (tmp_path / f"{name}.py").write_text(TINY.replace('"tiny"', f'"{name}"'))
+        (tmp_path / f"{name}.py").write_text(NEVER_BUILT.replace('"tiny"', f'"{name}"'))
     host.cache_clear()
     yield tmp_path
     host.cache_clear()
@@ -249,14 +261,14 @@ def test_a_run_meets_it_where_it_names_it_and_says_what_failed(folder, case):
 
 
 def test_what_a_plugin_prints_is_not_in_what_a_command_prints(folder, capsys):
-    (folder / "mine.py").write_text(f'print("hello")\n{TINY}')
+    (folder / "mine.py").write_text(f'print("hello")\n{NEVER_BUILT}')
     assert ask("tiny") is None
     said = capsys.readouterr()
     assert (said.out, said.err) == ("", "hello\n")
 
 
 def test_a_parameter_that_cannot_be_written_down_is_said_to_be_so(folder):
-    text = TINY.replace("width: int = 8", "made: object = object()")
+    text = NEVER_BUILT.replace("width: int = 8", "made: object = object()")
     (folder / "mine.py").write_text(text)
     assert ask("tiny").startswith(
         f"model: 'tiny' ({folder / 'mine.py'}): PydanticSerializationError: Unable to serialize"
@@ -264,12 +276,25 @@ def test_a_parameter_that_cannot_be_written_down_is_said_to_be_so(folder):
 
 
 def test_a_plugin_replaces_no_built_in(folder):
-    (folder / "mine.py").write_text(TINY.replace('"tiny"', '"lenet"'))
+    (folder / "mine.py").write_text(NEVER_BUILT.replace('"tiny"', '"lenet"'))
     assert host().find("model", "lenet").builtin
     assert host().find("model", "mine/lenet").source.name == "mine"
 
 
 def test_ctrl_c_stops_the_program(folder):
-    (folder / "mine.py").write_text(TINY + "    raise KeyboardInterrupt\n")
+    (folder / "mine.py").write_text("import signal\nsignal.raise_signal(signal.SIGINT)\n")
     with pytest.raises(KeyboardInterrupt):
         ask("tiny")
+
+
+def test_what_ends_a_program_is_a_plugins_problem_in_a_validator_too(folder):
+    (folder / "mine.py").write_text(
+        NEVER_BUILT.replace("width: int = 8", "width: Annotated[int, AfterValidator(_stop)] = 8")
+        .replace("class Tiny", "from typing import Annotated\nfrom pydantic import AfterValidator\n"
+                 "def _stop(value): raise KeyboardInterrupt('mine')\n\nclass Tiny")
+    )  # fmt: skip
+    with pytest.raises(UserError) as caught:
+        resolve({"dataset": "digits", "model": {"name": "tiny", "width": 3}}, host())
+    assert caught.value.problems == [
+        f"model: 'tiny' ({folder / 'mine.py'}): KeyboardInterrupt: mine"
+    ]

@@ -1,5 +1,7 @@
 """The plugin host: it finds every plugin, and no plugin can break it."""
 
+import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -8,9 +10,10 @@ from hypothesis import strategies as st
 
 from tests.core.hosting.plugin_texts import TINY, names, registering, source, write
 from torchyard.core.config.resolve import resolve
-from torchyard.core.hosting.host import Host, host
+from torchyard.core.hosting.host import Host, PluginExit, contained, host
+from torchyard.core.hosting.neighbours import import_file
 from torchyard.core.hosting.params import KINDS
-from torchyard.core.hosting.sources import Source, file_source, import_file
+from torchyard.core.hosting.sources import Source, file_source
 
 ROOT = Path(__file__).parents[3]
 
@@ -97,12 +100,36 @@ def test_a_plugin_that_failed_can_be_loaded_again():
     assert [broken.reason for broken in own.broken] == ["RuntimeError: not yet"]
 
 
-def test_ctrl_c_is_not_a_broken_plugin():
+def test_only_a_signal_that_came_is_the_users():
     def interrupted():
-        raise KeyboardInterrupt
+        raise KeyboardInterrupt("mine")
 
+    own = Host()
+    own.load(source("mine"), interrupted)
+    assert [broken.reason for broken in own.broken] == ["KeyboardInterrupt: mine"]
     with pytest.raises(KeyboardInterrupt):
-        Host().load(source("mine"), interrupted)
+        own.load(source("mine"), lambda: signal.raise_signal(signal.SIGINT))
+
+
+def test_a_plugins_code_leaves_the_process_as_it_was():
+    before = (os._exit, signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM))
+
+    def takes_over():
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        with contained():
+            pass
+        os._exit(4)
+
+    with pytest.raises(PluginExit, match=r"os\._exit\(4\)"), contained():
+        takes_over()
+    assert (os._exit, signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+
+
+def test_a_child_of_a_plugin_may_leave():
+    with contained():
+        if (child := os.fork()) == 0:
+            os._exit(7)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
 
 
 # ---- names

@@ -9,8 +9,9 @@ from torchyard.core.config.resolve import resolve
 from torchyard.core.errors import UserError
 from torchyard.core.hosting.host import Host, host
 from torchyard.core.hosting.lint import problems
+from torchyard.core.hosting.neighbours import import_file
 from torchyard.core.hosting.old_imports import old_imports
-from torchyard.core.hosting.sources import Source, file_source, import_file
+from torchyard.core.hosting.sources import Source, file_source
 
 TINY = '''\
 from core import ModelParams, hookimpl

@@ -230,6 +230,12 @@ def test_an_augmentation_that_is_wrong(case):
         assert_augmentation_plugin(params)
 
 
+@pytest.mark.parametrize(("shape", "vocabulary"), [((2, 9), None), ((9,), 5), ((9,), None)])
+def test_an_augmentation_of_other_samples_passes(shape, vocabulary):
+    params = plugin("augmentation", lambda self, shape: lambda x, indices, epoch: x.flip(-1))
+    assert_augmentation_plugin(params, shape, vocabulary=vocabulary)
+
+
 # ---- data sets
 
 
@@ -243,6 +249,11 @@ DATASETS = {
     "raises": (lambda: 1 / 0, {}, "raises RunError: .*ZeroDivisionError"),
     "random": (lambda: data(offset=random.SystemRandom().random()), {}, "the samples differ"),
     "classes": (data, {"describe": lambda self: SampleSpec((3,), 4)}, "4 classes, there are 2"),
+    "type": (
+        data,
+        {"describe": lambda self: SampleSpec((3,), 2, "int64")},
+        "returns samples of int64, they are float32",
+    ),
     "shape": (data, {"describe": lambda self: SampleSpec((4,), 2)}, r"returns \(4,\)"),
     "missing": (lambda: data(classes=3), {}, "no training sample is of class 2"),
     "fingerprint": (

@@ -95,3 +95,20 @@ def test_a_model_may_be_excused_from_export():
 
 def test_vectors_are_taken():
     assert_model_plugin(host().find("model", "mlp").params(), (20,), 3)
+
+
+def test_signals_are_taken():
+    assert_model_plugin(host().find("model", "mlp").params(), (2, 12), 3)
+
+
+def embedding(self, shape, classes):
+    return nn.Sequential(nn.Embedding(30, 4), nn.Flatten(), nn.Linear(4 * shape[0], classes))
+
+
+def test_token_ids_are_taken():
+    model = plugin("model", embedding)
+    assert_model_plugin(model, (9,), 3, vocabulary=30)
+    with pytest.raises(PluginFault, match="logits of 1 samples: raises IndexError"):
+        assert_model_plugin(model, (9,), 3, vocabulary=31)
+    with pytest.raises(PluginFault, match="build: raises UserError: model: 'Thing' cannot take"):
+        assert_model_plugin(model, (9,), 3)
