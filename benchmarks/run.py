@@ -31,6 +31,7 @@ ROWS = (
     "memory",
     "logging",
     "checkpoints",
+    "processors",
 )
 
 

@@ -92,6 +92,7 @@ class Step:
         net = network.Network(model, data, resolved.config.dataset.normalize).to(device)
         if way.channels_last:
             net.to(memory_format=torch.channels_last)
+            assert isinstance(net.normalize, network.Normalize)
             net.normalize.order = torch.channels_last
         net.train()
         trained = [weight for weight in net.parameters() if weight.requires_grad]

@@ -1,11 +1,18 @@
-"""Checkpoints: written whole or not at all, exact, and read without pickle."""
+"""Checkpoints: written whole or not at all, exact, read without pickle, and never if damaged.
+
+A checkpoint is the file that `torch.save` writes, and behind it the sha256 of that. Where a flipped
+bit, a bad sector or a power cut spoiled the last one, training goes on from the one before it.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
+import logging
 import random
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -13,8 +20,32 @@ import torch
 from torchyard.core.data.files import atomic_write
 from torchyard.core.errors import RunError
 
+logger = logging.getLogger(__name__)
+
 LAST = "last.pt"
+PREVIOUS = "previous.pt"  # the one before the last
 BEST = "best.pt"
+DAMAGED = "damaged.pt"  # what was found damaged, for whoever wants to look into it
+
+_MARK = b"\nsha256 "
+_TRAILER = len(_MARK) + 64
+
+
+class _Digested:
+    """A file that takes what `torch.save` writes, and its digest behind it."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file, self._digest = file, hashlib.sha256()
+
+    def write(self, data: Any) -> int:
+        self._digest.update(data)
+        return self._file.write(data)
+
+    def flush(self) -> None:
+        self._file.flush()
+
+    def end(self) -> None:
+        self._file.write(_MARK + self._digest.hexdigest().encode())
 
 
 def save(state: dict[str, Any], path: Path) -> None:
@@ -25,15 +56,71 @@ def save(state: dict[str, Any], path: Path) -> None:
     """
     try:
         with atomic_write(path) as file:
+            digested = _Digested(file)
             try:
-                torch.save(state, file)
+                torch.save(state, digested)  # type: ignore[arg-type]
             except RuntimeError as error:
                 # torch raises its own error in place of the system's.
                 if shutil.disk_usage(path.parent).free < 2**16:
                     raise OSError("no space left on the disk") from error
                 raise
+            digested.end()
     except (OSError, RuntimeError) as error:
         raise RunError(f"The checkpoint {path} cannot be written: {error}") from error
+
+
+def save_beside(state: dict[str, Any], path: Path) -> None:
+    """`save` a state in place of the one at `path`, which stays beside it as PREVIOUS."""
+    new = path.with_name(f".{path.name}")
+    save(state, new)
+    with contextlib.suppress(FileNotFoundError):
+        path.replace(path.with_name(PREVIOUS))
+    new.replace(path)
+
+
+def find(folder: Path) -> Path | None:
+    """The folder's last checkpoint, or the one before it where that is damaged.
+
+    One that is damaged is set aside, and a warning says so. None: training begins anew.
+    """
+    damaged = False
+    for path in (folder / LAST, folder / PREVIOUS):
+        try:
+            with path.open("rb") as file:
+                problem = _damage(file)
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            problem = f"it cannot be read: {error.strerror}"
+        if not problem:
+            if damaged:
+                logger.warning("Training goes on from the checkpoint before it, %s.", path.name)
+            return path
+        damaged = True
+        logger.warning("The checkpoint %s is damaged: %s.", path, problem)
+        with contextlib.suppress(OSError):
+            path.replace(folder / DAMAGED)
+    if damaged:
+        logger.warning("There is no other checkpoint: training begins anew.")
+    return None
+
+
+def _damage(file: BinaryIO) -> str | None:
+    """Why a checkpoint is not what was written, as a clause; None where it is."""
+    size = file.seek(0, 2) - _TRAILER
+    if size < 0:
+        return "it is empty" if size == -_TRAILER else "it is cut short"
+    file.seek(size)
+    trailer = file.read()
+    if not trailer.startswith(_MARK):
+        return "it has no digest at its end, so it is cut short or overwritten"
+    file.seek(0)
+    digest = hashlib.sha256()
+    while chunk := file.read(min(2**20, size - file.tell())):
+        digest.update(chunk)
+    if trailer != _MARK + digest.hexdigest().encode():
+        return "its digest is not the one that was written"
+    return None
 
 
 def load(path: Path) -> dict[str, Any]:
@@ -46,7 +133,11 @@ def load(path: Path) -> dict[str, Any]:
         RunError: the file is missing, damaged, or holds anything else.
     """
     try:
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        with path.open("rb") as file:
+            if problem := _damage(file):
+                raise RunError(problem)
+            file.seek(0)
+            state: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:
         reason = str(error).partition("\n")[0]
         raise RunError(f"The checkpoint {path} cannot be read: {reason}") from error

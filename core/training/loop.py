@@ -109,7 +109,7 @@ def fit(
         settings: epochs, batch size and the rest.
         strategy: the processes that train together; each calls `fit` with the same arguments.
         compiled: does the step of the batches it takes; in float32, in a single process.
-        folder: for the checkpoints `last.pt` and `best.pt`.
+        folder: for the checkpoints `last.pt` and `previous.pt`, and the best weights, `best.pt`.
         emit: called with progress, running losses and finished epochs.
 
     Raises:
@@ -125,8 +125,9 @@ def fit(
     last_step = total_steps(len(train), settings)
 
     # ---- where to start
-    if (folder / checkpoint.LAST).exists():
-        state.load(folder / checkpoint.LAST, strategy)
+    found = checkpoint.find(folder) if strategy.is_main else None
+    if (last := strategy.broadcast(found)) is not None:
+        state.load(last, strategy)
     position, patience = state.position, settings.patience
     network, optimizer, scaler = state.network, state.optimizer, state.scaler
     forward = strategy.wrap(network)
@@ -145,7 +146,7 @@ def fit(
 
     while position.epoch < settings.epochs and position.step < last_step and not out_of_patience():
         network.train()
-        order = epoch_order(len(train), settings.seed, position.epoch)
+        order = epoch_order(len(train), settings.drawn_seed, position.epoch)
         if train.indices is not None:
             order = torch.from_numpy(train.indices)[order]
         order = order.to(data.device)
@@ -250,18 +251,20 @@ def fit(
             position.best_epoch = position.epoch
         elif validation_loss < position.best_loss:
             position.best_epoch, position.best_loss = position.epoch, validation_loss
-            state.save(folder / checkpoint.BEST, strategy)
+            state.keep_best()
         emit(done)  # before the checkpoint: a run that resumes there does not report it again
         state.save(folder / checkpoint.LAST, strategy)
         saved = time.monotonic()
 
     # ---- the best weights are the result
-    if validation is not None and position.best_epoch != position.epoch:
-        network.load_state_dict(checkpoint.load(folder / checkpoint.BEST)["network"])
+    if state.best is not None and position.best_epoch != position.epoch:
+        network.load_state_dict(state.best)
+        if strategy.is_main:
+            checkpoint.save({"network": state.best}, folder / checkpoint.BEST)
     return FitResult(
         epochs=position.epoch,
         steps=position.step,
-        best_epoch=position.best_epoch,
+        best_epoch=position.best_epoch or position.epoch,
         stopped_early=out_of_patience() and position.epoch < settings.epochs,
         seconds=position.total_seconds,
         images_per_second=position.total_seen / position.total_seconds,

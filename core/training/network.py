@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import nn
@@ -21,7 +22,10 @@ from torchyard.core.data.files import atomic_write
 from torchyard.core.data.raw import SampleSpec
 from torchyard.core.errors import RunError, UserError, suggestion
 from torchyard.core.formatting import dimensions
+from torchyard.core.hosting.host import PluginExit, contained
 from torchyard.core.hosting.params import ModelParams
+
+T = TypeVar("T")
 
 
 class Normalize(nn.Module):
@@ -29,7 +33,7 @@ class Normalize(nn.Module):
 
     Args:
         mean, std: one value, or one per channel or component; of images on the scale 0 to 1.
-        shape: one sample, (C, H, W) or (D,).
+        shape: one sample, (C, H, W), (D,) or (C, L).
         scale: what a stored value is divided by first: 255 for uint8 images, 1 for floats.
 
     Attributes:
@@ -53,7 +57,7 @@ class Normalize(nn.Module):
         self.register_buffer("shift", (-means / stds).float())
 
     def forward(self, samples: torch.Tensor) -> torch.Tensor:
-        """Raw samples N x shape, uint8 or float32, to normalized float32 of that shape."""
+        """Raw samples N x shape, of any type, to normalized float32 of that shape."""
         # Two passes: `addcmul` is not vectorized for these shapes, which takes longer.
         normalized = samples.float().mul(self.factor).add_(self.shift)
         return normalized.contiguous(memory_format=self.order)
@@ -63,9 +67,10 @@ class Network(nn.Module):
     """Normalization, then the model: raw samples N x shape to logits N x classes.
 
     Args:
-        model: normalized float32 N x shape to logits.
+        model: normalized float32 N x shape, or int64 token ids, to logits.
         data: the data set, whose statistics are used.
-        normalize: "statistics", or (mean, std) for all channels alike.
+        normalize: "statistics", or (mean, std) for all channels alike. "statistics" leaves token
+            ids as they are.
     """
 
     def __init__(
@@ -76,13 +81,21 @@ class Network(nn.Module):
         if not isinstance(normalize, str):
             mean, std = (normalize[0],), (normalize[1],)
         scale = 255.0 if data.dtype == "uint8" else 1.0
-        self.normalize = Normalize(mean, std, data.shape, scale)
+        self.normalize: nn.Module = nn.Identity()
+        if model_input(data.spec, normalize) == torch.float32:
+            self.normalize = Normalize(mean, std, data.shape, scale)
         self.model = model
 
     def forward(self, samples: torch.Tensor) -> torch.Tensor:
         """Raw samples to logits."""
         logits: torch.Tensor = self.model(self.normalize(samples))
         return logits
+
+
+def model_input(spec: SampleSpec, normalize: str | tuple[float, float]) -> torch.dtype:
+    """The type of the samples that a model is given: int64 for token ids, else float32."""
+    kept = spec.dtype == "int64" and isinstance(normalize, str)
+    return torch.int64 if kept else torch.float32
 
 
 @dataclass(frozen=True)
@@ -92,10 +105,12 @@ class DryRun:
     Attributes:
         parameters: how many are trained.
         flops: multiplications and additions of one sample's forward pass.
+        all_parameters: how many there are, frozen ones included.
     """
 
     parameters: int
     flops: int
+    all_parameters: int = 0
 
 
 def freeze(model: nn.Module, patterns: Sequence[str]) -> None:
@@ -145,38 +160,64 @@ def dry_run(
         UserError: the model cannot take such samples, or does not return N x classes logits.
     """
     classes = spec.num_classes or 2
-    shape = dimensions(spec.shape)
+    shape = dimensions(spec.shape) + " integers" * (spec.dtype == "int64")
     counter = FlopCounterMode(display=False)
 
     def run(device: str) -> tuple[nn.Module, torch.Tensor]:
-        with _parameters_without_memory() if device == "meta" else contextlib.nullcontext():
-            network = model.build(spec.shape, classes).to(device)
+        network = build_on(device, model, spec)
         on_built(network)
         with torch.device(device), counter:
-            return network, network(torch.zeros(2, *spec.shape))
+            samples = torch.zeros(2, *spec.shape, dtype=model_input(spec, "statistics"))
+            return network, network(samples)
 
     try:
-        try:
-            network, logits = run("meta")
-        except RuntimeError as error:
-            if "meta" not in str(error):
-                raise
-            network, logits = run("cpu")
+        with contained():
+            network, logits = without_memory(run)
     except UserError:
         raise
     except Exception as error:
-        reason = str(error).partition("\n")[0]
-        if not reason or not isinstance(error, (ValueError, RuntimeError)):
-            reason = f"{type(error).__name__}: {reason}".rstrip(": ")
-        raise UserError(f"model: '{name}' cannot take samples of {shape}: {reason}") from error
+        raise UserError(f"model: '{name}' {refusal(error, f'samples of {shape}')}") from error
     if not isinstance(logits, torch.Tensor) or logits.shape != (2, classes):
         output = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
         raise UserError(
             f"model: '{name}' returns {output} for 2 samples of {shape}, not logits of "
             f"(2, {classes}): the data has {classes} classes"
         )
-    trained = sum(math.prod(p.shape) for p in network.parameters() if p.requires_grad)
-    return DryRun(trained, counter.get_total_flops() // 2)
+    weights = [(math.prod(each.shape), each.requires_grad) for each in network.parameters()]
+    trained = sum(count for count, is_trained in weights if is_trained)
+    return DryRun(trained, counter.get_total_flops() // 2, sum(count for count, _ in weights))
+
+
+def build_on(device: str, model: ModelParams, spec: SampleSpec) -> nn.Module:
+    """Build a model on the CPU, or on torch's meta device, where weights take no memory."""
+    with _parameters_without_memory() if device == "meta" else contextlib.nullcontext():
+        return model.build(spec.shape, spec.num_classes or 2).to(device)
+
+
+def without_memory(run: Callable[[str], T]) -> T:
+    """Call it for the meta device, and for the CPU where it needs values, which that has not."""
+    try:
+        return run("meta")
+    except Exception as error:
+        if "meta" not in str(error):
+            raise
+        return run("cpu")
+
+
+# These are never raised because of a shape.
+_NOT_OF_A_SHAPE = (ImportError, NameError, AttributeError, SyntaxError, OSError, PluginExit)
+
+
+def refusal(error: Exception, samples: str) -> str:
+    """What a model did with samples, in a line, by what it raised."""
+    reason = str(error).partition("\n")[0]
+    if not reason or not isinstance(error, (ValueError, RuntimeError)):
+        reason = f"{type(error).__name__}: {reason}".rstrip(": ")
+    return (
+        f"raises {reason}"
+        if isinstance(error, _NOT_OF_A_SHAPE)
+        else f"cannot take {samples}: {reason}"
+    )
 
 
 @contextlib.contextmanager
@@ -219,26 +260,37 @@ class NotExportableError(RunError):
 def export(network: nn.Module, data: PreparedDataset, path: Path) -> None:
     """Write the network as a pt2 archive that takes any number of raw samples.
 
-    https://docs.pytorch.org/docs/stable/export.html
-
     Args:
         network: on the CPU.
 
     Raises:
         NotExportableError: torch.export cannot trace the model.
     """
-    network = copy.deepcopy(network).eval()
-    dtype = torch.uint8 if data.dtype == "uint8" else torch.float32
     # Two rows: torch.export takes a dimension of 1 for a constant.
-    example = torch.zeros(2, *data.shape, dtype=dtype)
+    samples = torch.zeros(2, *data.shape, dtype=getattr(torch, data.dtype))
+    program = traced(network, samples)
+    with atomic_write(path) as file:
+        torch.export.save(program, file)
+
+
+def traced(network: nn.Module, samples: torch.Tensor) -> torch.export.ExportedProgram:
+    """The network's evaluation for any number of raw samples, as torch.export writes it down.
+
+    https://docs.pytorch.org/docs/stable/export.html
+
+    Args:
+        samples: two or more, on the network's device.
+
+    Raises:
+        NotExportableError: torch.export cannot trace the model.
+    """
+    network = copy.deepcopy(network).eval()
     try:
-        program = torch.export.export(
-            network, (example,), dynamic_shapes=({0: torch.export.Dim("batch")},)
+        return torch.export.export(
+            network, (samples,), dynamic_shapes=({0: torch.export.Dim("batch")},)
         )
     except Exception as error:
         raise NotExportableError(
             f"The model cannot be exported by torch.export: {str(error).partition(chr(10))[0]}",
             details=str(error),
         ) from error
-    with atomic_write(path) as file:
-        torch.export.save(program, file)

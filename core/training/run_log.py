@@ -2,15 +2,19 @@
 
 The worker process and the one that holds the run's record append to it alike, and what is
 written survives the writer's death. `core/tracking/delivery.py` sends the lines to MLflow.
+Every line ends with its checksum: one that is damaged is left out, with a warning.
 """
 
 from __future__ import annotations
 
 import errno
 import json
+import logging
 import os
+import re
 import time
 import weakref
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -18,7 +22,10 @@ from typing import Any
 
 from torchyard.core.training.events import Event, TrainingMetrics, from_plain
 
+logger = logging.getLogger(__name__)
+
 FILE = "log.jsonl"
+_CHECKED = re.compile(rb'(.*), "crc32": "([0-9a-f]{8})"}', re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -53,6 +60,7 @@ class RunLog:
     def __init__(self, folder: Path) -> None:
         self.path = folder / FILE
         self._descriptor: int | None = None
+        self._damaged: set[int] = set()  # where the lines begin that have been warned of
 
     def append(self, line: Line) -> None:
         """Write a line in one piece, behind those of any process.
@@ -67,7 +75,7 @@ class RunLog:
             weakref.finalize(self, os.close, self._descriptor)
         plain = {"kind": line.kind, "time": line.time, "values": line.values}
         # The newline comes first: it ends a line that a killed process left unfinished.
-        text = b"\n" + json.dumps(plain).encode()
+        text = b"\n" + _checked(json.dumps(plain).encode())
         if os.write(self._descriptor, text) < len(text):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
 
@@ -85,15 +93,41 @@ class RunLog:
         with file:
             file.seek(start)
             for text in file:
-                end = start + len(text.rstrip(b"\n"))  # the newline is the next line's
-                start += len(text)
+                content = text.rstrip(b"\n")  # the newline is the next line's
+                first, start = start, start + len(text)
                 try:
-                    line = Line(**json.loads(text), end=end)
-                except ValueError:
+                    line = Line(**_parse(content), end=first + len(content))
+                except (ValueError, TypeError):
                     if not text.endswith(b"\n"):
                         return  # another process is writing it: the next read begins here
-                    continue  # empty, or cut short
+                    if content and first not in self._damaged:
+                        self._damaged.add(first)
+                        logger.warning(
+                            "%s: the line at byte %d is cut short or damaged, and left out.",
+                            self.path,
+                            first,
+                        )
+                    continue
                 yield line
+
+
+def _checked(line: bytes) -> bytes:
+    """A JSON object with the checksum of its text as its last value."""
+    return b'%s, "crc32": "%08x"}' % (line[:-1], zlib.crc32(line))
+
+
+def _parse(text: bytes) -> dict[str, Any]:
+    """The values of a line; one that was written before there were checksums has none.
+
+    Raises:
+        ValueError: it is not as it was written.
+    """
+    if match := _CHECKED.fullmatch(text):
+        text = match[1] + b"}"
+        if zlib.crc32(text) != int(match[2], 16):
+            raise ValueError("the checksum is another")
+    values: dict[str, Any] = json.loads(text)
+    return values
 
 
 def with_metrics_logged(folder: Path, emit: Callable[[Event], None]) -> Callable[[Event], None]:

@@ -54,6 +54,7 @@ class TrainingState:
         device: where the network is.
         precision: of the forward pass, "float32", "bfloat16" or "float16"; weights stay float32.
         position: how far it has come.
+        best: the network's state, on the CPU, after `position.best_epoch`, where it is validated.
         scaler: of the loss, for float16.
     """
 
@@ -63,10 +64,18 @@ class TrainingState:
     device: torch.device
     precision: str = "float32"
     position: Position = field(default_factory=Position)
+    best: dict[str, Any] | None = None
     scaler: torch.amp.GradScaler = field(init=False)
 
     def __post_init__(self) -> None:
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == "float16")
+
+    def keep_best(self) -> None:
+        """Keep the weights that the network has now as the best."""
+        self.best = {
+            name: value.detach().cpu().clone() if isinstance(value, torch.Tensor) else value
+            for name, value in self.network.state_dict().items()
+        }
 
     def save(self, path: Path, strategy: Strategy) -> None:
         """Write a checkpoint from the main process; every process of the strategy takes part.
@@ -76,9 +85,10 @@ class TrainingState:
         """
         state: dict[str, Any] = {name: getattr(self, name).state_dict() for name in STATE_KEYS}
         # Every process draws from its own generators.
-        random = strategy.all_gather(checkpoint.random_state(self.device))
+        state["random"] = strategy.all_gather(checkpoint.random_state(self.device))
+        state |= {"position": asdict(self.position), "best": self.best}
         if strategy.is_main:
-            checkpoint.save(state | {"position": asdict(self.position), "random": random}, path)
+            checkpoint.save_beside(state, path)
 
     def load(self, path: Path, strategy: Strategy) -> None:
         """Resume from a checkpoint, the random generators of this process included.
@@ -91,7 +101,7 @@ class TrainingState:
             getattr(self, name).load_state_dict(state[name])
         if strategy.rank < len(state["random"]):
             checkpoint.restore_random_state(state["random"][strategy.rank], self.device)
-        self.position = Position(**state["position"])
+        self.position, self.best = Position(**state["position"]), state["best"]
 
     @property
     def weights_are_finite(self) -> bool:

@@ -3,18 +3,21 @@
 The parent holds Prefect and MLflow, the worker torch: their imports, seconds each, overlap
 on two cores, and a worker that dies (out of memory, a crash in native code) is an error
 of one stage, not the end of the flow. Parent and worker (`serve.py`) exchange JSON lines: a
-request `{stage, arguments}`, events while it runs, then a result or an error.
+request `{stage, temporary, arguments}`, events while it runs, then a result or an error.
 """
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import functools
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -22,8 +25,9 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from torchyard.core.config.schema import RunConfig
-from torchyard.core.data.files import cache_folder
+from torchyard.core.data.files import cache_folder, check_cache, private_folder
 from torchyard.core.errors import RunError, UnreachableError, UserError
+from torchyard.core.redaction import redacted
 from torchyard.core.training.events import Emit, from_plain
 
 TAIL_LINES = 20  # of the worker's output, shown if it dies
@@ -31,6 +35,34 @@ TAIL_LINES = 20  # of the worker's output, shown if it dies
 # Otherwise glibc returns memory after each large tensor and takes it anew, page by page
 # (`benchmarks/reasons/execution.md`). The second is the most that glibc itself goes up to.
 MEMORY = {"MALLOC_TRIM_THRESHOLD_": str(2**28), "MALLOC_MMAP_THRESHOLD_": str(2**25)}
+
+# How often a thread of OpenMP (GNU's, as in torch for Linux) looks for work before it sleeps. By
+# default 300,000 times: two threads of a small network wait for each other at every operation, and
+# on a shared processor spin away each other's time (`benchmarks/reasons/processors.md`).
+SPINS = {"GOMP_SPINCOUNT": "1500"}
+
+# What a plugin prints does not depend on the terminal's encoding.
+OUTPUT = {"PYTHONIOENCODING": "utf-8:backslashreplace"}
+
+
+def _environment() -> dict[str, str]:
+    # OMP_WAIT_POLICY is the user's choice, which a count would overrule.
+    spins = {} if "OMP_WAIT_POLICY" in os.environ else SPINS
+    return {**MEMORY, **spins, **os.environ, **OUTPUT, **_own_folders()}
+
+
+def _own_folders() -> dict[str, str]:
+    """Variables that have torch keep what it compiles where nobody else can put code.
+
+    By default that is /tmp/torchinductor_<user>. The first variable moves all but precompiled
+    headers; those are below what the temporary folder is while torch is imported.
+    """
+    try:
+        folder = private_folder(cache_folder() / "compiled")
+    except (OSError, UserError):  # the cache cannot be written, or is somebody else's
+        folder = Path(tempfile.mkdtemp(prefix="torchyard-"))
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return {"TORCHINDUCTOR_CACHE_DIR": str(folder), "TMPDIR": str(folder)}
 
 
 class Worker:
@@ -48,13 +80,13 @@ class Worker:
         # A session of its own: Ctrl-C in the terminal reaches the parent, which decides.
         self._process: subprocess.Popen[str] = subprocess.Popen(
             [sys.executable, "-P", "-m", "torchyard.pipelines.worker.serve", str(writer)],
-            env={**MEMORY, **os.environ, "PYTHONPATH": path},
+            env=_environment() | {"PYTHONPATH": path},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             pass_fds=(writer,),
             start_new_session=True,
-            text=True,
+            encoding="utf-8",
             errors="replace",
         )
         os.close(writer)
@@ -72,7 +104,11 @@ class Worker:
         return self._process.poll() is None and not self._messages.closed
 
     def call(
-        self, stage: str, on_event: Emit = lambda event: None, **arguments: Any
+        self,
+        stage: str,
+        on_event: Emit = lambda event: None,
+        temporary: Path | None = None,
+        **arguments: Any,
     ) -> dict[str, Any]:
         """Run a stage in the worker and wait for its result.
 
@@ -82,18 +118,23 @@ class Worker:
         Args:
             stage: a name in `stages.STAGES`.
             on_event: called with each event.
+            temporary: a folder for the stage's temporary files; made if it is not there.
             arguments: plain values, sent as JSON.
 
         Raises:
             UserError, RunError: as the stage raised them.
             RunError: it raised anything else, or the process died.
         """
-        with self.submit(stage, on_event, **arguments) as result:
+        with self.submit(stage, on_event, temporary, **arguments) as result:
             return result()
 
     @contextlib.contextmanager
     def submit(
-        self, stage: str, on_event: Emit = lambda event: None, **arguments: Any
+        self,
+        stage: str,
+        on_event: Emit = lambda event: None,
+        temporary: Path | None = None,
+        **arguments: Any,
     ) -> Iterator[Callable[[], dict[str, Any]]]:
         """Run a stage beside the body of the `with`; yields a function that waits for its result.
 
@@ -118,7 +159,8 @@ class Worker:
         with self._calling:
             try:
                 try:
-                    self._send({"stage": stage, "arguments": arguments})
+                    folder = temporary and str(temporary)
+                    self._send({"stage": stage, "temporary": folder, "arguments": arguments})
                 except (BrokenPipeError, ValueError):  # ValueError: it was closed before
                     raise self._exit_error(stage) from None
                 yield wait
@@ -135,9 +177,13 @@ class Worker:
             self._send({"stage": None})
 
     def abort(self, reason: Exception) -> None:
-        """End the process from another thread; whoever waits for a stage raises `reason`."""
+        """End the process and those it started, from another thread.
+
+        Whoever waits for a stage raises `reason`.
+        """
         self._aborted = reason
-        self._process.kill()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
 
     def close(self) -> None:
         """End the process, whatever it is doing."""
@@ -174,8 +220,9 @@ class Worker:
         for line in self._process.stdout:
             if "resource_tracker" in line:
                 continue  # joblib's process, which outlives a worker that is killed, counts
-            self._tail.append(line.rstrip("\n"))
-            self.on_output(line.rstrip("\n"))
+            shown = redacted(line.rstrip("\n"))
+            self._tail.append(shown)
+            self.on_output(shown)
 
 
 _shared: list[Worker] = []
@@ -201,16 +248,20 @@ def _stage_error(message: dict[str, Any]) -> Exception:
     return RunError(message["message"], details=message["details"])
 
 
-def check_config(config: RunConfig) -> dict[str, Any]:
-    """Check device, model, loss and schedule in the worker before any work.
+def check_config(config: RunConfig, *, exports: bool = False) -> dict[str, Any]:
+    """Check the device, and a step of the training on two samples, in the worker before any work.
+
+    Args:
+        exports: whether to try torch.export as well, which takes longer.
 
     Raises:
-        UserError: with every problem found.
+        UserError: with every problem found; or the cache folder cannot be written.
     """
-    return _checked(config.model_dump_json(), str(cache_folder()))
+    check_cache()
+    return _checked(config.model_dump_json(), str(cache_folder()), exports)
 
 
 # The command line checks before there is a flow, and the flow checks again.
 @functools.cache
-def _checked(config: str, cache: str) -> dict[str, Any]:
-    return shared_worker().call("check", config=json.loads(config), cache=cache)
+def _checked(config: str, cache: str, exports: bool) -> dict[str, Any]:
+    return shared_worker().call("check", config=json.loads(config), cache=cache, exports=exports)

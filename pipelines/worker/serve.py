@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import gc
+import io
 import json
 import logging
 import os
@@ -14,11 +15,13 @@ import queue
 import sys
 import threading
 import traceback
-from typing import IO, Any
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import IO, Any, TextIO
 
-from torchyard.core.data.files import cache_folder
+from torchyard.core.data.files import temporary_files_in
 from torchyard.core.errors import RunError, UnreachableError, UserError
-from torchyard.core.hosting.host import host
+from torchyard.core.hosting.host import contained, host
 from torchyard.core.hosting.sources import raised_in
 from torchyard.core.training.events import Event, as_plain
 
@@ -28,14 +31,13 @@ def serve(messages: IO[str]) -> None:
     logging.basicConfig(format="%(message)s")
     logging.getLogger("torchyard").setLevel(logging.INFO)
     requests: queue.SimpleQueue[str] = queue.SimpleQueue()
-    threading.Thread(target=_receive, args=(requests,), daemon=True).start()
+    threading.Thread(target=_receive, args=(sys.stdin, requests), daemon=True).start()
+    # Requests are not a plugin's to read, nor to close, as `exit()` does.
+    sys.stdin = io.StringIO()
 
     # torch is imported before the first request arrives, without the garbage collector, which
     # would walk the half-built modules again and again (`benchmarks/reasons/startup.md`).
     gc.disable()
-    # Not torch's default, a folder in /tmp: another user may own it.
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / "compiled"))
-
     from torchyard.pipelines.worker import stages
 
     gc.freeze()
@@ -59,8 +61,12 @@ def serve(messages: IO[str]) -> None:
         name = request["stage"]
         if waiting := name is None:
             continue
+        while imports and name == "train":  # before its compiler's headers go into the run's folder
+            imports.pop()()
         try:
-            send(result=stages.STAGES[name](**request["arguments"], emit=emit))
+            with _temporary_files(request["temporary"]), contained():
+                result = stages.STAGES[name](**request["arguments"], emit=emit)
+            send(result=result)
         except UserError as error:
             unreachable = isinstance(error, UnreachableError)
             send(error="user", problems=error.problems, unreachable=unreachable)
@@ -68,6 +74,10 @@ def serve(messages: IO[str]) -> None:
             send(error="run", message=str(error), details=error.details)
         except Exception as error:
             send(error="run", **_unexpected(error, name, request["arguments"]))
+
+
+def _temporary_files(folder: str | None) -> AbstractContextManager[None]:
+    return temporary_files_in(Path(folder)) if folder else nullcontext()
 
 
 def _unexpected(error: Exception, stage: str, arguments: dict[str, Any]) -> dict[str, str]:
@@ -82,12 +92,13 @@ def _unexpected(error: Exception, stage: str, arguments: dict[str, Any]) -> dict
 def _plugins_in_use(arguments: dict[str, Any]) -> str:
     """The plugins that are not built in: what they call may have raised."""
     plugins = arguments.get("config", {}).get("plugins", {})
-    named = ", ".join(f"{name} of {origin}" for name, origin in plugins.items())
+    # The files that parameters name are listed there, too, by the setting.
+    named = ", ".join(f"{name} of {origin}" for name, origin in plugins.items() if " " in name)
     return f" (with {named})" if named else ""
 
 
-def _receive(requests: queue.SimpleQueue[str]) -> None:
-    for line in sys.stdin:
+def _receive(lines: TextIO, requests: queue.SimpleQueue[str]) -> None:
+    for line in lines:
         requests.put(line)
     # The parent has ended or closed the pipe. Files are written atomically, so none is half done.
     os._exit(0)

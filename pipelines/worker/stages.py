@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from filelock import FileLock, Timeout
 from torch import nn
 
 from torchyard.core.config.resolve import ResolvedConfig, resolve_once
@@ -30,10 +32,13 @@ from torchyard.core.training.execution import CompiledStep, Execution, set_up_ev
 from torchyard.core.training.run_log import with_metrics_logged
 from torchyard.core.training.state import TrainingState
 from torchyard.core.training.strategy import DataParallel, Strategy
-from torchyard.pipelines.worker.config_check import Config, check, model_size, plugin_problems
+from torchyard.pipelines.worker.config_check import Config, check, model_size, step_problems
+from torchyard.pipelines.worker.judging import judge
+from torchyard.pipelines.worker.plugin_check import try_plugins
 from torchyard.pipelines.worker.summaries import inspect_dataset, inspect_model
 
 BATCH_SHOWN = 36  # samples in the picture of a training batch
+TRAINER_SECONDS = 20.0  # how long to wait for one that ends
 
 
 def prepare(config: Config, cache: str, emit: Emit) -> dict[str, Any]:
@@ -43,12 +48,16 @@ def prepare(config: Config, cache: str, emit: Emit) -> dict[str, Any]:
         folder: where they are; found: whether they were there already.
     """
     resolved = resolve_once(config, host())
-    name = resolved.config.dataset.name
-    found = find_prepared(name, resolved.dataset, Path(cache))
-    prepared = found or prepare_dataset(
-        name, resolved.dataset, Path(cache), lambda *step: emit(StageProgress(*step))
+    chosen, folder = resolved.config.dataset, Path(cache)
+    before = find_prepared(chosen.name, resolved.dataset, folder, chosen.reading)
+    prepared = prepare_dataset(
+        chosen.name,
+        resolved.dataset,
+        folder,
+        lambda *step: emit(StageProgress(*step)),
+        chosen.reading,
     )
-    return {"folder": str(prepared.folder), "found": found is not None}
+    return {"folder": str(prepared.folder), "found": prepared == before}
 
 
 def train(config: Config, data: str, folder: str, emit: Emit) -> dict[str, Any]:
@@ -62,12 +71,27 @@ def train(config: Config, data: str, folder: str, emit: Emit) -> dict[str, Any]:
     settings = resolved.config.train
     device = devices.choose_device(resolved.config.device)
     arguments = (config, data, folder)
-    if settings.parallel == "ddp":
-        from torchyard.core.training.launcher import launch
+    with _only_trainer(Path(folder)):
+        if settings.parallel == "ddp":
+            from torchyard.core.training.launcher import launch
 
-        return launch(_train, arguments, settings.world_size, device, emit)
-    strategy = DataParallel() if settings.parallel == "data_parallel" else Strategy()
-    return _train(arguments, emit, strategy, device)
+            return launch(_train, arguments, settings.world_size, device, emit)
+        strategy = DataParallel() if settings.parallel == "data_parallel" else Strategy()
+        return _train(arguments, emit, strategy, device)
+
+
+@contextmanager
+def _only_trainer(folder: Path) -> Iterator[None]:
+    """Keep any other process from training in the folder.
+
+    Raises:
+        RunError: one trains there, such as a worker process that outlives its killed parent.
+    """
+    try:
+        with FileLock(folder / "training.lock", timeout=TRAINER_SECONDS):
+            yield
+    except Timeout:
+        raise RunError(f"another process trains in {folder}: nothing was changed.") from None
 
 
 def _train(
@@ -79,22 +103,22 @@ def _train(
     settings = resolved.config.train
     devices.set_deterministic(settings.deterministic)
     size = model_size(resolved, prepared.spec)
-    checkpoint.seed_everything(settings.seed)
+    checkpoint.seed_everything(settings.drawn_seed)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
 
     network = _network(resolved, prepared)
     networks.freeze(network.model, resolved.config.model.freeze)
     network = network.to(device)
-    train, validation = prepared.train, None
-    if settings.validation:
-        rest, held_out = stratified_split(train.labels, settings.validation, settings.seed)
+    train, validation = prepared.train, prepared.validation
+    if validation is None and settings.validation:
+        rest, held_out = stratified_split(train.labels, settings.validation, settings.drawn_seed)
         validation = Split(train.samples, train.labels, held_out)
         train = Split(train.samples, train.labels, rest)
     steps = loop.total_steps(len(train), settings)
     execution = Execution.choose(resolved.config, network.model, size, steps, device)
     execution.apply(network)
-    if problems := plugin_problems(resolved, prepared.spec, steps):
+    if problems := step_problems(resolved, prepared.spec, size, steps, prepared):
         raise UserError(problems)
     augmentations = [plugin.build(prepared.shape) for plugin in resolved.augmentations]
     loss = resolved.loss.build(len(prepared.classes))
@@ -105,10 +129,10 @@ def _train(
     data_device = device if devices.fits_on(train.samples.nbytes, device) else torch.device("cpu")
     data = loop.TrainingData(train, validation, augmentations, data_device)
     if strategy.rank:  # all begin with the same weights, but each draws its own dropout
-        checkpoint.seed_everything((settings.seed + strategy.rank) % 2**32)
+        checkpoint.seed_everything((settings.drawn_seed + strategy.rank) % 2**32)
     if strategy.is_main and len(prepared.shape) == 3:
         file = folder / "training_batch.npz"
-        samples, labels = _first_batch(data, settings.seed, device, BATCH_SHOWN)
+        samples, labels = _first_batch(data, settings.drawn_seed, device, BATCH_SHOWN)
         with atomic_write(file) as writer:
             np.savez(writer, samples=samples.cpu().numpy(), labels=labels.cpu().numpy())
         emit(TrainingBatch(str(file)))
@@ -130,7 +154,9 @@ def _train(
         "placement": devices.describe_device(device)
         | {
             "model_device": str(next(network.model.parameters()).device),
-            "normalization_device": str(network.normalize.factor.device),
+            "normalization_device": str(
+                next((each.device for each in network.normalize.buffers()), device)
+            ),
             "data_device": str(data_device),
             "precision": execution.precision,
             "execution": str(execution),
@@ -149,7 +175,7 @@ def _compile(
     Raises:
         RunError: it cannot be compiled, and `train.compile` asks for it.
     """
-    batch = _first_batch(data, settings.seed, state.device, settings.batch_size)
+    batch = _first_batch(data, settings.drawn_seed, state.device, settings.batch_size)
     gradients_used = settings.clip_norm is not None or settings.log_gradients
     try:
         step = CompiledStep(
@@ -229,5 +255,8 @@ def load_export() -> None:
 
 STAGES: dict[str, Callable[..., dict[str, Any]]] = {
     stage.__name__: stage
-    for stage in (check, prepare, train, evaluate, export, inspect_dataset, inspect_model)
+    for stage in (
+        *(check, try_plugins, prepare, train, evaluate, export, judge),
+        *(inspect_dataset, inspect_model),
+    )
 }

@@ -13,10 +13,12 @@ import torch
 from torch import nn
 
 from torchyard.core.config.resolve import resolve_once
+from torchyard.core.config.schema import DatasetChoice
 from torchyard.core.data.dataset import PreparedDataset, Split
 from torchyard.core.data.raw import SampleSpec
 from torchyard.core.errors import RunError, UserError
 from torchyard.core.hosting.host import host
+from torchyard.core.hosting.params import DatasetParams
 from torchyard.core.preparation.prepare import find_prepared
 from torchyard.core.training import network as networks
 from torchyard.core.training.events import Emit
@@ -49,17 +51,17 @@ def inspect_dataset(config: Config, cache: str, emit: Emit) -> dict[str, Any]:
 
     Returns:
         folder, source: of the prepared data; range: the least and the greatest value of
-        both splits; images: per split, the samples of each class.
+        all splits; images: per split, the samples of each class.
 
     Raises:
         RunError: it is not prepared.
     """
     resolved = resolve_once(config, host())
-    name = resolved.config.dataset.name
-    prepared = find_prepared(name, resolved.dataset, Path(cache))
+    chosen = resolved.config.dataset
+    prepared = find_prepared(chosen.name, resolved.dataset, Path(cache), chosen.reading)
     if prepared is None:
-        raise RunError(f"The data set '{name}' is not prepared.")
-    splits = {"train": prepared.train, "test": prepared.test}
+        raise RunError(f"The data set '{chosen.name}' is not prepared.")
+    splits = prepared.splits
     return {
         "folder": str(prepared.folder),
         "source": prepared.source,
@@ -85,7 +87,7 @@ def inspect_model(
         UserError: the data set's shape is not known yet, or the model cannot take it.
     """
     resolved = resolve_once(config, host())
-    spec = _spec(resolved.config.dataset.name, resolved.dataset, Path(cache), shape, classes)
+    spec = _spec(resolved.config.dataset, resolved.dataset, Path(cache), shape, classes)
     recorder, chosen = _LayerRecorder(), resolved.config.model
 
     def attach(network: nn.Module) -> None:
@@ -106,14 +108,20 @@ def inspect_model(
 
 
 def _spec(
-    name: str, dataset: Any, cache: Path, shape: Sequence[int] | None, classes: int | None
+    chosen: DatasetChoice,
+    dataset: DatasetParams,
+    cache: Path,
+    shape: Sequence[int] | None,
+    classes: int | None,
 ) -> SampleSpec:
     """The samples to build for; the data set is asked only for what is not given."""
-    if shape is not None and classes is not None:
+    if shape is not None and classes is not None and len(shape) != 1:  # it may be of token ids
         return SampleSpec(tuple(shape), classes)
-    prepared = find_prepared(name, dataset, cache)
+    name, prepared = chosen.name, find_prepared(chosen.name, dataset, cache, chosen.reading)
     known = prepared.spec if prepared else dataset.describe()
-    if known is None and shape is None:
+    if shape is None and known is not None:
+        shape = known.shape
+    if shape is None:
         raise UserError(
             f"dataset {name}: the shape of its samples is known once it is prepared: "
             f"run `torchyard inspect {name} …` first, or give --shape and --classes"
@@ -121,7 +129,8 @@ def _spec(
     classes = classes or (known.num_classes if known else None)
     if classes is None:
         raise UserError(f"dataset {name}: its number of classes is not known yet: give --classes")
-    return SampleSpec(known.shape if shape is None else tuple(shape), classes)
+    alike = known is not None and len(known.shape) == len(shape)
+    return SampleSpec(tuple(shape), classes, known.dtype if known and alike else "")
 
 
 class _LayerRecorder:

@@ -67,6 +67,70 @@ def test_a_truncated_file_is_refused(tmp_path, keep):
         checkpoint.load(tmp_path / "c.pt")
 
 
+@pytest.fixture
+def two(tmp_path):
+    """A folder with the last checkpoint and the one before it."""
+    for step in (1, 2):
+        state = {"step": step, "a": torch.full((300,), float(step))}
+        checkpoint.save_beside(state, tmp_path / checkpoint.LAST)
+    return tmp_path
+
+
+def test_every_flipped_bit_is_noticed(two):
+    file, rng = two / checkpoint.LAST, random.Random(0)
+    content = file.read_bytes()
+    for bit in rng.sample(range(8 * len(content)), 300):
+        spoiled = bytearray(content)
+        spoiled[bit // 8] ^= 1 << bit % 8
+        file.write_bytes(spoiled)
+        with pytest.raises(RunError, match="cannot be read"):
+            checkpoint.load(file)
+    file.write_bytes(content)
+    assert checkpoint.load(file)["step"] == 2
+
+
+SPOILED = {
+    "empty": lambda content: b"",
+    "cut short": lambda content: content[:-1],
+    "cut to little": lambda content: content[:10],
+    "zeroed": lambda content: bytes(len(content)),
+    "zeroed at its end": lambda content: content[:-4096] + bytes(4096),
+    "longer": lambda content: content + b"x",
+    "without a digest": lambda content: content[:-72],
+    "other": lambda content: b"no checkpoint " * 100,
+}
+
+
+@pytest.mark.parametrize("spoil", SPOILED.values(), ids=SPOILED)
+def test_the_one_before_a_damaged_checkpoint_is_found(two, caplog, spoil):
+    last = two / checkpoint.LAST
+    assert checkpoint.find(two) == last
+    assert caplog.messages == []
+    last.write_bytes(spoil(last.read_bytes()))
+    found = checkpoint.find(two)
+    assert checkpoint.load(found)["step"] == 1
+    assert f"The checkpoint {last} is damaged: it " in caplog.text
+    assert "Training goes on from the checkpoint before it, previous.pt." in caplog.text
+
+    caplog.clear()
+    assert checkpoint.find(two) == found  # said once
+    assert caplog.messages == []
+    found.write_bytes(spoil(found.read_bytes()))
+    assert checkpoint.find(two) is None
+    assert caplog.messages[-1] == "There is no other checkpoint: training begins anew."
+
+
+def test_a_deleted_checkpoint_leaves_the_one_before_it(two, caplog):
+    (two / checkpoint.LAST).unlink()
+    assert checkpoint.load(checkpoint.find(two))["step"] == 1
+    assert checkpoint.find(two / "empty") is None
+    assert caplog.messages == []
+
+
+def test_a_checkpoint_is_a_file_of_torch(two):
+    assert torch.load(two / checkpoint.LAST, weights_only=True)["step"] == 2
+
+
 def test_a_folder_that_takes_no_file_is_one_clear_error(tmp_path):
     with pytest.raises(RunError, match="cannot be written"):
         checkpoint.save({"a": torch.randn(3)}, tmp_path / "missing" / "c.pt")

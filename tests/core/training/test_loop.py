@@ -115,6 +115,51 @@ def test_continued_within_an_epoch_it_ends_with_the_same_weights(tmp_path, monke
     assert figures(events) == figures(whole_events)[1:]
 
 
+def spoil(file):
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    "damaged", [["last.pt"], ["best.pt"], ["last.pt", "best.pt"], ["last.pt", "previous.pt"]]
+)
+def test_with_damaged_checkpoints_it_ends_with_the_same_weights(tmp_path, damaged):
+    def run(folder):
+        network = make_network(dropout=0.3)
+        settings = {"validation": make_split(30, seed=1), "epochs": 6, "lr": 2.0}
+        best = run_fit(tmp_path / folder, network, **settings).best_epoch
+        return weights(network), best
+
+    whole, best = run("spoiled")
+    assert best < 5  # neither of the last two checkpoints is of the best epoch
+    for name in damaged:
+        spoil(tmp_path / "spoiled" / name)
+    torch.manual_seed(999)
+    again, best_again = run("spoiled")
+    assert same(whole, again)
+    assert best == best_again
+    best_weights = checkpoint.load(tmp_path / "spoiled" / checkpoint.BEST)["network"]
+    assert same(list(best_weights.values()), again)
+
+
+def test_figures_are_told_before_the_checkpoint_of_their_step(tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", 0.0)  # at every log point
+    told, last = [], tmp_path / "run" / checkpoint.LAST
+
+    def emit(event):
+        if isinstance(event, RunningLoss | EpochDone):
+            saved = checkpoint.load(last)["position"] if last.exists() else {"step": 0, "epoch": 0}
+            told.append((event.step, saved["step"], saved["epoch"]))
+            if isinstance(event, EpochDone):
+                assert saved["epoch"] == event.epoch - 1
+            else:
+                assert saved["step"] < event.step
+
+    run_fit(tmp_path / "run", make_network(), emit=emit, epochs=2)
+    assert {step for step, *_ in told} == {4, 8, 12, 16, 20, 24}
+
+
 def test_a_finished_run_is_not_trained_again(tmp_path):
     network = make_network()
     run_fit(tmp_path / "run", network)

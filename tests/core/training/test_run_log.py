@@ -67,6 +67,42 @@ def test_a_log_cut_at_any_byte_loses_the_lines_behind_it_alone(tmp_path_factory,
         assert list(log.read(line.end)) == after
 
 
+@given(st.data())
+def test_a_line_with_a_flipped_bit_is_left_out_with_a_warning(tmp_path_factory, data):
+    folder = tmp_path_factory.mktemp("log")
+    log = RunLog(folder)
+    for step in (1, 2, 3):
+        log.append(Line("RunningLoss", asdict(RunningLoss(step, 0.5))))
+    whole, content = list(log.read()), bytearray(log.path.read_bytes())
+    bit = data.draw(st.integers(8, 8 * len(content) - 1))  # the first byte is an empty line's
+    content[bit // 8] ^= 1 << bit % 8
+    log.path.write_bytes(content)
+    read = list(log.read())
+    assert len(read) < 3
+    assert all(line in whole for line in read)
+
+
+@pytest.mark.parametrize("text", [b"\xff\xfe{}", b"\x00\x00", b"\xed\xa0\x80", b"[1]", b'{"a": 1}'])
+def test_a_line_that_is_none_is_said_once(tmp_path, caplog, text):
+    log = RunLog(tmp_path)
+    log.append(Line("text", {"text": "one"}))
+    first = len(log.path.read_bytes())
+    with log.path.open("ab") as file:
+        file.write(b"\n" + text)
+    log.append(Line("text", {"text": "two"}))
+    for _ in range(2):
+        assert [line.values["text"] for line in log.read()] == ["one", "two"]
+    assert caplog.messages == [
+        f"{log.path}: the line at byte {first + 1} is cut short or damaged, and left out."
+    ]
+
+
+def test_a_line_from_before_there_were_checksums_is_read(tmp_path):
+    plain = {"kind": "text", "time": 1, "values": {"text": "old"}}
+    RunLog(tmp_path).path.write_text(f"\n{json.dumps(plain)}\n")
+    assert next(RunLog(tmp_path).read()).values == {"text": "old"}
+
+
 def test_two_that_append_at_once_write_whole_lines(tmp_path):
     def write(writer):
         log = RunLog(tmp_path)  # with a descriptor of its own, as another process has

@@ -23,18 +23,20 @@ def until(happened, otherwise):
         time.sleep(0.05)
 
 
-def test_it_keeps_memory_that_it_will_need_again_unless_configured_otherwise(worker, monkeypatch):
-    def thresholds(one):
+def test_its_memory_and_waiting_are_set_unless_configured_otherwise(worker, monkeypatch):
+    def settings(one):
         process = psutil.Process(one._process.pid)
         until(process.environ, "it has no environment")  # empty for a moment after its start
         kept = process.environ()
-        return kept["MALLOC_TRIM_THRESHOLD_"], kept["MALLOC_MMAP_THRESHOLD_"]
+        names = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "GOMP_SPINCOUNT")
+        return tuple(kept.get(name) for name in names)
 
-    assert thresholds(worker) == (str(2**28), str(2**25))
+    assert settings(worker) == (str(2**28), str(2**25), "1500")
     monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "131072")
+    monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")  # a count would overrule it
     configured = Worker()
     try:
-        assert thresholds(configured) == ("131072", str(2**25))
+        assert settings(configured) == ("131072", str(2**25), None)
     finally:
         configured.close()
 

@@ -1,10 +1,18 @@
 """The stages, from data to an exported model."""
 
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from tests.pipelines.worker.conftest import config
+from tests.pipelines.worker.conftest import SEQUENCES, config
+from torchyard.core.data.dataset import PreparedDataset
+from torchyard.core.data.predictions import Predictions
+from torchyard.core.data.raw import stratified_split
 from torchyard.core.errors import RunError, UserError
+from torchyard.core.hosting.host import host
 from torchyard.core.training.events import EpochDone
 from torchyard.core.training.execution import settings as execution_settings
 from torchyard.pipelines.worker import stages
@@ -86,6 +94,35 @@ def test_a_torch_that_no_test_has_seen_trains_without_its_private_parts(trained,
         trained("device=cpu", "train.compile=true")
 
 
+@pytest.mark.parametrize("share", [0, 0.5])
+def test_a_validation_split_of_its_own_is_validated_on(tmp_path, share):
+    for part, count in (("train", 6), ("val", 2), ("test", 1)):
+        for label, colour in (("dark", 10), ("light", 240)):
+            (tmp_path / "i" / part / label).mkdir(parents=True)
+            for number in range(count):
+                shade = 250 - colour if part == "val" else colour  # its labels are wrong
+                image = Image.new("RGB", (4, 4), (shade - number, shade, shade))
+                image.save(tmp_path / "i" / part / label / f"{number}.png")
+    settings = {
+        "dataset": {"name": "image_folder", "path": str(tmp_path / "i")},
+        "model": {"name": "linear"},
+        "optimizer": {"name": "sgd", "lr": 0.1},
+        "train": {"epochs": 2, "batch_size": 4, "validation": share, "threads": 1},
+        "device": "cpu",
+    }
+    events = []
+    threads = torch.get_num_threads()
+    try:
+        data = stages.prepare(settings, str(tmp_path), events.append)["folder"]
+        trained = stages.train(settings, data, str(tmp_path), events.append)
+    finally:
+        torch.set_num_threads(threads)
+    assert PreparedDataset.open(Path(data)).counts == {"train": 12, "validation": 4, "test": 2}
+    assert trained["fit"]["steps"] == 2 * 3  # of all 12 training images
+    epochs = [event for event in events if isinstance(event, EpochDone)]
+    assert (epochs[-1].accuracy, epochs[-1].validation_accuracy) == (1, 0)
+
+
 @pytest.mark.parametrize("deterministic", [True, False])
 def test_training_is_deterministic_where_that_is_asked_for(tmp_path, deterministic):
     settings = {
@@ -110,3 +147,59 @@ def test_training_is_deterministic_where_that_is_asked_for(tmp_path, determinist
         torch.set_num_threads(threads)
         torch.backends.mkldnn.enabled = True
     assert modes == [deterministic]
+
+
+@pytest.mark.parametrize(("dataset", "model"), [("letters", "bag"), ("waves", "convolved")])
+def test_token_ids_and_signals_go_all_the_way(tmp_path, monkeypatch, dataset, model):
+    (tmp_path / "mine.py").write_text(SEQUENCES)
+    monkeypatch.setenv("TORCHYARD_PLUGINS", str(tmp_path))
+    host.cache_clear()
+    settings = config(
+        *(f"dataset={dataset}", f"model={model}", "optimizer=adam", "optimizer.lr=0.02"),
+        *("train.epochs=20", "train.threads=1", "device=cpu"),
+    )
+    folder, target, threads = str(tmp_path), tmp_path / "model.pt2", torch.get_num_threads()
+    data = stages.prepare(settings, folder, print)["folder"]
+    trained = stages.train(settings, data, folder, lambda event: None)
+    assert trained["placement"]["normalization_device"] == "cpu"
+    arguments = {"config": settings, "data": data, "weights": trained["weights"], "emit": print}
+    stages.evaluate(**arguments, target=str(tmp_path / "predictions.npz"))
+    assert stages.export(**arguments, target=str(target)) == {"refused": None}
+    predicted = Predictions.load(tmp_path / "predictions.npz")
+    assert (predicted.predicted == predicted.targets).mean() > 0.6
+    exported, samples = torch.export.load(target).module(), PreparedDataset.open(Path(data)).test
+    for count in (1, 7):
+        logits = exported(torch.from_numpy(samples.samples[:count]))
+        torch.testing.assert_close(logits, torch.from_numpy(predicted.logits[:count]))
+    torch.set_num_threads(threads)
+    torch.backends.mkldnn.enabled = True
+    host.cache_clear()
+
+
+def test_samples_that_are_held_out_are_not_trained_on(tmp_path):
+    settings = {
+        "dataset": {"name": "random_vectors"},
+        "model": {"name": "linear"},
+        "train": {"epochs": 2, "validation": 0.3, "seed": 4},
+        "device": "cpu",
+    }
+    folder = Path(stages.prepare(settings, str(tmp_path), print)["folder"])
+    samples = np.load(folder / "train_samples.npy", mmap_mode="r+")
+    labels = np.load(folder / "train_labels.npy")
+    rest, held_out = stratified_split(labels, 0.3, 4)
+    samples[held_out] = 1e30  # a step with one of them would leave weights as large
+    samples.flush()
+    threads = torch.get_num_threads()
+    losses = []
+
+    def emit(event):
+        if isinstance(event, EpochDone):
+            losses.append((event.loss, event.validation_loss))
+
+    try:
+        stages.train(settings, str(folder), str(tmp_path), emit)
+    finally:
+        torch.set_num_threads(threads)
+    assert len(rest) + len(held_out) == len(labels)
+    assert len(losses) == 2
+    assert all(trained < 10 < 1e20 < held for trained, held in losses)

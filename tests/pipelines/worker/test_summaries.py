@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from torchyard.core.config.schema import DatasetChoice
 from torchyard.core.errors import RunError, UserError
 from torchyard.pipelines.worker import summaries
 from torchyard.pipelines.worker.summaries import (
@@ -113,12 +114,12 @@ def test_the_shape_of_whatever_a_module_returns():
 
 def test_a_data_set_of_unknown_shape_says_how_to_know_it(tmp_path, monkeypatch):
     monkeypatch.setattr(summaries, "find_prepared", lambda *_: None)
-    unknown = SimpleNamespace(describe=lambda: None)
+    unknown, mine = SimpleNamespace(describe=lambda: None), DatasetChoice(name="mine")
     with pytest.raises(UserError, match="torchyard inspect mine …"):
-        _spec("mine", unknown, tmp_path, None, None)
+        _spec(mine, unknown, tmp_path, None, None)
     with pytest.raises(UserError, match="give --classes"):
-        _spec("mine", unknown, tmp_path, (3, 8, 8), None)
-    assert _spec("mine", unknown, tmp_path, (3, 8, 8), 4).num_classes == 4
+        _spec(mine, unknown, tmp_path, (3, 8, 8), None)
+    assert _spec(mine, unknown, tmp_path, (3, 8, 8), 4).num_classes == 4
 
 
 # ---- data sets

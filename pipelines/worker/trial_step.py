@@ -1,0 +1,229 @@
+"""A training step on two samples, plugin by plugin, so that nothing fails in the middle of a run.
+
+Each function raises what the plugin raises, or a ValueError that says what is wrong.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from torchyard.core.data.dataset import PreparedDataset
+from torchyard.core.data.raw import SampleSpec
+from torchyard.core.formatting import dimensions
+from torchyard.core.hosting import params
+from torchyard.core.hosting.host import contained
+from torchyard.core.training.network import (
+    DryRun,
+    Network,
+    NotExportableError,
+    refusal,
+    traced,
+    without_memory,
+)
+
+# A larger model is tried on torch's meta device, which computes shapes alone.
+MOST_WEIGHTS = 5_000_000
+MOST_FLOPS = 20_000_000  # of one sample's forward pass
+
+
+@contextmanager
+def trying(problems: list[str], what: str) -> Iterator[None]:
+    """Add what a plugin raises to the problems, in a line that begins with `what`."""
+    try:
+        with contained():
+            yield
+    except ValueError as error:
+        problems.append(what + first_line(error))
+    except Exception as error:
+        problems.append(f"{what}{type(error).__name__}: {first_line(error)}")
+
+
+def random_samples(spec: SampleSpec) -> torch.Tensor:
+    """Two samples as they are stored; of token ids the one that every vocabulary has."""
+    if spec.dtype == "uint8":
+        return torch.randint(256, (2, *spec.shape), dtype=torch.uint8)
+    return torch.randn(2, *spec.shape).to(getattr(torch, spec.dtype)) * (spec.dtype != "int64")
+
+
+def try_augmentation(plugin: params.AugmentationParams, samples: torch.Tensor) -> None:
+    """Change two samples, which must keep their shape and type."""
+    augment = plugin.build(tuple(samples.shape[1:]))
+    changed = augment(samples.clone(), torch.arange(len(samples)), 1)
+    if _layout(changed) != _layout(samples):
+        raise ValueError(f"makes {_layout(changed)} of {_layout(samples)}: both must stay")
+
+
+def try_loss(plugin: params.LossParams, classes: int) -> torch.Tensor:
+    """The gradient of the loss of two samples by their logits."""
+    logits, targets = torch.zeros(2, classes, requires_grad=True), torch.arange(2) % classes
+    loss = plugin.build(classes)(logits, targets)
+    if not isinstance(loss, torch.Tensor) or loss.numel() != 1:
+        raise ValueError(f"returns {_layout(loss)} for 2 samples, not a scalar")
+    gradient = None
+    if loss.requires_grad:
+        [gradient] = torch.autograd.grad(loss.sum(), logits, allow_unused=True)
+    if gradient is None:
+        raise ValueError("does not depend on the logits, so nothing can be learnt from it")
+    return gradient
+
+
+def try_model(
+    build: Callable[[str], Network],
+    size: DryRun,
+    samples: torch.Tensor,
+    gradient: torch.Tensor | None,
+    *,
+    single: str = "",
+    exports: bool = False,
+) -> list[nn.Parameter]:
+    """`try_network` with a new network; returns its trained parameters, or stand-ins for them.
+
+    Args:
+        build: makes the network on a device.
+        size: of the model.
+        exports: whether to try torch.export as well.
+    """
+
+    def run(device: str) -> list[nn.Parameter]:
+        network = build(device)
+        try_network(network, samples.to(device), gradient, single)
+        if exports:
+            try_export(network, samples)
+        return [weight for weight in network.parameters() if weight.requires_grad]
+
+    if size.all_parameters <= MOST_WEIGHTS and size.flops <= MOST_FLOPS:
+        return run("cpu")
+    return stand_ins(without_memory(run))
+
+
+def try_network(
+    network: Network, samples: torch.Tensor, gradient: torch.Tensor | None, single: str
+) -> None:
+    """Evaluate two samples and one, then train with two: forward, and backward.
+
+    Args:
+        network: on the device of the samples.
+        samples: two, as they are stored.
+        gradient: of the loss by the logits, 2 x classes; None if it is not known.
+        single: why training has batches of one sample; "" if it has none.
+
+    Raises:
+        ValueError: it cannot take so many, does not return N x classes, or cannot be trained.
+    """
+    cases = [(False, 2, "evaluation"), (False, 1, "evaluation")]
+    cases += [(True, 1, f"training, {single}")] * bool(single) + [(True, 2, "training")]
+    shape = dimensions(samples.shape[1:]) + " integers" * (samples.dtype == torch.int64)
+    for training, count, where in cases:
+        network.train(training)
+        what = f"{count} sample{'s' * (count > 1)} of {shape} in {where}"
+        try:
+            logits = network(samples[:count])
+        except Exception as error:
+            raise ValueError(refusal(error, what)) from error
+        expected = (count, *(gradient.shape[1:] if gradient is not None else logits.shape[1:]))
+        if not isinstance(logits, torch.Tensor) or logits.shape != expected:
+            raise ValueError(f"returns {_layout(logits)} for {what}, not {expected}")
+    if gradient is not None:
+        try:
+            logits.backward(gradient.to(logits.device))
+        except Exception as error:
+            raise ValueError(
+                f"has no gradient: {type(error).__name__}: {first_line(error)}"
+            ) from error
+
+
+def try_export(network: Network, samples: torch.Tensor) -> None:
+    """Have torch.export write the network down."""
+    try:
+        traced(network, samples)
+    except NotExportableError as error:
+        raise ValueError(str(error).removeprefix("The model ")) from error
+
+
+def unprepared(spec: SampleSpec) -> PreparedDataset:
+    """What a network needs to know of a data set that is not prepared yet."""
+    classes = tuple(map(str, range(spec.num_classes or 2)))
+    statistics = ((0.5,), (0.25,))
+    return PreparedDataset(Path(), "", classes, spec.shape, spec.dtype, *statistics, {}, "", "")
+
+
+def first_samples(data: PreparedDataset) -> torch.Tensor:
+    """Two training samples as they are stored; of token ids, those with the least and greatest."""
+    chosen = data.train.samples[:2]
+    if data.dtype == "int64":
+        parts = [part.samples for part in (data.train, data.test)]
+        least = min(parts, key=lambda part: part.min())
+        greatest = max(parts, key=lambda part: part.max())
+        rows = [least[least.min(axis=1).argmin()], greatest[greatest.max(axis=1).argmax()]]
+        chosen = np.stack(rows)
+    return torch.from_numpy(chosen[[0, -1]])
+
+
+def some_weights() -> list[nn.Parameter]:
+    """Two parameters with gradients, for an optimizer whose network is not known."""
+    weights = [nn.Parameter(torch.zeros(shape)) for shape in ((2, 2), (2,))]
+    for weight in weights:
+        weight.grad = torch.ones_like(weight)
+    return weights
+
+
+def stand_ins(weights: Sequence[nn.Parameter]) -> list[nn.Parameter]:
+    """Small parameters on the CPU with gradients, of the dimensions and types of given ones."""
+    small = []
+    for weight in weights:
+        side = [min(length, 2) for length in weight.shape]
+        small.append(nn.Parameter(torch.zeros(side, dtype=weight.dtype)))
+        if weight.grad is not None:
+            gradient = torch.ones(side, dtype=weight.dtype)
+            small[-1].grad = gradient.to_sparse() if weight.grad.is_sparse else gradient
+    return small
+
+
+def build_optimizer(
+    plugin: params.OptimizerParams, weights: Sequence[nn.Parameter]
+) -> torch.optim.Optimizer:
+    """The optimizer of parameters, which must be one."""
+    optimizer = plugin.build(list(weights))
+    if not isinstance(optimizer, torch.optim.Optimizer):
+        raise ValueError(f"builds a {type(optimizer).__name__}, not a torch.optim.Optimizer")
+    return optimizer
+
+
+def try_step(owner: Any, how: str) -> None:
+    """A step of an optimizer or a schedule, which must fit into a checkpoint.
+
+    Args:
+        how: it is called, for messages.
+    """
+    try:
+        owner.step()
+    except Exception as error:
+        reason = f"{type(error).__name__}: {first_line(error)}"
+        raise ValueError(f"its step(), called {how}, raises {reason}") from error
+    buffer = io.BytesIO()
+    try:
+        torch.save(owner.state_dict(), buffer)
+        buffer.seek(0)
+        owner.load_state_dict(torch.load(buffer, weights_only=True))
+    except Exception as error:
+        reason = f"{type(error).__name__}: {first_line(error)}"
+        raise ValueError(f"its state cannot be kept in a checkpoint: {reason}") from error
+
+
+def first_line(error: Exception) -> str:
+    """What an error says, in one line."""
+    return str(error).strip().partition("\n")[0]
+
+
+def _layout(value: Any) -> str:
+    if not isinstance(value, torch.Tensor):
+        return f"a {type(value).__name__}"
+    return f"{str(value.dtype).removeprefix('torch.')} {tuple(value.shape)}"
