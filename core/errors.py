@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import traceback
 from collections.abc import Iterable, Mapping, Sequence
+
+from torchyard.core.redaction import redacted
 
 
 class UserError(Exception):
@@ -14,7 +17,8 @@ class UserError(Exception):
     """
 
     def __init__(self, problems: str | Iterable[str]) -> None:
-        self.problems = [problems] if isinstance(problems, str) else list(problems)
+        each = [problems] if isinstance(problems, str) else problems
+        self.problems = [redacted(problem) for problem in each]
         super().__init__("\n".join(self.problems))
 
 
@@ -29,8 +33,8 @@ class RunError(Exception):
     """
 
     def __init__(self, message: str, details: str = "") -> None:
-        self.details = details
-        super().__init__(message)
+        self.details = redacted(details)
+        super().__init__(redacted(message))
 
 
 class StoreUnavailableError(RunError):
@@ -43,6 +47,14 @@ def portable(error: UserError | RunError) -> UserError | RunError:
         return RunError(str(error), error.details)
     kind = UnreachableError if isinstance(error, UnreachableError) else UserError
     return kind(error.problems)
+
+
+def without_secrets(error: Exception) -> Exception:
+    """The error, or a RunError in its place where its text or its `repr` has a secret in it."""
+    text = str(error)
+    if redacted(text) == text and redacted(repr(error)) == repr(error):
+        return error
+    return RunError(f"{type(error).__name__}: {text}", "".join(traceback.format_exception(error)))
 
 
 def suggestion(name: str, accepted: Sequence[str], nearby: Mapping[str, str] | None = None) -> str:

@@ -1,11 +1,33 @@
-"""Numbers as people read them: in a terminal, in tables, in Markdown and on pages."""
+"""Numbers and names as people read them: in a terminal, in tables, in Markdown and on pages."""
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Iterable
 
 UNKNOWN = "–"
 BYTE_UNITS = ("bytes", "KB", "MB", "GB", "TB")
+
+
+# Line breaks and tabs are layout; the joiners are letters' neighbours in Persian, Hindi and emoji.
+_HARMLESS = "\n\t\u200c\u200d"
+_INVISIBLE = ("Cc", "Cf", "Cs", "Zl", "Zp")  # Unicode categories
+
+
+def printable(text: str) -> str:
+    """Text with an escape for each character that acts on what shows it instead of showing.
+
+    Those are control characters (a terminal obeys them), marks that turn the direction of
+    writing, and halves of characters: `cat\x1b[2J` → `cat\\x1b[2J`.
+    """
+    if text.isprintable():
+        return text
+    return "".join(
+        letter.encode("unicode_escape").decode()
+        if unicodedata.category(letter) in _INVISIBLE and letter not in _HARMLESS
+        else letter
+        for letter in text
+    )
 
 
 def percent(share: float | None, digits: int = 1, space: str = " ") -> str:

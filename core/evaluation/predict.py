@@ -41,8 +41,8 @@ def predict(
 
     Args:
         network: on `device`; takes the raw samples, its first layer normalizes.
-        samples: uint8 N x C x H x W or float32 N x D: an array or memory map, of which one
-            batch at a time is sent to the device, or a tensor on the device.
+        samples: as they are stored, N x shape: an array or memory map, of which one batch at a
+            time is sent to the device, or a tensor on the device.
         labels: N class indices.
         device: of the network.
         indices: of the samples and labels to use; None: all.

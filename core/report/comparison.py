@@ -12,7 +12,7 @@ import numpy as np
 from torchyard.core.errors import RunError, UserError
 from torchyard.core.evaluation.metrics import Evaluation, evaluate
 from torchyard.core.evaluation.paired_test import Comparison, compare
-from torchyard.core.formatting import points
+from torchyard.core.formatting import UNKNOWN, points
 from torchyard.core.report.page import render
 from torchyard.core.report.plots import Curves, accuracy_cost_figure, learning_curves, svg
 from torchyard.core.tracking.lookup import recorded_predictions
@@ -30,6 +30,7 @@ SIGNIFICANCE = 0.05
 # The metric of each row of results.
 RESULTS = {
     "test loss": "test/loss",
+    "validation loss": "best/val/loss",
     "worst class": "test/worst_recall",
     "epochs": "train/epochs",
     "parameters": "train/parameters",
@@ -60,6 +61,12 @@ class ComparedRun:
     result: Evaluation | None
     difference: Comparison | None
     remark: str
+
+    @property
+    def placement(self) -> str:
+        """The device it was trained on, and the precision of the forward pass there."""
+        tags = self.run.data.tags
+        return ", ".join(tags[key] for key in ("device", "precision") if key in tags) or UNKNOWN
 
     @property
     def interval(self) -> tuple[float, float]:
@@ -107,18 +114,23 @@ def settings_that_differ(compared: Sequence[ComparedRun]) -> pd.DataFrame:
 
 
 def results(compared: Sequence[ComparedRun]) -> pd.DataFrame:
-    """One row per metric of `RESULTS`, one column per run; NaN where a run has none."""
+    """One row per metric of `RESULTS` that a run has, one column per run; NaN where it has none."""
     import pandas as pd
 
     columns = {each.label: pd.Series(each.run.data.metrics, dtype=float) for each in compared}
-    return pd.DataFrame(columns).reindex(list(RESULTS.values())).set_axis(list(RESULTS))
+    table = pd.DataFrame(columns).reindex(list(RESULTS.values())).set_axis(list(RESULTS))
+    return table.dropna(how="all")
 
 
 @dataclass(frozen=True)
 class ClassCell:
-    """The accuracy of one class in one run, and its difference to the first run's, if any."""
+    """The accuracy of one class in one run, and its difference to the first run's, if any.
+
+    The precision is the share of the samples predicted as this class that are of it.
+    """
 
     accuracy: float
+    precision: float
     difference: float | None = None
     low: float = np.nan
     high: float = np.nan
@@ -144,14 +156,19 @@ def classes_compared(compared: Sequence[ComparedRun]) -> list[ClassRow]:
         return []
     measured = ["second", "difference", "low", "high", "p_adjusted"]
     rows = []
-    for index, (name, images, accuracy) in enumerate(
-        first.per_class[["class", "images", "accuracy"]].itertuples(index=False, name=None)
+    shown = ["class", "images", "accuracy", "precision"]
+    for index, (name, images, accuracy, precision) in enumerate(
+        first.per_class[shown].itertuples(index=False, name=None)
     ):
-        cells = [
-            None if of is None else ClassCell(*of.per_class.loc[index, measured])
-            for of in (each.difference for each in compared[1:])
-        ]
-        rows.append((name, images, [ClassCell(accuracy), *cells]))
+        cells: list[ClassCell | None] = [ClassCell(accuracy, precision)]
+        for each in compared[1:]:
+            if each.difference is None or each.result is None:
+                cells.append(None)
+                continue
+            accuracy, *difference = map(float, each.difference.per_class[measured].iloc[index])
+            precision = float(each.result.per_class["precision"].iloc[index])
+            cells.append(ClassCell(accuracy, precision, *difference))
+        rows.append((name, images, cells))
 
     def greatest_difference(row: ClassRow) -> float:
         differences = [abs(cell.difference or 0.0) for cell in row[2] if cell is not None]

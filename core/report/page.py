@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from torchyard.core.formatting import duration, number, percent, points
+from torchyard.core.formatting import duration, number, percent, points, printable
 from torchyard.core.report.image_grids import rgb
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ def _environment() -> Environment:
         autoescape=select_autoescape(),
         keep_trailing_newline=True,
         undefined=StrictUndefined,
+        finalize=_finalized,
         trim_blocks=True,
         lstrip_blocks=True,
     )
@@ -45,9 +46,14 @@ def _environment() -> Environment:
     return environment
 
 
+def _finalized(value: Any) -> Any:
+    """A value as it is put into a page: names come from folders, files and tags."""
+    return printable(value) if type(value) is str else value  # Markup is a page's own
+
+
 def markdown_text(text: str) -> str:
     """Text that shows as it is in Markdown, also in a table cell; line breaks become spaces."""
-    return " ".join(text.split()).translate(_ESCAPES)
+    return printable(" ".join(text.split())).translate(_ESCAPES)
 
 
 def data_uri(content: bytes, media_type: str) -> str:

@@ -8,6 +8,8 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 from unicodedata import east_asian_width
 
+from torchyard.core.formatting import printable
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -65,7 +67,7 @@ def short_labels(classes: Sequence[str], limit: int) -> list[str]:
     """
     drawable, labels = _fonts()[1], []
     for number, name in enumerate(classes):
-        line = " ".join(name.split())
+        line = printable(" ".join(name.split()))
         kept = "".join(letter for letter in line if ord(letter) in drawable).strip()
         label = kept if kept == line and kept else f"#{number} {kept}".strip()
         most = limit // 2 if is_wide(label) else limit

@@ -9,11 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pydantic import ValidationError
+
+from torchyard.core.data.image_reading import READING, ImageReading
 from torchyard.core.errors import RunError, UserError, suggestion
 from torchyard.core.formatting import dimensions
 from torchyard.core.tracking.lookup import find_run, logged_model_id
 from torchyard.core.tracking.mlflow_format import DATA, LOADER
-from torchyard.core.tracking.registry import champion_of
+from torchyard.core.tracking.registry import champion_of, versions_of
 from torchyard.core.tracking.store import current_store, open_existing, store_errors, tracking_uri
 
 if TYPE_CHECKING:
@@ -41,11 +44,13 @@ class ImageClassifier:
         uri: "models:/<id>".
         shape: (C, H, W) of one image, uint8.
         classes: the names, in the order of the outputs.
+        reading: how the image files were read that it was trained on.
     """
 
     uri: str
     shape: tuple[int, int, int]
     classes: tuple[str, ...]
+    reading: ImageReading = READING
 
     @classmethod
     def find(cls, wanted: str) -> ImageClassifier:
@@ -66,17 +71,23 @@ class ImageClassifier:
         with store_errors(uri), current_store(uri):
             address = _address(client, wanted)
             info = mlflow.models.get_model_info(address)
-        named = (info.metadata or {}).get("classes")
+        metadata = info.metadata or {}
+        named = metadata.get("classes")
         if not _is_ours(info) or info.signature is None or not named:
             raise UserError(f"{wanted}: its model is not one that torchyard logged.")
         [spec] = info.signature.inputs.inputs
         shape = tuple(int(side) for side in spec.shape[1:])
         size = dimensions(shape)
         if len(shape) != 3 or spec.type != "uint8":
-            raise UserError(f"{wanted}: its model takes vectors of {size}, not images.")
+            kind = "token ids" if spec.type == "int64" else ("vectors", "signals")[len(shape) > 1]
+            raise UserError(f"{wanted}: its model takes {kind} of {size}, not images.")
         if shape[0] not in (1, 3):
             raise UserError(f"{wanted}: its model takes {size}: neither grey nor RGB.")
-        return cls(address, shape, tuple(named))
+        try:
+            reading = ImageReading.model_validate(metadata.get("image_reading", {}))
+        except ValidationError as error:
+            raise UserError(f"{wanted}: its model is not one that torchyard logged.") from error
+        return cls(address, shape, tuple(named), reading)
 
     def read(self, path: Path) -> npt.NDArray[np.uint8]:
         """Decode and scale an image file to C x H x W, as preparation does.
@@ -87,7 +98,7 @@ class ImageClassifier:
         from torchyard.core.preparation.image_file import decode_image
 
         try:
-            return decode_image(path.read_bytes(), self.shape)
+            return decode_image(path.read_bytes(), self.shape, reading=self.reading)
         except (OSError, ValueError) as error:
             raise UserError(f"{path}: {getattr(error, 'strerror', error)}") from error
 
@@ -135,9 +146,7 @@ def _address(client: MlflowClient, wanted: str) -> str:
         if version is None:
             raise UserError(f"{wanted}: it has no champion; name a version: {wanted}/1")
     elif slash and name in registered:
-        versions = {
-            str(found.version): found for found in client.search_model_versions(f"name = '{name}'")
-        }
+        versions = {str(found.version): found for found in versions_of(client, name)}
         if number not in versions:
             known = sorted(versions, key=int)
             raise UserError(f"{wanted}: no such version.{suggestion(number, known)}")

@@ -3,21 +3,32 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import logging
 import os
 import shutil
 import tempfile
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from itertools import chain, groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal, get_args
 
-from torchyard.core.data.dataset import PreparedDataset
 from torchyard.core.errors import RunError, StoreUnavailableError
+from torchyard.core.redaction import redacted
 from torchyard.core.tracking import mlflow_format
+from torchyard.core.tracking.location.relocation import relocate
 from torchyard.core.tracking.mlflow_format import metric_points
-from torchyard.core.tracking.store import run_folder, store_errors
+from torchyard.core.tracking.ownership.folders import is_own
+from torchyard.core.tracking.ownership.lease import Lease
+from torchyard.core.tracking.store import (
+    database_of,
+    get_run,
+    is_server,
+    run_folder,
+    store_errors,
+)
 from torchyard.core.training.events import TrainingMetrics
 from torchyard.core.training.run_log import Line, RunLog
 
@@ -30,6 +41,7 @@ logger = logging.getLogger(__name__)
 
 ATTACHMENTS = "attachments"  # in the run's folder: the files that its log's lines name
 SENT = "sent"  # in the run's folder: MLflow has the log up to this byte
+SET_ASIDE = "refused.jsonl"  # in the run's folder: the lines that cannot be sent, and why
 METRICS = {"metrics", *(kind.__name__ for kind in get_args(TrainingMetrics))}  # kinds of lines
 MODEL_TYPE = "classifier"
 REASON = "torchyard.reason"  # tag of a run: why it ended
@@ -42,19 +54,27 @@ class LogDelivery:
     file `sent` does harm. A step that a metric has already is left out: a training that was
     resumed repeats those after its checkpoint.
 
+    Args:
+        client: of the store.
+        run: whose log it is.
+        lease: of the process whose run it is; once another process has the run, nothing is sent.
+
     Attributes:
         folder: the run's.
         log: in that folder.
         recorded: (key, step) of every metric that is not to be recorded again.
+        set_aside: how many lines could not be sent, and were put into the file `refused.jsonl`.
     """
 
-    def __init__(self, client: MlflowClient, run: Run) -> None:
+    def __init__(self, client: MlflowClient, run: Run, lease: Lease | None = None) -> None:
         self.folder = run_folder(client.tracking_uri, run)
         self.log = RunLog(self.folder)
         self.recorded: set[tuple[str, int]] = set()
+        self.set_aside = 0
         self._noted = 0  # the lines before this byte are in `recorded`
         self._client = client
         self._run_id: str = run.info.run_id
+        self._lease = lease
 
     def __len__(self) -> int:
         """How many lines are pending."""
@@ -80,15 +100,21 @@ class LogDelivery:
 
         Args:
             refused: what becomes of a line that the store refuses: "keep" it pending, and raise;
-                "drop" it, unless it has metrics, and raise; "skip" it, and go on.
+                "drop" it, unless it has metrics, and raise; "skip": set it aside, and go on.
 
         Raises:
             StoreUnavailableError: the store is out of reach, locked or full.
+            TakenOverError: the run has another owner.
             UserError, RunError: it refused.
             OSError: the offset cannot be written.
         """
         if not self.log.path.exists():
             return
+        if not is_own(self.folder):
+            raise RunError(
+                f"{self.folder} belongs to another user, or everybody can write to it: nothing in "
+                "it is sent."
+            )
         with _locked(self.folder / SENT) as file:
             sent = _offset(file)
             if sent > (size := self.log.path.stat().st_size):  # a power cut took the last lines
@@ -96,83 +122,166 @@ class LogDelivery:
                 _move_offset(file, size)
             if self._noted < sent:  # sent by another process
                 self._note(line for line in self.log.read(self._noted) if line.end <= sent)
+            waiting = self.log.read(sent)
+            if (first := next(waiting, None)) is None:
+                return
+            self._confirm([])
             # Metrics that follow each other are sent together, every other line alone.
-            together = groupby(self.log.read(sent), lambda line: line.kind in METRICS or line.end)
-            for batch in (list(lines) for _, lines in together):
-                try:
-                    self.send(batch)
-                except RunError as error:
-                    if isinstance(error, StoreUnavailableError):
-                        raise
-                    if refused == "skip":
-                        self._send_each(batch)
-                    else:
-                        if refused == "drop" and batch[0].kind not in METRICS:
-                            _move_offset(file, batch[-1].end)
-                            self._remove_attachment(batch[0])
-                        raise
-                _move_offset(file, batch[-1].end)
-                self._note(batch)
-
-    def _send_each(self, lines: list[Line]) -> None:
-        """Send each line by itself, but for those that the store refuses even so."""
-        for line in lines:
+            together = groupby(
+                chain([first], waiting), lambda line: line.kind in METRICS or line.end
+            )
+            before = self._noted, set(self.recorded)
             try:
-                self.send([line])
+                self._send_all((list(lines) for _, lines in together), refused, file)
             except StoreUnavailableError:
+                if is_server(self._client.tracking_uri):
+                    self._noted, self.recorded = before
                 raise
-            except RunError as error:
-                logger.warning("The store refuses a line of %s: %s", self.log.path, error)
+
+    def _send_all(self, batches: Iterable[list[Line]], refused: str, file: BinaryIO) -> None:
+        done: list[Line] = []
+        try:
+            for batch in batches:
+                self._send_batch(batch, refused)
+                done += batch
+                self._note(batch)
+        except StoreUnavailableError:
+            # Who knows what a server has got: it is sent all of it again, which is harmless.
+            if not is_server(self._client.tracking_uri):
+                self._settle(done, file)
+            raise
+        except RunError:
+            if refused == "drop" and batch[0].kind not in METRICS:
+                done += batch
+            self._settle(done, file)
+            raise
+        self._settle(done, file)
+
+    def _send_batch(self, batch: list[Line], refused: str) -> None:
+        """Send lines; where those are to be skipped that cannot be sent, set them aside."""
+        try:
+            self.send(batch)
+        except RunError as error:
+            if refused != "skip":
+                raise
+            if isinstance(error, StoreUnavailableError):
+                if "status 500" not in str(error):
+                    raise
+                self._confirm([])  # it answers anything else: the line is at fault
+            if len(batch) > 1:
+                for line in batch:
+                    self._send_batch([line], refused)
+                return
+            logger.warning("The store refuses a line of %s: %s", self.log.path, error)
+            self.set_aside += 1
+            entry = {"kind": batch[0].kind, "values": batch[0].values, "why": str(error)}
+            with (self.folder / SET_ASIDE).open("a", encoding="utf-8") as aside:
+                aside.write(json.dumps(entry) + "\n")
+
+    def _settle(self, done: list[Line], file: BinaryIO) -> None:
+        """Note that MLflow has these lines."""
+        if done:
+            self._confirm(done)
+            _move_offset(file, done[-1].end)
+            for line in done:
                 self._remove_attachment(line)
 
+    def _confirm(self, sent: list[Line]) -> None:
+        """Make sure that MLflow's server is there, has what was sent, and the run is ours.
+
+        MLflow's client takes an empty answer, which any proxy may give, for a success.
+        """
+        uri = self._client.tracking_uri
+        if not is_server(uri):
+            return
+        with store_errors(uri):
+            run = get_run(self._client, self._run_id)
+            ended = [line.values["status"] for line in sent if line.kind == "end"]
+            if ended and run.info.status != ended[-1]:
+                raise OSError(f"status 200, but the run is still {run.info.status}")
+        if self._lease is not None:
+            self._lease.check(run)
+
+    def _attached(self, values: Mapping[str, Any]) -> Path:
+        """The file that a line names: one that the run itself attached, and no other."""
+        file = self.folder / str(values["file"])
+        attachments = (self.folder / ATTACHMENTS).resolve()
+        if file.is_symlink() or attachments not in (file.resolve().parents):
+            raise RunError(f"{values['file']!r} is no file that the run attached")
+        return file
+
     def _remove_attachment(self, line: Line) -> None:
-        if "file" in line.values:
-            shutil.rmtree((self.folder / line.values["file"]).parent, ignore_errors=True)
+        if "file" in line.values and line.kind in ("artifact", "model"):
+            with suppress(RunError):
+                shutil.rmtree(self._attached(line.values).parent, ignore_errors=True)
 
     def _note(self, lines: Iterable[Line]) -> None:
         for line in lines:
             if line.kind in METRICS or "metrics" in line.values:
-                self.recorded |= {(point["key"], point["step"]) for point in metric_points(line)}
+                with suppress(LookupError, TypeError, ValueError, AttributeError):  # damaged
+                    self.recorded |= {
+                        (point["key"], point["step"]) for point in metric_points(line)
+                    }
             self._noted = line.end
 
     def send(self, lines: list[Line]) -> None:
         """Send one line, or several with metrics.
 
         Raises:
-            StoreUnavailableError, UserError, RunError: as `store_errors` raises them.
+            StoreUnavailableError, UserError, RunError: as `store_errors` raises them; a line
+                that is damaged, or was written by another version, is a RunError, too.
         """
+        try:
+            with store_errors(self._client.tracking_uri):
+                self._send(lines)
+        except (LookupError, TypeError, ValueError, AttributeError) as error:
+            self._confirm([])  # it was not what answered
+            kinds = " and ".join({line.kind for line in lines})
+            reason = f"{type(error).__name__}: {error}"
+            raise RunError(f"An entry of the kind {kinds} cannot be sent: {reason}") from error
+
+    def _send(self, lines: list[Line]) -> None:
         from mlflow.entities import Param, RunTag
 
         values, client, run_id = lines[0].values, self._client, self._run_id
-        file = self.folder / values["file"] if "file" in values else None
-        with store_errors(client.tracking_uri):
-            match lines[0].kind:
-                case "parameters":
-                    self._log_batches("params", [Param(*e) for e in values["parameters"].items()])
-                case "tags":
-                    self._log_batches("tags", [RunTag(*e) for e in values["tags"].items()])
-                case "untag":
-                    if values["tag"] in client.get_run(run_id).data.tags:
-                        client.delete_tag(run_id, values["tag"])
-                case "dataset":
-                    prepared = PreparedDataset.open(Path(values["folder"]))
-                    client.log_inputs(run_id, datasets=mlflow_format.dataset_inputs(prepared))
-                case "artifact":
-                    assert file is not None
-                    if file.exists():  # otherwise it was sent: it is removed afterwards
-                        client.log_artifact(run_id, str(file), values["folder"])
-                case "model":
-                    assert file is not None
-                    self._send_model(lines[0], file)
-                case "end":
-                    end_run(client, run_id, **values, end_time=lines[0].time)
-                case _:
-                    points: dict[tuple[str, int], dict[str, Any]] = {}
-                    for point in chain.from_iterable(map(metric_points, lines)):
-                        if (step := (point["key"], point["step"])) not in self.recorded:
-                            points.setdefault(step, point)
-                    self._log_points(points.values())
-        self._remove_attachment(lines[0])
+        match lines[0].kind:
+            case "parameters":
+                self._log_batches("params", [Param(*e) for e in values["parameters"].items()])
+            case "tags":
+                self._log_batches("tags", [RunTag(*e) for e in values["tags"].items()])
+            case "untag":
+                if values["tag"] in client.get_run(run_id).data.tags:
+                    client.delete_tag(run_id, values["tag"])
+            case "dataset":
+                inputs = mlflow_format.dataset_inputs(values["inputs"])
+                client.log_inputs(run_id, datasets=inputs)
+            case "artifact":
+                self._send_artifact(self._attached(values), values["folder"])
+            case "model":
+                self._send_model(lines[0], self._attached(values))
+            case "end":
+                end_run(client, run_id, **values, end_time=lines[0].time)
+            case _:
+                points: dict[tuple[str, int], dict[str, Any]] = {}
+                for point in chain.from_iterable(map(metric_points, lines)):
+                    if (step := (point["key"], point["step"])) not in self.recorded:
+                        points.setdefault(step, point)
+                self._log_points(points.values())
+
+    def _send_artifact(self, file: Path, folder: str | None) -> None:
+        if not file.exists():
+            return  # it was sent: it is removed afterwards
+        client, size = self._client, file.stat().st_size
+        with _patience(size):
+            client.log_artifact(self._run_id, str(file), folder)
+        if is_server(client.tracking_uri):
+            path = f"{folder}/{file.name}" if folder else file.name
+            self._check_arrived(client.list_artifacts(self._run_id, folder), path, size)
+
+    def _check_arrived(self, found: Iterable[Any], path: str, size: int) -> None:
+        """Raise OSError unless a file is listed, with its size where that is known."""
+        if not any(each.path == path and each.file_size in (None, size) for each in found):
+            raise OSError(f"status 200, but {path} is not there")
 
     def _log_points(self, points: Iterable[Mapping[str, Any]]) -> None:
         from mlflow.entities import Metric
@@ -193,7 +302,6 @@ class LogDelivery:
         from mlflow.entities import LoggedModelOutput, LoggedModelStatus
 
         run = self._client.get_run(self._run_id)
-        prepared = PreparedDataset.open(Path(line.values["data"]))
         linked = [output.model_id for output in run.outputs.model_outputs] if run.outputs else []
         ready = None
         for found in self._client.search_logged_models(
@@ -203,20 +311,16 @@ class LogDelivery:
                 ready = found.model_id
             else:  # its upload was cut short
                 self._client.delete_logged_model(found.model_id)
-        version = line.values["torch_version"]
-        model_id = ready or self._upload(run, exported, prepared, version)
+        model_id = ready or self._upload(run, exported, line.values["about"])
         if model_id not in linked:
             output = LoggedModelOutput(model_id, line.values["step"])
             self._client.log_outputs(self._run_id, [output])
-        links = mlflow_format.dataset_links(prepared, "test") | {
-            "model_id": model_id,
-            "run_id": self._run_id,
-        }
+        links = line.values["dataset"] | {"model_id": model_id, "run_id": self._run_id}
         self._log_points(point | links for point in metric_points(line))
 
-    def _upload(
-        self, run: Run, exported: Path, prepared: PreparedDataset, torch_version: str
-    ) -> str:
+    def _upload(self, run: Run, exported: Path, about: Mapping[str, Any]) -> str:
+        if database := database_of(self._client.tracking_uri):
+            relocate(database)  # a program on another mount of the folder may have done so
         model = self._client.create_logged_model(
             run.info.experiment_id,
             name="model",
@@ -229,13 +333,18 @@ class LogDelivery:
                 mlflow_format.write_model(
                     Path(folder),
                     exported,
-                    prepared,
-                    torch_version=torch_version,
+                    **about,
                     run_id=self._run_id,
                     model_id=model.model_id,
                     location=model.artifact_location,
                 )
-                self._client.log_model_artifacts(model.model_id, folder)
+                size = exported.stat().st_size
+                with _patience(size):
+                    self._client.log_model_artifacts(model.model_id, folder)
+                if is_server(self._client.tracking_uri):
+                    data = mlflow_format.DATA
+                    found = self._client.list_logged_model_artifacts(model.model_id, data)
+                    self._check_arrived(found, f"{data}/{mlflow_format.WEIGHTS}", size)
             self._client.finalize_logged_model(model.model_id, "READY")
         except BaseException:
             with suppress(Exception):
@@ -250,7 +359,22 @@ def end_run(
     """Set a run's status and end (milliseconds since 1970; None: now), and the reason as a tag."""
     client.set_terminated(run_id, status, end_time)
     if reason:
-        client.set_tag(run_id, REASON, reason)
+        client.set_tag(run_id, REASON, redacted(reason))
+
+
+@contextmanager
+def _patience(size: int) -> Iterator[None]:
+    """Let a server take a second for each MiB of an upload that it has to pass on."""
+    name = "MLFLOW_HTTP_REQUEST_TIMEOUT"
+    before = os.environ.get(name, "")
+    if not before.isdecimal() or (seconds := size >> 20) <= int(before):
+        yield
+        return
+    os.environ[name] = str(seconds)
+    try:
+        yield
+    finally:
+        os.environ[name] = before
 
 
 @contextmanager
@@ -263,12 +387,16 @@ def _locked(path: Path) -> Iterator[BinaryIO]:
 
 
 def _offset(file: BinaryIO) -> int:
-    try:
-        return int(file.read())
-    except ValueError:  # empty, or damaged: all is sent again, which does no harm
-        return 0
+    offset, _, checksum = file.read().partition(b" ")
+    # Empty, or damaged: all is sent again, which does no harm.
+    return int(offset) if checksum == _checksum(offset) else 0
 
 
 def _move_offset(file: BinaryIO, offset: int) -> None:
     # In place and in one write: no reader sees half of it, and it needs no room on a full disk.
-    os.pwrite(file.fileno(), b"%020d" % offset, 0)
+    digits = b"%020d" % offset
+    os.pwrite(file.fileno(), digits + b" " + _checksum(digits), 0)
+
+
+def _checksum(digits: bytes) -> bytes:
+    return b"%08x" % zlib.crc32(digits)

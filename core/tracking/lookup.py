@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
+from torchyard.core.config.parsing import settings_in
 from torchyard.core.errors import UserError, suggestion
-from torchyard.core.tracking.delivery import LogDelivery, end_run
-from torchyard.core.tracking.provenance import owner_lives
-from torchyard.core.tracking.store import chosen_experiment, if_there, locked_store, store_lock
+from torchyard.core.tracking.delivery import SET_ASIDE, LogDelivery, end_run
+from torchyard.core.tracking.location.relocation import FOLDER, moved_config
+from torchyard.core.tracking.ownership import lease
+from torchyard.core.tracking.ownership.process import described_owner, owner_lives
+from torchyard.core.tracking.store import (
+    RUNS,
+    chosen_experiment,
+    database_of,
+    if_there,
+    locked_store,
+    run_folder,
+    store_lock,
+)
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -34,32 +45,80 @@ def end_orphans(client: MlflowClient, *experiment_ids: str) -> None:
     What is pending in its log is delivered first; its true end may be in there.
     """
     for run in client.search_runs(list(experiment_ids), "attributes.status = 'RUNNING'"):
-        if owner_lives(run.data.tags) is False:
-            reason, pending = "its process ended without reporting why", "what its log has"
-            try:
-                delivery = LogDelivery(client, run)
-                if count := len(delivery):
-                    pending = f"{count} lines in {delivery.log.path}"
-                    delivery.deliver()
-                    if client.get_run(run.info.run_id).info.status != "RUNNING":
-                        continue
-            except Exception as error:  # its data set was deleted, say: the other runs go on
-                reason += f"; {pending} cannot be delivered: {error}"
-            end_run(client, run.info.run_id, "KILLED", reason)
+        folder = run_folder(client.tracking_uri, run)
+        if owner_lives(run.data.tags, folder) is not False:
+            continue
+        reason, pending = "its process ended without reporting why", "what its log has"
+        try:
+            delivery = LogDelivery(client, run)
+            if count := len(delivery):
+                pending = f"{count} lines in {delivery.log.path}"
+                delivery.deliver("skip")
+                if client.get_run(run.info.run_id).info.status != "RUNNING":
+                    continue
+                if delivery.set_aside:
+                    reason += f"; {delivery.set_aside} entries are in {delivery.folder / SET_ASIDE}"
+        except Exception as error:  # of one run: the others go on
+            reason += f"; {pending} cannot be delivered: {error}"
+        end_run(client, run.info.run_id, "KILLED", reason)
 
 
 def sync_run(client: MlflowClient, run: Run) -> Run:
     """Deliver what is pending of a run whose process is dead; returns the updated run."""
     with store_lock(client.tracking_uri):
         run = client.get_run(run.info.run_id)
-        if run.info.status == "RUNNING" and owner_lives(run.data.tags):
+        alive = owner_lives(run.data.tags, run_folder(client.tracking_uri, run))
+        if run.info.status == "RUNNING" and alive is not False:
             return run
         LogDelivery(client, run).deliver("skip")
         return client.get_run(run.info.run_id)
 
 
-def run_tagged(tag: str, value: str) -> str | None:
-    """The id of the newest run of the experiment with that tag, if there is one.
+def settle_owner(
+    client: MlflowClient, run: Run, *, force: bool, say: Callable[[str], None]
+) -> None:
+    """Make sure that no process trains a run that is to be resumed.
+
+    Args:
+        client: of the store.
+        run: to be resumed.
+        force: whether one of which that cannot be known is taken over.
+        say: is told why this takes a while.
+
+    Raises:
+        UserError: its process lives; or that cannot be known, and it is not forced.
+    """
+    if run.info.status != "RUNNING":
+        return
+    folder = run_folder(client.tracking_uri, run)
+    alive = owner_lives(run.data.tags, folder)
+    if alive is None:
+        begun = f"{run.info.run_name} was begun by {described_owner(run.data.tags)}"
+        say(f"{begun}: looking for {lease.WATCH_SECONDS:g} s whether that still runs.")
+        alive = lease.is_renewed(client, run)
+    lease.check_resumable(run, alive, force=force)
+    if alive is None:
+        reason = f"taken over: {described_owner(run.data.tags)} was said to run no more"
+        end_run(client, run.info.run_id, "KILLED", reason)
+
+
+def check_checkpoint(run: Run, folder: Path) -> None:
+    """Refuse to begin a run again that was trained, where nothing of that is here.
+
+    Raises:
+        UserError: it was trained on another machine, or its folder was deleted.
+    """
+    trained = {key for key in run.data.metrics if key.startswith("train/")}
+    if trained - {"train/base_learning_rate"} and not folder.exists():
+        raise UserError(
+            f"run {_shown(run)} was trained by {described_owner(run.data.tags)}, and its "
+            f"checkpoint is not here: there is no {folder}. Resume it on that machine; or let both "
+            f"use one folder, named in {RUNS}; or begin again at epoch 1 with --from-start."
+        )
+
+
+def run_tagged(tag: str, value: str) -> Run | None:
+    """The newest run of the experiment with that tag, if there is one.
 
     Raises:
         RunError: the store is out of reach.
@@ -68,7 +127,7 @@ def run_tagged(tag: str, value: str) -> str | None:
         experiment = chosen_experiment(client, client.tracking_uri)
         chosen = f"tags.`{tag}` = '{value}'"
         found = client.search_runs([experiment.experiment_id], chosen, max_results=1)
-    return str(found[0].info.run_id) if found else None
+    return found[0] if found else None
 
 
 def find_run(client: MlflowClient, wanted: str) -> Run:
@@ -125,11 +184,15 @@ def _shown(run: Run) -> str:
 
 
 def _named(client: MlflowClient, experiments: list[str], name: str) -> Run | None:
-    quote = '"' if "'" in name else "'"
-    if quote in name:  # MLflow's filters know no escape
-        return None
-    found = _search(client, experiments, f"attributes.run_name = {quote}{name}{quote}")
+    text = quoted(name)
+    found = _search(client, experiments, f"attributes.run_name = {text}") if text else []
     return found[0] if found else None
+
+
+def quoted(text: str) -> str | None:
+    """A text as MLflow's filters take it; None for one with both quotes: they know no escape."""
+    quote = '"' if "'" in text else "'"
+    return None if quote in text else f"{quote}{text}{quote}"
 
 
 def _best(client: MlflowClient, experiments: list[str], dataset: str) -> Run:
@@ -140,7 +203,9 @@ def _best(client: MlflowClient, experiments: list[str], dataset: str) -> Run:
     while runs := _search(client, experiments, chosen, order):
         name = runs[0].data.tags.get("dataset", "")
         found[name] = runs[0]
-        chosen += f" and tags.dataset != '{name}'"
+        if (text := quoted(name)) is None:
+            break
+        chosen += f" and tags.dataset != {text}"
     if not found:
         raise UserError("best: no run has finished yet.")
     if not dataset and len(found) > 1:
@@ -189,11 +254,12 @@ def recorded_config(client: MlflowClient, run: Run) -> dict[str, Any]:
     text = run.data.tags.get(CONFIG)  # until the file is there
     if text is None and not _has_artifact(client, run, name):
         raise missing
-    text = text or Path(client.download_artifacts(run_id, name)).read_text("utf-8")
-    try:
-        config: dict[str, Any] = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise missing from error
+    if text is None:
+        with TemporaryDirectory() as folder:
+            text = Path(client.download_artifacts(run_id, name, folder)).read_text("utf-8")
+    config = settings_in(text, f"the configuration of run {_shown(run)}")
+    if (database := database_of(client.tracking_uri)) and FOLDER in run.data.tags:
+        config = moved_config(config, run.data.tags[FOLDER], database)
     return config
 
 
@@ -222,7 +288,9 @@ def recorded_predictions(client: MlflowClient, run: Run) -> PredictionTable:
 
     if not _has_artifact(client, run, PREDICTIONS_FILE):
         raise UserError(f"run {_shown(run)} has recorded no predictions: it is {run.info.status}.")
-    return PredictionTable.read(Path(client.download_artifacts(run.info.run_id, PREDICTIONS_FILE)))
+    with TemporaryDirectory() as folder:
+        file = client.download_artifacts(run.info.run_id, PREDICTIONS_FILE, folder)
+        return PredictionTable.read(Path(file))
 
 
 def _has_artifact(client: MlflowClient, run: Run, name: str) -> bool:

@@ -7,14 +7,16 @@ import math
 import platform
 import re
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from torchyard.core.data.dataset import PreparedDataset
+from torchyard.core.redaction import without_passwords
 from torchyard.core.training.events import EpochDone, Event, GradientNorms, RunningLoss
 from torchyard.core.training.run_log import Line
 
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 # MLflow's limits. It cuts longer values silently, and refuses longer keys and batches.
 MAX_PARAMETER, MAX_TAG, MAX_KEY = 6000, 8000, 250
 MAX_METRICS, MAX_ENTRIES = 1000, 100
+BEST = "best/"  # before the name of a metric: its value in the epoch whose weights were kept
 SHORT_DIGEST = 16  # MLflow takes 36 characters; its tables show about this many
 
 
@@ -128,11 +131,10 @@ def dataset_links(prepared: PreparedDataset, part: str) -> dict[str, str]:
     }
 
 
-def dataset_inputs(prepared: PreparedDataset) -> list[DatasetInput]:
-    """Both splits as MLflow inputs: digest, schema, source, and a profile the UI lists."""
+def described_dataset(prepared: PreparedDataset) -> list[dict[str, str]]:
+    """The splits in plain texts: digest, schema, source, and a profile the UI lists."""
     import numpy as np
     from mlflow.data.schema import TensorDatasetSchema
-    from mlflow.entities import Dataset, DatasetInput, InputTag
     from mlflow.types import Schema, TensorSpec
 
     schema = TensorDatasetSchema(
@@ -141,11 +143,11 @@ def dataset_inputs(prepared: PreparedDataset) -> list[DatasetInput]:
     )
     # The UI makes a link of a source of the kind "http", and shows the path of a "local" one.
     if re.match("https?://", prepared.source):
-        kind, source = "http", {"url": prepared.source}
+        kind, source = "http", {"url": without_passwords(prepared.source)}
     else:
         kind, source = "local", {"uri": prepared.source or str(prepared.folder)}
-    inputs = []
-    for part, split in (("train", prepared.train), ("test", prepared.test)):
+    described = []
+    for part, split in prepared.splits.items():
         counts = np.bincount(split.labels, minlength=len(prepared.classes)).tolist()
         profile = {
             "rows": len(split),
@@ -157,19 +159,33 @@ def dataset_inputs(prepared: PreparedDataset) -> list[DatasetInput]:
             "sha256": prepared.digest,
         }
         links = dataset_links(prepared, part)
-        dataset = Dataset(
-            name=links["dataset_name"],
-            digest=links["dataset_digest"],
-            source_type=kind,
-            source=json.dumps(source, ensure_ascii=False),
-            schema=json.dumps(schema.to_dict()),
-            profile=json.dumps(profile, ensure_ascii=False),
+        described.append(
+            {
+                "context": part,
+                "name": links["dataset_name"],
+                "digest": links["dataset_digest"],
+                "source_type": kind,
+                "source": json.dumps(source, ensure_ascii=False),
+                "schema": json.dumps(schema.to_dict()),
+                "profile": json.dumps(profile, ensure_ascii=False),
+            }
         )
-        inputs.append(DatasetInput(dataset, [InputTag("mlflow.data.context", part)]))
+    return described
+
+
+def dataset_inputs(described: Iterable[Mapping[str, str]]) -> list[DatasetInput]:
+    """The same as MLflow's inputs of a run."""
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+
+    inputs = []
+    for split in described:
+        values = dict(split)
+        context = InputTag("mlflow.data.context", values.pop("context"))
+        inputs.append(DatasetInput(Dataset(**values), [context]))
     return inputs
 
 
-DATA = "data"
+DATA, WEIGHTS = "data", "model.pt2"
 LOADER = "mlflow.pytorch"
 CLASSES = "extra_files/classes.json"
 REQUIREMENTS = "requirements.txt"
@@ -179,8 +195,11 @@ CONDA, VIRTUALENV = "conda.yaml", "python_env.yaml"
 def write_model(
     folder: Path,
     exported: Path,
-    prepared: PreparedDataset,
     *,
+    dtype: str,
+    shape: Sequence[int],
+    classes: Sequence[str],
+    image_reading: Mapping[str, Any] = MappingProxyType({}),
     torch_version: str,
     run_id: str,
     model_id: str,
@@ -191,7 +210,9 @@ def write_model(
     Args:
         folder: where to write.
         exported: the archive of torch.export.save.
-        prepared: shape and type of a sample, class names.
+        dtype, shape: of one sample.
+        classes: their names, in the order of the logits.
+        image_reading: how image files were read, as JSON; older runs' logs have none.
         torch_version: torch.__version__ of the process that exported.
         run_id, model_id, location: the run, the logged model, and where it will be kept.
 
@@ -204,9 +225,9 @@ def write_model(
     from mlflow.types import Schema, TensorSpec
 
     (folder / DATA).mkdir()
-    shutil.copyfile(exported, folder / DATA / "model.pt2")
+    shutil.copyfile(exported, folder / DATA / WEIGHTS)
     (folder / CLASSES).parent.mkdir()
-    (folder / CLASSES).write_text(json.dumps(prepared.classes, ensure_ascii=False), "utf-8")
+    (folder / CLASSES).write_text(json.dumps(classes, ensure_ascii=False), "utf-8")
 
     requirements = [
         f"mlflow=={mlflow.__version__}",
@@ -232,10 +253,10 @@ def write_model(
         model_id=model_id,
         model_uuid=model_id,
         signature=ModelSignature(
-            Schema([TensorSpec(np.dtype(prepared.dtype), (-1, *prepared.shape))]),
-            Schema([TensorSpec(np.dtype(np.float32), (-1, len(prepared.classes)))]),
+            Schema([TensorSpec(np.dtype(dtype), (-1, *shape))]),
+            Schema([TensorSpec(np.dtype(np.float32), (-1, len(classes)))]),
         ),
-        metadata={"classes": list(prepared.classes)},
+        metadata={"classes": list(classes), "image_reading": dict(image_reading)},
     )
     model.add_flavor(
         "pytorch",

@@ -4,35 +4,9 @@ from __future__ import annotations
 
 import getpass
 import os
-import platform
 import subprocess
 import sys
-from typing import TYPE_CHECKING
-
-import psutil
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-
-MACHINE, PROCESS = "torchyard.host", "torchyard.process"
-
-
-def owner_tags() -> dict[str, str]:
-    """Tags that identify this process: the machine, the process id, and when it started."""
-    own = psutil.Process()
-    return {MACHINE: platform.node(), PROCESS: f"{own.pid} {own.create_time():.2f}"}
-
-
-def owner_lives(tags: Mapping[str, str]) -> bool | None:
-    """Whether the process that a run's tags name is alive; None if it is of another machine."""
-    if tags.get(MACHINE) != platform.node() or PROCESS not in tags:
-        return None
-    number, started = tags[PROCESS].split()
-    try:
-        return f"{psutil.Process(int(number)).create_time():.2f}" == started
-    except psutil.NoSuchProcess:
-        return False
+from collections.abc import Mapping
 
 
 def user_name() -> str:
@@ -53,19 +27,20 @@ def source_tags() -> dict[str, str]:
 
 
 def git_tags() -> dict[str, str]:
-    """Commit, branch and whether tracked files differ; empty outside a repository."""
+    """Commit, branch and whether tracked files differ; empty outside a repository.
+
+    No program that the repository's own configuration names is run.
+    """
     try:
-        status = subprocess.run(
-            ["git", "status", "--porcelain=v2", "--branch", "--untracked-files=no"],
-            capture_output=True,
-            text=True,
-            timeout=5,
-            # Asking for the status must not lock the index, which the user's own git may need.
-            env={**os.environ, "GIT_OPTIONAL_LOCKS": "0"},
+        filters = _git("config", "--null", "--show-scope", "--name-only", "--get-regexp", "^filter")
+        status = _git(
+            *("status", "--porcelain=v2", "--branch", "--untracked-files=no"),
+            "--ignore-submodules=dirty",  # for more, git runs in them, by their configuration
+            settings=_HARMLESS | _without_programs(filters),
         )
     except (OSError, subprocess.TimeoutExpired):
         return {}
-    lines = status.stdout.splitlines()
+    lines = status.splitlines()
     heads = dict(line[2:].split(" ", 1) for line in lines if line.startswith("# branch."))
     if heads.get("branch.oid", "(initial)") == "(initial)":
         return {}
@@ -75,3 +50,44 @@ def git_tags() -> dict[str, str]:
         "mlflow.source.git.branch": heads["branch.head"],
         "mlflow.source.git.dirty": str(dirty).lower(),
     }
+
+
+_HARMLESS = {"core.fsmonitor": "false", "core.hooksPath": os.devnull}
+
+
+def _without_programs(filters: str) -> dict[str, str]:
+    """Settings that switch off the filters that a repository's own configuration has a part in.
+
+    Args:
+        filters: scope and name of each setting of a filter, each ended by a NUL. Those of the
+            user and the system stay: without git-lfs every file of its would differ.
+    """
+    fields = filters.split("\0")
+    off: dict[str, str] = {}
+    for scope, setting in zip(fields[::2], fields[1::2], strict=False):
+        if scope in ("local", "worktree"):
+            driver = setting.rpartition(".")[0]
+            off |= {f"{driver}.clean": "", f"{driver}.process": "", f"{driver}.required": "false"}
+    return off
+
+
+def _git(*arguments: str, settings: Mapping[str, str] | None = None) -> str:
+    """What git prints; settings come before those of any file.
+
+    Raises:
+        OSError, subprocess.TimeoutExpired: it cannot be run, or takes too long.
+    """
+    first = int(os.environ.get("GIT_CONFIG_COUNT") or 0)
+    environment = {
+        **os.environ,
+        # Asking for the status must not lock the index, which the user's own git may need.
+        "GIT_OPTIONAL_LOCKS": "0",
+        "GIT_ALLOW_PROTOCOL": "",  # what a partial clone lacks is not fetched
+        "GIT_CONFIG_COUNT": str(first + len(settings or {})),
+    }
+    for index, (name, value) in enumerate((settings or {}).items(), first):
+        environment |= {f"GIT_CONFIG_KEY_{index}": name, f"GIT_CONFIG_VALUE_{index}": value}
+    done = subprocess.run(
+        ["git", *arguments], capture_output=True, timeout=5, env=environment, check=False
+    )
+    return done.stdout.decode(errors="replace")

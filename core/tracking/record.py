@@ -10,7 +10,6 @@ import json
 import logging
 import os
 import shutil
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -18,12 +17,27 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from torchyard.core.data.dataset import PreparedDataset
 from torchyard.core.data.files import remove_partial
-from torchyard.core.errors import RunError, StoreUnavailableError, UserError
+from torchyard.core.errors import RunError, UserError
+from torchyard.core.redaction import redacted, redacted_uri, without_passwords
 from torchyard.core.tracking import mlflow_format, provenance, store, table
 from torchyard.core.tracking.delivery import ATTACHMENTS, METRICS, REASON, LogDelivery
-from torchyard.core.tracking.lookup import CONFIG, end_orphans
+from torchyard.core.tracking.location.relocation import FOLDER
+from torchyard.core.tracking.lookup import CONFIG, check_checkpoint, end_orphans
 from torchyard.core.tracking.mlflow_format import MAX_PARAMETER, MAX_TAG, safe_key, shortened
-from torchyard.core.tracking.provenance import PROCESS, owner_lives
+from torchyard.core.tracking.ownership.folders import is_own
+from torchyard.core.tracking.ownership.keeper import Keeper
+from torchyard.core.tracking.ownership.lease import (
+    LEASE,
+    Lease,
+    check_resumable,
+)
+from torchyard.core.tracking.ownership.process import (
+    PROCESS,
+    hold_folder,
+    leave_folder,
+    owner_lives,
+    owner_tags,
+)
 from torchyard.core.training.run_log import Line
 
 if TYPE_CHECKING:
@@ -33,8 +47,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-FLUSH_SECONDS = 5.0
-RETRY_SECONDS = 15.0  # between two tries to reach an unavailable store
 RUN_COUNTER = "torchyard.runs"  # tag of the experiment: the number its last run was given
 
 
@@ -51,22 +63,21 @@ class RunRecord:
         experiment_id: the experiment it belongs to.
         folder: of the run's log, checkpoints and predictions.
         has_model: whether a model was logged.
+        keeper: sends the log, and says when the store is unavailable or the run taken over.
     """
 
-    def __init__(self, client: MlflowClient, run: Run) -> None:
+    def __init__(self, client: MlflowClient, run: Run, lease: Lease | None = None) -> None:
         self.run_id: str = run.info.run_id
         self.name: str = run.info.run_name
         self.experiment_id: str = run.info.experiment_id
         self.has_model = bool(run.outputs and run.outputs.model_outputs)
         self._client = client
         self._uri: str = client.tracking_uri
-        self._delivery = LogDelivery(client, run)
+        self._delivery = LogDelivery(client, run, lease)
         self.folder = self._delivery.folder
         self._metrics: dict[str, float] = run.data.metrics
         self._digests: set[str] = set()  # of the data it was started with
-        self._last_flush = time.monotonic()
-        self._next_try = 0.0
-        self._unavailable = False
+        self.keeper = Keeper(self._uri, self._delivery, lease)
 
     @classmethod
     def start(
@@ -85,9 +96,10 @@ class RunRecord:
             RunError: the store is out of reach, locked or full.
         """
         folder = store.runs_folder(store.tracking_uri())
-        own = provenance.source_tags() | provenance.git_tags() | provenance.owner_tags()
-        tags = own | dict(tags)
-        tags |= {CONFIG: json.dumps(parameters), store.FOLDER: str(folder)}
+        owner = owner_tags()
+        own = provenance.source_tags() | provenance.git_tags() | owner
+        own |= {CONFIG: without_passwords(json.dumps(parameters)), LEASE: "0"}
+        tags = _redacted(tags) | own | {FOLDER: str(folder)}
         with store.locked_store() as client:
             try:
                 folder.mkdir(parents=True, exist_ok=True)
@@ -95,7 +107,8 @@ class RunRecord:
                 raise UserError(f"{folder}: cannot be made: {error.strerror}") from error
             experiment = store.chosen_experiment(client, client.tracking_uri)
             end_orphans(client, experiment.experiment_id)
-            number = int(experiment.tags.get(RUN_COUNTER, "0")) + 1
+            last = experiment.tags.get(RUN_COUNTER, "0")
+            number = (int(last) if last.isdecimal() else 0) + 1
             client.set_experiment_tag(experiment.experiment_id, RUN_COUNTER, str(number))
             if table.TAG not in experiment.tags:
                 view = table.results_view()
@@ -106,8 +119,10 @@ class RunRecord:
                 tags=_tags(tags),
                 run_name=f"{name_stem} #{number}",
             )
-        record = cls(client, run)
+            store.check_answer(bool(run.info.run_id), True)
+        record = cls(client, run, Lease(client, run.info.run_id, owner[PROCESS]))
         try:
+            record._begin()
             record.log_parameters(parameters)
         except BaseException as error:  # an interrupt too: none is left RUNNING
             reason = f"{type(error).__name__}: {error}"
@@ -123,32 +138,33 @@ class RunRecord:
             RunError: there is no such run, or the store is out of reach.
         """
         with store.locked_store() as client:
-            return cls(client, client.get_run(run_id))
+            return cls(client, store.get_run(client, run_id))
 
     @classmethod
     def resume(cls, run_id: str) -> RunRecord:
         """Resume a run that ended early: a step that a metric has is not recorded again.
 
         Raises:
-            UserError: it is finished, or its process lives.
+            UserError: it is finished; its process lives, or may live; its checkpoint is elsewhere.
             RunError: the store is out of reach.
         """
+        own = owner_tags()
         with store.locked_store() as client:
-            run = client.get_run(run_id)
+            run = store.get_run(client, run_id)
             named = f"run {run_id} ({run.info.run_name})"
-            own = provenance.owner_tags()
-            lives = owner_lives(run.data.tags) and run.data.tags[PROCESS] != own[PROCESS]
-            if run.info.status == "RUNNING" and lives:
-                raise UserError(f"{named} is running, in process {run.data.tags[PROCESS]}.")
-            delivery = LogDelivery(client, run)
-            if (delivery.folder / "journal.jsonl").exists():
+            folder = store.run_folder(client.tracking_uri, run)
+            if run.data.tags.get(PROCESS) != own[PROCESS]:
+                check_resumable(run, owner_lives(run.data.tags, folder))
+            if (folder / "journal.jsonl").exists():
                 raise UserError(f"{named} was begun by torchyard 0.1: resume it with that version.")
-            delivery.deliver("skip")
-            run = client.get_run(run_id)
+            LogDelivery(client, run).deliver("skip")
+            run = store.get_run(client, run_id)
             if run.info.status == "FINISHED":
                 raise UserError(f"{named} is finished: there is nothing left to do.")
-            record = cls(client, run)
-            own[store.FOLDER] = str(record.folder.parent)
+            check_checkpoint(run, folder)
+            record = cls(client, run, Lease(client, run_id, own[PROCESS]))
+            record._begin()
+            own[FOLDER] = str(record.folder.parent)
             for key, value in own.items():  # first: a run of a dead process would be ended
                 client.set_tag(run_id, key, value)
             client.update_run(run_id, status="RUNNING")
@@ -162,6 +178,25 @@ class RunRecord:
             inputs = run.inputs.dataset_inputs if run.inputs else []
             record._digests = {found.dataset.digest for found in inputs}
         return record
+
+    def _begin(self) -> None:
+        """Make the run's folder this process's own, and keep the run's lease from now on.
+
+        Raises:
+            UserError: another process holds the folder, or it cannot be made.
+        """
+        try:
+            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            held = hold_folder(self.folder)
+        except OSError as error:
+            raise UserError(f"{self.folder}: cannot be made: {error.strerror}") from error
+        if not held:
+            raise UserError(
+                f"run {self.run_id} ({self.name}): another process holds {self.folder}."
+            )
+        if not is_own(self.folder):
+            raise UserError(f"{self.folder} belongs to another user, or everybody can write to it.")
+        self.keeper.start()
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -178,7 +213,7 @@ class RunRecord:
     @property
     def url(self) -> str:
         """The run's page in the MLflow UI."""
-        server = store.redacted_uri(self._uri) if store.is_server(self._uri) else store.LOCAL_UI
+        server = redacted_uri(self._uri) if store.is_server(self._uri) else store.LOCAL_UI
         page = f"{server.rstrip('/')}/#/experiments/{self.experiment_id}/runs/{self.run_id}"
         # Without it the UI opens on its side for language models, where metrics do not show.
         return f"{page}?workflowType=machine_learning"
@@ -190,12 +225,12 @@ class RunRecord:
             RunError: also where a parameter was recorded before with another value.
         """
         flat = mlflow_format.flattened(parameters)
-        safe = {safe_key(key): shortened(value, MAX_PARAMETER) for key, value in flat}
+        safe = {safe_key(key): shortened(redacted(value), MAX_PARAMETER) for key, value in flat}
         self._log("parameters", {"parameters": safe})
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
         """Set tags; one that is longer than MLflow takes ends with its length."""
-        self._log("tags", {"tags": _tags(tags)})
+        self._log("tags", {"tags": _tags(_redacted(tags))})
 
     def describe(self, markdown: str) -> None:
         """Show a text as the run's description."""
@@ -203,32 +238,31 @@ class RunRecord:
 
     def log_config(self, text: str) -> None:
         """Store the configuration as config.yaml, from which the run can be had again."""
-        self.log_text(text, "config.yaml")
+        with self._artifact("config.yaml") as file:  # a run can be had again from it
+            file.write_text(without_passwords(text), "utf-8")
         self._log("untag", {"tag": CONFIG})
 
     def log_metrics(self, values: Mapping[str, float], step: int) -> None:
         """Log metrics; they are sent together with those of some seconds."""
         plain = {key: float(value) for key, value in values.items()}
         self._log("metrics", {"metrics": plain, "step": step}, send=False)
-        self.flush_if_due()
-
-    def flush_if_due(self) -> None:
-        """`flush`, if that was not done for some seconds."""
-        if time.monotonic() - self._last_flush >= FLUSH_SECONDS:
-            self.flush()
 
     def flush(self) -> bool:
-        """Deliver what is in the log, the worker process's lines too; True if the store has all."""
-        self._last_flush = time.monotonic()
-        sent = self._last_flush >= self._next_try and self._try()
-        if not sent:
-            self._delivery.log.fsync()
-        return sent
+        """Deliver what is in the log, the worker process's lines too; True if the store has all.
+
+        While the store is unavailable this does not wait for it: it is asked again in between.
+        """
+        return self._flushed(not self.keeper.unavailable)
 
     def sync(self) -> bool:
         """`flush`, even if the store was unavailable a moment ago."""
-        self._next_try = 0.0
-        return self.flush()
+        return self._flushed(True)
+
+    def _flushed(self, ask: bool) -> bool:
+        sent = ask and self.keeper.send()
+        if not sent:
+            self._delivery.log.fsync()
+        return sent
 
     def log_dataset(self, prepared: PreparedDataset) -> None:
         """Record both splits as the run's inputs, with digest, counts and statistics.
@@ -242,12 +276,14 @@ class RunRecord:
                 f"dataset {prepared.name}: it has changed since run {self.run_id} began: its "
                 f"digest is {digest} and was {' or '.join(sorted(self._digests))}."
             )
-        self._log("dataset", {"folder": str(prepared.folder)})
+        self._digests.add(digest)
+        # All that is to be sent, since the prepared data may be deleted before that.
+        self._log("dataset", {"inputs": mlflow_format.described_dataset(prepared)})
 
     def log_text(self, text: str, artifact_path: str) -> None:
         """Store a text as the file `artifact_path` of the run."""
         with self._artifact(artifact_path) as file:
-            file.write_text(text, "utf-8")
+            file.write_text(redacted(text), "utf-8")
 
     def log_file(self, file: Path) -> None:
         """Store a file as an artifact, under its own name."""
@@ -290,8 +326,14 @@ class RunRecord:
         if not exported.is_file():
             raise RunError(f"The exported network {exported} is missing.")
         values = {
-            "data": str(prepared.folder),
-            "torch_version": torch_version,
+            "about": {
+                "dtype": prepared.dtype,
+                "shape": prepared.shape,
+                "classes": prepared.classes,
+                "image_reading": prepared.reading.model_dump(mode="json", exclude_defaults=True),
+                "torch_version": torch_version,
+            },
+            "dataset": mlflow_format.dataset_links(prepared, "test"),
             "metrics": {key: float(value) for key, value in (metrics or {}).items()},
             "step": step,
         }
@@ -299,32 +341,55 @@ class RunRecord:
             _link(exported, file)
         self.has_model = True
 
-    def finish(self, status: Literal["FINISHED", "FAILED", "KILLED"], reason: str = "") -> None:
+    def finish(self, status: Literal["FINISHED", "FAILED", "KILLED"], reason: str = "") -> bool:
         """Deliver what is in the log and end the run; the tag torchyard.reason says why.
+
+        Returns:
+            whether MLflow has it all: otherwise it waits on disk.
 
         Raises:
             RunError: the store refused a FINISHED run's last lines. For one that FAILED or
                 was KILLED the refusal goes to the log: it must not hide what ended the run.
         """
-        self._next_try = 0.0
-        values = {"status": status, "reason": shortened(reason, MAX_TAG)}
+        values = {"status": status, "reason": shortened(redacted(reason), MAX_TAG)}
+        ended = False
         try:
-            self._log("end", values, send=status == "FINISHED")
-            if status != "FINISHED":
+            self._log("end", values, send=False)
+            if status == "FINISHED":
+                ended = self.sync()
+            else:
                 # Out of turn: a second Ctrl-C may come, or what is pending be refused.
-                self._try(Line("end", values), first=True)
+                ended = self.keeper.send(Line("end", values), first=True)
         except (RunError, UserError) as error:
             if status == "FINISHED":
                 raise
             logger.warning("The run's end (%s) is not wholly recorded. %s", status, error)
+        finally:
+            self.keeper.stop()
+            leave_folder(self.folder)
+        return ended
+
+    def discard(self) -> bool:
+        """Remove a run that has ended before it had any data; False if it had, or cannot be."""
+        if self._digests or self.keeper.taken_over:
+            return False
+        try:
+            with store.store_errors(self._uri):
+                self._client.delete_run(self.run_id)
+        except (RunError, UserError):
+            return False
+        shutil.rmtree(self.folder, ignore_errors=True)
+        return True
 
     def _log(self, kind: str, values: dict[str, Any], *, send: bool = True) -> None:
         """Append a line to the log, and deliver what is in it."""
+        if self.keeper.taken_over is not None:
+            raise self.keeper.taken_over
         line = Line(kind, values)
         try:
             self._delivery.log.append(line)
         except OSError as error:  # a store on another machine may take it all the same
-            if not self._try(line):
+            if not self.keeper.send(line):
                 raise RunError(
                     f"MLflow does not answer, and the run's log {self._delivery.log.path} cannot "
                     f"be written: {error.strerror}."
@@ -343,27 +408,6 @@ class RunRecord:
             raise RunError(f"{name} cannot be kept in {self.folder}: {error.strerror}.") from error
         self._log(kind, {**values, "file": str(file.relative_to(self.folder))})
 
-    def _try(self, *lines: Line, first: bool = False) -> bool:
-        """Deliver the log, and lines before or after it; False if the store is unavailable."""
-        try:
-            with store.store_errors(self._uri):
-                # MLflow's own client waits and tries again for up to ten minutes.
-                if store.is_server(self._uri) and not store.answers(self._uri):
-                    raise ConnectionError("Connection refused, or no answer")
-                for line in lines if first else ():
-                    self._delivery.send([line])
-                self._delivery.deliver("drop")
-                for line in () if first else lines:
-                    self._delivery.send([line])
-        except StoreUnavailableError as error:
-            if not self._unavailable:
-                logger.warning("%s Metrics and files wait on disk.", error)
-            self._unavailable = True
-            self._next_try = time.monotonic() + RETRY_SECONDS
-            return False
-        self._unavailable = False
-        return True
-
 
 def _link(file: Path, link: Path) -> None:
     """Give a file a second name, or copy it to another file system."""
@@ -375,3 +419,7 @@ def _link(file: Path, link: Path) -> None:
 
 def _tags(tags: Mapping[str, Any]) -> dict[str, str]:
     return {safe_key(key): shortened(str(value), MAX_TAG) for key, value in tags.items()}
+
+
+def _redacted(tags: Mapping[str, Any]) -> dict[str, str]:
+    return {key: redacted(str(value)) for key, value in tags.items()}

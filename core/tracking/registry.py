@@ -7,7 +7,7 @@ version, written before; only the tag that marks it as pending is removed afterw
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from torchyard.core.errors import RunError, UserError, suggestion
 from torchyard.core.hosting.params import GateParams, Verdict
+from torchyard.core.redaction import redacted
 from torchyard.core.tracking import lookup
 from torchyard.core.tracking.lookup import CHAMPION
 from torchyard.core.tracking.provenance import user_name
@@ -34,6 +35,7 @@ REPLACED = "torchyard.replaced"  # tag of a version: the champion it replaced
 PENDING = "torchyard.pending"  # tag of a version whose promotion is not complete
 ROLLED_BACK = "torchyard.rolled_back"  # tag of a version: when, and by whom
 NEVER = "never the champion"
+SHOWN_REFUSALS = 10_000  # the newest
 SHOWN_WHY = 4000  # MLflow takes 5,000 characters
 MAX_ATTEMPTS = 3
 
@@ -73,8 +75,34 @@ class Judged:
         return f"not the champion of {self.model} ({stays}): refused by {names}"
 
 
+def judge(
+    name: str, gate: GateParams, candidate: PredictionTable, champion: PredictionTable | None
+) -> Verdict:
+    """The verdict of a gate, in this process; one that cannot judge refuses."""
+    try:
+        verdict = gate.build()(candidate, champion)
+        if not isinstance(verdict, Verdict):
+            raise TypeError(f"it returned a {type(verdict).__name__}, not a Verdict")
+        if verdict.passed not in (True, False):
+            raise TypeError(f"'passed' of its Verdict is {verdict.passed!r}")
+        figures = {str(key): float(value) for key, value in verdict.figures.items()}
+        return Verdict(bool(verdict.passed), redacted(str(verdict.reason)), figures)
+    except UserError as error:
+        return Verdict(False, redacted(str(error)))
+    # A plugin may raise anything. KeyboardInterrupt, too: the process where gates judge gets none.
+    except BaseException as error:
+        return Verdict(False, redacted(f"it could not judge: {type(error).__name__}: {error}"))
+
+
+Judge = Callable[[str, GateParams, "PredictionTable", "PredictionTable | None"], Verdict]
+
+
 def promote(
-    client: MlflowClient, run: Run, model: str, gates: Sequence[tuple[str, GateParams]]
+    client: MlflowClient,
+    run: Run,
+    model: str,
+    gates: Sequence[tuple[str, GateParams]],
+    judge: Judge = judge,
 ) -> Judged:
     """Make a run's network the champion of a registered model, if every gate lets it.
 
@@ -86,6 +114,7 @@ def promote(
         run: its predictions and its logged model are recorded.
         model: the registered model's name; it is created if it does not exist.
         gates: with the names to show.
+        judge: has a gate judge; elsewhere, if it must not be able to end this process.
 
     Raises:
         UserError: the run or the champion lacks recorded predictions, or the run has no model.
@@ -102,7 +131,8 @@ def promote(
                 _clear_pending(client, before)
                 replaced = before.tags.get(REPLACED)
                 return Judged(model, (), int(before.version), int(replaced) if replaced else None)
-            verdicts = _verdicts(candidate, _predictions_of(client, before), gates)
+            rival = _predictions_of(client, before)
+            verdicts = tuple((name, judge(name, gate, candidate, rival)) for name, gate in gates)
             judged = Judged(model, verdicts, None, _number(before))
             if not all(verdict.passed for _, verdict in verdicts):
                 _write_verdicts(client, run, judged)
@@ -135,8 +165,7 @@ def roll_back(client: MlflowClient, model: str) -> tuple[int, int]:
         earlier = now.tags.get(REPLACED)
         if not earlier:
             raise UserError(f"version {now.version} of {model} is its first champion.")
-        versions = client.search_model_versions(f"name = '{model}'")
-        if earlier not in {str(found.version) for found in versions}:
+        if earlier not in {str(found.version) for found in versions_of(client, model)}:
             raise UserError(f"version {earlier} of {model}, the champion before, is deleted.")
         client.set_model_version_tag(
             model, str(now.version), ROLLED_BACK, f"{_now()} by {user_name()}"
@@ -162,8 +191,11 @@ def history(client: MlflowClient, model: str | None = None) -> list[dict[str, An
                 run = if_there(client.get_run, str(found.run_id))  # None: deleted for good
                 made = datetime.fromtimestamp(found.creation_timestamp / 1000, UTC).isoformat()
                 rows.append(_row(name, int(found.version), status, run, {AT: made, **found.tags}))
-            refused = f"tags.`{OUTCOME}` LIKE 'refused%' and tags.`{OUTCOME}.model` = '{name}'"
-            for run in client.search_runs(experiments, refused):
+        for run in client.search_runs(
+            experiments, f"tags.`{OUTCOME}` LIKE 'refused%'", max_results=SHOWN_REFUSALS
+        ):
+            name = run.data.tags.get(f"{OUTCOME}.model", "")
+            if model in (None, name):
                 rows.append(_row(name, None, run.data.tags[OUTCOME], run, run.data.tags))
     return sorted(rows, key=lambda row: (row["model"], row["promoted_at"]), reverse=True)
 
@@ -173,24 +205,11 @@ def champion_of(client: MlflowClient, model: str) -> ModelVersion | None:
     return if_there(client.get_model_version_by_alias, model, CHAMPION)
 
 
-def _verdicts(
-    candidate: PredictionTable,
-    champion: PredictionTable | None,
-    gates: Sequence[tuple[str, GateParams]],
-) -> tuple[tuple[str, Verdict], ...]:
-    """The verdict of each gate; one that cannot judge refuses."""
-    verdicts = []
-    for name, params in gates:
-        try:
-            verdict = params.build()(candidate, champion)
-            if not isinstance(verdict, Verdict):
-                raise TypeError(f"it returned a {type(verdict).__name__}, not a Verdict")
-        except UserError as error:
-            verdict = Verdict(False, str(error))
-        except Exception as error:  # a plugin may raise anything
-            verdict = Verdict(False, f"it could not judge: {type(error).__name__}: {error}")
-        verdicts.append((name, verdict))
-    return tuple(verdicts)
+def versions_of(client: MlflowClient, model: str) -> list[ModelVersion]:
+    """Every version of a registered model, whatever another program may have named it."""
+    quoted = lookup.quoted(model)
+    found = client.search_model_versions(f"name = {quoted}" if quoted else None)
+    return [version for version in found if version.name == model]
 
 
 def _predictions_of(client: MlflowClient, champion: ModelVersion | None) -> PredictionTable | None:
@@ -273,7 +292,7 @@ def _row(
 def _statuses(client: MlflowClient, model: str) -> list[tuple[ModelVersion, str]]:
     """Every version, and what became of it."""
     champion = _number(champion_of(client, model))
-    versions = list(client.search_model_versions(f"name = '{model}'"))
+    versions = versions_of(client, model)
     replaced: dict[str, ModelVersion] = {}
     for found in sorted(versions, key=lambda each: int(each.version)):
         earlier = found.tags.get(REPLACED)

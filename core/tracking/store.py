@@ -2,29 +2,34 @@
 
 from __future__ import annotations
 
-import contextlib
 import http.client
 import logging
 import os
 import re
 import shutil
+import sqlite3
 import ssl
 import sys
 import tempfile
+import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from email.message import Message
 from functools import lru_cache
 from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from torchyard.core.errors import RunError, StoreUnavailableError, UserError
-from torchyard.core.tracking.provenance import user_name
+from torchyard.core.proxies import check_proxy, is_loopback
+from torchyard.core.redaction import ESCAPES, redacted, redacted_uri
+from torchyard.core.tracking.location.address import check_address, local_address
+from torchyard.core.tracking.location.relocation import FOLDER, RUNS_NAME, relocate
+from torchyard.core.tracking.ownership.folders import is_own, private_folder
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -36,6 +41,8 @@ T = TypeVar("T")
 TRACKING_URI = "MLFLOW_TRACKING_URI"
 EXPERIMENT = "torchyard"
 LOCAL_UI = "http://127.0.0.1:5000"
+RUNS = "TORCHYARD_RUNS"  # environment variable: the folder of the runs' own folders
+START_SECONDS = 30.0  # how long a start waits for a server that is coming up
 LOCK_TIMEOUT_SECONDS = 120.0  # creating the database under the lock takes seconds
 
 # MLflow's documented switches, where the user has not set them.
@@ -46,9 +53,14 @@ _SETTINGS = {
     # The terminal belongs to the run: no address printed at its end, no bars for uploads.
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-    # A lost server is reported after half a minute; MLflow's own 7 retries take four.
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "4",
+    # A server that accepts and never answers is given up after half a minute; by MLflow's own
+    # settings that takes a quarter of an hour.
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "15",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_HTTP_RESPECT_RETRY_AFTER_HEADER": "false",  # it may say an hour
 }
+
+_ARTIFACT_ROOT = "_MLFLOW_SERVER_ARTIFACT_ROOT"  # where MLflow looks for it as it opens a database
 
 # A pattern of a store's error, the error raised for it, and its message.
 _TROUBLES: tuple[tuple[str, type[UserError | RunError], str], ...] = (
@@ -66,28 +78,31 @@ _TROUBLES: tuple[tuple[str, type[UserError | RunError], str], ...] = (
         "was made by another version of MLflow; back it up, then 'mlflow db upgrade {uri}'",
     ),
     ("file is not a database|malformed", UserError, "is not a readable MLflow database"),
+    ("^Invalid url", UserError, f"is no address: {ESCAPES}"),
+    ("file lock .* could not be acquired", StoreUnavailableError, "is busy with another start"),
+    ("too many ([45][0-9][0-9]) error", StoreUnavailableError, "answers with status {0}"),
     ("Max retries exceeded|Connection|[Tt]imed out", StoreUnavailableError, "does not answer"),
 )
+# What MLflow's server answers where it does not refuse for good.
+_PASSING = {"TEMPORARILY_UNAVAILABLE", "DEADLINE_EXCEEDED", "REQUEST_LIMIT_EXCEEDED"}
+_PASSING |= {"RESOURCE_EXHAUSTED", "UNAUTHENTICATED", "CUSTOMER_UNAUTHORIZED", "PERMISSION_DENIED"}
 
 
 def tracking_uri() -> str:
     """MLFLOW_TRACKING_URI if that is set, otherwise the database in ./mlruns."""
     chosen = os.environ.get(TRACKING_URI, "").strip()
-    return chosen or f"sqlite:///{Path.cwd().as_posix()}/mlruns/mlflow.db"
+    return chosen or local_address(Path.cwd() / "mlruns/mlflow.db")
 
 
 def check_writable(uri: str) -> None:
     """Find out before any work whether runs can be recorded.
 
     Raises:
-        UserError: the store is of a kind MLflow no longer has, or its folder cannot be
-            created or written.
+        UserError: the address is none of a store, or its folder cannot be created or written.
     """
-    if uri.startswith("file:") or (":" not in uri and uri not in ("databricks", "uc")):
-        raise UserError(
-            f"MLFLOW_TRACKING_URI: MLflow no longer keeps runs in plain files ('{uri}'); give "
-            "sqlite:////FOLDER/mlflow.db or a server's address, or leave it unset."
-        )
+    check_address(uri, redacted_uri(uri))
+    if is_server(uri):
+        check_proxy(uri)
     database = database_of(uri)
     if database is None:
         return
@@ -115,6 +130,8 @@ def load_mlflow() -> None:
         # This logger announces a new database's tables, and prints a traceback for each
         # locked or full one, which our error reports.
         logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
+        # And this one each try to reach a server that is away.
+        logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
 
 
 @lru_cache
@@ -123,7 +140,16 @@ def open_store(uri: str) -> MlflowClient:
     from mlflow import MlflowClient
 
     copy_template_database("mlflow", uri)
-    return MlflowClient(tracking_uri=uri)
+    database = database_of(uri)
+    if database is None:
+        return MlflowClient(tracking_uri=uri)
+    relocate(database)
+    # MLflow writes the place of its own experiment into SQL as it is, without regard to quotes.
+    os.environ[_ARTIFACT_ROOT] = (database.parent / "artifacts").as_uri()
+    try:
+        return MlflowClient(tracking_uri=uri)
+    finally:
+        del os.environ[_ARTIFACT_ROOT]
 
 
 def open_existing(uri: str) -> MlflowClient:
@@ -165,6 +191,7 @@ def chosen_experiment(client: MlflowClient, uri: str) -> Experiment:
         experiment = if_there(client.get_experiment, identity)
         if experiment is None:
             raise UserError(f"MLFLOW_EXPERIMENT_ID: there is no experiment {identity}.")
+        check_answer(experiment.experiment_id, identity)
     else:
         experiment = _named_experiment(client, uri, name or EXPERIMENT)
         if identity and identity != experiment.experiment_id:
@@ -185,12 +212,15 @@ def _named_experiment(client: MlflowClient, uri: str, name: str) -> Experiment:
     from mlflow.exceptions import MlflowException
 
     if found := client.get_experiment_by_name(name):
+        check_answer(found.name, name)
         return found
     database = database_of(uri)
     # By default MLflow puts artifacts into ./mlruns/<experiment>, wherever the run was started.
     location = None if database is None else (database.parent / "artifacts").as_uri()
     # Without its kind the UI guesses one and asks for a confirmation.
     tags = {"mlflow.experimentKind": "custom_model_development"}
+    if database is not None:
+        tags[FOLDER] = str(database.parent / RUNS_NAME)
     try:
         return client.get_experiment(client.create_experiment(name, location, tags))
     except MlflowException:
@@ -209,8 +239,7 @@ def store_lock(uri: str) -> Iterator[None]:
 
     database = database_of(uri)
     if database is None:
-        key = sha256(f"{uri} {user_name()}".encode()).hexdigest()[:16]
-        path = Path(tempfile.gettempdir()) / f"torchyard-{key}.lock"
+        path = private_folder("locks") / f"{sha256(uri.encode()).hexdigest()[:16]}.lock"
     else:
         path = database.parent / ".torchyard.lock"
     with FileLock(path, timeout=LOCK_TIMEOUT_SECONDS):
@@ -224,7 +253,53 @@ def locked_store() -> Iterator[MlflowClient]:
     check_writable(uri)
     load_mlflow()
     with store_errors(uri), store_lock(uri):
-        yield open_store(uri)
+        client = open_store(uri)
+        if is_server(uri):
+            _wait_for_server(client)
+        yield client
+
+
+def _wait_for_server(client: MlflowClient) -> None:
+    """Wait a while for a server that is coming up, or restarted behind its proxy.
+
+    Raises:
+        StoreUnavailableError: it does not answer, or something else does.
+    """
+    deadline = time.monotonic() + START_SECONDS
+    while True:
+        try:
+            with store_errors(client.tracking_uri):
+                client.search_experiments(max_results=1)
+                return
+        except StoreUnavailableError as error:
+            coming_up = re.search(r"does not answer|status 50[234]", str(error))
+            if not coming_up or time.monotonic() > deadline:
+                raise
+            time.sleep(1.0)
+
+
+def get_run(client: MlflowClient, run_id: str) -> Run:
+    """A run of the store.
+
+    Raises:
+        OSError: the answer is of another run, or of none: it is not MLflow that answers.
+        MlflowException: there is no such run, or MLflow is out of reach.
+    """
+    try:
+        run = client.get_run(run_id)
+    except (ValueError, TypeError, AttributeError) as error:
+        raise OSError(f"status 200, with what is no run: {error}") from error
+    check_answer(run.info.run_id, run_id)
+    return run
+
+
+def check_answer(found: object, expected: object) -> None:
+    """Raise OSError unless an answer names what was asked for: MLflow takes an empty one for good.
+
+    A proxy or a captive portal in front of it may answer anything.
+    """
+    if found != expected:
+        raise OSError(f"status 200, with {found!r} in place of {expected!r}")
 
 
 @contextmanager
@@ -252,31 +327,50 @@ def store_errors(uri: str) -> Iterator[None]:
         StoreUnavailableError: it is locked, full, read-only or out of reach.
         RunError: it refused.
     """
+    from google.protobuf.json_format import ParseError
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError
 
     try:
         yield
-    except (MlflowException, SQLAlchemyError, OSError) as error:
-        text = str(error).strip() or type(error).__name__
+    except (MlflowException, SQLAlchemyError, ParseError, sqlite3.Error, OSError) as error:
+        text = redacted(str(error).strip() or type(error).__name__)
         says = f"refused: {text.splitlines()[0][:300]}"
         kind: type[UserError | RunError] = RunError
         for sign, known, meaning in _TROUBLES:
-            if re.search(sign, text):
-                kind, says = known, f"{meaning.format(uri=redacted_uri(uri))}."
+            if found := re.search(sign, text):
+                kind, says = known, meaning.format(*found.groups(), uri=redacted_uri(uri)) + "."
                 break
+        else:
+            local = isinstance(error, OSError) and error.filename is not None
+            if is_server(uri) and not local and not _is_refusal(error):
+                kind, says = StoreUnavailableError, f"answers, but not as MLflow: {_answer(text)}."
+                text = ""  # a whole page, as a rule
         message = f"The MLflow store {redacted_uri(uri)} {says}"
         raise (kind(message, text) if issubclass(kind, RunError) else kind(message)) from error
+
+
+def _is_refusal(error: Exception) -> bool:
+    """Whether an error is MLflow's own answer, and not to be had otherwise by waiting."""
+    from mlflow.exceptions import RestException
+    from mlflow.protos.databricks_pb2 import ErrorCode
+
+    code = error.json.get("error_code") if isinstance(error, RestException) else None
+    return code in ErrorCode.keys() and code not in _PASSING  # noqa: SIM118 - no mapping
+
+
+def _answer(text: str) -> str:
+    """What answered, in a line: the status, and the beginning of the body."""
+    status = re.search(r"(?:error code|status) (\d{3})|(\d{3}) (?:Client|Server) Error", text)
+    body = re.search(r"Response(?: body| text)?: '?(.*)", text, re.DOTALL)
+    words = re.sub(r"<(script|style).*?</\1>|<[^>]*>|\s+", " ", body[1] if body else text)
+    shown = " ".join(words.split()).rstrip("'")[:120] or "nothing"
+    return f"status {status[1] or status[2]}, {shown}" if status and body else shown
 
 
 def is_server(uri: str) -> bool:
     """Whether the store is a server, which can be asked whether it answers."""
     return uri.startswith(("http://", "https://"))
-
-
-def redacted_uri(uri: str) -> str:
-    """An address without the user name and password in it."""
-    return re.sub(r"//[^@/]*@", "//", uri)
 
 
 ANSWER_SECONDS = 2.0
@@ -291,7 +385,9 @@ def answers(url: str) -> bool:
     return True
 
 
-def http_get(url: str, timeout: float) -> tuple[Message, bytes]:
+def http_get(
+    url: str, timeout: float, headers: Mapping[str, str] | None = None
+) -> tuple[Message, bytes]:
     """Headers and body of any HTTP answer, also a refusing one: something answers there.
 
     Raises:
@@ -300,10 +396,11 @@ def http_get(url: str, timeout: float) -> tuple[Message, bytes]:
     """
     parts = urlsplit(url)
     # A proxy would not know this machine's own address; urllib takes a password for the port.
-    proxies = urllib.request.ProxyHandler({} if parts.hostname == "127.0.0.1" else None)
+    proxies = urllib.request.ProxyHandler({} if is_loopback(parts.hostname) else None)
     address = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
     try:
-        with urllib.request.build_opener(proxies).open(address, timeout=timeout) as answer:
+        request = urllib.request.Request(address, headers=dict(headers or {}))
+        with urllib.request.build_opener(proxies).open(request, timeout=timeout) as answer:
             return answer.headers, answer.read()
     except urllib.error.HTTPError as refusal:
         with refusal:
@@ -327,37 +424,49 @@ def copy_template_database(program: str, url: str) -> None:
     A `url` that names no SQLite file is left to the program.
     """
     template, database = template_database(program), database_of(url)
-    if database is None or ":memory:" in url or database.exists():
+    if database is None or database.exists():
         return
     # A link is made at once: another process may be creating the database at this moment.
     with (
-        contextlib.suppress(OSError),
+        suppress(OSError),
         tempfile.TemporaryDirectory(dir=database.parent) as scratch,
     ):
         os.link(shutil.copyfile(template, Path(scratch) / "copy"), database)
 
 
 def database_of(url: str) -> Path | None:
-    """The file of a SQLite database; None for any other."""
+    """The file of a SQLite database; None for any other, and for one in memory."""
     match = re.match(r"sqlite(\+\w+)?:///([^?]+)", url)
-    return Path(match[2]).absolute() if match else None
+    if not match or ":memory:" in match[2]:
+        return None
+    return Path(unquote(match[2])).absolute()
 
 
-FOLDER = "torchyard.folder"  # tag of a run: the folder that its own folder was made in
+def store_folder_exists(uri: str) -> bool:
+    """Whether the folder of a local store is there; True for any other store."""
+    database = database_of(uri)
+    return database is None or database.parent.is_dir()
 
 
 def runs_folder(uri: str) -> Path:
-    """Where the folders of new runs are made: beside a SQLite database, otherwise in ./mlruns."""
+    """Where the folders of new runs are made.
+
+    TORCHYARD_RUNS, which several machines may share; otherwise beside a SQLite database. A run on
+    a server may begin in any working folder, and be resumed from another: for it, a folder of the
+    user's.
+    """
+    if chosen := os.environ.get(RUNS):
+        return Path(chosen).expanduser().absolute()
     database = database_of(uri)
-    return (database.parent if database else Path("mlruns").absolute()) / "runs"
+    return database.parent / RUNS_NAME if database else private_folder(RUNS_NAME)
 
 
 def run_folder(uri: str, run: Run) -> Path:
     """The folder of a run, with its log and checkpoints, on this machine; it may not exist.
 
-    A server does not say where a run's files are, so for one the run's tag decides, as long as
-    this machine has that folder: the run may have started in another working folder.
+    What the store says of it is not asked: whoever can write to the store could name any folder.
     """
-    folder, run_id = runs_folder(uri), str(run.info.run_id)
-    tagged = Path(run.data.tags.get(FOLDER, folder))
-    return (tagged if database_of(uri) is None and (tagged / run_id).is_dir() else folder) / run_id
+    run_id = re.sub(r"[^A-Za-z0-9_-]", "_", str(run.info.run_id))  # one name, no path
+    folder = runs_folder(uri) / run_id
+    earlier = Path("mlruns/runs").absolute() / run_id  # where torchyard 0.2 kept it
+    return earlier if not folder.exists() and is_own(earlier) else folder

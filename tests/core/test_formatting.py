@@ -3,8 +3,18 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from torchyard.core.formatting import byte_size, dimensions, duration, number, percent, points
+from torchyard.core.formatting import (
+    byte_size,
+    dimensions,
+    duration,
+    number,
+    percent,
+    points,
+    printable,
+)
 
 
 def test_numbers_and_times_are_written_for_people() -> None:
@@ -34,3 +44,29 @@ def test_shares_and_their_differences_are_in_percent() -> None:
 
 def test_a_shape_is_written_with_crosses() -> None:
     assert dimensions((3, 32, 32)) == "3x32x32"
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("猫 🐈 é – ½", "猫 🐈 é – ½"),
+        ("two\nlines\tof text", "two\nlines\tof text"),
+        ("می\u200cخواهم 👩\u200d🔬", "می\u200cخواهم 👩\u200d🔬"),
+        ("\x1b[2Jcat", r"\x1b[2Jcat"),
+        ("\x9b31m", r"\x9b31m"),
+        ("a\rb\x07\x00\x7f", r"a\rb\x07\x00\x7f"),
+        ("\u202egpj.exe\u2066", r"\u202egpj.exe\u2066"),
+        ("\u2028\ufeff", r"\u2028\ufeff"),
+        ("caf\udce9", r"caf\udce9"),
+    ],
+)
+def test_what_would_act_on_a_terminal_or_page_is_written_as_an_escape(name, shown) -> None:
+    assert printable(name) == shown
+
+
+@given(st.text(st.characters()))
+def test_no_text_commands_a_terminal(text: str) -> None:
+    shown = printable(text)
+    assert not any(ord(c) < 32 or 127 <= ord(c) < 160 for c in shown if c not in "\n\t")
+    assert printable(shown) == shown
+    shown.encode()

@@ -34,6 +34,8 @@ def test_runs_are_compared_with_the_first_as_far_as_they_go(client, runs) -> Non
     assert differ.loc["train.epochs"].tolist()[:3] == ["10", "9", None]
     assert "optimizer.momentum" not in differ.index
     assert results(compared).loc["worst class"].tolist()[:3] == [0.9, 0.95, 0.99]
+    assert results(compared).loc["validation loss"].tolist()[:2] == [1.0, 0.1]
+    assert "epochs" not in results(compared).index  # none has it
     assert compared[1].difference.overall.difference == pytest.approx(0.05)
     assert compared[0].curves["train/loss"] == [(1, 1.0), (2, 0.5)]
     rows = classes_compared(compared)

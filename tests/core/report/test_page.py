@@ -19,6 +19,10 @@ def test_text_in_markdown_marks_nothing_up():
     assert markdown_text("a|b\n <i> *c*") == r"a\|b &lt;i&gt; \*c\*"
 
 
+def test_no_name_turns_or_hides_the_text_of_markdown():
+    assert markdown_text("\u202eeman\x1b[8m") == r"\\u202eeman\\x1b\[8m"
+
+
 def test_a_template_without_its_content_is_refused():
     with pytest.raises(UndefinedError):
         render("run.html")

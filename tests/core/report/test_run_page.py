@@ -102,6 +102,13 @@ def test_names_are_shown_as_they_are_and_run_nothing() -> None:
     assert not [attributes for _, attributes in page.found if "onerror" in attributes]
 
 
+def test_no_name_turns_or_hides_the_text_of_a_page() -> None:
+    page = made(pixels(300, 1, 8, 8), ("cat\u202egpj", "\x1b[8mdog"), title="\u2066run")
+    for shown in (r"cat\u202egpj", r"\x1b[8mdog", r"\u2066run"):
+        assert shown in page.texts
+    assert not [text for text in page.texts if set(text) & set("\u202e\u2066\x1b")]
+
+
 def test_a_hundred_classes_have_a_row_each_and_the_matrix_is_small() -> None:
     names = [f"class {number}" for number in range(100)]
     page = made(pixels(3000, 3, 32, 32), names)

@@ -2,8 +2,11 @@
 
 import threading
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from torchyard.core.tracking.record import RunRecord
 
@@ -68,3 +71,70 @@ class Server:
             yield
         finally:
             self.start()
+
+
+class Proxy:
+    """What stands before an MLflow server, and passes on requests unless told otherwise.
+
+    Attributes:
+        answer: status, headers and body given instead; None passes requests on.
+        only: the method of the requests that it is given to; empty: all.
+        delay: seconds before each answer.
+    """
+
+    def __init__(self, server: str) -> None:
+        proxy = self
+        self.answer: tuple[int, dict[str, str], str] | None = None
+        self.only = ""
+        self.delay = 0.0
+        self.asked = 0
+        self.closing = threading.Event()
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def handle_request(self) -> None:
+                proxy.asked += 1
+                body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+                proxy.closing.wait(proxy.delay)
+                if proxy.answer is None or proxy.only not in ("", self.command):
+                    status, headers, content = self._pass_on(body)
+                else:
+                    status, headers, text = proxy.answer
+                    content = text.encode()
+                with suppress(OSError):  # whoever asked has gone
+                    self.send_response(status)
+                    for name, value in headers.items():
+                        self.send_header(name, value)
+                    self.send_header("Content-Length", str(len(content)))
+                    self.end_headers()
+                    self.wfile.write(content)
+
+            do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = handle_request  # noqa: N815
+
+            def _pass_on(self, body: bytes) -> tuple[int, dict[str, str], bytes]:
+                headers = {"Content-Type": self.headers.get("Content-Type", "")}
+                if self.path.startswith("/login"):
+                    return 200, {}, b"<html>Log in</html>"
+                asked = urllib.request.Request(
+                    f"{server}{self.path}", data=body or None, headers=headers, method=self.command
+                )
+                try:
+                    with urllib.request.urlopen(asked) as answer:
+                        return answer.status, {"Content-Type": "application/json"}, answer.read()
+                except urllib.error.HTTPError as error:
+                    return error.code, {"Content-Type": "application/json"}, error.read()
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self._web = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._web.daemon_threads = True
+        self._web.block_on_close = False
+        threading.Thread(target=self._web.serve_forever, args=(0.02,), daemon=True).start()
+        self.url = f"http://127.0.0.1:{self._web.server_port}"
+
+    def close(self) -> None:
+        self.closing.set()
+        self._web.shutdown()
+        self._web.server_close()

@@ -4,9 +4,14 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from mlflow.models import Model
+from PIL import Image
 
+from torchyard.core.data.image_reading import ImageReading
 from torchyard.core.errors import RunError
+from torchyard.core.tracking import classifier
 from torchyard.core.tracking.classifier import ImageClassifier
+from torchyard.core.tracking.mlflow_format import write_model
 
 
 def test_probabilities_are_the_softmax_and_the_best_come_first(monkeypatch):
@@ -37,3 +42,27 @@ def test_probabilities_are_the_softmax_and_the_best_come_first(monkeypatch):
     sizes.clear()
     with pytest.raises(RunError, match="NaN"):
         model.classify(images, top=1)
+
+
+def test_images_are_read_as_those_that_the_model_was_trained_on(tmp_path, monkeypatch):
+    reading = ImageReading(background=(255, 0, 0), value_range=(1000, 1255))
+    (tmp_path / "exported").write_bytes(b"")
+    folder = tmp_path / "model"
+    folder.mkdir()
+    arguments = {"torch_version": "2.15", "run_id": "r", "model_id": "m", "location": "l"}
+    about = {"dtype": "uint8", "shape": (3, 2, 2), "classes": ("a", "b")}
+    about["image_reading"] = reading.model_dump(mode="json", exclude_defaults=True)
+    write_model(folder, tmp_path / "exported", **about, **arguments)
+    monkeypatch.setattr(classifier, "open_existing", lambda uri: None)
+    monkeypatch.setattr(classifier, "_address", lambda client, wanted: str(folder))
+    written = Model.load(folder)
+    info = SimpleNamespace(
+        metadata=written.metadata, flavors=written.flavors, signature=written.signature
+    )
+    monkeypatch.setattr("mlflow.models.get_model_info", lambda address: info)
+    model = ImageClassifier.find("m")
+    assert model.reading == reading
+    Image.new("LA", (2, 2)).save(tmp_path / "clear.png")
+    assert model.read(tmp_path / "clear.png")[:, 0, 0].tolist() == [255, 0, 0]
+    Image.fromarray(np.full((2, 2), 1100, np.uint16)).save(tmp_path / "deep.png")
+    assert model.read(tmp_path / "deep.png")[:, 0, 0].tolist() == [100] * 3

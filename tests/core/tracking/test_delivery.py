@@ -1,6 +1,9 @@
 """An unavailable store: no line is lost or delivered twice, and the order is kept."""
 
+import dataclasses
+import json
 import math
+import os
 import shutil
 import time
 from collections.abc import Callable
@@ -19,9 +22,13 @@ from torchyard.core.data.dataset import PreparedDataset
 from torchyard.core.errors import RunError, StoreUnavailableError, UserError
 from torchyard.core.tracking import mlflow_format
 from torchyard.core.tracking.delivery import ATTACHMENTS, SENT, LogDelivery
+from torchyard.core.tracking.lookup import sync_run
+from torchyard.core.tracking.ownership.process import ProcessIdentity, owner_tags
 from torchyard.core.tracking.record import RunRecord
 from torchyard.core.training.events import RunningLoss
 from torchyard.core.training.run_log import Line, RunLog
+
+DEAD = str(dataclasses.replace(ProcessIdentity.of(os.getpid()), number=999999999))
 
 
 def log_everything(record: RunRecord, prepared: PreparedDataset, exported: Path) -> None:
@@ -71,7 +78,7 @@ def test_what_a_server_misses_waits_on_disk_until_it_is_back(
     # Of a living process nothing is touched; once it is dead, the next run's start sends it.
     start().finish("FINISHED")
     assert stored(record).info.status == "RUNNING"
-    record._client.set_tag(record.run_id, "torchyard.process", "999999999 0.00")
+    record._client.set_tag(record.run_id, "torchyard.process", DEAD)
     start().finish("FINISHED")
     all_there(record)
     assert record.pending == 0
@@ -86,7 +93,7 @@ def test_a_server_that_comes_back_in_mid_run_is_sent_all_in_order(
         record.set_tags({"device": "cuda"})
     record.set_tags({"device": "mps"})
     assert record.pending  # it is not asked for every entry
-    monkeypatch.setattr(record, "_next_try", 0.0)
+    assert record.sync()
     record.set_tags({"device": "cpu"})
     assert record.pending == 0
     record.finish("FINISHED")
@@ -110,6 +117,73 @@ def test_an_entry_that_was_sent_twice_is_recorded_once(
         shutil.rmtree(record.folder)
         shutil.copytree(tmp_path / "before", record.folder)
     all_there(record)
+
+
+def test_what_waits_can_be_sent_once_the_prepared_data_are_deleted(
+    server: Server, prepared: PreparedDataset, exported: Path, tmp_path: Path
+) -> None:
+    cache = tmp_path / "cache"
+    shutil.copytree(prepared.folder, cache)
+    record = start()
+    with server.away():
+        log_everything(record, PreparedDataset.open(cache), exported)
+        assert record.finish("FINISHED") is False
+    shutil.rmtree(cache)
+    assert sync_run(record._client, stored(record)).info.status == "RUNNING"  # its process lives
+    record._client.set_tag(record.run_id, "torchyard.process", DEAD)
+    assert sync_run(record._client, stored(record)).info.status == "FINISHED"
+    all_there(record)
+    assert not (record.folder / "refused.jsonl").exists()
+
+
+def test_a_store_makes_nobody_send_a_file_that_the_run_did_not_attach(
+    server: Server, tmp_path: Path
+) -> None:
+    """Anybody can write to a shared server: runs, their tags, and folders for the tags to name."""
+    client = start()._client
+    secret = tmp_path / "secret.txt"
+    secret.write_text("hunter2")
+    experiment = client.get_experiment_by_name("torchyard").experiment_id
+    traps = []
+    for place in ("elsewhere", "mlruns/runs"):  # and the working folder of a cloned project
+        run = client.create_run(experiment, tags=owner_tags() | {"torchyard.process": DEAD})
+        trap = tmp_path / place / run.info.run_id
+        (trap / "attachments/a").mkdir(parents=True)
+        (trap / "attachments/a/link").symlink_to(secret)
+        names = (str(secret), f"../../../{secret.name}", "attachments/a/link", "../../secret.txt")
+        (trap / "log.jsonl").write_text(
+            "\n".join(
+                json.dumps({"kind": kind, "time": 0, "values": {"file": name, "folder": None}})
+                for name in names
+                for kind in ("artifact", "model")
+            )
+            + "\n"
+        )
+        client.set_tag(run.info.run_id, "torchyard.folder", str(trap.parent))
+        client.set_tag(run.info.run_id, "checkpoints", str(trap))
+        traps.append((run.info.run_id, trap))
+    start().finish("FINISHED")
+    for run_id, trap in traps:
+        assert client.get_run(run_id).info.status == "KILLED"
+        assert client.list_artifacts(run_id) == []
+        assert client.search_logged_models([experiment], f"source_run_id = '{run_id}'") == []
+        assert (trap / "attachments/a/link").is_symlink()
+    assert secret.read_text() == "hunter2"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a folder to another user")
+def test_nothing_is_sent_from_a_folder_of_another_user(record: RunRecord) -> None:
+    other = start()
+    log_text(other._delivery, "hello")
+    os.chown(other.folder, 12345, 12345)
+    with pytest.raises(RunError, match=f"{other.folder} belongs to another user"):
+        other._delivery.deliver()
+    other._client.set_tag(other.run_id, "torchyard.process", DEAD)
+    start().finish("FINISHED")
+    run = stored(other)
+    assert run.info.status == "KILLED"
+    assert "belongs to another user" in run.data.tags["torchyard.reason"]
+    assert other._client.list_artifacts(other.run_id) == []
 
 
 def test_a_run_that_finished_without_its_server_is_finished_when_resumed(
@@ -196,10 +270,10 @@ def test_a_model_whose_upload_was_cut_short_is_logged_once(
     assert record._client.get_logged_model(model_of(record)).metrics[0].value == 0.5
 
     # Sent again, as by a process that died before it moved the offset.
-    repeated = {"data": str(prepared.folder), "metrics": {}, "step": 0, "torch_version": "2"}
+    [logged] = [line for line in record._delivery.log.read() if line.kind == "model"]
     file = record._delivery.attachment("model.pt2")
     shutil.copyfile(exported, file)
-    record._delivery.send([Line("model", repeated | {"file": str(file)})])
+    record._delivery.send([Line("model", logged.values | {"file": str(file)})])
     assert models() == ["READY"]
     model_of(record)
 
@@ -245,7 +319,7 @@ class Store:
             with suppress(StoreUnavailableError):
                 delivery.deliver()
             if delivery.log.path.exists():
-                sent = int((delivery.folder / SENT).read_text() or 0)
+                sent = int((delivery.folder / SENT).read_text().partition(" ")[0] or 0)
                 lines = list(delivery.log.read())
                 assert sent in {0, *(line.end for line in lines)}
                 assert len(delivery) == sum(line.end > sent for line in lines)
@@ -277,6 +351,35 @@ def test_delivery_keeps_the_order_and_continues_where_it_was_stopped(
     store.deliver_all()
     assert store.texts == [*texts, "last"]
     assert len(delivery) == 0
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"\xff" * 29, bytes(29), b"-0000000000000000005", b"9" * 20]
+)
+def test_with_a_damaged_offset_no_line_is_lost(tmp_path: Path, content: bytes) -> None:
+    store = Store(tmp_path)
+    for step in (1, 2):
+        RunLog(store.delivery().folder).append(Line("RunningLoss", asdict(RunningLoss(step, 0.5))))
+        store.deliver_all()
+    store.points.clear()
+    (store.delivery().folder / SENT).write_bytes(content)
+    store.deliver_all()
+    assert len(store.points) == 2
+
+
+def test_an_offset_with_a_flipped_bit_is_not_believed(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    RunLog(store.delivery().folder).append(Line("RunningLoss", asdict(RunningLoss(1, 0.5))))
+    store.deliver_all()
+    sent = store.delivery().folder / SENT
+    content = sent.read_bytes()
+    for bit in range(8 * len(content)):
+        spoiled = bytearray(content)
+        spoiled[bit // 8] ^= 1 << bit % 8
+        sent.write_bytes(spoiled)
+        assert len(store.delivery()) == 1  # it is sent again
+    sent.write_bytes(content)
+    assert len(store.delivery()) == 0
 
 
 @given(
@@ -356,17 +459,35 @@ def test_a_log_that_cannot_be_written_is_no_matter_while_the_store_answers(
     assert run.data.metrics == {"train/loss": 0.5}
 
 
-def test_lines_that_cannot_be_delivered_do_no_harm_to_other_runs(record: RunRecord) -> None:
+def test_lines_that_cannot_be_delivered_are_set_aside_and_the_others_go_on(
+    record: RunRecord,
+) -> None:
     dead = start()
-    dead._delivery.log.append(Line("dataset", {"folder": "/nowhere"}))
-    dead._client.set_tag(dead.run_id, "torchyard.process", "999999999 0.00")
+    damaged = [
+        Line("dataset", {"folder": "/nowhere"}),
+        Line("metrics", {"metrics": {"a": "b"}, "step": 1}),
+        Line("metrics", {"metrics": 3}),
+        Line("no such kind", {}),
+        Line("tags", {}),
+        Line("artifact", {"file": "../../../../mlflow.db", "folder": None}),
+        Line("artifact", {"file": "/etc/hostname", "folder": None}),
+        Line("model", {"file": "attachments/x/y"}),
+    ]
+    for line in damaged:
+        dead._delivery.log.append(line)
+        dead._delivery.log.append(Line("metrics", {"metrics": {"after": 1.0}, "step": line.time}))
+    dead._client.set_tag(dead.run_id, "torchyard.process", DEAD)
     start().finish("FINISHED")
     run = stored(dead)
     assert run.info.status == "KILLED"
     reason = run.data.tags["torchyard.reason"]
-    assert reason.startswith("its process ended without reporting why; 1 lines in ")
-    assert "cannot be delivered" in reason
-    assert dead.pending == 1
+    aside = dead.folder / "refused.jsonl"
+    assert reason == f"its process ended without reporting why; 8 entries are in {aside}"
+    kinds = [json.loads(line)["kind"] for line in aside.read_text().splitlines()]
+    assert kinds == [line.kind for line in damaged]
+    assert run.data.metrics["after"] == 1.0
+    assert dead._client.list_artifacts(dead.run_id) == []
+    assert dead.pending == 0
 
 
 def test_what_waits_is_found_from_another_folder(
@@ -376,7 +497,7 @@ def test_what_waits_is_found_from_another_folder(
     with server.away():
         record.set_tags({"sent": "late"})
         record.finish("FINISHED")
-    record._client.set_tag(record.run_id, "torchyard.process", "999999999 0.00")
+    record._client.set_tag(record.run_id, "torchyard.process", DEAD)
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
     start().finish("FINISHED")

@@ -1,5 +1,6 @@
 """The record of a run, against real MLflow stores: SQLite files and a server over HTTP."""
 
+import dataclasses
 import json
 import math
 import os
@@ -7,16 +8,19 @@ import re
 import subprocess
 import sys
 import textwrap
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from tests.core.tracking.runs import Server, model_of, start, stored
+from torchyard.core import redaction
 from torchyard.core.data.dataset import PreparedDataset
 from torchyard.core.errors import RunError
 from torchyard.core.tracking import mlflow_format, store
-from torchyard.core.tracking import record as record_module
+from torchyard.core.tracking.ownership import lease
+from torchyard.core.tracking.ownership.process import PROCESS, ProcessIdentity
 from torchyard.core.tracking.record import RunRecord
 from torchyard.core.training.events import EpochDone, GradientNorms, RunningLoss
 from torchyard.core.training.run_log import with_metrics_logged
@@ -95,10 +99,17 @@ def test_metrics_wait_in_the_buffer_and_go_out_in_batches(record: RunRecord) -> 
     assert [(point.step, point.value) for point in history] == [(n, n / 10) for n in range(1200)]
 
 
-def test_an_old_buffer_is_sent_at_once(record: RunRecord, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(record_module, "FLUSH_SECONDS", 0.0)
+def test_metrics_of_some_seconds_are_sent_though_the_training_does_not_wait(
+    workspace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lease, "RENEW_SECONDS", 0.05)
+    record = start()
     record.log_metrics({"train/loss": 0.5}, 1)
+    deadline = time.monotonic() + 20
+    while not stored(record).data.metrics and time.monotonic() < deadline:
+        time.sleep(0.05)
     assert stored(record).data.metrics == {"train/loss": 0.5}
+    record.finish("FINISHED")
 
 
 def test_the_workers_metrics_are_sent_with_the_rest_and_a_step_once(record: RunRecord) -> None:
@@ -210,6 +221,55 @@ def test_a_run_that_cannot_be_begun_is_not_left_running(workspace: str, monkeypa
     assert client.search_runs([experiment.experiment_id])[0].info.status == "FAILED"
 
 
+def test_the_next_run_ends_those_whose_process_is_gone_and_no_others(workspace: str) -> None:
+    own = ProcessIdentity.of(os.getpid())
+    owners = {
+        "gone": dataclasses.replace(own, number=999999999),
+        "number taken again": dataclasses.replace(own, started="1"),
+        "alive": ProcessIdentity.of(1),
+        "on another machine": dataclasses.replace(own, boot="another", machine=""),
+        "not understood": "x",
+        "without a tag": "",
+    }
+    runs = {}
+    for kind, owner in owners.items():
+        runs[kind] = start()
+        client = runs[kind]._client
+        client.set_tag(runs[kind].run_id, PROCESS, str(owner))
+    client.delete_tag(runs["without a tag"].run_id, PROCESS)
+    client.set_experiment_tag(runs["gone"].experiment_id, "torchyard.runs", "x")
+    start().finish("FINISHED")
+    ended = {kind for kind, run in runs.items() if stored(run).info.status == "KILLED"}
+    assert ended == {"gone", "number taken again"}
+    reason = stored(runs["gone"]).data.tags["torchyard.reason"]
+    assert reason == "its process ended without reporting why"
+    for run in runs.values():
+        client.set_terminated(run.run_id, "KILLED")
+
+
+def test_nothing_that_is_recorded_has_a_secret(
+    record: RunRecord, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(redaction, "_kept", {"hunter2hunter2"})
+    text = "with hunter2hunter2 at https://me:pass/w@rd@host/x"
+    record.set_tags({"tag": text})
+    record.log_parameters({"plain": text, "nested": {"list": [text]}})
+    record.describe(text)
+    record.log_text(text, "notes/text.txt")
+    record.log_config(f"model: {text}")
+    record.finish("FAILED", f"it failed {text}")
+    kept = [file.read_bytes() for file in record.folder.rglob("*") if file.is_file()]
+    artifacts = Path(record._client.download_artifacts(record.run_id, ""))
+    kept += [file.read_bytes() for file in artifacts.rglob("*") if file.is_file()]
+    run = stored(record)
+    shown = b"".join(kept).decode() + str(run.data.tags) + str(run.data.params)
+    assert "pass/w" not in shown
+    assert run.data.tags["tag"] == "with *** at https://host/x"
+    assert run.data.tags["torchyard.reason"] == "it failed with *** at https://host/x"
+    assert run.data.params["nested.list"] == '["with *** at https://host/x"]'
+    assert (artifacts / "notes/text.txt").read_text() == "with *** at https://host/x"
+
+
 WHOLE_RECORD = """
     import sys
     from pathlib import Path
@@ -282,3 +342,21 @@ def test_a_server_that_is_not_there_is_one_message(
     with pytest.raises(RunError, match=r"^The MLflow store http://127.0.0.1:9 does not answer\.$"):
         start()
     assert capfd.readouterr() == ("", "")
+
+
+def test_a_run_that_had_no_data_can_be_discarded(
+    workspace: str, prepared: PreparedDataset, tmp_path: Path
+) -> None:
+    from mlflow import MlflowClient
+
+    client = MlflowClient(workspace)
+    for with_data in (False, True):
+        record = start()
+        if with_data:
+            record.log_dataset(prepared)
+        record.finish("FAILED", "dataset x: there are no images")
+        assert record.discard() == (not with_data)
+        assert record.folder.exists() == with_data
+        found = client.get_run(record.run_id)
+        assert found.info.status == "FAILED"
+        assert found.info.lifecycle_stage == ("active" if with_data else "deleted")

@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import shutil
 import signal
+import sys
 import time
 from pathlib import Path
 
@@ -198,6 +199,47 @@ class Wrong(GateParams):
         return lambda candidate, champion: True
 
 
+class Interrupts(GateParams):
+    """Raises what only a signal should."""
+
+    def build(self):
+        raise KeyboardInterrupt
+
+
+class Exits(GateParams):
+    """Asks Python to end."""
+
+    def build(self):
+        return lambda candidate, champion: sys.exit(0)
+
+
+class Vague(GateParams):
+    """Its verdict is neither yes nor no."""
+
+    def build(self):
+        return lambda candidate, champion: Verdict("no", "who knows")
+
+
+class Numpys(GateParams):
+    """Its verdict and figures are NumPy's."""
+
+    def build(self):
+        figures = {"accuracy": np.float32(0.5)}
+        return lambda candidate, champion: Verdict(np.bool_(True), "as computed", figures)
+
+
+def test_whatever_a_gate_raises_or_returns_is_a_verdict(client, prepared):
+    all_of_them = [(each.__name__, each()) for each in (Interrupts, Exits, Vague, Numpys)]
+    judged = promote(client, run(client, prepared, 35), "toy", all_of_them)
+    assert [verdict.reason for _, verdict in judged.verdicts] == [
+        "it could not judge: KeyboardInterrupt: ",
+        "it could not judge: SystemExit: 0",
+        "it could not judge: TypeError: 'passed' of its Verdict is 'no'",
+        "as computed",
+    ]
+    assert champion(client) is None
+
+
 def test_a_gate_that_cannot_judge_lets_nothing_pass(client, prepared):
     better = run(client, prepared, 35)
     judged = promote(client, better, "toy", [("broken", Broken()), ("wrong", Wrong())])
@@ -345,3 +387,19 @@ def test_killed_while_it_judges_nothing_has_changed_and_another_may(client, prep
     process.join()
     assert champion(client) == (1, first.info.run_id)
     assert promote(client, better, "toy", BEATS).version == 2
+
+
+def test_names_that_other_programs_gave_break_nothing(client, prepared):
+    names = ["a'b", 'a"b', "a'b\"c", "it's \x1b[2J", "%", "a` = b"]
+    for name in names:
+        client.create_registered_model(name)
+        client.create_model_version(name, "somewhere")
+    candidate = run(client, prepared, 30)
+    client.set_tag(candidate.info.run_id, "torchyard.promotion", "refused by min_accuracy")
+    client.set_tag(candidate.info.run_id, "torchyard.promotion.model", "a'b")
+    rows = history(client)
+    assert {row["model"] for row in rows} == set(names)
+    assert [row["status"] for row in history(client, "a'b")].count("refused by min_accuracy") == 1
+    assert [row["version"] for row in history(client, "a'b\"c")] == [1]
+    with pytest.raises(UserError, match="has no champion"):
+        roll_back(client, "a'b\"c")

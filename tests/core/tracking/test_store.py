@@ -1,14 +1,17 @@
 """Where runs are kept, which experiment they belong to, and what a store's errors mean."""
 
 import re
+import stat
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from tests.core.tracking.runs import start
 from torchyard.core.errors import RunError, UserError
 from torchyard.core.tracking import store
+from torchyard.core.tracking.ownership.folders import private_folder
 from torchyard.core.tracking.store import check_writable, tracking_uri
 
 pytestmark = pytest.mark.usefixtures("environment")
@@ -56,7 +59,7 @@ def test_plain_files_are_refused_with_the_way_on(uri: str) -> None:
         check_writable(uri)
 
 
-@pytest.mark.parametrize("uri", ["http://host:5000", "postgresql://me:secret@host/db"])
+@pytest.mark.parametrize("uri", ["http://host:5000", "databricks"])
 def test_a_server_is_not_asked_before_the_run(uri: str, tmp_path: Path) -> None:
     check_writable(uri)
     assert list(tmp_path.iterdir()) == []
@@ -124,17 +127,52 @@ def test_a_bug_is_not_a_store_error() -> None:
         raise TypeError("a bug")
 
 
-def test_a_runs_folder_is_beside_its_database_or_where_a_servers_run_began(tmp_path: Path) -> None:
+def test_a_runs_folder_is_never_one_that_the_store_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     elsewhere = tmp_path / "elsewhere"
-    run = SimpleNamespace(
-        info=SimpleNamespace(run_id="a1"), data=SimpleNamespace(tags={store.FOLDER: str(elsewhere)})
-    )
-    here = tmp_path / "mlruns/runs/a1"
-    assert store.run_folder("http://host:5000", run) == here  # it began on another machine
     (elsewhere / "a1").mkdir(parents=True)
-    assert store.run_folder("http://host:5000", run) == elsewhere / "a1"
+
+    def run(run_id: str) -> Any:
+        tags = {"torchyard.folder": str(elsewhere), "checkpoints": str(elsewhere / "a1")}
+        return SimpleNamespace(info=SimpleNamespace(run_id=run_id), data=SimpleNamespace(tags=tags))
+
+    own = tmp_path / "data/torchyard/runs"
+    assert store.run_folder("http://host:5000", run("a1")) == own / "a1"
+    assert store.run_folder("http://host:5000", run("../../a1")) == own / "______a1"
+    assert stat.S_IMODE(own.stat().st_mode) == stat.S_IMODE(own.parent.stat().st_mode) == 0o700
     database = f"sqlite:///{tmp_path}/other/mlflow.db"
-    assert store.run_folder(database, run) == tmp_path / "other/runs/a1"
+    assert store.run_folder(database, run("a1")) == tmp_path / "other/runs/a1"
+    # Where torchyard 0.2 had it, unless somebody else put it there.
+    earlier = tmp_path / "mlruns/runs/a1"
+    earlier.mkdir(parents=True)
+    assert store.run_folder("http://host:5000", run("a1")) == earlier
+    earlier.chmod(0o777)
+    assert store.run_folder("http://host:5000", run("a1")) == own / "a1"
+    # One that several machines share.
+    monkeypatch.setenv("TORCHYARD_RUNS", str(tmp_path / "shared"))
+    assert store.run_folder("http://host:5000", run("a1")) == tmp_path / "shared/a1"
+    assert store.run_folder(database, run("a1")) == tmp_path / "shared/a1"
+
+
+def test_the_lock_of_an_address_is_where_nobody_else_can_hold_it(tmp_path: Path) -> None:
+    with store.store_lock("http://me:secret@host:5000"):
+        [lock] = tmp_path.rglob("*.lock")
+        assert lock.parent == tmp_path / "data/torchyard/locks"
+        assert stat.S_IMODE(lock.parent.stat().st_mode) == 0o700
+        assert "secret" not in lock.name
+
+
+def test_without_a_home_the_working_folder_has_what_is_the_users_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "file"))
+    assert private_folder("locks") == tmp_path / "mlruns/locks"
+    (tmp_path / "mlruns/locks").rmdir()
+    (tmp_path / "mlruns/locks").symlink_to(tmp_path)
+    with pytest.raises(OSError, match="is not this user's own"):
+        private_folder("locks")
 
 
 def test_no_run_begins_where_its_folder_cannot_be_made(workspace: str) -> None:

@@ -54,6 +54,20 @@ def test_the_table_has_a_row_a_run_the_newest_first(client, runs) -> None:
         (["lr<0.001"], {"good"}),
         (["model~NET18"], {"better"}),
         (["train.epochs=10"], {"good"}),
+        (["train.epochs=10.0"], {"good"}),
+        (["train.epochs!=10"], {"better"}),
+        (["train.epochs>9", "train.epochs<=10"], {"good"}),
+        (["train.epochs>8"], {"good", "better"}),  # as texts, "10" < "8"
+        (["optimizer.lr<1e-3"], {"good"}),
+        (["optimizer.lr=1%", "accuracy>0"], {"better"}),
+        (["optimizer.lr>=0.00003", "dataset=digits", "optimizer.lr<0.1"], {"good", "better"}),
+        (["optimizer.name=SGD"], set()),
+        (["optimizer.name!=adam", "model=lenet", "accuracy>0"], {"good", "other"}),
+        (["train.compile=True"], {"better"}),
+        (["train.compile!=true"], {"good"}),
+        (["train.threads=none", "train.parallel=none"], {"good"}),
+        (["optimizer.name>3"], set()),
+        (["status~fin", "dataset=digits"], {"good", "better"}),
         (["test/worst_recall>0.94"], {"better", "other"}),
         (["started>2020-01-01", "status=failed"], {"failed"}),
         (["started<2020-01-01"], set()),
@@ -77,13 +91,54 @@ def test_numbers_sort_as_numbers_and_what_has_none_is_left_out(client, runs) -> 
     assert "train.epochs" in RunQuery.parse(["train.epochs=9"]).table(client)
 
 
+def test_a_limit_counts_the_runs_that_meet_conditions_on_settings(client, runs) -> None:
+    assert listed(client, "train.epochs<=9", limit=1) == [runs["better"]]
+    assert listed(client, "optimizer.lr>0", limit=2) == [runs["failed"], runs["other"]]
+
+
+def test_the_loss_of_the_validation_is_that_of_the_kept_weights(client, runs) -> None:
+    assert listed(client, sort="val/loss") == [runs["good"], runs["better"]]
+    table = RunQuery.parse(["val/loss<0.5"]).table(client).set_index("id")
+    assert table["val/loss"].to_dict() == {runs["better"]: 0.1}
+
+
+def test_every_setting_is_a_column_if_asked_for(client, runs) -> None:
+    query = RunQuery.parse(["accuracy>0", "train.epochs>0"])
+    assert "optimizer.name" not in query.table(client)
+    table = query.table(client, settings=True)
+    assert list(table)[: len(COLUMNS)] == list(COLUMNS)
+    assert list(table).count("train.epochs") == 1
+    table = table.set_index("id")
+    assert table.loc[runs["good"], "optimizer.lr"] == "3e-05"
+    assert table.loc[runs["better"], "train.compile"] == "true"
+
+
+def test_a_metric_or_setting_that_no_run_has_is_named_with_the_nearest(client) -> None:
+    with pytest.raises(UserError) as caught:
+        RunQuery.parse(["optimizer.lrr>3", "lr>0"], "val/los").check_names(client)
+    problems = "\n".join(caught.value.problems)
+    assert "no run has the metric 'val/los'. Did you mean 'val/loss'?" in problems
+    assert "test/accuracy" in problems
+    assert "no run has the setting 'optimizer.lrr'. Did you mean 'optimizer.lr'?" in problems
+    RunQuery.parse(["optimizer.lr>3"], "val/loss").check_names(client)
+
+
+def test_runs_without_the_metric_are_known_to_be_left_out(client) -> None:
+    assert RunQuery.parse((), "accuracy").leaves_out(client)
+    assert not RunQuery.parse().leaves_out(client)
+
+
 def test_every_mistake_is_named_at_once() -> None:
     with pytest.raises(UserError) as caught:
         RunQuery.parse(
-            ["acuracy>3", "accuracy>x", "model>lenet", "what", "started>soon", "lr~1"], "modle"
+            [
+                *("acuracy>3", "accuracy>x", "model>lenet", "what", "started>soon", "lr~1"),
+                *("optimizer.lr>fast", "accuracy<nan", "status=finishd", "started~1"),
+            ],
+            "modle",
         )
     problems = "\n".join(caught.value.problems)
-    assert len(caught.value.problems) == 7
+    assert len(caught.value.problems) == 11
     for part in (
         "no column 'acuracy'. Did you mean 'accuracy'?",
         "accuracy is a number, 'x' is not",
@@ -91,6 +146,10 @@ def test_every_mistake_is_named_at_once() -> None:
         "'what' is not a condition",
         "'soon' is not a date",
         "contains nothing",
+        "'fast' is not a number",
+        "accuracy is a number, 'nan' is not",
+        "no such status. Did you mean 'FINISHED'?",
+        "started is a number, which contains nothing",
         "no column 'modle'. Did you mean 'model'?",
     ):
         assert part in problems

@@ -1,0 +1,116 @@
+"""Never do two processes train one run: what is not known to have ended is not taken up."""
+
+import dataclasses
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.core.tracking.runs import start, stored
+from torchyard.core.errors import UserError
+from torchyard.core.tracking.lookup import check_checkpoint, settle_owner
+from torchyard.core.tracking.ownership import lease, process
+from torchyard.core.tracking.ownership.lease import TakenOverError
+from torchyard.core.tracking.ownership.process import PROCESS, ProcessIdentity
+from torchyard.core.tracking.record import RunRecord
+from torchyard.core.tracking.store import run_folder
+
+
+@pytest.fixture
+def quick(workspace: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lease, "RENEW_SECONDS", 0.1)
+    monkeypatch.setattr(lease, "WATCH_SECONDS", 2.0)
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """Makes the rest of the test run on another machine, whose files are others."""
+
+    def move() -> None:
+        monkeypatch.setattr(process, "_surroundings", lambda: ("another", "1-1", ""))
+        monkeypatch.setenv("TORCHYARD_RUNS", str(tmp_path / "elsewhere"))
+
+    return move
+
+
+def settle(record: RunRecord, **options: bool) -> list[str]:
+    said: list[str] = []
+    options.setdefault("force", False)
+    settle_owner(record._client, stored(record), say=said.append, **options)
+    return said
+
+
+def test_a_run_that_another_machine_trains_is_not_taken_up(quick, elsewhere) -> None:
+    record = start()
+    elsewhere()
+    for force in (False, True):
+        with pytest.raises(UserError, match=r"is running, in process \d+ on "):
+            settle(record, force=force)
+    with pytest.raises(UserError, match=r"is not known to have ended: .* add --force"):
+        RunRecord.resume(record.run_id)
+    assert stored(record).info.status == "RUNNING"
+    record.finish("FINISHED")
+
+
+def test_a_run_of_which_nothing_is_seen_is_taken_up_by_force_alone(quick, elsewhere) -> None:
+    record = start()
+    record.log_metrics({"train/loss": 0.5}, 1)
+    assert record.sync()
+    record.keeper.stop()  # its machine is cut off, or suspended
+    elsewhere()
+    with pytest.raises(UserError, match="is not known to have ended"):
+        settle(record)
+    assert stored(record).info.status == "RUNNING"
+    [said] = settle(record, force=True)
+    assert "looking for 2 s whether that still runs" in said
+    run = stored(record)
+    assert run.info.status == "KILLED"
+    assert run.data.tags["torchyard.reason"].startswith("taken over: process ")
+
+    run_folder(record._uri, run).mkdir(parents=True)
+    again = RunRecord.resume(record.run_id)
+    time.sleep(0.2)
+    record.log_metrics({"train/loss": 9.0}, 2)
+    with pytest.raises(TakenOverError, match="was taken over by process"):  # it comes back
+        record.sync()
+    with pytest.raises(TakenOverError):
+        record.log_metrics({"train/loss": 9.0}, 3)
+    assert record.finish("FAILED", "it stopped") is False
+    assert stored(record).info.status == "RUNNING"
+    assert stored(record).data.metrics == {"train/loss": 0.5}
+    again.finish("FINISHED")
+
+
+def test_a_process_is_told_that_its_run_was_taken_over(quick) -> None:
+    record, told = start(), []
+    record.keeper.on_taken_over = told.append
+    other = dataclasses.replace(ProcessIdentity.of(1), boot="another")
+    record._client.set_tag(record.run_id, PROCESS, str(other))
+    deadline = time.monotonic() + 20
+    while not told and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert "was taken over by process 1 on " in str(told[0])
+    record.finish("FAILED")
+
+
+def test_a_checkpoint_that_is_elsewhere_is_missed(quick, elsewhere) -> None:
+    record = start()
+    assert record.finish("KILLED")
+    elsewhere()
+    folder = run_folder(record._uri, stored(record))
+    check_checkpoint(stored(record), folder)  # nothing was trained
+    again = RunRecord.resume(record.run_id)
+    again.log_metrics({"train/loss": 0.5, "train/epochs": 1}, 1)
+    assert again.finish("KILLED")
+    check_checkpoint(stored(record), folder)
+    folder.rename(folder.with_name("away"))
+    for refused in (
+        lambda: check_checkpoint(stored(record), folder),
+        lambda: RunRecord.resume(record.run_id),
+    ):
+        with pytest.raises(UserError, match=rf"process \d+ on .*there is no {folder}") as error:
+            refused()
+        assert "TORCHYARD_RUNS" in str(error.value)
+        assert "--from-start" in str(error.value)
+    assert stored(record).info.status == "KILLED"
