@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import atexit
-import contextlib
+import errno
 import os
+import signal
 import sys
+
+from torchyard.core import redaction
+from torchyard.pipelines.streams import Output, protect
 
 _status = 1  # also of an unexpected error, which ends with a traceback
 
@@ -13,8 +17,14 @@ _status = 1  # also of an unexpected error, which ends with a traceback
 def main() -> None:
     """Start the import of torch, run the command line, and exit at once."""
     global _status
+    trains = sys.argv[1:2] in (["run"], ["resume"])
+    output = protect(goes_on=trains)
+    if trains:  # whose terminal is closed
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
     # Registered first, so called last: Prefect has sent its last events by then.
-    atexit.register(_leave)
+    atexit.register(_leave, output, trains)
+    redaction.redact_output()
+    redaction.redact_logs()
     try:
         if sys.argv[1:2] == ["run"] and "--help" not in sys.argv:
             # torch is a run's longest import: the worker process begins with it while this one
@@ -34,12 +44,13 @@ def main() -> None:
         _status = 130
 
 
-def _leave() -> None:
+def _leave(output: Output, trains: bool) -> None:
     """Exit at once: Python would tear down thousands of modules first."""
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError):
-            stream.flush()
-    os._exit(_status)
+    sys.stdout.flush()
+    # What a training is worth does not depend on its display, what a table is worth does.
+    lost = output.error is not None and output.error.errno != errno.EPIPE and not trains
+    sys.stderr.flush()
+    os._exit(_status or int(lost))
 
 
 if __name__ == "__main__":

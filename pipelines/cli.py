@@ -6,12 +6,15 @@ that `--help` and a misspelled setting answer at once.
 
 from __future__ import annotations
 
+import os
 import sys
+from pathlib import Path
 
 import typer
 from rich.markup import escape
 
 from torchyard.core.errors import RunError, UserError
+from torchyard.core.proxies import settle_proxies
 from torchyard.pipelines.commands import (
     compare,
     inspect,
@@ -38,7 +41,12 @@ app.add_typer(plugins.commands, name="plugins")
 
 def main() -> None:
     """Run the command line. A user's error exits with status 2, a failed run's with 1."""
+    os.environ.setdefault("DO_NOT_TRACK", "1")  # else Prefect prints a notice on usage data
+    for unused in settle_proxies():
+        stderr.print(f"[yellow]note:[/] {escape(unused)}", soft_wrap=True)
     try:
+        if len(sys.argv) > 1 and "--help" not in sys.argv:
+            _check_surroundings()
         app(standalone_mode=True)
     except UserError as error:
         for problem in error.problems:
@@ -51,3 +59,18 @@ def main() -> None:
         stderr.print(f"[red]failed:[/] {escape(str(error))}", soft_wrap=True)
         run.print_notes(error)
         sys.exit(1)
+
+
+def _check_surroundings() -> None:
+    """Refuse to run without a working folder or a home folder, which every library looks for."""
+    try:
+        Path.cwd()
+    except FileNotFoundError:
+        raise UserError("The working folder is deleted: change to another one with `cd`.") from None
+    try:
+        Path.home()
+    except RuntimeError:
+        raise UserError(
+            f"The account with the id {os.getuid()} has no home folder: set HOME to a folder "
+            "that it can write."
+        ) from None

@@ -11,16 +11,28 @@ from contextvars import ContextVar
 from typing import Any
 
 from rich import progress
-from rich.console import Console, JustifyMethod, OverflowMethod
+from rich.console import Console, ConsoleOptions, JustifyMethod, OverflowMethod, RenderableType
 from rich.markup import escape
+from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
-from torchyard.core.formatting import percent
+from torchyard.core.formatting import percent, printable
 from torchyard.core.training.events import EpochDone, Event, Progress, RunningLoss, StageProgress
 
-stdout = Console(highlight=False)
-stderr = Console(stderr=True, highlight=False)
+
+class PrintableConsole(Console):
+    """A console that no name of a class, run, file or tag can command."""
+
+    def render(  # noqa: D102 - as rich's; everything that is printed passes here
+        self, renderable: RenderableType, options: ConsoleOptions | None = None
+    ) -> Iterator[Segment]:
+        for text, style, control in super().render(renderable, options):
+            yield Segment(text if control else printable(text), style, control)
+
+
+stdout = PrintableConsole(highlight=False)
+stderr = PrintableConsole(stderr=True, highlight=False)
 UNFOLDED = 10_000  # columns
 
 
@@ -35,14 +47,23 @@ def print_table(
     table = Table(box=None, pad_edge=False)
     for heading in headings:
         justify: JustifyMethod = "right" if heading in right else "left"
-        overflow: OverflowMethod = "ellipsis" if heading in no_wrap else "fold"
-        table.add_column(
-            escape(heading), justify=justify, overflow=overflow, no_wrap=heading in no_wrap
-        )
+        whole = heading in no_wrap
+        overflow: OverflowMethod = "ellipsis" if whole else "fold"
+        name = escape(printable(heading))
+        table.add_column(name, justify=justify, overflow=overflow, no_wrap=whole)
     for row in rows:
-        table.add_row(*(escape(cell) if isinstance(cell, str) else cell for cell in row))
-    console = stdout if stdout.is_terminal else Console(highlight=False, width=UNFOLDED)
+        # Before the columns' widths are measured.
+        cells = (escape(printable(cell)) if isinstance(cell, str) else cell for cell in row)
+        table.add_row(*cells)
+    console = stdout if stdout.is_terminal else PrintableConsole(highlight=False, width=UNFOLDED)
     console.print(table)
+
+
+def print_json(value: Any, indent: int | None = None) -> None:
+    """Print JSON that reads as it is, but for what a terminal would obey: that is escaped."""
+    text = json.dumps(value, indent=indent, ensure_ascii=False)
+    shown = (c if c.isprintable() or c == "\n" else json.dumps(c)[1:-1] for c in text)
+    print("".join(shown), flush=True)
 
 
 class Display:
@@ -154,7 +175,7 @@ class JsonDisplay(Display):
 
     def _print(self, event: str, **values: Any) -> None:
         clean = {key: None if value != value else value for key, value in values.items()}
-        print(json.dumps({"event": event, **clean}, ensure_ascii=False), flush=True)
+        print_json({"event": event, **clean})
 
     def began(self, run_id: str, name: str) -> None:  # noqa: D102
         self._print("run", run_id=run_id, name=name)
@@ -188,7 +209,7 @@ def _per_class_table(rows: list[dict[str, Any]]) -> Table:
     for row in rows:
         shares = [row[key] for key in ("accuracy", "precision", "f1")]
         table.add_row(
-            escape(str(row["class"])),
+            escape(printable(str(row["class"]))),
             f"{row['images']:,}",
             f"{row['correct']:,}",
             *(percent(share, space="") for share in shares),

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.markup import escape
 
 from torchyard.core.config.parsing import preset_names
 from torchyard.core.config.resolve import ResolvedConfig, read_config
 from torchyard.core.errors import UserError
+from torchyard.core.formatting import percent
 from torchyard.core.hosting.hookspecs import HOOKS
 from torchyard.core.hosting.host import host
+from torchyard.core.tracking.lookup import ACCURACY, BEST, find_run
+from torchyard.pipelines.display import stderr
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
 
 PRESETS = Path(__file__).parents[1] / "presets"
 DEFAULT_PRESET = "digits"
@@ -31,6 +39,20 @@ Overrides = Annotated[
     list[str] | None,
     typer.Argument(metavar="[KEY=VALUE]...", help="e.g. model=resnet18 optimizer.lr=0.01"),
 ]
+
+
+def chosen_run(client: MlflowClient, wanted: str) -> Run:
+    """The run that a person means; of `best` it is said what it was chosen by.
+
+    Raises:
+        UserError: there is none, or more than one is meant.
+    """
+    run = find_run(client, wanted)
+    if wanted.partition(":")[0] == BEST and run.info.run_name != wanted:
+        accuracy = percent(run.data.metrics.get(ACCURACY))
+        named = escape(f"{wanted}: {run.info.run_name}")
+        stderr.print(f"{named} has the greatest test accuracy, {accuracy}.", soft_wrap=True)
+    return run
 
 
 def preset_config(source: str | None, overrides: list[str] | None) -> ResolvedConfig:

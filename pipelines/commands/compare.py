@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,12 +12,11 @@ from rich.markup import escape
 
 from torchyard.core.data.files import atomic_write
 from torchyard.core.errors import UserError
-from torchyard.core.formatting import number, percent, points
-from torchyard.core.tracking.lookup import find_run
+from torchyard.core.formatting import number, percent, points, printable
 from torchyard.core.tracking.store import open_existing, store_errors, tracking_uri
 from torchyard.core.tracking.table import COLUMNS, RunQuery
-from torchyard.pipelines.commands.arguments import AsJson
-from torchyard.pipelines.display import print_table, stdout
+from torchyard.pipelines.commands.arguments import AsJson, chosen_run
+from torchyard.pipelines.display import print_json, print_table, stderr, stdout
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -61,15 +61,22 @@ def runs(
     uri = tracking_uri()
     client = open_existing(uri)
     with store_errors(uri):
-        table = query.table(client, limit)
+        table = query.table(client, limit, settings=as_json or as_csv)
+        if table.empty:
+            query.check_names(client)
+        left_out = len(table) < limit and query.leaves_out(client)
     if as_csv:
-        print(table.to_csv(index=False), end="")
+        text = table.to_csv(index=False)
+        print(printable(text) if stdout.is_terminal else text, end="")
     elif as_json:
-        print(table.to_json(orient="records", date_format="iso", force_ascii=False, indent=1))
+        print_json(json.loads(table.to_json(orient="records", date_format="iso")), indent=1)
     elif table.empty:
-        stdout.print("No run meets these conditions." if conditions else "There is no run yet.")
+        met = conditions or left_out
+        stdout.print("No run meets these conditions." if met else "There is no run yet.")
     else:
         _print_runs(table)
+    if left_out:
+        stderr.print(f"Runs without {escape(sort)} are left out.")
 
 
 @commands.command()
@@ -101,7 +108,7 @@ def compare(
     from torchyard.core.report import comparison
 
     with store_errors(uri):
-        by_id = {run.info.run_id: run for run in (find_run(client, name) for name in runs)}
+        by_id = {run.info.run_id: run for run in (chosen_run(client, name) for name in runs)}
         if len(by_id) < 2:
             raise UserError(f"compare: {' and '.join(runs)} are the same run: {next(iter(by_id))}")
         compared = comparison.compare_runs(client, list(by_id.values()))
@@ -125,14 +132,16 @@ def _print_comparison(compared: Sequence[ComparedRun]) -> None:
         _print_by_run("setting", compared, settings.fillna("–").itertuples(name=None))
     stdout.print()
     results = comparison.results(compared).map(number).itertuples(name=None)
-    _print_by_run("result", compared, [_accuracy_row(compared), *results])
+    placements = ["device", *(each.placement for each in compared)]
+    _print_by_run("result", compared, [_accuracy_row(compared), *results, placements])
     stdout.print()
     rows = comparison.classes_compared(compared)
     if rows:
         shown = [
-            (name, *map(_class_cell, cells), f"{n:,}") for name, n, cells in rows[:MAX_CLASSES]
+            (name, *map(_class_cell, cells), _precisions(cells), f"{n:,}")
+            for name, n, cells in rows[:MAX_CLASSES]
         ]
-        _print_by_run("class", compared, shown, "images")
+        _print_by_run("class", compared, shown, "precision", "images")
         rest = len(rows) - MAX_CLASSES
         if rest > 0:
             stdout.print(f"and {rest} classes that differ less (--html FILE shows all)")
@@ -167,6 +176,10 @@ def _class_cell(cell: ClassCell | None) -> str:
         return text
     mark = "*" if cell.significant else " "
     return f"{text}  {points(cell.difference)} ({points(cell.low)} to {points(cell.high)}){mark}"
+
+
+def _precisions(cells: Sequence[ClassCell | None]) -> str:
+    return " · ".join(percent(cell.precision if cell else None, space="") for cell in cells)
 
 
 def _print_runs(table: pd.DataFrame) -> None:

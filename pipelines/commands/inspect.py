@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
@@ -18,13 +17,14 @@ from torchyard.core.data.files import cache_folder
 from torchyard.core.errors import UserError
 from torchyard.core.formatting import dimensions, percent
 from torchyard.pipelines.commands.arguments import AsJson, plugin_config
-from torchyard.pipelines.display import Display, print_table, stdout
+from torchyard.pipelines.display import Display, print_json, print_table, stdout
 from torchyard.pipelines.worker.process import Worker
 
 if TYPE_CHECKING:
     from torchyard.core.tracking.classifier import Guess
 
-NUMBERS = ("parameters", "probability", "train", "test", "mean", "std")  # columns
+NUMBERS = ("parameters", "probability", "train", "validation", "test", "mean", "std")  # columns
+VERBS = {"train": "train", "validation": "validate", "test": "test"}
 MAX_COMPONENTS = 8  # longer vectors are summarized
 
 commands = typer.Typer()
@@ -151,7 +151,7 @@ def _print_guesses(images: list[Path], guesses: list[list[Guess]], as_json: bool
             }
             for path, best in zip(images, guesses, strict=True)
         ]
-        print(json.dumps(rows, indent=1, ensure_ascii=False))
+        print_json(rows, indent=1)
         return
     cells = [
         ("" if rank else str(path), guess.name, percent(guess.probability, space=""))
@@ -166,7 +166,7 @@ def _print_dataset(name: str, data: PreparedDataset, facts: dict[str, Any]) -> N
     low, high = facts["range"]
     lines = {
         "data set": name,
-        "samples": f"{data.counts['train']:,} to train, {data.counts['test']:,} to test",
+        "samples": ", ".join(f"{count:,} to {VERBS[part]}" for part, count in data.counts.items()),
         "shape": dimensions(data.shape),
         "type": data.dtype,
         "values": f"{low:g} to {high:g}",
@@ -176,6 +176,8 @@ def _print_dataset(name: str, data: PreparedDataset, facts: dict[str, Any]) -> N
     }
     for fact, value in lines.items():
         stdout.print(f"{fact:<9} {escape(str(value))}", soft_wrap=True)
+    for note in data.notes:
+        stdout.print(f"{'note':<9} {escape(note)}", soft_wrap=True)
     stdout.print()
     _print_statistics(data)
     stdout.print()
@@ -201,7 +203,10 @@ def _print_statistics(data: PreparedDataset) -> None:
             (f"{word} of {len(names):,}", of(data.mean), of(data.std))
             for word, of in (("least", min), ("mean", fmean), ("greatest", max))
         ]
+    if not rows:
+        return  # of token ids
     component = "channel, values 0 to 1" if images else "component"
+    component = "channel" if len(data.shape) == 2 else component
     cells = [(label, f"{mean:.4g}", f"{std:.4g}") for label, mean, std in rows]
     print_table((component, "mean", "std"), cells, right=NUMBERS)
 
@@ -236,8 +241,8 @@ def _layer_row(layer: dict[str, Any]) -> list[str]:
 
 def _shape(text: str) -> list[int]:
     parts = text.lower().replace("x", ",").split(",")
-    if len(parts) not in (1, 3) or not all(part.strip().isdecimal() for part in parts):
-        raise UserError(f"--shape: '{text}' is neither C,H,W (e.g. 3,32,32) nor one length")
+    if len(parts) > 3 or not all(part.strip().isdecimal() for part in parts):
+        raise UserError(f"--shape: '{text}' is neither C,H,W (e.g. 3,32,32) nor C,L nor one length")
     sides = [int(part) for part in parts]
     if 0 in sides:
         raise UserError(f"--shape: '{text}': no side can be 0")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+from contextlib import closing
 from pathlib import Path
 from typing import Annotated, Any, Optional
 
@@ -16,12 +17,13 @@ from torchyard.core.config.messages import accepted
 from torchyard.core.config.schema import shared_settings
 from torchyard.core.errors import UserError, suggestion
 from torchyard.core.hosting.hookspecs import HOOKS
-from torchyard.core.hosting.host import host
-from torchyard.core.hosting.lint import problems
+from torchyard.core.hosting.host import contained, host
+from torchyard.core.hosting.lint import Problem, problems
 from torchyard.core.hosting.registration import Registration, Unloaded
 from torchyard.pipelines.commands.arguments import AsJson
-from torchyard.pipelines.display import print_table, stderr, stdout
+from torchyard.pipelines.display import print_json, print_table, stderr, stdout
 from torchyard.pipelines.scaffold.new_plugin import new_plugin
+from torchyard.pipelines.worker.process import Worker
 
 
 class _ListUnlessNamed(TyperGroup):
@@ -68,7 +70,7 @@ def list_plugins(
     rows = [_plugin_row(*named) for kind in kinds for named in host().listed(kind)]
     if as_json:
         broken = [{"source": b.source.origin, "reason": b.reason} for b in host().broken]
-        _print_json({"plugins": rows, "broken": broken})
+        print_json({"plugins": rows, "broken": broken}, indent=1)
         return
     _print_rows(rows, {"summary": "what it is", "origin": "from"})
     for each in host().broken:
@@ -97,7 +99,7 @@ def show_plugin(
     if as_json:
         about = {"identity": plugin.source.identity, "description": description}
         settings = {"parameters": parameters, "settings": shared}
-        _print_json(_plugin_row(name, plugin) | about | settings)
+        print_json(_plugin_row(name, plugin) | about | settings, indent=1)
         return
     stdout.print(f"[bold]{escape(name)}[/]  {kind}, from {escape(plugin.source.origin)}\n")
     stdout.print(escape(description), soft_wrap=True)
@@ -132,7 +134,8 @@ def _setting(name: str, field: FieldInfo) -> dict[str, Any]:
     default = "required"
     if not field.is_required():
         try:
-            value = field.get_default(call_default_factory=True, validated_data={})
+            with contained():
+                value = field.get_default(call_default_factory=True, validated_data={})
         except Exception as error:  # a plugin's own code
             default = f"raises {type(error).__name__}: {error}"
         else:
@@ -159,21 +162,27 @@ def _print_rows(rows: list[dict[str, Any]], headings: dict[str, str]) -> None:
     print_table(shown, [row.values() for row in rows])
 
 
-def _print_json(answer: dict[str, Any]) -> None:
-    print(json.dumps(answer, indent=1, ensure_ascii=False))
-
-
 @commands.command("check")
 def check_plugins() -> None:
     """Report what is wrong with the plugins, by file and line; exit status 1 if anything is.
 
     Plugins that fail to load or import names from before 0.2, misspelled or unmarked hooks,
-    wrong arguments, classes that are not a parameter class or lack `build` or a docstring.
+    wrong arguments, classes that are not a parameter class or lack `build` or a docstring; then
+    those that fail at one step on two samples.
     """
-    all_problems = problems(host())
-    for problem in all_problems:
-        stdout.print(escape(str(problem)), soft_wrap=True)
-    if all_problems:
+    failed = _printed(problems(host()))
+    if not all(plugin.builtin for kind in HOOKS for _, plugin in host().registrations(kind)):
+        with closing(Worker()) as worker:
+            tried = worker.call("try_plugins")["problems"]
+        failed |= _printed([Problem(*each) for each in tried])
+    if failed:
         raise typer.Exit(1)
     count = sum(len(list(host().registrations(kind))) for kind in HOOKS)
     stdout.print(f"[green]Valid:[/] {count} plugins from {len(host().sources)} modules and files.")
+
+
+def _printed(found: list[Problem]) -> bool:
+    """Print problems; returns whether there are any."""
+    for problem in found:
+        stdout.print(escape(str(problem)), soft_wrap=True)
+    return bool(found)

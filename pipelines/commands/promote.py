@@ -12,11 +12,17 @@ from torchyard.core.config.resolve import read_config
 from torchyard.core.errors import RunError, UserError
 from torchyard.core.formatting import percent
 from torchyard.core.hosting.host import host
-from torchyard.core.tracking.lookup import find_run, recorded_config
+from torchyard.core.tracking.lookup import recorded_config
 from torchyard.core.tracking.registry import champion_of, history, promote, roll_back
 from torchyard.core.tracking.store import open_existing, store_errors, tracking_uri
-from torchyard.pipelines.commands.arguments import DEFAULT_PRESET, PRESETS, AsJson, RunName
-from torchyard.pipelines.display import print_table, stdout
+from torchyard.pipelines.commands.arguments import (
+    DEFAULT_PRESET,
+    PRESETS,
+    AsJson,
+    RunName,
+    chosen_run,
+)
+from torchyard.pipelines.display import print_json, print_table, stdout
 
 commands = typer.Typer()
 
@@ -37,10 +43,14 @@ def promote_run(
     Example: [bold]torchyard promote latest model=digits
     'gates=\[beats_champion, {name: min_accuracy, threshold: 0.95}]'[/]
     """
+    from torchyard.pipelines.worker.judging import judge_in_worker
+    from torchyard.pipelines.worker.process import shared_worker
+
     uri = tracking_uri()
+    shared_worker()  # its imports overlap MLflow's
     client = open_existing(uri)
     with store_errors(uri):
-        found = find_run(client, run)
+        found = chosen_run(client, run)
         own = recorded_config(client, found).get("promote")
     settings = [f"promote={json.dumps(own)}"] if own else []
     settings += [f"promote.{override}" for override in overrides or []]
@@ -52,7 +62,8 @@ def promote_run(
     champion = champion_of(client, chosen.model)
     if champion is not None and champion.run_id == found.info.run_id:
         raise UserError(f"{name} is the champion of {chosen.model} already.")
-    judged = promote(client, found, chosen.model, resolved.named_gates)
+    judge = judge_in_worker(chosen.gate_seconds)
+    judged = promote(client, found, chosen.model, resolved.named_gates, judge)
     for line in judged.lines:
         stdout.print(escape(line), soft_wrap=True)
     if judged.version is None:
@@ -80,7 +91,7 @@ def models(
     """Show the history of champions: which run, when, by whom, why, and its accuracy."""
     rows = history(open_existing(tracking_uri()), model)
     if as_json:
-        stdout.print_json(data=rows)
+        print_json(rows, indent=1)
         return
     if not rows:
         stdout.print("No model is registered yet: `torchyard promote RUN model=NAME` does that.")

@@ -9,20 +9,30 @@ import json
 import logging
 import os
 import sys
-from typing import Annotated, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from rich.markup import escape
 from rich.table import Table
 
 from torchyard.core.config.resolve import ResolvedConfig, resolve
-from torchyard.core.errors import RunError, UserError
+from torchyard.core.errors import RunError, UnreachableError, UserError
 from torchyard.core.formatting import dimensions
 from torchyard.core.hosting.host import host
 from torchyard.core.tracking import store
-from torchyard.core.tracking.lookup import find_run, recorded_config, sync_run
+from torchyard.core.tracking.lookup import (
+    check_checkpoint,
+    find_run,
+    recorded_config,
+    settle_owner,
+    sync_run,
+)
 from torchyard.pipelines.commands.arguments import Overrides, PresetOrFile, RunName, preset_config
 from torchyard.pipelines.display import Display, JsonDisplay, QuietDisplay, display, stderr, stdout
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run
 
 commands = typer.Typer()
 
@@ -49,7 +59,17 @@ def run(
 
 
 @commands.command()
-def resume(run: RunName, quiet: Quiet = False, as_json: JsonLines = False) -> None:
+def resume(
+    run: RunName,
+    force: Annotated[
+        bool, typer.Option("--force", help="even if it may still run on another machine")
+    ] = False,
+    from_start: Annotated[
+        bool, typer.Option("--from-start", help="at epoch 1, where no checkpoint is found here")
+    ] = False,
+    quiet: Quiet = False,
+    as_json: JsonLines = False,
+) -> None:
     """Resume a run that was killed or failed from its last checkpoint.
 
     On a CPU it ends with the same weights, bit for bit, as one that was never interrupted.
@@ -63,24 +83,38 @@ def resume(run: RunName, quiet: Quiet = False, as_json: JsonLines = False) -> No
     with store.store_errors(uri):
         found = find_run(client, run)
         run_id, before = found.info.run_id, found.info.status
+        settle_owner(client, found, force=force, say=stderr.print)
         found = sync_run(client, found)
-        if found.info.status == "FINISHED" != before:
-            stdout.print(
-                f"{escape(found.info.run_name)}: it had finished, and MLflow now has all of it."
-            )
+        name = found.info.run_name
+        if found.info.status == "FINISHED" == before:  # before Prefect has a flow run of it
+            raise UserError(f"run {run_id} ({name}) is finished: there is nothing left to do.")
+        if found.info.status == "FINISHED":
+            stdout.print(f"{escape(name)}: it had finished, and MLflow now has all of it.")
             return
+        _check_checkpoint(found, store.run_folder(uri, found), from_start)
         resolved = resolve(recorded_config(client, found), host())
     _run_pipeline(resolved, shown, run_id)
 
 
+def _check_checkpoint(found: Run, folder: Path, from_start: bool) -> None:
+    """Ask before a run begins again at epoch 1, because its checkpoint is not here."""
+    try:
+        check_checkpoint(found, folder)
+    except UserError as error:
+        question = f"{error}\nBegin at epoch 1?"
+        if not from_start and not (sys.stdin.isatty() and typer.confirm(question, err=True)):
+            raise
+        folder.mkdir(parents=True, mode=0o700)
+
+
 @commands.command()
 def check(source: PresetOrFile = None, overrides: Overrides = None) -> None:
-    """Validate a configuration, plugins and device included; nothing is run or recorded."""
+    """Validate a configuration, its plugins by one step on two samples; nothing is recorded."""
     resolved = preset_config(source, overrides)
     store.check_writable(store.tracking_uri())
     from torchyard.pipelines.worker.process import check_config
 
-    found = check_config(resolved.config)
+    found = check_config(resolved.config, exports=True)
     stdout.print(_config_table(resolved.config.model_dump(mode="json")))
     if found["parameters"] is None:
         stdout.print("The model is checked once the data, whose shape is unknown, are prepared.")
@@ -96,7 +130,8 @@ def print_notes(error: BaseException) -> None:
     """Print where a run that did not finish is recorded, if it had started."""
     for note in getattr(error, "__notes__", []):
         stderr.print(escape(note), soft_wrap=True)
-        stderr.print("`torchyard resume latest` resumes it.")
+        if not isinstance(error, UserError) or isinstance(error, UnreachableError):
+            stderr.print("`torchyard resume latest` resumes it.")
 
 
 def _display(quiet: bool, as_json: bool) -> Display:
@@ -113,7 +148,6 @@ def _run_pipeline(resolved: ResolvedConfig, shown: Display, run_id: str | None =
     # A lost server is reported once, at the end, not for each event and log line.
     os.environ.setdefault("PREFECT_LOGGING_INTERNAL_LEVEL", "CRITICAL")
     logging.raiseExceptions = False
-    os.environ.setdefault("DO_NOT_TRACK", "1")
     try:
         _call_flow(resolved, shown, run_id)
     except BaseException as error:
@@ -144,7 +178,8 @@ def _call_flow(resolved: ResolvedConfig, shown: Display, run_id: str | None) -> 
             worker.wait_for_stage()
         # Imports take longer with the garbage collector (`benchmarks/reasons/startup.md`).
         gc.disable()
-        from torchyard.pipelines.flow.pipeline import train_pipeline
+        from torchyard.pipelines.flow.pipeline import call_pipeline
+        from torchyard.pipelines.flow.prefect_calls import limited_end
         from torchyard.pipelines.flow.recording import load_libraries
         from torchyard.pipelines.worker.process import check_config
 
@@ -156,8 +191,30 @@ def _call_flow(resolved: ResolvedConfig, shown: Display, run_id: str | None) -> 
         # The flow compares the plugins with those of the record, and records what differs.
         config = resolved.config.model_copy(update={"plugins": dict(resolved.recorded_origins)})
         quickly = without_heartbeat if server.managed else contextlib.nullcontext
-        with use(server.wait()), quickly():
-            train_pipeline(config, run_id)
+        with (
+            use(server.wait()),
+            quickly(),
+            limited_end(lambda error: _leave_prefect(error, shown)) as end,
+        ):
+            try:
+                call_pipeline(config, run_id)
+            except Exception:
+                # Prefect may have failed at what ended the run: that is what counts.
+                if isinstance(end.error, UserError | RunError):
+                    raise end.error from None
+                raise
+
+
+def _leave_prefect(error: BaseException | None, shown: Display) -> None:
+    """End the process, whose run is recorded: Prefect does not answer."""
+    from torchyard.pipelines.services.server.answer import patience
+
+    silence = RunError(f"It has not answered for {patience():g} seconds.")
+    if error is None:
+        _end_without_prefect(silence, shown)
+    stderr.print(f"[red]failed:[/] {escape(str(error))}", soft_wrap=True)
+    print_notes(error or silence)
+    _exit_without_prefect(silence, 1)
 
 
 def _end_without_prefect(error: Exception, shown: Display) -> None:
@@ -166,26 +223,27 @@ def _end_without_prefect(error: Exception, shown: Display) -> None:
     Prefect would try for minutes to report each task to it.
     """
     _print_outcome(shown)
-    reason = error if isinstance(error, RunError) else f"{type(error).__name__}: {error}."
-    stderr.print(
-        f"The run is done, but Prefect does not know. {escape(str(reason))}", soft_wrap=True
-    )
+    _exit_without_prefect(error, 0)
+
+
+def _exit_without_prefect(error: Exception, status: int) -> NoReturn:
+    first, *_ = str(error).splitlines() or [""]
+    reason = str(error) if isinstance(error, RunError) else f"{type(error).__name__}: {first[:200]}"
+    stderr.print(f"The run is done, but Prefect does not know. {escape(reason)}", soft_wrap=True)
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
-    os._exit(0)
+    os._exit(status)
 
 
 def _print_outcome(shown: Display) -> None:
     from torchyard.pipelines.commands.ui import mlflow_ui_command
-    from torchyard.pipelines.services.manager import ui_address
+    from torchyard.pipelines.services.manager import served_url, ui_address
 
     uri, outcome = store.tracking_uri(), shown.outcome
-    address = ui_address(uri)
-    if address:
-        shown.outcome = dataclasses.replace(
-            outcome, url=outcome.url.replace(store.LOCAL_UI, address)
-        )
-    shown.result("" if address else mlflow_ui_command(uri))
+    if outcome is None:  # skipped: it would have repeated another run
+        return
+    shown.outcome = dataclasses.replace(outcome, url=served_url(outcome.url))
+    shown.result("" if ui_address(uri) else mlflow_ui_command(uri))
 
 
 def _is_interruption(error: BaseException) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,14 +14,16 @@ from rich.markup import escape
 from rich.text import Text
 
 from torchyard.core.config.resolve import ResolvedConfig
-from torchyard.core.errors import UserError
-from torchyard.core.tracking.store import check_writable, tracking_uri
+from torchyard.core.errors import RunError, UserError
+from torchyard.core.tracking.store import answers, check_writable, tracking_uri
 from torchyard.pipelines.commands import arguments
 from torchyard.pipelines.commands.arguments import Overrides, PresetOrFile
-from torchyard.pipelines.display import print_table, stdout
+from torchyard.pipelines.display import print_json, print_table, stderr, stdout
 from torchyard.pipelines.services import manager
-from torchyard.pipelines.services.manager import FOUND, UP, ServiceManager, ServiceStatus
-from torchyard.pipelines.services.prefect_server import FLOW, PrefectServer, use
+from torchyard.pipelines.services.manager import DOWN, FOUND, UP, ServiceManager, ServiceStatus
+from torchyard.pipelines.services.prefect_server import FLOW, PrefectServer, named_server, use
+from torchyard.pipelines.services.server.access import how_to_get_in
+from torchyard.pipelines.time_zone import local_zone
 
 commands = typer.Typer()
 
@@ -40,7 +41,12 @@ def up() -> None:
     They run until [bold]torchyard down[/], and are restarted when they die. A second `up` changes
     nothing.
     """
-    _print_services(ServiceManager().up())
+    services = ServiceManager()
+    started = services.up()
+    _print_services(started)
+    if started[0].daemon:
+        lines = how_to_get_in(services.folder, started[0].api)
+        stdout.print(escape("\n".join(["", *lines])), soft_wrap=True)
 
 
 @commands.command()
@@ -55,15 +61,29 @@ def down() -> None:
 @commands.command()
 def status(as_json: arguments.AsJson = False) -> None:
     """Show what is running, where, since when and started by whom, and what runs next."""
-    services = ServiceManager().status()
-    plan = _plan(services[0])
+    found = ServiceManager()
+    services = found.status()
+    prefect, *others = services
+    plan, waiting = _plan(prefect), []
+    if prefect.state == DOWN and not named_server():
+        waiting = found.stored_schedules()
+    elif any(each.state != UP for each in others if each.name == "worker"):
+        here = manager.pool_name(prefect.api)
+        mine = (row for row in plan if row["pool"] == here and not row["paused"])
+        waiting = [row["name"] for row in mine if row["schedule"]]
     if as_json:
         rows = [_as_dict(service) for service in services]
-        print(json.dumps({"services": rows, "plan": plan}, indent=1))
+        print_json({"services": rows, "plan": plan, "waiting": waiting}, indent=1)
         return
+    zone = _local_zone()
     _print_services(services)
     if plan:
         _print_plan(plan)
+    if plan or any(service.daemon for service in services):
+        stdout.print(f"\nTimes are those of {zone}.")
+    if waiting:
+        stdout.print(f"Scheduled, and waiting for the services: {escape(', '.join(waiting))}")
+        stdout.print("`torchyard up` starts them.")
 
 
 @commands.command("schedule")
@@ -108,7 +128,10 @@ def schedule_runs(
         pool = manager.pool_name(server.api_url)
         url, replaced = deployments.schedule(resolved, name, when, pool)
     text = f"{schedules.describe(when.prefect)}; first {when.first:%a %d %b %Y %H:%M}"
+    if interval:  # the other kinds name it themselves
+        text = f"{text}, {when.prefect.timezone}"
     _print_registered(name, "Replaced" if replaced else "Scheduled", text, url)
+    _note_fixed_seed(resolved)
     if not ServiceManager().stores:
         stdout.print("It starts only while the services run: `torchyard up` starts them.")
 
@@ -159,6 +182,7 @@ def deploy(
         url, replaced = deployments.deploy(resolved, name, pool, variables)
     verb, text = "Replaced" if replaced else "Deployed", f"prefect deployment run {FLOW}/{name}"
     _print_registered(name, verb, text, url)
+    _note_fixed_seed(resolved)
 
 
 def check_name(name: str | None, source: str | None) -> str:
@@ -182,7 +206,12 @@ def _prefect(resolved: ResolvedConfig | None = None) -> Iterator[PrefectServer]:
 
             check_config(resolved.config)
         with use(server.wait()):
-            yield server
+            from prefect.exceptions import PrefectHTTPStatusError
+
+            try:
+                yield server
+            except PrefectHTTPStatusError as error:
+                raise RunError(f"Prefect refuses it: {str(error).splitlines()[0]}") from error
 
 
 def _read(problems: list[str], read: Callable[..., T], *arguments: Any) -> T | None:
@@ -196,7 +225,7 @@ def _read(problems: list[str], read: Callable[..., T], *arguments: Any) -> T | N
 
 def _plan(prefect: ServiceStatus) -> list[dict[str, Any]]:
     """What is scheduled and deployed; nothing while there is no server to ask."""
-    if prefect.state not in (UP, FOUND):
+    if prefect.state == DOWN or not answers(f"{prefect.api}/health"):  # it may be starting
         return []
     from torchyard.pipelines.services import deployments
 
@@ -211,6 +240,8 @@ def _print_plan(plan: list[dict[str, Any]]) -> None:
         last = row["last_state"] or "–"
         if row["last_message"] and last not in ("Completed", "Running"):
             last = f"{last}: {row['last_message']}"
+        if row["skipped_since"] and last != "Running":
+            last = f"{last}; then skipped: {row['skipped_since']}"
         schedule = f"{schedule} (paused)" if row["paused"] else schedule
         times = _short(row["next"]), _short(row["last"])
         rows.append((row["name"], row["pool"] or "–", schedule, *times, last))
@@ -219,7 +250,15 @@ def _print_plan(plan: list[dict[str, Any]]) -> None:
 
 
 def _short(time: str | None) -> str:
-    return f"{datetime.fromisoformat(time):%d %b %H:%M}" if time else "–"
+    """A time in this machine's time zone, whatever the zone of the schedule."""
+    return f"{datetime.fromisoformat(time).astimezone():%d %b %H:%M}" if time else "–"
+
+
+def _local_zone() -> str:
+    try:
+        return local_zone()
+    except UserError:
+        return f"UTC{datetime.now().astimezone():%z}"
 
 
 def _print_registered(name: str, verb: str, text: str, url: str) -> None:
@@ -227,11 +266,21 @@ def _print_registered(name: str, verb: str, text: str, url: str) -> None:
     stdout.print(f"Its configuration: {url}", soft_wrap=True)
 
 
+def _note_fixed_seed(resolved: ResolvedConfig) -> None:
+    config = resolved.config
+    if config.promote and config.promote.gates and isinstance(config.train.seed, int):
+        stderr.print(
+            "[yellow]note:[/] train.seed is fixed: while the data stay the same, every run trains "
+            "the same network, and the gates judge it again. train.seed=per_run trains another.",
+            soft_wrap=True,
+        )
+
+
 def _print_services(services: list[ServiceStatus]) -> None:
     headings, rows = ("", "", "where", "since", "by", "process"), []
     for row in map(_as_dict, services):
         state = Text(row["state"], "" if row["state"] in (UP, FOUND) else "red")
-        since = row["since"] and f"{datetime.fromisoformat(row['since']).astimezone():%d %b %H:%M}"
+        since = row["since"] and _short(row["since"])
         cells = (row["address"], since, row["started_by"], row["process"])
         rows.append((row["name"], state, *(str(cell or "") for cell in cells)))
     print_table(headings, rows, no_wrap=headings)

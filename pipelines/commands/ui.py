@@ -16,11 +16,20 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from torchyard.core.errors import RunError
+from torchyard.core.errors import RunError, UserError
+from torchyard.core.redaction import redacted_uri
 from torchyard.core.tracking import store, table
-from torchyard.core.tracking.lookup import find_run
+from torchyard.core.tracking.location.address import local_address
+from torchyard.pipelines.commands.arguments import chosen_run
 from torchyard.pipelines.display import stdout
-from torchyard.pipelines.services.manager import mlflow_server, ui_address
+from torchyard.pipelines.services.manager import (
+    DOWN,
+    ServiceManager,
+    mlflow_server,
+    serves,
+    ui_address,
+)
+from torchyard.pipelines.services.server.access import PASSWORD_FILE, login_page
 
 UI_TIMEOUT_SECONDS = 120.0
 
@@ -32,13 +41,21 @@ def ui(
     run: Annotated[
         str | None, typer.Argument(metavar="[RUN]", help="an id, a name, latest, best, champion")
     ] = None,
+    prefect: Annotated[
+        bool, typer.Option("--prefect", help="Prefect's UI, its password entered")
+    ] = False,
 ) -> None:
     """Open the MLflow UI in the browser: the table of runs, or one run.
 
     A server that is up is used; otherwise one is started, which runs until Ctrl-C.
     """
+    if prefect:
+        if run is not None:
+            raise UserError("--prefect opens Prefect's UI, and takes no run")
+        _open_prefect()
+        return
     uri = store.tracking_uri()
-    address = store.redacted_uri(uri) if store.is_server(uri) else ui_address(uri)
+    address = redacted_uri(uri) if store.is_server(uri) else ui_address(uri)
     page = _page(uri, run)  # fails before a server is started if there is no run
     if address is not None:
         _open(address + page)
@@ -49,7 +66,7 @@ def ui(
     server = subprocess.Popen(program, env=os.environ | environment, stdout=quiet, stderr=quiet)
     try:
         deadline = time.monotonic() + UI_TIMEOUT_SECONDS
-        while not store.answers(address):
+        while not serves(address):
             if server.poll() is not None or time.monotonic() > deadline:
                 raise RunError(f"The MLflow UI does not start at {address}.")
             time.sleep(0.2)
@@ -66,11 +83,10 @@ def ui(
 def mlflow_ui_command(tracking_uri: str) -> str:
     """The shell command that shows the runs of a store; the address of a store that is a server."""
     if store.is_server(tracking_uri):
-        return store.redacted_uri(tracking_uri)
+        return redacted_uri(tracking_uri)
     uri = '"$MLFLOW_TRACKING_URI"'  # whose value may contain a password
-    if tracking_uri.startswith("sqlite:///"):
-        database = _relative(Path(tracking_uri.removeprefix("sqlite:///")))
-        uri = shlex.quote(f"sqlite:///{database}")
+    if database := store.database_of(tracking_uri):
+        uri = shlex.quote(local_address(_relative(database)))
     # One process of MLflow's server starts faster than the default four.
     return f"{_mlflow()} ui --backend-store-uri {uri} --workers 1"
 
@@ -95,11 +111,25 @@ def _page(uri: str, run: str | None) -> str:
         if run is None:
             experiment = store.chosen_experiment(client, uri).experiment_id
             return f"/#/experiments/{experiment}/runs?viewStateShareKey={table.KEY}"
-        info = find_run(client, run).info
+        info = chosen_run(client, run).info
     kind = "workflowType=machine_learning"
     return f"/#/experiments/{info.experiment_id}/runs/{info.run_id}?{kind}"
 
 
-def _open(page: str) -> None:
+def _open_prefect() -> None:
+    services = ServiceManager()
+    server = services.status()[0]
+    if server.state == DOWN:
+        raise UserError("There is no Prefect server; `torchyard up` starts one.")
+    if server.daemon is None:  # the user's own, which knows its users
+        _open(server.address)
+        return
+    _open(server.address, login_page(services.folder, server.address).as_uri())
+    file = services.folder / PASSWORD_FILE
+    stdout.print(f"If it asks for a password: that stands in {escape(str(file))}", soft_wrap=True)
+
+
+def _open(page: str, opened: str = "") -> None:
+    """Print an address, and open it or another one in the browser."""
     stdout.print(escape(page), soft_wrap=True)
-    webbrowser.open(page)  # without a browser, the printed address is enough
+    webbrowser.open(opened or page)  # without a browser, the printed address is enough

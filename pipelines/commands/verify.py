@@ -14,9 +14,9 @@ from torchyard.core.data.dataset import PreparedDataset
 from torchyard.core.data.files import cache_folder
 from torchyard.core.errors import RunError, UserError
 from torchyard.core.hosting.host import host
-from torchyard.core.tracking.lookup import find_run, recorded_config
+from torchyard.core.tracking.lookup import recorded_config
 from torchyard.core.tracking.store import open_existing, store_errors, tracking_uri
-from torchyard.pipelines.commands.arguments import RunName
+from torchyard.pipelines.commands.arguments import RunName, chosen_run
 from torchyard.pipelines.display import Display, print_table, stdout
 from torchyard.pipelines.worker.process import shared_worker
 
@@ -39,7 +39,7 @@ def verify(run: RunName) -> None:
     worker = shared_worker()  # torch's import overlaps MLflow's
     client = open_existing(uri)
     with store_errors(uri):
-        found = find_run(client, run)
+        found = chosen_run(client, run)
         recorded = found.data.tags.get(DIGEST)
         if recorded is None:
             raise UserError(f"run {found.info.run_name} is {found.info.status} and has no weights.")
@@ -75,13 +75,17 @@ def verify(run: RunName) -> None:
 def differences(
     run: Run, resolved: ResolvedConfig, data_digest: str, placement: dict[str, Any]
 ) -> dict[str, tuple[str, str]]:
-    """What is recorded of a run and differs now, as (recorded, now): data, plugins, placement."""
+    """What is recorded of a run and differs now, as (recorded, now).
+
+    That is the data, the plugins, the files that their parameters name, and the placement.
+    """
     now = {f"plugin.{slot}": used.source.identity for slot, used in resolved.plugins.items()}
     now |= {key: str(value) for key, value in placement.items()}
     tags = run.data.tags
     differing = {
         key: (tags[key], value) for key, value in now.items() if tags.get(key, value) != value
     }
+    differing |= {what: pair for what, pair in resolved.changes.items() if " " not in what}
     digests = [each.dataset.digest for each in run.inputs.dataset_inputs] if run.inputs else []
     if digests and not any(data_digest.startswith(digest) for digest in digests):
         differing["data set"] = (digests[0], data_digest[: len(digests[0])])

@@ -1,4 +1,4 @@
-"""How a run ends early: cancelled in Prefect, failed, or failed in a task that is retried."""
+"""How a run ends early: cancelled or suspended in Prefect, failed, or failed and tried again."""
 
 from __future__ import annotations
 
@@ -12,35 +12,51 @@ from uuid import UUID
 import httpx
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import State, TaskRun
-from prefect.exceptions import CancelledRun, PrefectException, TerminationSignal
-from prefect.runtime import deployment, flow_run
+from prefect.context import FlowRunContext
+from prefect.exceptions import CancelledRun, Pause, PrefectException, TerminationSignal
+from prefect.runtime import flow_run
 from prefect.states import Cancelled
 from prefect.tasks import Task
 
-from torchyard.core.errors import StoreUnavailableError, UnreachableError
-from torchyard.core.tracking.provenance import owner_tags
+from torchyard.core.errors import RunError, StoreUnavailableError, UnreachableError, UserError
+from torchyard.pipelines.services.reaper import end_dead_flow_runs, owner_labels
 from torchyard.pipelines.worker.process import abort_shared_worker
 
 R = TypeVar("R")
 
 CANCELLED = "cancelled in Prefect"
+PAUSED = "paused in Prefect"
+NO_ANSWER = (httpx.HTTPError, PrefectException, ValueError)  # or one that Prefect did not give
 POLL_SECONDS = 3.0
 # A Prefect worker cancels the runs that it started; a run waits so long before it does so itself.
 PREFECT_WORKER_SECONDS = 20.0
 
 
+class SuspendedError(Exception):
+    """The run ends with a checkpoint; when Prefect resumes it, another process goes on."""
+
+    def __init__(self, state: State[Any] | None) -> None:
+        super().__init__("suspended in Prefect, which can resume it")
+        self.state = state
+
+
 def run_cancellable(pipeline: Callable[[], R]) -> R:
-    """Run the body of a flow; end as Cancelled, its stage stopped, when Prefect asks for that.
+    """Run the body of a flow; end it, its stage stopped, when Prefect cancels or suspends it.
 
     The flow run also gets labels that name this process, by which the reaper finds the flow
     runs of dead processes.
+
+    Raises:
+        Pause: it was suspended; for Prefect, which then leaves the flow run suspended.
     """
     ended = threading.Event()
     if flow_run.id is not None:  # otherwise it is called without Prefect, as in tests
         polled = [UUID(flow_run.id), ended]  # also of a run that no Prefect worker started
-        threading.Thread(target=_poll_cancellation, args=polled, daemon=True).start()
+        threading.Thread(target=_poll_state, args=polled, daemon=True).start()
     try:
         return pipeline()
+    except SuspendedError as error:
+        raise Pause(state=error.state) from error
     except CancelledRun as error:
         message = ". ".join([str(error), *getattr(error, "__notes__", [])])
         # Returning a state is how a flow chooses its own; the caller gets a CancelledRun.
@@ -49,10 +65,21 @@ def run_cancellable(pipeline: Callable[[], R]) -> R:
         ended.set()
 
 
+def is_deployed() -> bool:
+    """Whether the flow run is one of a deployment; known without asking Prefect's server."""
+    context = FlowRunContext.get()
+    return bool(context and context.flow_run and context.flow_run.deployment_id)
+
+
 def ended_as(error: BaseException) -> Literal["KILLED", "FAILED"]:
     """How a run that an exception ended is recorded: Ctrl-C and a cancellation killed it."""
-    killed = isinstance(error, CancelledRun | TerminationSignal) or not isinstance(error, Exception)
+    killed = isinstance(error, CancelledRun | SuspendedError) or not isinstance(error, Exception)
     return "KILLED" if killed else "FAILED"
+
+
+def is_mistake(error: BaseException) -> bool:
+    """Whether its user has to correct something first: to try again is of no use."""
+    return isinstance(error, UserError) and not isinstance(error, UnreachableError)
 
 
 def reason_of(error: BaseException) -> str:
@@ -61,12 +88,19 @@ def reason_of(error: BaseException) -> str:
         return "interrupted"
     if isinstance(error, TerminationSignal):
         return CANCELLED if flow_run.id and _cancelled(UUID(flow_run.id)) else "terminated"
-    return str(error).strip() or type(error).__name__
+    if isinstance(error, SuspendedError | Pause):  # between two tasks Prefect itself raises
+        return str(SuspendedError(error.state))
+    if isinstance(error, SystemExit):
+        return f"some code in it called exit({error.code})"
+    text = str(error).strip()
+    if isinstance(error, UserError | RunError | CancelledRun | SuspendedError):
+        return text
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 def _cancelled(run: UUID) -> bool:
     with (
-        contextlib.suppress(httpx.HTTPError, PrefectException),  # no answer
+        contextlib.suppress(*NO_ANSWER),
         get_client(sync_client=True) as client,
     ):
         state = client.read_flow_run(run).state
@@ -74,25 +108,38 @@ def _cancelled(run: UUID) -> bool:
     return False
 
 
-def _poll_cancellation(run: UUID, ended: threading.Event) -> None:
+def _poll_state(run: UUID, ended: threading.Event) -> None:
     has_worker = os.environ.get("PREFECT__ENABLE_CANCELLATION_AND_CRASHED_HOOKS") == "false"
     patience = PREFECT_WORKER_SECONDS if has_worker else 0.0
     labelled = False
     with get_client(sync_client=True) as client:
         while True:
-            with contextlib.suppress(httpx.HTTPError, PrefectException):  # no answer
+            with contextlib.suppress(*NO_ANSWER):
+                found = client.read_flow_run(run)
                 if not labelled:
-                    client.update_flow_run_labels(run, {**owner_tags()})
+                    client.update_flow_run_labels(run, {**owner_labels(found.state)})
                     labelled = True
-                state = client.read_flow_run(run).state
-                if state and (state.is_cancelling() or state.is_cancelled()):
-                    if ended.wait(patience):
+                    end_dead_flow_runs()
+                if end := _end_of(found.state):
+                    if isinstance(end, CancelledRun) and ended.wait(patience):
                         return
                     patience = 0.0
                     # In every round: the run may have been between two stages.
-                    abort_shared_worker(CancelledRun(CANCELLED))
+                    abort_shared_worker(end)
             if ended.wait(POLL_SECONDS):
                 return
+
+
+def _end_of(state: State[Any] | None) -> Exception | None:
+    """What ends the run, if it is not to go on in that state of its flow run."""
+    if state is None or state.is_running():
+        return None
+    if state.is_cancelling() or state.is_cancelled():
+        return CancelledRun(CANCELLED)
+    # Scheduled: suspended, and resumed before this process noticed that.
+    if state.state_details.pause_reschedule or state.is_scheduled():
+        return SuspendedError(state)
+    return CancelledRun(PAUSED) if state.is_paused() else None
 
 
 RETRY_SECONDS = [5.0, 30.0]
@@ -103,7 +150,7 @@ def should_retry(failed: Task[..., Any], task_run: TaskRun, state: State[Any]) -
     error = state.result(raise_on_failure=False)
     if isinstance(error, UnreachableError):
         # Whoever started a run by hand wants to know at once, to name another source.
-        return deployment.id is not None
+        return is_deployed()
     return isinstance(error, StoreUnavailableError)
 
 

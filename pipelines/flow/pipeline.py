@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -18,26 +19,40 @@ from typing import Any
 
 from prefect import flow, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
-from prefect.runtime import deployment
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.actions import FlowRunCreate
+from prefect.client.schemas.objects import FlowRun
+from prefect.flow_engine import run_flow
+from prefect.states import Completed, Pending, to_state_create
 
 from torchyard.core.config.resolve import ResolvedConfig, resolve_once
 from torchyard.core.config.schema import RunConfig
 from torchyard.core.data.dataset import PreparedDataset
-from torchyard.core.data.files import cache_folder
+from torchyard.core.data.files import cache_folder, temporary_files_in
 from torchyard.core.data.predictions import PREDICTIONS_FILE, Predictions, PredictionTable
-from torchyard.core.errors import UserError
+from torchyard.core.errors import UserError, without_secrets
 from torchyard.core.evaluation.metrics import evaluate
 from torchyard.core.formatting import dimensions
 from torchyard.core.hosting.host import host
 from torchyard.core.hosting.sources import PLUGIN_FOLDERS
+from torchyard.core.redaction import redact_logs
 from torchyard.core.tracking.record import RunRecord
 from torchyard.core.tracking.store import check_writable, tracking_uri
-from torchyard.core.training.events import EpochDone, Event, TrainingBatch, TrainingMetrics
+from torchyard.core.training.events import EpochDone, Event, TrainingBatch
 from torchyard.pipelines.display import display, epoch_line
 from torchyard.pipelines.flow import recording
-from torchyard.pipelines.flow.failures import RETRIED, ended_as, reason_of, run_cancellable
+from torchyard.pipelines.flow.failures import (
+    RETRIED,
+    ended_as,
+    is_deployed,
+    is_mistake,
+    reason_of,
+    run_cancellable,
+)
+from torchyard.pipelines.flow.prefect_calls import recorded
 from torchyard.pipelines.services.deployments import NEEDS
 from torchyard.pipelines.services.prefect_server import FLOW
+from torchyard.pipelines.services.reaper import owner_labels
 from torchyard.pipelines.worker.process import check_config, shared_worker
 
 
@@ -61,7 +76,7 @@ class Outcome:
 
 
 @flow(name=FLOW)
-def train_pipeline(config: RunConfig, run_id: str | None = None) -> Outcome:
+def train_pipeline(config: RunConfig, run_id: str | None = None) -> Outcome | None:
     """Train a classifier: prepare → train → evaluate → per-class report, in one MLflow run.
 
     Args:
@@ -72,30 +87,65 @@ def train_pipeline(config: RunConfig, run_id: str | None = None) -> Outcome:
         UserError: the configuration or the data are wrong.
         RunError: a stage failed.
         CancelledRun: it was cancelled in Prefect.
+
+    Returns:
+        The outcome; None where `train.skip_repeats` let it end before it trained.
     """
-    return run_cancellable(lambda: _run_stages(config, run_id))
+    try:
+        return run_cancellable(lambda: _run_stages(config, run_id))
+    except recording.FinishedError as error:
+        return Completed(message=str(error))  # type: ignore[return-value]
 
 
-def _run_stages(config: RunConfig, run_id: str | None) -> Outcome:
+def call_pipeline(config: RunConfig, run_id: str | None = None) -> None:
+    """Call the flow; whenever this process dies, its flow run has a label that names it.
+
+    Raises:
+        As the flow does.
+    """
+    parameters: dict[str, Any] = {"config": config, "run_id": run_id}
+    with get_client(sync_client=True) as client:
+        wanted = FlowRunCreate(
+            flow_id=client.create_flow(train_pipeline),
+            flow_version=train_pipeline.version,
+            parameters=train_pipeline.serialize_parameters(parameters),
+            state=to_state_create(Pending()),
+            labels=owner_labels(),
+        )
+        # Prefect's own `create_flow_run` takes no labels.
+        answer = client.request(
+            "POST", "/flow_runs/", json=wanted.model_dump(mode="json", exclude_unset=True)
+        )
+    run_flow(train_pipeline, FlowRun.model_validate(answer.json()), parameters)
+
+
+@recorded()
+def _run_stages(config: RunConfig, run_id: str | None) -> Outcome | None:
+    redact_logs()
     resolved = _resolve_here(config)
     config = resolved.config
     check_writable(tracking_uri())
     for change in resolved.changed:
         get_run_logger().warning(change)
     check_config(config)
+    resolved = recording.with_drawn_seed(resolved)
+    config = resolved.config
     began = time.perf_counter()
     record = recording.start_record(resolved, run_id)
     _records[record.run_id] = record
     display.get().began(record.run_id, record.name)
     try:
-        data = prepare_data(config, record.run_id)
-        trained = train_model(config, data, record.run_id)
-        predictions = evaluate_model(config, data, trained, record.run_id)
-        outcome = report_per_class(config, data, trained, predictions, record.run_id)
-        if config.promote:
-            promote_model(config, record.run_id)
-        record.log_metrics({"time/total_seconds": time.perf_counter() - began}, step=0)
-        record.finish("FINISHED")
+        with temporary_files_in(_temporary(record)):
+            data = prepare_data(config, record.run_id)
+            if run_id is None and _repeats(record, config, data):
+                return None
+            trained = train_model(config, data, record.run_id)
+            predictions = evaluate_model(config, data, trained, record.run_id)
+            outcome = report_per_class(config, data, trained, predictions, record.run_id)
+            if config.promote:
+                promote_model(config, record.run_id)
+            record.log_metrics({"time/total_seconds": time.perf_counter() - began}, step=0)
+            record.finish("FINISHED")
         display.get().outcome = outcome
         if record.pending:
             _say(
@@ -106,12 +156,27 @@ def _run_stages(config: RunConfig, run_id: str | None) -> Outcome:
     except BaseException as error:
         reason = reason_of(error)
         status = ended_as(error)
-        record.finish(status, reason)
-        error.add_note(f"Recorded as {status}: {record.name}  {record.run_id}")
+        recorded = record.finish(status, reason)
+        if not (is_mistake(error) and record.discard()):
+            error.add_note(recording.ending_note(record, status, recorded))
         raise
     finally:
         del _records[record.run_id]
     return outcome
+
+
+def _repeats(record: RunRecord, config: RunConfig, data: str) -> bool:
+    """Say if a run can only repeat an earlier one; True if it is ended for that."""
+    earlier = recording.repeated_run(record, config, PreparedDataset.open(Path(data)))
+    if earlier is None:
+        return False
+    same = f"{earlier} had the same configuration, seed, data and code"
+    if config.train.skip_repeats:
+        _say("train", f"skipped: {same}")
+        record.finish("KILLED", f"skipped: {same}")
+        return True
+    _say("train", f"{same}: this run can only repeat it (train.seed=per_run draws another seed)")
+    return False
 
 
 @task(cache_policy=NO_CACHE, **RETRIED, task_run_name="prepare_data: {config.dataset.name}")
@@ -119,14 +184,23 @@ def prepare_data(config: RunConfig, run_id: str) -> str:
     """Download or read, verify and store the data set; returns the folder of its arrays."""
     with _stage("prepare", run_id, config.dataset.name):
         done = _call("prepare", run_id, config=_plain(config), cache=str(cache_folder()))
-        data = PreparedDataset.open(Path(done["folder"]))
-        _record(run_id).log_dataset(data)
+        data, record = PreparedDataset.open(Path(done["folder"])), _record(run_id)
+        record.log_dataset(data)
         found = "found prepared" if done["found"] else "prepared"
+        if config.dataset.verify:
+            found += ", contents compared"
         _say(
             "prepare",
-            f"{data.name}: {data.counts['train']:,} training and {data.counts['test']:,} test "
-            f"samples of {dimensions(data.shape)}, {len(data.classes)} classes, {found}",
+            f"{data.name}: {data.samples} of {dimensions(data.shape)}, "
+            f"{len(data.classes)} classes, {found}",
         )
+        notes = list(data.notes)
+        if data.validation and (share := config.train.validation):
+            notes.append(f"its own validation split is used, and train.validation={share:g} is not")
+        for note in notes:
+            _say("prepare", note)
+        if notes:
+            record.set_tags({"data_notes": "\n".join(notes)})
     return str(data.folder)
 
 
@@ -144,7 +218,9 @@ def train_model(config: RunConfig, data: str, run_id: str) -> dict[str, Any]:
         fit, placement = done["fit"], done["placement"]
         trained = "parameters to train" if config.model.freeze else "parameters"
         compiled = f", compiled {placement['compiled']}" * (placement["compiled"] != "false")
-        early = f"; stopped early, epoch {fit['best_epoch']} was best" * fit["stopped_early"]
+        early = "; stopped early" * fit["stopped_early"]
+        if fit["best_epoch"] != fit["epochs"]:
+            early += f"; the weights of epoch {fit['best_epoch']}, the best, are kept"
         _say(
             "train",
             f"{config.model.name} with {done['parameters']:,} {trained}, {fit['steps']:,} steps "
@@ -184,7 +260,9 @@ def evaluate_model(config: RunConfig, data: str, trained: dict[str, Any], run_id
             # Hard-linked from here, not copied; hidden, so that `resume` removes it after a kill.
             exported = record.folder / ".model.pt2"
             try:
-                with shared_worker().submit("export", target=str(exported), **arguments) as answer:
+                with shared_worker().submit(
+                    "export", temporary=_temporary(record), target=str(exported), **arguments
+                ) as answer:
                     recording.record_pictures(record, prepared, predictions, result)
                     refused = answer()["refused"]
                 if refused:
@@ -215,7 +293,8 @@ def report_per_class(
         predicted = PredictionTable.read(Path(predictions)).predictions
         result = evaluate(predicted, prepared.classes)
         rows = recording.record_report(record, config, prepared, predicted, result, trained)
-        _say("report", "per-class table, pictures and report are in MLflow")
+        where = "are in MLflow" if record.flush() else "wait on disk for MLflow"
+        _say("report", f"per-class table, pictures and report {where}")
     return Outcome(run_id, record.name, record.url, result.accuracy, result.images, rows)
 
 
@@ -242,7 +321,8 @@ def _resolve_here(config: RunConfig) -> ResolvedConfig:
             the run was deployed. Or the record would go into a folder that Prefect deletes.
     """
     temporary = Path.cwd().is_relative_to(Path(tempfile.gettempdir()).resolve())
-    if deployment.id and temporary and not os.environ.get("MLFLOW_TRACKING_URI"):
+    store = os.environ.get("MLFLOW_TRACKING_URI")
+    if is_deployed() and temporary and (not store or re.match(r"sqlite[^/]*:///[^/]", store)):
         raise UserError(
             "this Prefect worker's folder is temporary, and the record would be lost with it: set "
             "MLFLOW_TRACKING_URI, for the worker or as the job variable env.MLFLOW_TRACKING_URI, "
@@ -269,6 +349,11 @@ def _record(run_id: str) -> RunRecord:
     return _records.get(run_id) or RunRecord.open(run_id)
 
 
+def _temporary(record: RunRecord) -> Path:
+    # Hidden, so that `resume` removes it after a kill.
+    return record.folder / ".temporary"
+
+
 def _plain(config: RunConfig) -> dict[str, Any]:
     return config.model_dump(mode="json")
 
@@ -281,8 +366,6 @@ def _call(stage: str, run_id: str, classes: Sequence[str] = (), **arguments: Any
         shown.event(event)
         if isinstance(event, TrainingBatch):
             recording.record_training_batch(record, Path(event.file), classes)
-        elif isinstance(event, TrainingMetrics):  # they are in the run's log
-            record.flush_if_due()
         if isinstance(event, EpochDone):
             logger.info(epoch_line(event))
 
@@ -292,7 +375,7 @@ def _call(stage: str, run_id: str, classes: Sequence[str] = (), **arguments: Any
 
     worker = shared_worker()
     worker.on_output = on_output
-    return worker.call(stage, on_event, **arguments)
+    return worker.call(stage, on_event, _temporary(record), **arguments)
 
 
 @contextlib.contextmanager
@@ -300,7 +383,12 @@ def _stage(name: str, run_id: str, status: str) -> Iterator[None]:
     """Show a stage, and record how long it took."""
     started = time.perf_counter()
     with display.get().stage(name, status):
-        yield
+        try:
+            yield
+        except Exception as error:  # Prefect shows and keeps it
+            if (clean := without_secrets(error)) is not error:
+                raise clean from None
+            raise
         record = _record(run_id)
         record.log_metrics({f"time/{name}_seconds": time.perf_counter() - started}, step=0)
         record.flush()

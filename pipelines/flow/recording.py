@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
+import hashlib
 import json
-import logging
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
-import httpx
 import numpy as np
 import yaml
 from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
 from prefect.client.orchestration import get_client
-from prefect.exceptions import ObjectNotFound
 from prefect.runtime import flow_run
 from prefect.utilities.urls import url_for
 
@@ -23,20 +25,31 @@ from torchyard.core.config.resolve import ResolvedConfig
 from torchyard.core.config.schema import SINGLE_KINDS, RunConfig
 from torchyard.core.data.dataset import PreparedDataset
 from torchyard.core.data.predictions import Predictions
-from torchyard.core.errors import StoreUnavailableError
+from torchyard.core.errors import RunError, StoreUnavailableError
 from torchyard.core.evaluation.metrics import Evaluation
+from torchyard.core.formatting import percent
 from torchyard.core.report import image_grids, markdown, plots
 from torchyard.core.report.run_page import run_page
+from torchyard.core.tracking import provenance
 from torchyard.core.tracking.lookup import run_tagged
-from torchyard.core.tracking.mlflow_format import class_metric_keys, event_metrics
+from torchyard.core.tracking.mlflow_format import BEST, class_metric_keys, event_metrics
 from torchyard.core.tracking.record import RunRecord
 from torchyard.core.tracking.registry import Judged, promote
-from torchyard.core.tracking.store import database_of, load_mlflow, open_store, tracking_uri
+from torchyard.core.tracking.store import (
+    database_of,
+    load_mlflow,
+    open_store,
+    store_errors,
+    tracking_uri,
+)
 from torchyard.core.training.events import EpochDone
 from torchyard.core.training.run_log import RunLog
-from torchyard.pipelines.flow.failures import ended_as
-
-logger = logging.getLogger(__name__)
+from torchyard.pipelines.display import display
+from torchyard.pipelines.flow.failures import ended_as, is_deployed
+from torchyard.pipelines.flow.prefect_calls import tell
+from torchyard.pipelines.services.manager import served_url
+from torchyard.pipelines.worker.judging import judge_in_worker
+from torchyard.pipelines.worker.process import abort_shared_worker
 
 FLOW_RUN_ID = "prefect.flow_run_id"  # tag of an MLflow run
 
@@ -45,6 +58,10 @@ ENVIRONMENT_FACTS = (
     *("model_device", "data_device", "threads"),
     *("torch_version", "python_version", "processes"),
 )
+
+
+class FinishedError(Exception):
+    """Nothing is left to do: Prefect suspended the flow run, or lost it, after its run's end."""
 
 
 def load_libraries() -> None:
@@ -59,10 +76,13 @@ def load_libraries() -> None:
 def start_record(resolved: ResolvedConfig, run_id: str | None) -> RunRecord:
     """Start or resume the MLflow run, with one name in MLflow and Prefect and links both ways.
 
-    A flow run that Prefect retries resumes its MLflow run.
+    A flow run that Prefect retries, or had suspended, resumes its MLflow run.
 
     Args:
         run_id: of the run to resume; None starts a new one.
+
+    Raises:
+        FinishedError: it is the flow run of a run that has finished.
     """
     config = resolved.config
     tags = {kind: resolved.plugins[kind].name for kind in SINGLE_KINDS}
@@ -73,14 +93,20 @@ def start_record(resolved: ResolvedConfig, run_id: str | None) -> RunRecord:
     settings = config.model_dump(mode="json")
     parameters = {name: value for name, value in settings.items() if name != "plugins"}
     if flow_run.id is not None:
-        if run_id is None and flow_run.run_count > 1:
-            run_id = run_tagged(FLOW_RUN_ID, flow_run.id)
+        # Prefect does not count a start after a suspension.
+        again = run_id is None and (is_deployed() or flow_run.run_count > 1)
+        if again and (before := run_tagged(FLOW_RUN_ID, flow_run.id)):
+            run_id = before.info.run_id
+            if before.info.status == "FINISHED":
+                raise FinishedError(f"{before.info.run_name}: it had finished.")
         tags |= {FLOW_RUN_ID: flow_run.id, "prefect.flow_run_url": _flow_run_url()}
     if run_id is not None:
         record = RunRecord.resume(run_id)
     else:
         stem = "·".join((config.model.name, config.optimizer.name, config.dataset.name))
         record = RunRecord.start(name_stem=stem, parameters=parameters, tags=tags)
+    record.keeper.on_taken_over = abort_shared_worker
+    record.keeper.on_unavailable = functools.partial(display.get().line, "record")
     try:
         if run_id is not None:  # it may have ended before all of this was recorded
             record.set_tags(tags)
@@ -90,14 +116,59 @@ def start_record(resolved: ResolvedConfig, run_id: str | None) -> RunRecord:
             record.log_metrics({"train/base_learning_rate": rate}, step=0)
         record.log_config(config_text(config))
         if flow_run.id is not None:
-            with get_client(sync_client=True) as client:
-                client.update_flow_run(flow_run.id, name=record.name)
-        with _published():
-            create_link_artifact(key="mlflow-run", link=record.url, link_text=record.name)
+            tell("name", lambda: _rename_flow_run(record.name))
+        link, name = served_url(record.url), record.name
+        tell("link", lambda: create_link_artifact(link, link_text=name, key="mlflow-run"))
     except BaseException as error:
         record.finish(ended_as(error), str(error))
         raise
     return record
+
+
+def ending_note(record: RunRecord, status: str, recorded: bool) -> str:
+    """What to tell of a run that ended early."""
+    run = f"{record.name}  {record.run_id}"
+    if recorded:
+        return f"Recorded as {status}: {run}"
+    if record.keeper.taken_over:
+        return f"Another process has the run now: {run}"
+    return f"{status}, but MLflow does not have all of it yet; that waits on disk: {run}"
+
+
+INPUTS = "torchyard.inputs"  # tag of a run: a digest of all that its weights depend on
+
+
+def with_drawn_seed(resolved: ResolvedConfig) -> ResolvedConfig:
+    """The configuration with a number for `train.seed=per_run`.
+
+    One flow run has one number, however often Prefect starts it.
+    """
+    config = resolved.config
+    if config.train.seed != "per_run":
+        return resolved
+    source = str(flow_run.id or uuid4()).encode()
+    seed = int.from_bytes(hashlib.sha256(source).digest()[:4])
+    drawn = config.model_copy(update={"train": config.train.model_copy(update={"seed": seed})})
+    return dataclasses.replace(resolved, config=drawn)
+
+
+def repeated_run(record: RunRecord, config: RunConfig, prepared: PreparedDataset) -> str | None:
+    """The name of a finished run with the same configuration, seed, data and code, if there is one.
+
+    The run gets the tag by which later ones are compared with it.
+    """
+    settings = config.model_dump(mode="json", exclude={"train": {"skip_repeats"}})
+    commit = provenance.git_tags().get("mlflow.source.git.commit")
+    code = [version("torchyard"), version("torch"), commit]
+    inputs = json.dumps([settings, prepared.digest, code], sort_keys=True)
+    digest = hashlib.sha256(inputs.encode()).hexdigest()
+    chosen = f"attributes.status = 'FINISHED' and tags.`{INPUTS}` = '{digest}'"
+    client, earlier = open_store(tracking_uri()), None
+    with suppress(RunError), store_errors(client.tracking_uri):  # it does not answer: train
+        found = client.search_runs([record.experiment_id], chosen, max_results=1)
+        earlier = found[0].info.run_name if found else None
+    record.set_tags({INPUTS: digest})
+    return earlier
 
 
 def config_text(config: RunConfig) -> str:
@@ -144,6 +215,19 @@ def record_training(record: RunRecord, trained: Mapping[str, Any]) -> None:
     metrics["train/parameters"] = trained["parameters"]
     metrics |= {f"system/{key}": value for key, value in trained["peaks"].items()}
     record.log_metrics(metrics, step=fit["epochs"])
+    record.log_metrics(kept_metrics(curves(record.folder), fit["best_epoch"]), fit["best_epoch"])
+
+
+def kept_metrics(
+    of_epochs: Mapping[str, Sequence[tuple[int, float]]], epoch: int
+) -> dict[str, float]:
+    """Losses and accuracies of the epoch whose weights were kept, as `best/val/loss` and so on."""
+    return {
+        f"{BEST}{key}": value
+        for key, points in of_epochs.items()
+        for number, value in points
+        if number == epoch and key.endswith(("/loss", "/accuracy"))
+    }
 
 
 def overall_metrics(result: Evaluation) -> dict[str, float]:
@@ -204,6 +288,12 @@ def record_report(
         "device": f"{facts['device']} ({facts['device_name']}), {facts['precision']}",
         "data digest": prepared.digest,
     }
+    metrics = record.metrics
+    if (validated := metrics.get(f"{BEST}val/loss")) is not None:
+        right, epoch = percent(metrics.get(f"{BEST}val/accuracy")), facts["best_epoch"]
+        stated["validation"] = f"loss {validated:.4f}, accuracy {right} in epoch {epoch}, the best"
+    if prepared.notes:
+        stated["notes on the data"] = "; ".join(prepared.notes)
     links = {"Prefect flow run": _flow_run_url()} if flow_run.id else {}
     command = "torchyard run config.yaml  # the file is beside this report"
     text = markdown.markdown_report(result, classes, facts=stated, command=command, links=links)
@@ -217,7 +307,7 @@ def record_report(
         title=record.name,
         facts=stated,
         environment={key: facts[key] for key in ENVIRONMENT_FACTS},
-        metrics=record.metrics,
+        metrics=metrics,
         curves=curves(record.folder),
         matrix=plots.confusion_matrix_figure(result, classes),
         config=config_text(config),
@@ -227,9 +317,12 @@ def record_report(
 
     # Prefect shows every digit there is. Through JSON, so that what is missing is None.
     rows: list[dict[str, Any]] = json.loads(result.per_class.round(4).to_json(orient="records"))
-    with _published():
+
+    def publish() -> None:
         create_table_artifact(key="per-class", table=rows, description=record.name)
         create_markdown_artifact(key="report", markdown=text, description=record.name)
+
+    tell("report", publish)
     return rows
 
 
@@ -239,7 +332,8 @@ def judge(record: RunRecord, resolved: ResolvedConfig) -> Judged:
     Raises:
         StoreUnavailableError: MLflow does not have all of the run yet.
     """
-    assert resolved.config.promote is not None
+    chosen = resolved.config.promote
+    assert chosen is not None
     if not record.sync():
         raise StoreUnavailableError(
             f"{record.name} is not judged: MLflow does not answer. Once it does, "
@@ -247,16 +341,13 @@ def judge(record: RunRecord, resolved: ResolvedConfig) -> Judged:
         )
     client = open_store(tracking_uri())
     run = client.get_run(record.run_id)
-    return promote(client, run, resolved.config.promote.model, resolved.named_gates)
+    judge = judge_in_worker(chosen.gate_seconds)
+    return promote(client, run, chosen.model, resolved.named_gates, judge)
 
 
-@contextmanager
-def _published() -> Iterator[None]:
-    """Warn if Prefect, which retries for a minute, does not take artifacts; the run goes on."""
-    try:
-        yield
-    except (httpx.HTTPError, ObjectNotFound) as error:
-        logger.warning("Prefect has no artifact of this run: %s.", error)
+def _rename_flow_run(name: str) -> None:
+    with get_client(sync_client=True) as client:
+        client.update_flow_run(flow_run.id, name=name)
 
 
 def _flow_run_url() -> str:

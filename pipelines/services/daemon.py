@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -64,6 +65,11 @@ class Daemon:
         with _opened(self.lock) as lock:
             return None if try_lock(lock) else self._read(lock)
 
+    def last_address(self) -> str:
+        """Its address, or the one it had the last time that it ran; empty if it never did."""
+        header = self._header()
+        return str(header[0]) if header else ""
+
     def start(
         self,
         command: Callable[[int], Sequence[str]],
@@ -89,7 +95,8 @@ class Daemon:
             if log.tell() > MAX_LOG_BYTES:
                 log.truncate(0)
             now = datetime.now(UTC).isoformat(timespec="seconds")
-            header = json.dumps([address, now, f"{user_name()}@{platform.node()}"])
+            log.seek(0, os.SEEK_END)
+            header = json.dumps([address, now, f"{user_name()}@{platform.node()}", log.tell()])
             os.ftruncate(lock, 0)
             os.pwrite(lock, f"{header}\n".encode(), 0)
             subprocess.Popen(
@@ -133,14 +140,23 @@ class Daemon:
                 process.kill()
 
     def log_tail(self, lines: int = 5) -> list[str]:
-        """The last lines of its log."""
-        text = self.log.read_text("utf-8", "replace") if self.log.exists() else ""
-        return text.splitlines()[-lines:]
+        """The last lines of its log, of those it has written since its last start."""
+        text = self.log.read_bytes() if self.log.exists() else b""
+        header = self._header()
+        began = header[3] if len(header) > 3 else 0
+        return text[began:].decode("utf-8", "replace").splitlines()[-lines:]
+
+    def _header(self) -> list[Any]:
+        """The first line of the lock file; empty if the daemon never ran."""
+        with contextlib.suppress(OSError, ValueError):
+            header = json.loads(self.lock.read_text("utf-8").partition("\n")[0])
+            return header if isinstance(header, list) else []
+        return []
 
     def _read(self, lock: int) -> DaemonState:
         header, *reports = os.pread(lock, 4096, 0).decode().splitlines()
         pid, _, mode = reports[-1].partition(" ") if reports else ("", "", "")
-        address, started_at, started_by = json.loads(header)
+        address, started_at, started_by, *_ = json.loads(header)
         return DaemonState(address, started_at, started_by, int(pid) if pid else None, mode)
 
 
@@ -176,6 +192,18 @@ def try_lock(descriptor: int) -> bool:
     except BlockingIOError:
         return False
     return True
+
+
+def is_served_by_this_user(port: int) -> bool:
+    """Whether a process of this user listens on a port of 127.0.0.1, as far as the system tells."""
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if process.uids().effective == os.geteuid() and any(
+                each.status == psutil.CONN_LISTEN and each.laddr.port == port
+                for each in process.net_connections("tcp")
+            ):
+                return True
+    return False
 
 
 def _session(process: psutil.Process) -> int | None:

@@ -17,7 +17,6 @@ from typing import Any
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
-import yaml
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas import actions, objects
 from prefect.client.schemas.filters import DeploymentFilter, FlowFilter, FlowRunFilter
@@ -25,21 +24,27 @@ from prefect.client.schemas.objects import ConcurrencyLimitStrategy, FlowRun, St
 from prefect.client.schemas.responses import DeploymentResponse
 from prefect.client.schemas.sorting import FlowRunSort
 from prefect.exceptions import ObjectAlreadyExists
+from prefect.utilities.schema_tools.validation import validate
 from prefect.utilities.urls import url_for
 
+from torchyard.core.config.parsing import parse_value
 from torchyard.core.config.resolve import ResolvedConfig
 from torchyard.core.config.schema import SINGLE_KINDS, RunConfig
 from torchyard.core.data.files import CACHE, cache_folder
 from torchyard.core.errors import UserError, suggestion
 from torchyard.core.hosting.sources import PLUGIN_FOLDERS
-from torchyard.core.tracking.store import tracking_uri
+from torchyard.core.tracking.store import RUNS, tracking_uri
 from torchyard.pipelines.services.prefect_server import FLOW
 from torchyard.pipelines.services.schedules import Schedule, describe
 
 ENTRYPOINT = "torchyard.pipelines.flow.pipeline.train_pipeline"
 OUR_FLOW = FlowFilter.model_validate({"name": {"any_": [FLOW]}})
 TAG = "torchyard"
+SLUG = "torchyard"  # of the schedule that `torchyard schedule` makes
+KEPT = {"schedule", "active", "max_scheduled_runs", "parameters", "slug"}  # of a schedule
 RETIRED = "torchyard:retired"  # tag of a deployment to be deleted once its last run has ended
+ACTIVE = {"state": {"type": {"any_": [StateType.RUNNING, StateType.PENDING, StateType.CANCELLING]}}}
+RECENT = 50  # runs among which the last is looked for that was not skipped
 NEEDS = "TORCHYARD_NEEDS"  # in the environment of a deployed run: its plugins and their sources
 
 
@@ -59,11 +64,69 @@ def read_variables(assignments: Sequence[str]) -> dict[str, Any]:
             inner = inner.setdefault(section, {}) if isinstance(inner, dict) else inner
         if not separator or not all([*sections, last]) or not isinstance(inner, dict):
             problems.append(f"--job-variable: '{assignment}' is not of the form key=value")
+        elif last in inner:
+            problems.append(f"--job-variable: '{key}' is given twice")
         else:
-            inner[last] = yaml.safe_load(value) if value.startswith(("[", "{")) else value
+            try:
+                inner[last] = _read_value(value)
+            except ValueError as error:
+                problems.append(f"--job-variable: '{assignment}': {error}")
     if problems:
         raise UserError(problems)
     return variables
+
+
+def _read_value(text: str) -> Any:
+    """Text, or the list or mapping that it stands for.
+
+    Raises:
+        ValueError: it is none, or one that JSON, and so Prefect, does not know.
+    """
+    if not text.startswith(("[", "{")) or text.startswith("{{"):  # {{ }}: filled in by Prefect
+        return text
+    value = parse_value(text)
+    if isinstance(value, str):
+        raise ValueError("is neither a list [a, b] nor a mapping {a: b}")
+    try:
+        same = json.loads(json.dumps(value, allow_nan=False)) == value
+    except (TypeError, ValueError):
+        same = False
+    if not same:
+        raise ValueError("has a value or a key that JSON does not know")
+    return value
+
+
+def fit_variables(variables: Mapping[str, Any], template: Mapping[str, Any]) -> dict[str, Any]:
+    """Job variables of the types that a work pool's job template declares: `30` as a number.
+
+    Raises:
+        UserError: with every one that the template does not have, or not of that type.
+    """
+    declared = template.get("variables", {})
+    known = list(declared.get("properties", {}))
+    fitted, problems = {}, []
+    for key, value in variables.items():
+        if key not in known:
+            hint = suggestion(key, known)
+            problems.append(f"--job-variable: the pool has no variable '{key}'.{hint}")
+            continue
+        meant = [value]
+        if isinstance(value, str):
+            with contextlib.suppress(ValueError):
+                meant.append(json.loads(value.lower()))
+        wrong = [
+            validate({key: each}, declared, preprocess=False, ignore_required=True)
+            for each in meant
+        ]
+        valid = [each for each, errors in zip(meant, wrong, strict=True) if not errors]
+        fitted[key] = (valid or meant)[0]
+        if not valid and "{{" not in str(value):
+            for error in wrong[0]:
+                where = ".".join(map(str, error.absolute_path))
+                problems.append(f"--job-variable: {where}: {error.message}")
+    if problems:
+        raise UserError(problems)
+    return fitted
 
 
 def schedule(resolved: ResolvedConfig, name: str, when: Schedule, pool: str) -> tuple[str, bool]:
@@ -74,6 +137,9 @@ def schedule(resolved: ResolvedConfig, name: str, when: Schedule, pool: str) -> 
 
     Returns:
         The deployment's page in Prefect's UI, and whether it replaces one of that name.
+
+    Raises:
+        UserError: one of that name was made otherwise.
     """
     from prefect.workers.process import ProcessWorker  # slow to import
 
@@ -95,7 +161,7 @@ def schedule(resolved: ResolvedConfig, name: str, when: Schedule, pool: str) -> 
                 # Otherwise a run whose Prefect worker was killed fails at its next print.
                 "stream_output": False,
             },
-            schedules=[actions.DeploymentScheduleCreate(schedule=when.prefect, slug="torchyard")],
+            schedules=[actions.DeploymentScheduleCreate(schedule=when.prefect, slug=SLUG)],
         )
 
 
@@ -108,15 +174,17 @@ def deploy(
         As `schedule`.
 
     Raises:
-        UserError: there is no such pool.
+        UserError: there is no such pool, it does not take these variables, or a deployment of
+            that name was made otherwise.
     """
     with get_client(sync_client=True) as client:
-        pools = [each.name for each in client.read_work_pools()]
+        pools = {each.name: each for each in client.read_work_pools()}
         if pool not in pools:
             raise UserError(
-                f"--pool: there is no work pool '{pool}'.{suggestion(pool, pools)}  "
+                f"--pool: there is no work pool '{pool}'.{suggestion(pool, [*pools])}  "
                 f"`prefect work-pool create {pool} --type process` creates one."
             )
+        job_variables = fit_variables(job_variables, pools[pool].base_job_template)
         needs = {path: plugin.source.origin for path, plugin in resolved.plugins.items()}
         environment = {NEEDS: json.dumps(needs), **job_variables.get("env", {})}
         return _register(
@@ -132,7 +200,16 @@ def _register(
     job_variables: Mapping[str, Any],
     schedules: Sequence[actions.DeploymentScheduleCreate] = (),
 ) -> tuple[str, bool]:
-    replaced = name in [each.name for each in list_deployments(client)]
+    known = {each.name: each for each in client.read_deployments(flow_filter=OUR_FLOW)}
+    before = known.get(name)
+    retired = before is not None and RETIRED in before.tags
+    if before is not None and not retired:
+        _check_replaceable(before, scheduled=bool(schedules))
+        # Those of a deployment were added in Prefect's UI.
+        schedules = schedules or [
+            actions.DeploymentScheduleCreate(**each.model_dump(include=KEPT))
+            for each in before.schedules
+        ]
     # A run that would overlap with another is skipped: they never pile up.
     skip = objects.ConcurrencyOptions(collision_strategy=ConcurrencyLimitStrategy.CANCEL_NEW)
     deployment_id = client.create_deployment(
@@ -148,10 +225,31 @@ def _register(
         concurrency_limit=1,
         concurrency_options=skip,
         tags=[TAG],
+        paused=False if retired else None,
         pull_steps=[],
         description="The configuration of the run is the parameter `config`.",
     )
-    return url_for("deployment", obj_id=deployment_id) or "", replaced
+    return url_for("deployment", obj_id=deployment_id) or "", before is not None and not retired
+
+
+def _check_replaceable(before: DeploymentResponse, scheduled: bool) -> None:
+    """Refuse to replace a deployment that something else than this command made.
+
+    Raises:
+        UserError: `prefect deploy` did, or `torchyard schedule` and not `deploy`, or vice versa.
+    """
+    name, known = before.name, (before.parameter_openapi_schema or {}).get("definitions", {})
+    if f"chosen_{SINGLE_KINDS[0]}" not in known:  # our form is not there
+        raise UserError(
+            f"--name: the deployment '{name}' is not from torchyard. Give another name, or delete "
+            f"that one: `prefect deployment delete {FLOW}/{name}`"
+        )
+    if scheduled != any(each.slug == SLUG for each in before.schedules):
+        how = "deployed" if scheduled else "scheduled"
+        raise UserError(
+            f"--name: '{name}' is {how} already, in the pool '{before.work_pool_name}'. Give "
+            f"another name, or remove that one: `torchyard unschedule {name}`"
+        )
 
 
 def remove(name: str) -> bool:
@@ -183,8 +281,7 @@ def remove(name: str) -> bool:
 
 def has_active_run(client: SyncPrefectClient, deployment_id: UUID) -> bool:
     """Whether a run of a deployment has started and not ended."""
-    active = [StateType.PENDING, StateType.RUNNING, StateType.CANCELLING]
-    return _find_run(client, deployment_id, {"any_": active}) is not None
+    return bool(_find_runs(client, deployment_id, ACTIVE))
 
 
 def list_deployments(client: SyncPrefectClient, retired: bool = False) -> list[DeploymentResponse]:
@@ -194,41 +291,52 @@ def list_deployments(client: SyncPrefectClient, retired: bool = False) -> list[D
 
 
 def overview() -> list[dict[str, Any]]:
-    """The deployments: name, pool, schedule, next run, and how the last run ended."""
-    scheduled, started = ({key: [StateType.SCHEDULED]} for key in ("any_", "not_any_"))
+    """The deployments: name, pool, schedule, next run, how the last is or ended, what was skipped.
+
+    The last run is the one that has started and not ended, or else the last that did start.
+    """
+    scheduled, unscheduled = (
+        {"state": {"type": {key: [StateType.SCHEDULED]}}} for key in ("any_", "not_any_")
+    )
     rows = []
     with get_client(sync_client=True) as client:
         for each in list_deployments(client):
-            coming = _find_run(client, each.id, scheduled, FlowRunSort.EXPECTED_START_TIME_ASC)
-            last = _find_run(client, each.id, started, FlowRunSort.EXPECTED_START_TIME_DESC)
+            coming = _find_runs(client, each.id, scheduled, FlowRunSort.EXPECTED_START_TIME_ASC)
+            recent = _find_runs(
+                client, each.id, unscheduled, FlowRunSort.EXPECTED_START_TIME_DESC, RECENT
+            )
+            started = _find_runs(client, each.id, ACTIVE) or [r for r in recent if r.run_count]
+            last, newest = next(iter([*started, *recent]), None), next(iter(recent), None)
+            skipped = newest and newest != last and not newest.run_count and newest.state
             rows.append(
                 {
                     "name": each.name,
                     "pool": each.work_pool_name,
                     "schedule": "; ".join(describe(one.schedule) for one in each.schedules) or None,
                     "paused": each.paused,
-                    "next": _start_time(coming, each),
+                    "next": _start_time(next(iter(coming), None), each),
                     "last": _start_time(last, each),
                     "last_state": last.state_name if last else None,
                     "last_message": last.state.message if last and last.state else None,
+                    "skipped_since": skipped.message if skipped else None,
                 }
             )
     return rows
 
 
-def _find_run(
+def _find_runs(
     client: SyncPrefectClient,
     deployment_id: UUID,
-    state: dict[str, list[StateType]],
+    chosen: dict[str, Any],
     sort: FlowRunSort | None = None,
-) -> FlowRun | None:
-    runs = client.read_flow_runs(
+    limit: int = 1,
+) -> list[FlowRun]:
+    return client.read_flow_runs(
         deployment_filter=DeploymentFilter.model_validate({"id": {"any_": [deployment_id]}}),
-        flow_run_filter=FlowRunFilter.model_validate({"state": {"type": state}}),
+        flow_run_filter=FlowRunFilter.model_validate(chosen),
         sort=sort,
-        limit=1,
+        limit=limit,
     )
-    return runs[0] if runs else None
 
 
 def _start_time(run: FlowRun | None, deployment: Any) -> str | None:
@@ -248,7 +356,7 @@ def local_environment() -> dict[str, str | None]:
     environment = {CACHE: str(cache_folder().absolute())} | {
         name: os.environ.get(name) for name in ("MLFLOW_EXPERIMENT_NAME", "MLFLOW_EXPERIMENT_ID")
     }
-    for name in (PLUGIN_FOLDERS, "PYTHONPATH"):
+    for name in (PLUGIN_FOLDERS, RUNS, "PYTHONPATH"):
         folders = filter(None, os.environ.get(name, "").split(os.pathsep))
         whole = (str(Path(folder).expanduser().absolute()) for folder in folders)
         environment[name] = os.pathsep.join(whole) or None

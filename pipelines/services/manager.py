@@ -18,6 +18,7 @@ import contextlib
 import hashlib
 import json
 import platform
+import sqlite3
 import sys
 import time
 from dataclasses import dataclass
@@ -26,26 +27,44 @@ from urllib.parse import urlsplit
 
 from torchyard.core.data.files import atomic_write
 from torchyard.core.errors import RunError, UserError
+from torchyard.core.redaction import redacted_uri
+from torchyard.core.tracking.location.relocation import relocate
 from torchyard.core.tracking.provenance import user_name
 from torchyard.core.tracking.store import (
+    ANSWER_SECONDS,
     LOCAL_UI,
     answers,
     check_writable,
     database_of,
     is_server,
-    redacted_uri,
+    store_folder_exists,
     tracking_uri,
 )
-from torchyard.pipelines.services.daemon import Daemon, DaemonState, state_lock
+from torchyard.pipelines.services.daemon import (
+    Daemon,
+    DaemonState,
+    is_served_by_this_user,
+    state_lock,
+)
 from torchyard.pipelines.services.prefect_server import (
-    PERSISTENT,
-    SERVICES_FILE,
+    FLOW,
     found_server,
     listen,
+    named_server,
     state_folder,
 )
-from torchyard.pipelines.services.prefect_settings import configured_api_url
+from torchyard.pipelines.services.prefect_settings import setting
+from torchyard.pipelines.services.server.access import PASSWORD_FILE
+from torchyard.pipelines.services.server.answer import check_prefect
+from torchyard.pipelines.services.server.process import PERSISTENT, SERVICES_FILE
 
+SCHEDULES = """
+select distinct deployment.name from deployment
+join flow on flow.id = deployment.flow_id
+join deployment_schedule on deployment_schedule.deployment_id = deployment.id
+where flow.name = ? and deployment_schedule.active and not deployment.paused
+order by deployment.name
+"""
 UP_TIMEOUT_SECONDS = 180  # on a busy machine; an idle one takes 20
 MAX_STARTS = 2  # a daemon that dies more often than this during `up` will not come up
 UP, FOUND, STARTING, DOWN = "up", "found", "starting", "down"
@@ -87,16 +106,21 @@ class ServiceManager:
 
     @property
     def stores(self) -> list[str]:
-        """The tracking stores that `up` was called for; empty while no services are wanted."""
+        """The tracking stores that `up` was called for; empty while no services are wanted.
+
+        The file has no passwords; that of this process's own store is in the environment.
+        """
         try:
             stores: list[str] = json.loads((self.folder / SERVICES_FILE).read_text("utf-8"))
         except FileNotFoundError:
             return []
-        return stores
+        own = tracking_uri()
+        return [own if redacted_uri(own) == store else store for store in stores]
 
     def mlflow(self, store: str) -> Daemon:
         """The MLflow UI of a store."""
-        return Daemon(self.folder, f"mlflow-{hashlib.sha256(store.encode()).hexdigest()[:8]}")
+        key = hashlib.sha256(redacted_uri(store).encode()).hexdigest()[:8]
+        return Daemon(self.folder, f"mlflow-{key}")
 
     def up(self) -> list[ServiceStatus]:
         """Start what is not running, and wait until every service answers.
@@ -107,11 +131,15 @@ class ServiceManager:
         """
         store = tracking_uri()
         check_writable(store)
+        if url := named_server():
+            check_prefect(url)
         with state_lock(self.folder):
             before = self.stores
-            if store not in before:
+            there = [each for each in before if store_folder_exists(each)]
+            if (wanted := there if store in there else [*there, store]) != before:
                 with atomic_write(self.folder / SERVICES_FILE) as file:
-                    file.write(json.dumps([*before, store]).encode())
+                    stores = [redacted_uri(each) for each in wanted]
+                    file.write(json.dumps(stores).encode())
             if not self.supervisor.state():
                 module = "torchyard.pipelines.services.supervisor"
                 program = [sys.executable, "-P", "-m", module, str(self.folder)]
@@ -153,6 +181,10 @@ class ServiceManager:
                 stays = self.server.state() == server
         if server and not stays:
             names.append("server")
+        with state_lock(self.folder):
+            if self.server.state() is None:
+                # A browser keeps it for this port, which another user may have next.
+                (self.folder / PASSWORD_FILE).unlink(missing_ok=True)
         return names, stays
 
     def status(self) -> list[ServiceStatus]:
@@ -175,9 +207,24 @@ class ServiceManager:
             ),
         ]
 
+    def stored_schedules(self) -> list[str]:
+        """The names of what is scheduled, from Prefect's own database while no server has it."""
+        variable = "PREFECT_SERVER_DATABASE_CONNECTION_URL"
+        url = setting(variable, "server", "database", "connection_url")
+        url = url or f"sqlite+aiosqlite:///{self.folder.parent}/prefect.db"
+        kind, _, path = url.partition(":///")
+        if not kind.startswith("sqlite") or not Path(path).is_file():
+            return []
+        address = f"{Path(path).absolute().as_uri()}?mode=ro"
+        try:
+            with contextlib.closing(sqlite3.connect(address, uri=True)) as database:
+                return [name for (name,) in database.execute(SCHEDULES, [FLOW])]
+        except sqlite3.Error:  # it is locked, or of another release
+            return []
+
     def _prefect_status(self, daemon: DaemonState | None) -> ServiceStatus:
-        if url := configured_api_url() or (None if daemon else found_server()):
-            state = FOUND if answers(f"{url}/health") else DOWN
+        if url := named_server() or (None if daemon else found_server()):
+            state = FOUND if _is_prefect(url) else DOWN
             return ServiceStatus("Prefect", state, _page(url), api=url)
         url = daemon.address if daemon else ""
         ready = daemon is not None and daemon.mode == PERSISTENT and answers(f"{url}/health")
@@ -187,7 +234,7 @@ class ServiceManager:
     def _mlflow_status(self, store: str, daemon: DaemonState | None) -> ServiceStatus:
         if is_server(store):
             return ServiceStatus("MLflow", FOUND if answers(store) else DOWN, redacted_uri(store))
-        state = _state(daemon, daemon is not None and answers(f"{daemon.address}/health"))
+        state = _state(daemon, daemon is not None and serves(daemon.address))
         address = daemon.address if daemon else redacted_uri(store)
         return ServiceStatus("MLflow", state, address, daemon, log=self.mlflow(store).log)
 
@@ -202,12 +249,23 @@ def ui_address(store: str) -> str | None:
     return None
 
 
-def mlflow_server(store: str) -> tuple[str, list[str], dict[str, str]]:
+def serves(address: str) -> bool:
+    """Whether a server of this user answers there: another user's may have taken the port."""
+    return answers(f"{address}/health") and is_served_by_this_user(urlsplit(address).port or 0)
+
+
+def served_url(url: str) -> str:
+    """A page of MLflow's UI where `torchyard up` serves it, if it does."""
+    address = ui_address(tracking_uri())
+    return url.replace(LOCAL_UI, address) if address else url
+
+
+def mlflow_server(store: str, address: str = LOCAL_UI) -> tuple[str, list[str], dict[str, str]]:
     """How to serve MLflow's UI for a store: address, command, and variables for its environment.
 
-    The port is the default one, or a free one where that is taken.
+    The port is that of `address`, or a free one where that is taken.
     """
-    with listen(urlsplit(LOCAL_UI).port or 0) as listener:
+    with listen(urlsplit(address).port or 0) as listener:
         port = listener.getsockname()[1]
     # One process of MLflow's server starts faster than the default four.
     program = [sys.executable, "-P", "-m", "mlflow", "server", "--workers", "1"]
@@ -218,6 +276,7 @@ def mlflow_server(store: str) -> tuple[str, list[str], dict[str, str]]:
         "MLFLOW_DISABLE_TELEMETRY": "true",
     }
     if (database := database_of(store)) is not None:
+        relocate(database)  # MLflow's server shows artifacts where the database says they are
         environment["MLFLOW_ARTIFACTS_DESTINATION"] = (database.parent / "artifacts").as_uri()
     return f"http://127.0.0.1:{port}", [*program, *options], environment
 
@@ -235,6 +294,14 @@ def pool_name(api_url: str) -> str:
 
 def _state(daemon: DaemonState | None, ready: bool = True) -> str:
     return DOWN if daemon is None else UP if ready else STARTING
+
+
+def _is_prefect(api_url: str) -> bool:
+    try:
+        check_prefect(api_url, ANSWER_SECONDS)
+    except (UserError, RunError):
+        return False
+    return True
 
 
 def _page(api_url: str) -> str:

@@ -1,7 +1,8 @@
-"""The Prefect server of a run, and the process that serves it.
+"""The Prefect server of a run: the user's, or one that torchyard starts.
 
-A run needs a Prefect server. One that the user's Prefect settings name is used; else one that
-answers at Prefect's default address; else torchyard starts one on the user's own Prefect database.
+A run needs a Prefect server. One that the user's Prefect settings name is used; else one of the
+user's own that answers at Prefect's default address; else torchyard starts one on the user's own
+Prefect database (`server/process.py`), which asks for a password (`server/access.py`).
 
 Who serves and who uses the server is recorded in file locks alone, in `$PREFECT_HOME/torchyard/`.
 The kernel releases a lock with the process that held it, so no crash leaves a wrong record:
@@ -11,43 +12,41 @@ The kernel releases a lock with the process that held it, so no crash leaves a w
 | `server.lock` | the server; has its address    | it lives (it inherits the lock)          |
 | `users.lock`  | every user, shared             | the user's process lives                 |
 | `start.lock`  | whoever starts or stops it     | two first starts must give one server    |
-
-A temporary server has no scheduler and exits by itself once `users.lock` is free. While
-`services.json` exists (see `manager.py`) the server is persistent and has Prefect's scheduler. A
-temporary one becomes persistent without releasing its port: it shuts down while new requests
-queue at the socket, and the same process starts again.
 """
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
-import gc
 import http.client
 import importlib.metadata
 import json
 import os
-import signal
 import socket
 import sys
-import threading
-import time
-import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from urllib.parse import urlsplit
 
 from torchyard.core.errors import RunError, UserError
-from torchyard.core.tracking.store import copy_template_database, http_get, redacted_uri
-from torchyard.pipelines.services.daemon import Daemon, open_lock, report_pid, state_lock, try_lock
+from torchyard.core.proxies import settle_proxies
+from torchyard.core.redaction import redacted_uri
+from torchyard.core.tracking.store import http_get
+from torchyard.pipelines.services.daemon import (
+    Daemon,
+    is_served_by_this_user,
+    open_lock,
+    state_lock,
+    try_lock,
+)
 from torchyard.pipelines.services.prefect_settings import configured_api_url, setting
+from torchyard.pipelines.services.server import process
+from torchyard.pipelines.services.server.access import password, private_folder
+from torchyard.pipelines.services.server.answer import check_prefect, patience
 
 FLOW = "train_pipeline"
-HEADER = "X-Torchyard"  # a response header with the mode: torchyard started this server
-SERVICES_FILE = "services.json"  # in the state folder while `torchyard up` wants the services
-PERSISTENT, TEMPORARY = "persistent", "temporary"  # the mode that a server reports
 
 
 @dataclass(frozen=True)
@@ -88,7 +87,8 @@ class PrefectServer:
         Raises:
             UserError: Prefect's settings cannot be read, or PREFECT_HOME cannot be written to.
         """
-        if api_url := configured_api_url():
+        settle_proxies()
+        if api_url := named_server():
             return cls(api_url)
         folder = state_folder()
         try:
@@ -98,27 +98,34 @@ class PrefectServer:
             raise UserError(f"PREFECT_HOME={home}: no Prefect server can start: {error}") from error
 
     @classmethod
-    def share_or_start(cls, folder: Path) -> PrefectServer:
-        """The server of a `state_folder`, one found at the default address, or a new one."""
-        port = _default_port()
+    def share_or_start(cls, folder: Path, kept: list[socket.socket] | None = None) -> PrefectServer:
+        """The server of a `state_folder`, one found at the default address, or a new one.
+
+        Args:
+            kept: holds the socket of a new one for the caller, from one start to the next: while
+                the server is dead, nobody else gets its port, and its clients wait there.
+        """
         server = Daemon(folder, "server")
         with state_lock(folder):
             users = open_lock(folder / "users.lock")
+            in_use = not try_lock(users)
             fcntl.flock(users, fcntl.LOCK_SH)
             if state := server.state():
                 return cls(state.address, server.log)
-            if found := found_server():
+            if not in_use and (found := found_server()):
                 os.close(users)
                 return cls(found)
             # The socket listens before the server runs: no other process can take the port while
             # it loads, and a first request queues instead of being refused and retried.
-            with listen(port) as listener:
+            with kept[0].dup() if kept else reserve(folder, in_use) as listener:
+                if kept == []:
+                    kept.append(listener.dup())
                 port = listener.getsockname()[1]
                 api_url = f"http://127.0.0.1:{port}/api"
                 server.start(
-                    lambda lock: _server_command(folder, listener.fileno(), lock),
+                    lambda lock: process.command(folder, listener.fileno(), lock),
                     api_url,
-                    _server_settings(port, api_url),
+                    process.settings(folder, port),
                     [listener.fileno()],
                 )
             return cls(api_url, server.log, starting=True)
@@ -127,31 +134,33 @@ class PrefectServer:
         """The address of the API, once it answers.
 
         Raises:
+            UserError: the user's settings name something that is no Prefect server.
             RunError: it does not answer within `timeout` seconds, or its process has died.
         """
+        if self.log is None:
+            check_prefect(self.api_url, min(timeout, patience()))
+            return self.api_url
         try:
             http_get(f"{self.api_url}/health", timeout)
         except TimeoutError as error:
-            raise self._gone(f"has not answered for {timeout:g} seconds") from error
+            raise self._gone(self.log, f"has not answered for {timeout:g} seconds") from error
         except (OSError, http.client.HTTPException) as error:
-            raise self._gone("has died" if self.managed else "does not answer") from error
+            raise self._gone(self.log, "has died") from error
         return self.api_url
 
-    def _gone(self, what: str) -> RunError:
-        if self.log is None:
-            return RunError(
-                f"The Prefect server at {redacted_uri(self.api_url)} {what}. "
-                "Start it, or name another with PREFECT_API_URL."
-            )
-        lines = Daemon(self.log.parent, self.log.stem).log_tail(100)
+    def _gone(self, log: Path, what: str) -> RunError:
+        lines = Daemon(log.parent, log.stem).log_tail(100)
         tail = "".join(f"\n    {line}" for line in lines[-5:])
         return RunError(
             f"The local Prefect server at {redacted_uri(self.api_url)} {what}. Its log is "
-            f"{self.log}" + (f" and ends with:{tail}" if tail else ", and empty."),
+            f"{log}" + (f" and ends with:{tail}" if tail else ", and empty."),
             details="\n".join(lines),
         )
 
     def __enter__(self) -> PrefectServer:
+        """A server that the user named is asked at once, before seconds of imports."""
+        if self.log is None:
+            self.wait()
         return self
 
     def __exit__(
@@ -164,23 +173,38 @@ class PrefectServer:
         if isinstance(error, Exception) and not isinstance(error, UserError | RunError):
             try:
                 self.wait(timeout=5)
-            except RunError as gone:
+            except (UserError, RunError) as gone:
                 raise gone from error
 
 
 def state_folder() -> Path:
-    """The folder of locks and logs: `torchyard/` in the user's PREFECT_HOME.
+    """The folder of locks, logs and the password: `torchyard/` in the user's PREFECT_HOME.
 
     Raises:
-        UserError: it cannot be created.
+        UserError: it cannot be created, or others can write to it.
     """
-    home = Path(setting("PREFECT_HOME", "home") or "~/.prefect").expanduser()
-    folder = home.absolute() / "torchyard"
+    folder = _folder()
     try:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        return private_folder(folder)
     except OSError as error:
+        home = folder.parent
         raise UserError(f"PREFECT_HOME={home}: no Prefect server can start: {error}") from error
-    return folder
+
+
+def _folder() -> Path:
+    home = Path(setting("PREFECT_HOME", "home") or "~/.prefect").expanduser()
+    return home.absolute() / "torchyard"
+
+
+def named_server() -> str | None:
+    """The server that the user's settings name; None if it is the one that torchyard starts."""
+    api_url = configured_api_url()
+    return None if api_url and is_ours(api_url) else api_url
+
+
+def is_ours(api_url: str) -> bool:
+    """Whether torchyard's own server answers there, or did the last time that it ran."""
+    return api_url == Daemon(_folder(), "server").last_address()
 
 
 @contextlib.contextmanager
@@ -190,10 +214,8 @@ def use(api_url: str) -> Iterator[None]:
     Works before and after Prefect is imported (it reads its settings once, at import).
     """
     changed = {"PREFECT_API_URL": api_url}
-    proxies = urllib.request.getproxies_environment()
-    if proxies and urlsplit(api_url).hostname == "127.0.0.1":
-        # Without it Prefect's client asks the proxy for 127.0.0.1.
-        changed["no_proxy"] = ",".join(filter(None, [proxies.get("no"), "127.0.0.1"]))
+    if is_ours(api_url):
+        changed["PREFECT_API_AUTH_STRING"] = password(state_folder())
     before = {name: os.environ.get(name) for name in changed}
     os.environ.update(changed)
     _reread_settings()
@@ -232,8 +254,9 @@ def _reread_settings() -> None:
 
 
 def found_server() -> str | None:
-    """A server started by others at Prefect's default address, if this Prefect can use it."""
-    api_url = f"http://127.0.0.1:{_default_port()}/api"
+    """A server of this user at Prefect's default address, if this Prefect can use it."""
+    port = _default_port()
+    api_url = f"http://127.0.0.1:{port}/api"
     try:
         headers, body = http_get(f"{api_url}/admin/version", timeout=1)
         server = [int(part) for part in json.loads(body).split(".")[:2]]
@@ -241,12 +264,19 @@ def found_server() -> str | None:
         return None
     client = [int(part) for part in importlib.metadata.version("prefect").split(".")[:2]]
     # Prefect refuses another major version, and warns about a server older than the client.
-    usable = server[0] == client[0] and server >= client and HEADER not in headers
-    return api_url if usable else None
+    usable = server[0] == client[0] and server >= client and process.HEADER not in headers
+    # Another user's could have commands run here: those of its deployments.
+    return api_url if usable and is_served_by_this_user(port) else None
 
 
 def _default_port() -> int:
     return int(setting("PREFECT_SERVER_API_PORT", "server", "api", "port") or 4200)
+
+
+def reserve(folder: Path, in_use: bool) -> socket.socket:
+    """A socket for the server: at its last address if it has users who wait for it there."""
+    last = urlsplit(Daemon(folder, "server").last_address()).port if in_use else None
+    return listen(last or _default_port())
 
 
 def listen(port: int) -> socket.socket:
@@ -257,107 +287,3 @@ def listen(port: int) -> socket.socket:
         with contextlib.suppress(OSError):
             return socket.create_server(("127.0.0.1", candidate))
     raise OSError("no port of 127.0.0.1 is free")
-
-
-def _server_command(folder: Path, listener: int, lock: int) -> list[str]:
-    # -P: nothing in the working folder may shadow a module of the server.
-    program = [sys.executable, "-P", "-m", "torchyard.pipelines.services.prefect_server"]
-    return [*program, str(folder), str(listener), str(lock)]
-
-
-def _server_settings(port: int, api_url: str) -> dict[str, str]:
-    return {
-        "PREFECT_SERVER_API_HOST": "127.0.0.1",
-        "PREFECT_SERVER_API_PORT": str(port),
-        "PREFECT_SERVER_API_BASE_PATH": "/api",
-        "PREFECT_SERVER_UI_API_URL": api_url,  # its default is port 4200, whatever is served
-        # Telemetry prints a traceback when offline.
-        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-        "DO_NOT_TRACK": "1",
-        # Leases in memory are lost when the server restarts, and then Prefect cancels the
-        # scheduled run that cannot renew the one it holds.
-        "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": (
-            "prefect.server.concurrency.lease_storage.filesystem"
-        ),
-    }
-
-
-# ---- the server's process
-
-
-def _serve(folder: Path, listener: socket.socket, lock: int) -> None:
-    """Do what `prefect server start` does, without loading its command line.
-
-    That, and importing without the garbage collector, saves three of ten CPU seconds to the first
-    answer (`benchmarks/reasons/startup.md`).
-    """
-    os.set_inheritable(lock, False)  # its children must not hold the lock after its death
-    persistent = (folder / SERVICES_FILE).exists()
-    # A temporary server must not plan runs, or mark them late, that it will not see start. The
-    # other services stay enabled: the user's automations must see this run.
-    for service in ("SCHEDULER", "LATE_RUNS"):
-        os.environ[f"PREFECT_SERVER_SERVICES_{service}_ENABLED"] = str(persistent).lower()
-    mode = PERSISTENT if persistent else TEMPORARY
-    report_pid(lock, mode)
-    gc.disable()
-    import uvicorn
-    from prefect.server.api.server import create_app
-    from prefect.settings import get_current_settings
-
-    if database := get_current_settings().server.database.connection_url:
-        copy_template_database("prefect", database.get_secret_value())
-    app = create_app(final=True)
-    gc.freeze()
-    gc.enable()
-    config = uvicorn.Config(
-        app,
-        log_level="warning",
-        headers=[(HEADER, mode)],
-        timeout_graceful_shutdown=5,  # an open browser page must not keep it running
-    )
-    server = uvicorn.Server(config)
-    socket_copy = os.dup(listener.fileno())  # uvicorn closes its own, which refuses requests
-
-    def shut_down() -> None:
-        server.should_exit = True
-
-    monitor = threading.Thread(target=_monitor, args=[folder, persistent, shut_down], daemon=True)
-    monitor.start()
-    threading.Thread(target=_warm_up, args=[listener.getsockname()[1]], daemon=True).start()
-    server.run(sockets=[listener])
-    if not persistent and (folder / SERVICES_FILE).exists():
-        for descriptor in (socket_copy, lock):
-            os.set_inheritable(descriptor, True)
-        os.execv(sys.executable, _server_command(folder, socket_copy, lock))
-
-
-def _warm_up(port: int) -> None:
-    """Send a first request, so that FastAPI prepares its routes before a run sends one."""
-    with contextlib.suppress(OSError, http.client.HTTPException):
-        http_get(f"http://127.0.0.1:{port}/api/admin/version", timeout=60)
-
-
-def _monitor(folder: Path, persistent: bool, shut_down: Callable[[], None]) -> None:
-    """End this server when nobody uses it; shut it down once it is to become persistent."""
-    starting, users = open_lock(folder / "start.lock"), open_lock(folder / "users.lock")
-    unused_seconds = 0
-    while unused_seconds < 2:  # the last user's last events need a second to reach the database
-        time.sleep(1)
-        wanted = (folder / SERVICES_FILE).exists()
-        if wanted and not persistent:
-            return shut_down()
-        if wanted or not try_lock(starting):
-            unused_seconds = 0
-            continue
-        unused_seconds = unused_seconds + 1 if try_lock(users) else 0
-        if unused_seconds < 2:
-            fcntl.flock(users, fcntl.LOCK_UN)
-            fcntl.flock(starting, fcntl.LOCK_UN)
-    # This process keeps both locks to its end: the next start waits until it has exited.
-    os.kill(os.getpid(), signal.SIGTERM)
-    time.sleep(15)
-    os._exit(1)
-
-
-if __name__ == "__main__":
-    _serve(Path(sys.argv[1]), socket.socket(fileno=int(sys.argv[2])), int(sys.argv[3]))

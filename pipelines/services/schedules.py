@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import difflib
-import os
 import re
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
-from zoneinfo import ZoneInfo, available_timezones
+from zoneinfo import ZoneInfo
 
 from prefect.client.schemas.schedules import CronSchedule, IntervalSchedule, RRuleSchedule
 from pydantic import ValidationError
 
 from torchyard.core.errors import UserError
+from torchyard.pipelines.time_zone import check_zone, local_zone
 
 UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
@@ -41,10 +39,11 @@ def parse_schedule(
     Raises:
         UserError: with every problem.
     """
-    problems = []
-    zone = timezone or local_timezone()
-    if zone not in available_timezones():
-        problems.append(f"--timezone: there is no '{zone}'.{_nearest_zone(zone)}")
+    problems: list[str] = []
+    try:
+        zone = check_zone(timezone) if timezone else local_zone()
+    except UserError as error:
+        problems += error.problems
         zone = "UTC"
     options = {"--cron": cron, "--interval": interval, "--rrule": rrule}
     chosen = {option: value for option, value in options.items() if value is not None}
@@ -69,21 +68,6 @@ def describe(schedule: Any) -> str:
     if rule := getattr(schedule, "rrule", None):
         return f"{rule}, {schedule.timezone}"
     return f"every {schedule.interval}"
-
-
-def local_timezone() -> str:
-    """The name of this machine's time zone; UTC where it has none."""
-    named = os.environ.get("TZ", "").removeprefix(":")
-    linked = str(Path("/etc/localtime").resolve()).rpartition("zoneinfo/")[2]
-    return next((zone for zone in (named, linked) if zone in available_timezones()), "UTC")
-
-
-def _nearest_zone(zone: str) -> str:
-    known = {}
-    for name in sorted(available_timezones()):
-        known[name.lower()] = known[name.rpartition("/")[2].lower()] = name
-    near = difflib.get_close_matches(zone.lower().replace(" ", "_"), known, n=1)
-    return f" Did you mean '{known[near[0]]}'?" if near else "  (e.g. Asia/Shanghai, UTC)"
 
 
 def _cron(value: str, zone: str) -> Schedule:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import platform
+import socket
 import subprocess
 import sys
 import threading
@@ -13,11 +14,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from torchyard.core.tracking.store import database_of, is_server, store_lock
+from torchyard.core.redaction import redact_logs
+from torchyard.core.tracking.store import (
+    LOCAL_UI,
+    database_of,
+    is_server,
+    store_folder_exists,
+    store_lock,
+)
 from torchyard.pipelines.services.daemon import Daemon, exec_command, report_pid, state_lock
 from torchyard.pipelines.services.manager import ServiceManager, mlflow_server, pool_name
-from torchyard.pipelines.services.prefect_server import PrefectServer, use
-from torchyard.pipelines.services.prefect_settings import configured_api_url
+from torchyard.pipelines.services.prefect_server import PrefectServer, named_server, use
 
 logger = logging.getLogger(__name__)
 
@@ -38,12 +45,13 @@ class Supervisor:
 
     def __init__(self, manager: ServiceManager) -> None:
         self._manager = manager
-        self._configured = configured_api_url()
+        self._configured = named_server()
         self._server: PrefectServer | None = None
+        self._socket: list[socket.socket] = []  # of the server
         self._using = contextlib.ExitStack()
         self._starts: dict[str, tuple[float, float]] = {}  # by daemon: last start, then backoff
         self._errors: dict[str, str] = {}  # by task: the last message
-        self._missed_skipped = threading.Event()
+        self._cleaned = threading.Event()
 
     def run(self) -> None:
         """Check the daemons every second for as long as the services are wanted."""
@@ -52,7 +60,9 @@ class Supervisor:
             self._try(self._ensure_server)
             for store in stores:
                 self._try(self._ensure_ui, store)
-            if self._missed_skipped.is_set():
+            # A dead run holds its schedule's slot, so that the next one would be skipped. And while
+            # hundreds are ended after a reboot, the worker finds the server's database locked.
+            if self._cleaned.is_set():
                 self._try(self._ensure_worker)
             time.sleep(CHECK_SECONDS)
 
@@ -68,7 +78,7 @@ class Supervisor:
         if self._configured:
             server = PrefectServer(self._configured)
         elif self._server is None or self._due(self._manager.server):
-            server = PrefectServer.share_or_start(self._manager.folder)
+            server = PrefectServer.share_or_start(self._manager.folder, self._socket)
         else:
             return
         if self._server is None or self._server.api_url != server.api_url:
@@ -91,6 +101,11 @@ class Supervisor:
 
     def _ensure_ui(self, store: str) -> None:
         ui, database = self._manager.mlflow(store), database_of(store)
+        last = ui.last_address() if ui.name in self._starts else LOCAL_UI  # it comes back there
+        if not store_folder_exists(store):  # its project was moved: it must not be made again
+            if ui.state():
+                ui.stop()
+            return
         if is_server(store) or not self._due(ui):
             return
         if database is not None:
@@ -100,7 +115,7 @@ class Supervisor:
                     subprocess.run(program, check=True)
         with state_lock(self._manager.folder):
             ui.stop()  # children of a dead UI still hold the port
-            address, program, environment = mlflow_server(store)
+            address, program, environment = mlflow_server(store, last)
             ui.start(exec_command(program), address, environment)
 
     def _due(self, daemon: Daemon) -> bool:
@@ -126,11 +141,12 @@ class Supervisor:
         while True:
             try:
                 self._server.wait()
-                reaper.skip_missed(pool_name(self._server.api_url))
-                self._missed_skipped.set()
-                reaper.end_dead_flow_runs()
+                pool = pool_name(self._server.api_url)
+                reaper.skip_missed(pool)
+                reaper.end_dead_flow_runs(pool)
                 reaper.delete_retired()
-                for store in self._manager.stores:
+                self._cleaned.set()
+                for store in filter(store_folder_exists, self._manager.stores):
                     reaper.end_dead_runs(store)
             except Exception as error:  # a server is down: try again
                 self._log("reaper", error)
@@ -146,4 +162,5 @@ class Supervisor:
 if __name__ == "__main__":
     report_pid(int(sys.argv[2]))
     logging.basicConfig(format="%(asctime)s %(message)s")
+    redact_logs()
     Supervisor(ServiceManager(Path(sys.argv[1]))).run()

@@ -1,14 +1,17 @@
 """A server is killed in the middle of a run: training continues, and nothing is lost."""
 
+import http.server
 import os
 import re
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 
+import httpx
 import psutil
 import pytest
 
@@ -62,9 +65,9 @@ def server(tmp_path):
     started.kill()
 
 
-def run_until(workspace, line, environment, folder):
+def run_until(workspace, line, environment, folder, *settings):
     """Start a run, and wait until it has printed that."""
-    process = workspace.begin("run", *SETTINGS, cwd=folder, env=environment)
+    process = workspace.begin("run", *SETTINGS, *settings, cwd=folder, env=environment)
     for printed in process.stdout:
         if line in printed:
             return process
@@ -103,6 +106,89 @@ def test_an_mlflow_server_that_is_killed_is_told_all_once_it_is_back(workspace, 
     }
 
 
+class Gateway:
+    """Stands before the Prefect server, and from some moment on answers in its place."""
+
+    def __init__(self, workspace):
+        gateway = self
+        self.answer = None  # "hangs", or a status and a body
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def handle_any(self):
+                length = int(self.headers.get("Content-Length", 0))
+                body, path = self.rfile.read(length), self.path.removeprefix("/api")
+                if gateway.answer == "hangs":
+                    time.sleep(600)
+                if gateway.answer:
+                    status, sent = gateway.answer
+                else:
+                    reply = httpx.request(
+                        self.command,
+                        workspace.api_url + path,
+                        content=body,
+                        headers=workspace.headers | {"Content-Type": "application/json"},
+                        trust_env=False,
+                        timeout=60,
+                    )
+                    status, sent = reply.status_code, reply.content
+                self.send_response(status)
+                self.send_header("Content-Length", str(len(sent)))
+                self.end_headers()
+                self.wfile.write(sent)
+
+            def log_message(self, *_):
+                pass
+
+        for method in ("GET", "POST", "PATCH", "PUT", "DELETE"):
+            setattr(Handler, f"do_{method}", Handler.handle_any)
+        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.server.daemon_threads = True
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+        self.url = f"http://127.0.0.1:{self.server.server_port}/api"
+
+
+@pytest.mark.parametrize("more", [(), ("promote=digits",)], ids=["", "promoted"])
+@pytest.mark.parametrize(
+    "answer",
+    ["hangs", (503, b"{}"), (200, b"<html>sign in</html>"), (404, b"no"), (401, b"{}")],
+    ids=["hangs", "503", "html", "404", "401"],
+)
+def test_what_prefect_says_at_the_end_decides_nothing(workspace, tmp_path, answer, more):
+    from mlflow import MlflowClient
+
+    gateway = Gateway(workspace)
+    environment = workspace.environment | {
+        "PREFECT_API_URL": gateway.url,
+        "PREFECT_API_REQUEST_TIMEOUT": "3",
+        "MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path}/mlruns/mlflow.db",
+    }
+    command = workspace.command("run", "digits", "train.epochs=6", "optimizer.lr=0.002", *more)
+    process = subprocess.Popen(
+        command,
+        cwd=tmp_path,
+        env=environment | {"PYTHONUNBUFFERED": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    for printed in process.stdout:
+        if "epoch 2:" in printed:
+            break
+    gateway.answer = answer
+    printed, errors = process.communicate(timeout=150)
+    gateway.server.shutdown()
+    assert process.returncode == 0, errors
+    assert "Traceback" not in printed + errors
+    assert "of 359 test samples right" in printed
+    assert "The run is done, but Prefect does not know." in errors
+    client = MlflowClient(f"sqlite:///{tmp_path}/mlruns/mlflow.db")
+    [run] = client.search_runs(["1"])
+    assert run.info.status == "FINISHED"
+    assert [version.run_id for version in client.search_model_versions()] == (
+        [run.info.run_id] if more else []
+    )
+
+
 def test_a_prefect_server_that_is_killed_takes_no_result_with_it(workspace, tmp_path):
     from mlflow import MlflowClient
 
@@ -113,14 +199,16 @@ def test_a_prefect_server_that_is_killed_takes_no_result_with_it(workspace, tmp_
         "PREFECT_CLIENT_MAX_RETRIES": "0",  # as a rule it tries for a minute, each time
     }
     del environment["PREFECT_API_URL"]
-    process = run_until(workspace, "epoch 2:", environment, tmp_path)
+    promoted = ("promote.model=digits", "promote.gates=[]")
+    process = run_until(workspace, "epoch 2:", environment, tmp_path, *promoted)
     for child in psutil.Process(process.pid).children():
-        if "torchyard.pipelines.services.prefect_server" in child.cmdline():
+        if "torchyard.pipelines.services.server.process" in child.cmdline():
             child.kill()
     printed, errors = process.communicate(timeout=200)
     assert process.returncode == 0, errors
     assert "Traceback" not in errors
     assert "of 359 test samples right" in printed
+    assert "champion of digits: version 1" in printed
     assert "The run is done, but Prefect does not know." in errors
     client = MlflowClient(f"sqlite:///{tmp_path}/mlruns/mlflow.db")
     [run] = client.search_runs(["1"])

@@ -1,9 +1,12 @@
 """The command line as a whole: its help, and what it refuses at once."""
 
+import sys
+
 import pytest
 
 from tests.pipelines.command_line import at_once, refused
 from torchyard.core.hosting.hookspecs import HOOKS
+from torchyard.pipelines import cli
 
 
 def test_help_names_the_commands_and_the_presets(tmp_path):
@@ -54,8 +57,8 @@ def test_help_names_the_commands_and_the_presets(tmp_path):
             ],
         ),
         (
-            ["inspect-model", "mlp", "--shape", "3,32"],
-            ["--shape: '3,32' is neither C,H,W (e.g. 3,32,32) nor one length"],
+            ["inspect-model", "mlp", "--shape", "3,x"],
+            ["--shape: '3,x' is neither C,H,W (e.g. 3,32,32) nor C,L nor one length"],
         ),
     ],
 )
@@ -67,3 +70,23 @@ def test_an_unknown_command_is_no_traceback(tmp_path):
     done, said = at_once(tmp_path, "chek")
     assert done.returncode == 2
     assert "No such command 'chek'" in "\n".join(said)
+
+
+def test_a_deleted_working_folder_and_a_missing_home_are_named(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["torchyard", "runs"])
+
+    def message() -> str:
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        assert ended.value.code == 2
+        return capsys.readouterr().err
+
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    assert message() == "error: The working folder is deleted: change to another one with `cd`.\n"
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.setattr("pwd.getpwuid", {}.__getitem__)
+    assert "has no home folder: set HOME to a folder" in message()

@@ -13,7 +13,13 @@ from rich.console import Console
 
 from torchyard.core.errors import UserError
 from torchyard.core.training.events import EpochDone, Progress, RunningLoss
-from torchyard.pipelines.display import Display, JsonDisplay
+from torchyard.pipelines.display import (
+    Display,
+    JsonDisplay,
+    PrintableConsole,
+    print_json,
+    print_table,
+)
 from torchyard.pipelines.flow.pipeline import Outcome
 
 EPOCH = {
@@ -47,6 +53,30 @@ def printed(**options) -> str:
     file = io.StringIO()
     follow(Display(Console(file=file, highlight=False, width=100, **options)))
     return file.getvalue()
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_a_name_commands_no_terminal_and_a_table_shows_it_whole(monkeypatch, terminal) -> None:
+    file = io.StringIO()
+    console = PrintableConsole(file=file, width=100, force_terminal=terminal, color_system=None)
+    monkeypatch.setattr("torchyard.pipelines.display.stdout", console)
+    monkeypatch.setattr("sys.stdout", file)
+    name = "\x1b]0;title\x07\x1b[2J\u202ecat"
+    print_table(["class", name], [[name, "1"]])
+    console.print(f"[bold]{name}[/]")
+    Display(console).line("train", name)
+    text = file.getvalue()
+    assert text.count(r"\x1b]0;title") == 4
+    assert text.count(r"\u202ecat") == 4
+    assert "\x1b" not in text
+    assert "\u202e" not in text
+
+
+def test_json_escapes_what_a_terminal_would_obey(capsys) -> None:
+    print_json({"class": "\x9b2J\u202e猫\x1b\x7f"})
+    text = capsys.readouterr().out
+    assert json.loads(text) == {"class": "\x9b2J\u202e猫\x1b\x7f"}
+    assert text == '{"class": "\\u009b2J\\u202e猫\\u001b\\u007f"}\n'
 
 
 def test_a_pipe_gets_plain_lines() -> None:

@@ -44,7 +44,35 @@ def test_the_commands_list_and_compare(here, runs, tmp_path) -> None:
     printed = here("compare", "champion", "best:digits", "best:cifar10")
     assert "is better than" in printed
     assert "different samples" in printed
-    assert re.search(r"猫 🐈 +– +– +– +0", printed)
+    assert re.search(r"猫 🐈 +– +– +– +\S+ · \S+ · – +0", printed)
+    assert re.search(r"class .* precision +images", printed)
+    assert re.search(r"^device +cpu +cpu", printed, re.MULTILINE)
+
+
+def test_best_says_what_it_was_chosen_by(here, recorded, capsys) -> None:
+    from torchyard.pipelines.commands.arguments import chosen_run
+
+    run = chosen_run(recorded.client, "best:digits")
+    assert run.info.run_id == recorded.ids["better"]
+    said = capsys.readouterr().err
+    assert said == f"best:digits: {run.info.run_name} has the greatest test accuracy, 95.0 %.\n"
+    chosen_run(recorded.client, "latest")
+    assert capsys.readouterr().err == ""
+
+
+def test_what_is_asked_for_and_not_there_is_said(here, runs, capsys) -> None:
+    with pytest.raises(UserError, match="no run has the metric 'val/f1'"):
+        here("runs", "--sort", "val/f1")
+    assert "optimizer.lr" in here("runs", "--csv", "--limit", "1", "accuracy>0").splitlines()[0]
+    here("runs", "--limit", "100")
+    assert not capsys.readouterr().err
+    from torchyard.pipelines.cli import app
+
+    app(["runs", "--sort", "val/loss"], standalone_mode=False)
+    captured = capsys.readouterr()
+    assert "resnet18" in captured.out
+    assert "cifar10" not in captured.out
+    assert "Runs without val/loss are left out." in captured.err
 
 
 def test_the_page_needs_no_other_file_and_shows_names_as_they_are(here, tmp_path) -> None:

@@ -56,6 +56,24 @@ def test_what_is_wrong_is_printed_and_is_exit_status_1(tmp_path):
     )
 
 
+def test_what_fails_at_a_step_on_two_samples_is_printed_too(tmp_path):
+    folder = tmp_path / "torchyard_plugins"
+    folder.mkdir()
+    (folder / "broken.py").write_text("1 / 0")
+    file = folder / "mine.py"
+    file.write_text(
+        "from torchyard import OptimizerParams, hookimpl\n\n"
+        'class Lbfgs(OptimizerParams):\n    """Needs a closure."""\n'
+        "    def build(self, parameters):\n"
+        "        import torch\n        return torch.optim.LBFGS(parameters)\n\n"
+        '@hookimpl\ndef register_optimizers(register):\n    register("lbfgs", Lbfgs)\n'
+    )
+    status, [first, second] = check(tmp_path)
+    assert status == 1
+    assert first.endswith("broken.py:1: failed to load: ZeroDivisionError: division by zero")
+    assert second.startswith(f"{file}:3: optimizer 'lbfgs': its step(), called without a closure")
+
+
 def test_the_folder_torchyard_plugins_is_loaded_by_itself_and_only_once(tmp_path):
     folder = tmp_path / "torchyard_plugins"
     folder.mkdir()

@@ -16,6 +16,8 @@ import numpy as np
 import pandas as pd
 import psutil
 import pytest
+from mlflow.entities import ViewType
+from PIL import Image
 
 from torchyard.core.data.predictions import PredictionTable
 from torchyard.core.evaluation.paired_test import compare
@@ -80,6 +82,14 @@ def test_metrics_of_every_epoch_and_of_the_loss_within_it(run, client):
     steps = [metric.step for metric in running]
     assert len(steps) == len(set(steps)) >= 10
     assert running[-1].value < 0.3 * running[0].value
+
+
+def test_the_epoch_whose_weights_are_kept_has_metrics_of_its_own(run, client):
+    history = client.get_metric_history(run.info.run_id, "val/loss")
+    kept = min(history, key=lambda metric: metric.value)
+    assert run.data.metrics["best/val/loss"] == kept.value
+    assert run.data.metrics["train/best_epoch"] == kept.step
+    assert "best/train/accuracy" in run.data.metrics
 
 
 def test_final_metrics_overall_and_of_each_class(run):
@@ -198,14 +208,18 @@ def test_the_model_takes_raw_pixels_and_predicts_what_was_evaluated(
 
 
 def prefect(workspace, path, **body):
-    answer = httpx.post(f"{workspace.api_url}/{path}", json=body, timeout=30)
+    answer = httpx.post(
+        f"{workspace.api_url}/{path}", json=body, headers=workspace.headers, timeout=30
+    )
     answer.raise_for_status()
     return answer.json()
 
 
 def test_prefect_has_the_flow_its_tasks_artifacts_and_the_link(run, workspace):
     flow_id = run.data.tags["prefect.flow_run_id"]
-    flow = httpx.get(f"{workspace.api_url}/flow_runs/{flow_id}", timeout=30).json()
+    flow = httpx.get(
+        f"{workspace.api_url}/flow_runs/{flow_id}", headers=workspace.headers, timeout=30
+    ).json()
     assert flow["name"] == run.info.run_name
     assert flow["state"]["type"] == "COMPLETED"
     assert flow["parameters"]["config"]["model"]["name"] == "lenet"
@@ -219,6 +233,36 @@ def test_prefect_has_the_flow_its_tasks_artifacts_and_the_link(run, workspace):
     assert len(json.loads(artifacts["per-class"]["data"])) == 10
     assert run.info.run_id in artifacts["mlflow-run"]["data"]
     assert artifacts["report"]["data"].startswith("# lenet on digits")
+
+
+@pytest.mark.slow
+def test_what_is_left_out_of_the_data_is_in_the_record_of_every_run(
+    workspace, client, finished, tmp_path
+):
+    for part in ("train", "val", "test"):
+        for shade, label in enumerate(("dark", "light")):
+            (tmp_path / part / label).mkdir(parents=True)
+            for number in range(3):
+                image = Image.new("RGB", (8, 8), (200 * shade + number, 3 * number, 9 * number))
+                image.save(tmp_path / part / label / f"{number}.png")
+    (tmp_path / "train/dark/notes.txt").touch()
+    left_out = "1 of 19 files are not images of a class and are left out: 1 .txt; in train/dark 1"
+    own = "its own validation split is used, and train.validation=0.1 is not"
+    for found in ("prepared", "found prepared"):
+        done = workspace.torchyard(
+            *("run", "digits", "dataset=image_folder", f"dataset.path={tmp_path}"),
+            *("model=linear", "train.epochs=1", "train.validation=0.1"),
+        )
+        assert f"6 training, 6 validation and 6 test samples of 3x8x8, 2 classes, {found}" in (
+            done.stdout
+        )
+        assert f"prepare   {left_out}\nprepare   {own}\n" in done.stdout
+        run = client.get_run(re.search(r"\b[0-9a-f]{32}\b", done.stdout)[0])
+        assert run.data.tags["data_notes"] == f"{left_out}\n{own}"
+        assert left_out in artifact(client, run, "report.md").decode()
+        assert left_out in artifact(client, run, "report.html").decode()
+        inputs = {each.dataset.name for each in run.inputs.dataset_inputs}
+        assert inputs == {f"image_folder {part}" for part in ("train", "validation", "test")}
 
 
 def test_ctrl_c_leaves_a_killed_run_and_no_process(workspace, client, finished):
@@ -265,9 +309,33 @@ def test_a_diverging_loss_fails_the_run_with_epoch_and_step(workspace, client, f
     assert newest.info.status == "FAILED"
     assert "The loss became" in newest.data.tags["torchyard.reason"]
     flow = httpx.get(
-        f"{workspace.api_url}/flow_runs/{newest.data.tags['prefect.flow_run_id']}", timeout=30
+        f"{workspace.api_url}/flow_runs/{newest.data.tags['prefect.flow_run_id']}",
+        headers=workspace.headers,
+        timeout=30,
     ).json()
     assert flow["state"]["type"] == "FAILED"
+
+
+@pytest.mark.slow
+def test_data_that_are_refused_leave_no_run_and_no_advice_that_cannot_help(
+    workspace, client, finished, tmp_path
+):
+    for label in ("cat", "dog"):
+        (tmp_path / label).mkdir()
+        for number in "12":
+            (tmp_path / label / f"{number}.png").write_bytes(b"no image")
+    before = client.search_runs(["1"])
+    done = workspace.torchyard("run", "digits", "dataset=image_folder", f"dataset.path={tmp_path}")
+    assert done.returncode == 2
+    said = done.stderr.splitlines()
+    assert re.search(rf"error: dataset image_folder: {tmp_path}/cat/\d.png: not an image", said[0])
+    assert said[-1].endswith("set dataset.broken=skip to leave out images that cannot be read")
+    assert "resume" not in done.stderr
+    after = client.search_runs(["1"], run_view_type=ViewType.ALL)
+    assert {run.info.status for run in after} <= {"FINISHED", "FAILED", "KILLED"}
+    assert [run.info.run_id for run in client.search_runs(["1"])] == [
+        run.info.run_id for run in before
+    ]
 
 
 @pytest.mark.slow
@@ -304,3 +372,15 @@ def test_a_compiled_run_says_so_and_keeps_what_it_compiled(workspace, client, fi
     cache = Path(workspace.environment["TORCHYARD_CACHE"])
     assert any((cache / "compiled").rglob("*.so"))
     assert second.returncode == 0
+
+
+def test_a_run_that_can_only_repeat_another_says_so_and_is_skipped_if_asked(
+    workspace, client, finished
+):
+    settings = ["train.validation=0.1", "train.clip_norm=5", "train.skip_repeats=true"]
+    printed = workspace.invoke("run", "digits", *settings)
+    assert "had the same configuration, seed, data and code" in printed
+    assert "epoch 1" not in printed
+    skipped = client.search_runs(["1"], max_results=1)[0]
+    assert skipped.info.status == "KILLED"
+    assert skipped.data.tags["torchyard.reason"].startswith("skipped: ")

@@ -7,6 +7,7 @@ import subprocess
 from collections import Counter
 from pathlib import Path
 
+import httpx
 import psutil
 import pytest
 
@@ -28,6 +29,12 @@ def client(workspace):
     from mlflow import MlflowClient
 
     return lambda: MlflowClient(f"sqlite:///{workspace.folder}/mlruns/mlflow.db")
+
+
+def prefect(workspace, path, **body):
+    answer = httpx.post(f"{workspace.api_url}/{path}", json=body, timeout=30)
+    answer.raise_for_status()
+    return answer.json()
 
 
 def steps(client, run):
@@ -95,7 +102,8 @@ def test_a_machine_gets_each_stage_epoch_and_the_result(events, whole):
 
 def test_killed_and_resumed_it_is_the_run_that_was_never_killed(workspace, client, whole):
     run_id = killed_run(workspace, after_epochs=5)
-    assert client().get_run(run_id).info.status == "RUNNING"  # nobody could say otherwise
+    killed = client().get_run(run_id)
+    assert killed.info.status == "RUNNING"  # nobody could say otherwise
     printed = workspace.invoke("resume", run_id)
     assert run_id in printed
     assert "epoch 3:" not in printed  # what was trained is not trained again
@@ -109,6 +117,17 @@ def test_killed_and_resumed_it_is_the_run_that_was_never_killed(workspace, clien
     assert set(steps(client(), whole)["train/loss"].values()) == {1}
     assert len(resumed.outputs.model_outputs) == 1
     assert resumed.data.params == whole.data.params
+
+    # The run after it has ended what Prefect had of the killed process.
+    mine = {"flow_runs": {"id": {"any_": [killed.data.tags["prefect.flow_run_id"]]}}}
+    assert [run["state_type"] for run in prefect(workspace, "flow_runs/filter", **mine)] == [
+        "CRASHED"
+    ]
+    tasks = prefect(workspace, "task_runs/filter", **mine)
+    assert {task["name"]: task["state_type"] for task in tasks} == {
+        "prepare_data: digits": "COMPLETED",
+        "train_model: lenet, adam": "CRASHED",
+    }
 
 
 @pytest.mark.slow
@@ -124,21 +143,44 @@ def test_a_dead_process_leaves_no_run_running_once_another_begins(workspace, cli
     assert run.data.tags["weights_digest"] == whole.data.tags["weights_digest"]
 
 
+def test_a_flow_run_that_prefect_starts_again_after_its_end_is_done(workspace, client, whole):
+    """As when it is suspended while its last task ends, and resumed."""
+    from prefect.client.orchestration import get_client
+    from prefect.flow_engine import run_flow
+    from prefect.states import Scheduled
+
+    from torchyard.pipelines.flow.pipeline import train_pipeline
+
+    before = len(client().search_runs(["1"]))
+    with get_client(sync_client=True) as prefect_client:
+        identity = whole.data.tags["prefect.flow_run_id"]
+        prefect_client.set_flow_run_state(identity, Scheduled(), force=True)
+        state = run_flow(
+            train_pipeline, prefect_client.read_flow_run(identity), return_type="state"
+        )
+        assert state.message == f"{whole.info.run_name}: it had finished."
+        assert prefect_client.read_flow_run(identity).state.is_completed()
+    assert len(client().search_runs(["1"])) == before
+    assert client().get_run(whole.info.run_id).info.status == "FINISHED"
+
+
 def test_what_cannot_be_resumed_is_refused(workspace, client, whole):
+    from torchyard.core.tracking.ownership.process import ProcessIdentity
     from torchyard.core.tracking.record import RunRecord
 
     named = rf"run {whole.info.run_id} \({whole.info.run_name}\)"
+    flow_runs = len(prefect(workspace, "flow_runs/filter"))
     with pytest.raises(UserError, match=named + " is finished: there is nothing left to do"):
         workspace.invoke("resume", whole.info.run_id)
+    assert len(prefect(workspace, "flow_runs/filter")) == flow_runs  # not one that Failed
     with pytest.raises(UserError, match=f"Did you mean {whole.info.run_id}"):
         workspace.invoke("resume", whole.info.run_id[:-1] + "x")
     # A run whose process lives is left alone.
     sleeper = subprocess.Popen(["sleep", "60"])
     try:
-        began = psutil.Process(sleeper.pid).create_time()
         record = RunRecord.start(name_stem="alive", parameters={}, tags={})
-        record.set_tags({"torchyard.process": f"{sleeper.pid} {began:.2f}"})
-        with pytest.raises(UserError, match="is running, in process"):
+        record.set_tags({"torchyard.process": str(ProcessIdentity.of(sleeper.pid))})
+        with pytest.raises(UserError, match=f"is running, in process {sleeper.pid} on "):
             RunRecord.resume(record.run_id)
         assert client().get_run(record.run_id).info.status == "RUNNING"
     finally:

@@ -13,7 +13,8 @@ from torchyard.core.errors import UserError
 from torchyard.core.hosting.hookspecs import HOOKS
 from torchyard.core.hosting.host import Host, host
 from torchyard.core.hosting.lint import problems
-from torchyard.core.hosting.sources import file_source, import_file
+from torchyard.core.hosting.neighbours import import_file
+from torchyard.core.hosting.sources import file_source
 from torchyard.pipelines.scaffold.new_plugin import new_plugin, write
 
 

@@ -36,6 +36,7 @@ def plan_runs(workspace: Any) -> Callable[[UUID], None]:
         httpx.post(
             f"{workspace.api_url}/deployments/{deployment}/schedule",
             json={"start_time": start.isoformat(), "min_runs": 4},
+            headers=workspace.headers,
             trust_env=False,
         ).raise_for_status()
 

@@ -17,6 +17,8 @@ from typing import Any
 
 import psutil
 
+from torchyard.pipelines.services.server.access import authorization
+
 SECONDS = 150  # the machine may be busy
 LONG = ("model=straight", "train.epochs=1000000")
 OFTEN = ("schedule", "digits", *LONG, "--interval", "15s", "--name", "often")
@@ -79,10 +81,14 @@ class Sandbox:
         status = json.loads(self.torchyard("status", "--json"))
         return {service["name"]: service for service in status["services"]}
 
+    @property
+    def password(self) -> str:
+        """Of the Prefect server, as `up` names its file."""
+        return (self.folder / "home" / "torchyard" / "password").read_text().strip()
+
     def post(self, path: str, **body: Any) -> Any:
-        request = urllib.request.Request(
-            f"{self.api}/{path}", json.dumps(body).encode(), {"Content-Type": "application/json"}
-        )
+        headers = {"Content-Type": "application/json", **authorization(self.password)}
+        request = urllib.request.Request(f"{self.api}/{path}", json.dumps(body).encode(), headers)
         with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request) as answer:
             return json.load(answer)
 
@@ -113,6 +119,11 @@ class Sandbox:
             [(run_id, status)] = found
             tags = store.execute("select key, value from tags where run_uuid = ?", [run_id])
             return {**dict(tags.fetchall()), "status": status, "id": run_id}
+
+    def ended(self, flow_run: str) -> dict[str, str] | None:
+        """The MLflow run of a flow run, once it has ended early and says why."""
+        record = self.record(flow_run)
+        return record if record and "torchyard.reason" in record else None
 
     def training(self) -> tuple[str, dict[str, str]] | None:
         """A flow run that trains, its checkpoint written, and its record."""

@@ -65,3 +65,10 @@ def test_a_stale_number_is_never_believed(tmp_path: Path) -> None:
     report_pid(lock)
     os.close(lock)
     assert daemon.state() is None
+
+
+def test_the_end_of_its_log_is_of_its_last_start(daemon: Daemon, tmp_path: Path) -> None:
+    daemon.log.write_text("Traceback of last week\n")
+    assert daemon.log_tail() == ["Traceback of last week"]
+    daemon.start(exec_command([sys.executable, "-c", "print('of now')"]), "")
+    assert eventually(lambda: daemon.log_tail() == ["of now"])

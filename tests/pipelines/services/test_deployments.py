@@ -11,10 +11,12 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.pipelines.services.sandbox import OFTEN, Sandbox, eventually
+from tests.pipelines.services.sandbox import LONG, OFTEN, Sandbox, eventually
 from torchyard.core.errors import UserError
 from torchyard.pipelines.commands.arguments import preset_config
 from torchyard.pipelines.services.deployments import (
+    deploy,
+    fit_variables,
     form,
     local_environment,
     overview,
@@ -35,14 +37,74 @@ def test_job_variables_have_sections():
     assert len(caught.value.problems) == 3
 
 
+@pytest.mark.parametrize(
+    ("assignment", "says"),
+    [
+        ("env=[", "is neither a list [a, b] nor a mapping {a: b}"),
+        ("env={a: b", "is neither a list"),
+        ("env={a: &a [*a]}", ""),
+        ("env={1: b}", "has a value or a key that JSON does not know"),
+        ("env={a: 2020-01-01}", ""),
+        ("env={a: .nan}", "has a value or a key that JSON does not know"),
+        ("env={? [a] : b}", ""),
+        ("env=" + "[" * 5000, ""),
+        ("env=!!python/object:os.system {a: b}", None),  # text
+    ],
+)
+def test_an_odd_value_is_refused_in_one_line(assignment, says):
+    if says is None:
+        assert read_variables([assignment]) == {"env": assignment.partition("=")[2]}
+        return
+    with pytest.raises(UserError) as caught:
+        read_variables([assignment])
+    [problem] = caught.value.problems
+    assert problem.startswith(f"--job-variable: '{assignment}': ")
+    assert says in problem
+
+
+def test_job_variables_are_those_of_the_pool_and_of_their_types():
+    from prefect.workers.process import ProcessWorker
+
+    template = ProcessWorker.get_default_base_job_template()
+    limits = {"properties": {"limit": {"type": "integer"}, "spec": {"$ref": "#/definitions/S"}}}
+    limits["definitions"] = {"S": {"type": "object", "required": ["a"]}}
+    given = ["env.A=1", "stream_output=False", "working_dir=/tmp", "name={{ prefect.x }}"]
+    assert fit_variables(read_variables(given), template) == {
+        "env": {"A": "1"}, "stream_output": False, "working_dir": "/tmp", "name": "{{ prefect.x }}",
+    }  # fmt: skip
+    given = ["limit=30", "spec={a: 1}"]
+    assert fit_variables(read_variables(given), {"variables": limits}) == {
+        "limit": 30, "spec": {"a": 1},
+    }  # fmt: skip
+    with pytest.raises(UserError) as caught:
+        fit_variables(
+            read_variables(["env={A: 1}", "workingdir=/tmp", "stream_output=7", "labels=x"]),
+            template,
+        )
+    problems = "\n".join(caught.value.problems)
+    assert len(caught.value.problems) == 4
+    assert "--job-variable: env.A: 1 is not valid" in problems
+    assert "no variable 'workingdir'. Did you mean 'working_dir'?" in problems
+    assert "--job-variable: stream_output: '7' is not of type 'boolean'" in problems
+    assert "--job-variable: labels: 'x' is not of type 'object'" in problems
+
+
+def test_a_variable_is_given_once():
+    with pytest.raises(UserError) as caught:
+        read_variables(["env.A=1", "env={B: 2}", "name=x", "name=y"])
+    assert len(caught.value.problems) == 2
+
+
 def test_a_scheduled_run_gets_what_this_shell_has_and_no_password(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     for name in ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "PYTHONPATH"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("TORCHYARD_PLUGINS", "mine:/else/where")
+    monkeypatch.setenv("TORCHYARD_RUNS", "runs")
     found = local_environment()
     assert found["TORCHYARD_PLUGINS"] == f"{tmp_path}/mine:/else/where"
     assert found["MLFLOW_TRACKING_URI"] == f"sqlite:///{tmp_path}/mlruns/mlflow.db"
+    assert found["TORCHYARD_RUNS"] == f"{tmp_path}/runs"
     assert found["PYTHONPATH"] is None
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "postgresql://me:secret@host/mlflow")
     assert "secret" not in str(local_environment())
@@ -84,6 +146,39 @@ def test_the_server_plans_runs_of_every_kind_of_schedule(workspace, plan_runs, o
     assert row["next"]
     assert row["next"].endswith("+08:00")
     assert remove("hourly")
+
+
+def test_what_was_made_otherwise_is_not_replaced(workspace):
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.actions import WorkPoolCreate
+    from prefect.client.schemas.schedules import CronSchedule
+
+    def plan():
+        resolved = preset_config("digits", [])
+        return schedule(resolved, "night", parse_schedule(None, "1h", None, "UTC"), "local")
+
+    with get_client(sync_client=True) as client:
+        client.create_work_pool(WorkPoolCreate(name="others", type="process"))
+        client.create_deployment(client.create_flow_from_name("train_pipeline"), "night")
+        for make in (plan, lambda: deploy(preset_config("digits", []), "night", "others", {})):
+            with pytest.raises(UserError, match=r"'night' is not from torchyard\. Give another"):
+                make()
+        remove("night")
+        assert not plan()[1]
+        assert plan()[1]
+        with pytest.raises(UserError, match="'night' is scheduled already, in the pool 'local'"):
+            deploy(preset_config("digits", []), "night", "others", {})
+        remove("night")
+        deploy(preset_config("digits", []), "night", "others", {})
+        with pytest.raises(UserError, match="'night' is deployed already, in the pool 'others'"):
+            plan()
+        # A schedule that was added in Prefect's UI stays.
+        [night] = [each for each in client.read_deployments() if each.name == "night"]
+        client.create_deployment_schedules(night.id, [(CronSchedule(cron="0 3 * * *"), True)])
+        assert deploy(preset_config("digits", []), "night", "others", {})[1]
+        [kept] = client.read_deployment(night.id).schedules
+        assert kept.schedule.cron == "0 3 * * *"
+        remove("night")
 
 
 @pytest.mark.slow
@@ -157,13 +252,44 @@ def test_a_schedule_fires_here_and_a_run_that_would_overlap_is_skipped(sandbox: 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
+def test_suspended_in_prefect_and_resumed_there_it_is_the_same_run(sandbox: Sandbox) -> None:
+    sandbox.torchyard("up")
+    sandbox.unschedule_often()
+    sandbox.torchyard("schedule", "digits", *LONG, "--interval", "52w", "--name", "yearly")
+    [deployment] = sandbox.post("deployments/filter")
+    identity = sandbox.post(f"deployments/{deployment['id']}/create_flow_run")["id"]
+    assert eventually(sandbox.training)
+    suspended = {"type": "PAUSED", "name": "Suspended", "state_details": {"pause_reschedule": True}}
+    sandbox.post(f"flow_runs/{identity}/set_state", state=suspended)  # what Prefect's UI does
+    record = eventually(lambda: sandbox.ended(identity))
+    assert record["status"] == "KILLED"
+    assert record["torchyard.reason"] == "suspended in Prefect, which can resume it"
+    assert sandbox.run(identity)["state_name"] == "Suspended"
+    checkpoint = sandbox.folder / "work" / "mlruns" / "runs" / record["id"] / "last.pt"
+    before = checkpoint.stat().st_mtime
+
+    sandbox.post(f"flow_runs/{identity}/resume")
+    flow_run, again = eventually(lambda: checkpoint.stat().st_mtime > before and sandbox.training())
+    assert flow_run == identity
+    assert again["id"] == record["id"]  # and there is no other: `record` expects one
+    assert "torchyard.reason" not in again
+    sandbox.cancel(identity)
+    assert eventually(lambda: sandbox.ended(identity))["torchyard.reason"] == "cancelled in Prefect"
+    sandbox.torchyard("unschedule", "yearly")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_a_worker_of_a_pool_runs_what_was_deployed_or_says_what_it_lacks(sandbox: Sandbox) -> None:
     """The worker is in an empty folder, as on another machine."""
     sandbox.torchyard("up")
     sandbox.unschedule_often()  # to have the machine's cores
     elsewhere = sandbox.folder / "elsewhere"
     elsewhere.mkdir()
-    environment = sandbox.environment | {"PREFECT_API_URL": sandbox.api}
+    environment = sandbox.environment | {
+        "PREFECT_API_URL": sandbox.api,
+        "PREFECT_API_AUTH_STRING": sandbox.password,
+    }
 
     def prefect(*arguments: str, **more: str) -> None:
         done = subprocess.run(
@@ -192,8 +318,13 @@ def test_a_worker_of_a_pool_runs_what_was_deployed_or_says_what_it_lacks(sandbox
     plugins = str(sandbox.folder / "work" / "torchyard_plugins")
     assert worked("bare", TORCHYARD_PLUGINS=plugins)["type"] == "COMPLETED"
 
-    prefect("deploy", "-n", "digits", MLFLOW_TRACKING_URI="sqlite:////nowhere/mlflow.db")
+    prefect(
+        "deploy",
+        "-n",
+        "digits-from-prefect-yaml",
+        MLFLOW_TRACKING_URI="sqlite:////nowhere/mlflow.db",
+    )
     names = {found["name"] for found in sandbox.post("deployments/filter")}
-    assert {"bare", "digits"} <= names
-    sandbox.torchyard("unschedule", "bare")
-    sandbox.torchyard("unschedule", "digits")
+    assert {"bare", "digits-from-prefect-yaml"} <= names
+    for name in names:
+        sandbox.torchyard("unschedule", name)

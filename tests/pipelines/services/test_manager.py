@@ -4,11 +4,28 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shutil
+import sqlite3
 
+import httpx
 import psutil
 import pytest
 
 from tests.pipelines.services.sandbox import LONG, OFTEN, SECONDS, Sandbox, eventually
+from torchyard.core.tracking.store import database_of
+from torchyard.pipelines.services.manager import ServiceManager, mlflow_server
+
+
+def test_the_mlflow_ui_of_a_copied_project_shows_the_copy(recorded, tmp_path) -> None:
+    original = database_of(recorded.client.tracking_uri)
+    assert original is not None
+    copy = shutil.copyfile(original, tmp_path / "mlflow.db")
+    mlflow_server(f"sqlite:///{copy}")
+    with contextlib.closing(sqlite3.connect(copy)) as connection:
+        addresses = connection.execute("SELECT artifact_uri FROM runs WHERE experiment_id != '0'")
+        assert {address.partition("/artifacts")[0] for (address,) in addresses} == {
+            tmp_path.as_uri()
+        }
 
 
 @pytest.mark.slow
@@ -29,6 +46,24 @@ def test_two_ups_at_once_and_a_third_start_one_of_each_that_listens_here_alone(
         with contextlib.suppress(psutil.NoSuchProcess):
             for connection in process.net_connections():
                 assert connection.status != "LISTEN" or connection.laddr.ip == "127.0.0.1"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_what_up_serves_refuses_the_pages_of_others(sandbox: Sandbox) -> None:
+    printed = sandbox.torchyard("up")
+    assert 'PREFECT_API_AUTH_STRING="$(cat ' in printed
+    mlflow = sandbox.services()["MLflow"]["address"] + "/api/2.0/mlflow/experiments/create"
+    for address, own in ((mlflow, 200), (f"{sandbox.api}/flows/", 401)):
+        for headers, status in (
+            ({}, own),
+            ({"host": "evil.example"}, 403),
+            ({"origin": "http://evil.example"}, 403),
+        ):
+            answer = httpx.post(
+                address, json={"name": str(headers)}, headers=headers, trust_env=False, timeout=60
+            )
+            assert answer.status_code == status, (address, headers)
 
 
 @pytest.mark.slow
@@ -79,3 +114,18 @@ def test_the_server_of_a_run_becomes_persistent_and_temporary_again(sandbox: San
     printed = run.communicate(timeout=600)[0]
     assert run.returncode == 0, printed
     assert eventually(sandbox.all_dead)
+
+
+def test_the_state_file_has_no_password(tmp_path, monkeypatch):
+    address = "http://me:hunter2/@host:5000"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+    services = ServiceManager(tmp_path)
+    monkeypatch.setattr(services.supervisor, "state", object)  # as if it was running
+    monkeypatch.setattr(services, "status", list)
+    services.up()
+    services.up()
+    assert json.loads((tmp_path / "services.json").read_text()) == ["http://host:5000"]
+    assert services.stores == [address]  # a process that knows the password uses it
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://elsewhere:5000")
+    assert services.stores == ["http://host:5000"]
+    assert services.mlflow(address).name == services.mlflow("http://host:5000").name

@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import psutil
 import pytest
@@ -25,7 +26,10 @@ import pytest
 from torchyard.core.errors import RunError, UserError
 from torchyard.core.tracking import store
 from torchyard.pipelines.services import prefect_server
-from torchyard.pipelines.services.prefect_server import HEADER, PrefectServer
+from torchyard.pipelines.services.daemon import Daemon, is_served_by_this_user, state_lock
+from torchyard.pipelines.services.prefect_server import PrefectServer
+from torchyard.pipelines.services.server import process
+from torchyard.pipelines.services.server.process import HEADER
 
 # ----------------------------------------------------------------------------------- users
 
@@ -122,7 +126,7 @@ def servers(home: str) -> list[psutil.Process]:
     return [
         process
         for process in psutil.process_iter(["cmdline"])
-        if {"torchyard.pipelines.services.prefect_server", f"{home}/torchyard"}
+        if {"torchyard.pipelines.services.server.process", f"{home}/torchyard"}
         <= set(process.info["cmdline"] or ())
         and process.status() != psutil.STATUS_ZOMBIE
     ]
@@ -159,7 +163,7 @@ def test_two_first_runs_share_one_server_until_the_last_has_ended(
     }
     assert os.getsid(server.pid) != os.getsid(first.process.pid), "Ctrl-C would reach it"
     _, settings = store.http_get(address.replace("/api", "/ui-settings"), 5)
-    assert json.loads(settings)["api_url"] == address
+    assert json.loads(settings)["api_url"] == "/api"
 
     first.process.send_signal(signal.SIGKILL)
     first.process.wait()
@@ -272,3 +276,79 @@ def test_a_home_that_cannot_be_written_is_named(alone: Path) -> None:
     (alone / "home").write_text("a file, not a folder")
     with pytest.raises(UserError, match=r"PREFECT_HOME=.*home: no Prefect server can start"):
         PrefectServer.connect()
+
+
+# ------------------------------------------------------------------------ the port of a dead one
+
+
+@pytest.fixture
+def dummy(alone: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Daemon]:
+    """The server is a process that only sleeps, and its default port is taken by another."""
+    sleep = (
+        "import os, sys, time; os.write(int(sys.argv[1]), b'%d \\n' % os.getpid()); time.sleep(99)"
+    )
+    monkeypatch.setattr(
+        process,
+        "command",
+        lambda folder, listener, lock: [
+            *(sys.executable, "-c", f"import os; os.lseek({lock}, 0, 2); {sleep}", str(lock))
+        ],
+    )
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        monkeypatch.setenv("PREFECT_SERVER_API_PORT", str(other.getsockname()[1]))
+        folder = prefect_server.state_folder()
+        daemon = Daemon(folder, "server")
+        yield daemon
+        with state_lock(folder):
+            daemon.stop(1)
+
+
+def dies(daemon: Daemon) -> None:
+    assert wait_until(lambda: bool((state := daemon.state()) and state.pid))
+    state = daemon.state()
+    assert state
+    psutil.Process(state.pid).kill()
+    assert wait_until(lambda: daemon.state() is None)
+
+
+def test_a_server_that_died_comes_back_at_its_address_for_its_users(dummy: Daemon) -> None:
+    folder = dummy.lock.parent
+    first = PrefectServer.share_or_start(folder)  # this process is its user from now on
+    dies(dummy)
+    assert PrefectServer.share_or_start(folder).api_url == first.api_url
+
+
+def test_the_port_of_a_dead_server_is_kept_and_its_clients_wait(dummy: Daemon) -> None:
+    folder, kept = dummy.lock.parent, []  # type: ignore[var-annotated]
+    first = PrefectServer.share_or_start(folder, kept)
+    dies(dummy)
+    port = urlsplit(first.api_url).port
+    with pytest.raises(OSError, match="in use"):
+        socket.create_server(("127.0.0.1", port))
+    socket.create_connection(("127.0.0.1", port)).close()
+    assert PrefectServer.share_or_start(folder, kept).api_url == first.api_url
+    for held in kept:
+        held.close()
+
+
+def test_settings_that_name_our_own_server_name_no_other(
+    dummy: Daemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = PrefectServer.share_or_start(dummy.lock.parent)
+    monkeypatch.setenv("PREFECT_API_URL", first.api_url)  # as `torchyard up` says to
+    found = PrefectServer.connect()
+    assert (found.api_url, found.managed) == (first.api_url, True)
+    with prefect_server.use(first.api_url):
+        secret = os.environ["PREFECT_API_AUTH_STRING"]
+    assert secret == (dummy.lock.parent / "password").read_text().strip()
+    with prefect_server.use("http://127.0.0.1:1/api"):
+        assert "PREFECT_API_AUTH_STRING" not in os.environ
+
+
+def test_a_server_of_another_user_is_not_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may have commands run here, those of its deployments."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        assert is_served_by_this_user(port)
+        monkeypatch.setattr(os, "geteuid", lambda: 12345)
+        assert not is_served_by_this_user(port)

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
-import psutil
 import pytest
 
-from torchyard.core.tracking.provenance import owner_tags
+from torchyard.core.tracking.ownership.process import owner_tags
 
 
 @pytest.fixture
@@ -38,36 +38,110 @@ def deployment(client: Any) -> Iterator[Any]:
 
 
 def labels_of_a_dead_process() -> dict[str, str]:
-    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
-        created = psutil.Process(process.pid).create_time()
-        process.communicate(b"\n")
-    return {
-        name: f"{process.pid} {created:.2f}" if value.split()[0].isdecimal() else value
-        for name, value in owner_tags().items()
-    }
+    module = owner_tags.__module__
+    program = f"import json; from {module} import owner_tags; print(json.dumps(owner_tags()))"
+    return json.loads(subprocess.check_output([sys.executable, "-c", program]))
+
+
+def paused(reschedule: bool) -> Any:
+    from prefect.client.schemas.objects import StateDetails
+    from prefect.states import Paused
+
+    details = StateDetails(pause_reschedule=reschedule)
+    return Paused(name="Suspended" if reschedule else "Paused", state_details=details)
 
 
 def test_flow_runs_of_dead_processes_end_and_those_of_living_ones_go_on(client, deployment) -> None:
-    from prefect.states import Cancelling, Running
+    from prefect.states import Cancelling, Pending, Running
+
+    from torchyard.pipelines.flow.pipeline import train_pipeline
+    from torchyard.pipelines.services import reaper
+
+    dead, alive = labels_of_a_dead_process(), owner_tags()
+    cases = [  # deployed, labels, state, what becomes of it
+        (True, dead, Running(), "Crashed"),
+        (True, dead, Cancelling(), "Cancelled"),
+        (True, alive, Running(), "Running"),
+        (True, {}, Running(), "Running"),
+        (True, dead, Pending(), "Pending"),  # Prefect starts it anew
+        (True, dead, paused(True), "Suspended"),  # and can
+        (False, dead, Pending(), "Crashed"),
+        (False, alive, Pending(), "Pending"),
+        (False, dead, paused(False), "Cancelled"),
+        (False, dead, Cancelling(), "Cancelled"),
+    ]
+    runs = []
+    for deployed, labels, state, _ in cases:
+        run = client.create_flow_run(train_pipeline)
+        if deployed:
+            run = client.create_flow_run_from_deployment(
+                deployment.id, parameters=deployment.parameters
+            )
+        client.set_flow_run_state(run.id, Running(), force=True)
+        running = client.read_flow_run(run.id).state
+        # As by the process itself, once it runs.
+        client.update_flow_run_labels(run.id, labels | {reaper.STATE: str(running.id)})
+        if not state.is_running():
+            client.set_flow_run_state(run.id, state, force=True)
+        assert client.read_flow_run(run.id).state.name == state.name
+        runs.append(run)
+    reaper.end_dead_flow_runs("reaped")
+    states = [client.read_flow_run(run.id).state for run in runs]
+    assert [state.name for state in states] == [ends for *_, ends in cases]
+    assert states[0].message == "Its process ended without reporting why."
+    for run in runs:
+        client.delete_flow_run(run.id)
+
+
+def test_a_flow_run_that_starts_again_is_not_taken_for_the_process_before(
+    client, deployment, monkeypatch
+) -> None:
+    """Killed, started anew by Prefect, killed before it had named its process."""
+    from prefect.states import Running
 
     from torchyard.pipelines.services import reaper
 
-    dead = labels_of_a_dead_process()
-    started = [(dead, Running()), (dead, Cancelling()), (owner_tags(), Running()), ({}, Running())]
-    runs = [
-        client.create_flow_run_from_deployment(
-            deployment.id, parameters=deployment.parameters, labels=labels
+    run = client.create_flow_run_from_deployment(deployment.id, parameters=deployment.parameters)
+    client.set_flow_run_state(run.id, Running(), force=True)
+    before = client.read_flow_run(run.id).state
+    client.update_flow_run_labels(
+        run.id, labels_of_a_dead_process() | {reaper.STATE: str(before.id)}
+    )
+    client.set_flow_run_state(run.id, Running(), force=True)
+    reaper.end_dead_flow_runs("reaped")
+    assert client.read_flow_run(run.id).state.name == "Running"
+    monkeypatch.setattr(reaper, "SILENT", timedelta(0))
+    reaper.end_dead_flow_runs("another")  # its pool's machine knows better
+    assert client.read_flow_run(run.id).state.name == "Running"
+    reaper.end_dead_flow_runs("reaped")
+    assert client.read_flow_run(run.id).state.name == "Crashed"
+
+
+def test_task_runs_end_with_their_flow_run(client, deployment, monkeypatch) -> None:
+    from prefect import task
+    from prefect.states import Crashed, Running
+
+    from torchyard.pipelines.services import reaper
+
+    @task
+    def trains() -> None:
+        pass
+
+    tasks = {}
+    for state in (Crashed(), Running()):
+        run = client.create_flow_run_from_deployment(
+            deployment.id, parameters=deployment.parameters
         )
-        for labels, _ in started
-    ]
-    for run, (_, state) in zip(runs, started, strict=True):
         client.set_flow_run_state(run.id, Running(), force=True)
+        tasks[state.name] = client.create_task_run(trains, run.id, dynamic_key="0", state=Running())
         client.set_flow_run_state(run.id, state, force=True)
-        assert client.read_flow_run(run.id).state.name == state.name
     reaper.end_dead_flow_runs()
-    states = [client.read_flow_run(run.id).state for run in runs]
-    assert [state.name for state in states] == ["Crashed", "Cancelled", "Running", "Running"]
-    assert states[0].message == "Its process ended without reporting why."
+    found = client.read_task_run(tasks["Crashed"].id)
+    assert found.state.name == "Running"  # its last event may still come
+    monkeypatch.setattr(reaper, "LAST_EVENTS", timedelta(0))
+    reaper.end_dead_flow_runs()
+    found = {name: client.read_task_run(each.id).state.name for name, each in tasks.items()}
+    assert found == {"Crashed": "Crashed", "Running": "Running"}
 
 
 def test_a_deployment_unscheduled_in_mid_run_is_deleted_when_that_has_ended(
@@ -75,10 +149,16 @@ def test_a_deployment_unscheduled_in_mid_run_is_deleted_when_that_has_ended(
 ) -> None:
     from prefect.states import Completed, Running
 
+    from torchyard.pipelines.commands.arguments import preset_config
     from torchyard.pipelines.services import deployments, reaper
+    from torchyard.pipelines.services.schedules import parse_schedule
 
     run = client.create_flow_run_from_deployment(deployment.id, parameters=deployment.parameters)
     client.set_flow_run_state(run.id, Running(), force=True)
+    assert not deployments.remove("reaped")
+    hourly = parse_schedule(None, "1h", None, "UTC")
+    deployments.schedule(preset_config("digits", []), "reaped", hourly, "reaped")
+    assert not client.read_deployment(deployment.id).paused  # scheduled again, it starts again
     assert not deployments.remove("reaped")
     assert "reaped" not in [row["name"] for row in deployments.overview()]
     reaper.delete_retired()
@@ -89,12 +169,24 @@ def test_a_deployment_unscheduled_in_mid_run_is_deleted_when_that_has_ended(
 
 
 def test_scheduled_runs_that_were_missed_are_cancelled(client, deployment, plan_runs) -> None:
+    from prefect.states import Scheduled
+
     from torchyard.pipelines.services import reaper
 
     now = datetime.now(UTC)
     plan_runs(deployment.id)
-    reaper.skip_missed("reaped")
-    runs = [run for run in client.read_flow_runs() if run.deployment_id == deployment.id]
+
+    def planned() -> list[Any]:
+        return [run for run in client.read_flow_runs() if run.deployment_id == deployment.id]
+
+    # One that was suspended waits for a process, too.
+    missed = min(planned(), key=lambda run: run.expected_start_time)
+    for name, becomes in (("Resuming", "Resuming"), ("Late", "Cancelled")):
+        state = Scheduled(name=name, scheduled_time=missed.expected_start_time)
+        client.set_flow_run_state(missed.id, state, force=True)
+        reaper.skip_missed("reaped")
+        assert client.read_flow_run(missed.id).state.name == becomes
+    runs = planned()
     states = {run.state.name for run in runs if run.expected_start_time < now - reaper.MISSED}
     assert states == {"Cancelled"}
     states = {run.state.name for run in runs if run.expected_start_time > now - reaper.MISSED}

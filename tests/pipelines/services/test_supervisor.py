@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import socket
+from urllib.parse import urlsplit
+
 import psutil
 import pytest
 
@@ -24,6 +27,11 @@ def test_whatever_is_killed_is_reported_as_dead_and_restarted(sandbox: Sandbox) 
     for process in sandbox.processes("prefect.engine"):
         process.kill()
     assert eventually(lambda: sandbox.run(flow_run)["state_type"] == "CRASHED")
+    active = {"state": {"type": {"any_": ["RUNNING", "PENDING"]}}}
+    mine = {"id": {"any_": [flow_run]}}
+    assert eventually(
+        lambda: sandbox.post("task_runs/filter", task_runs=active, flow_runs=mine) == []
+    )
     assert eventually(lambda: (sandbox.record(flow_run) or {})["status"] == "KILLED")
     assert "without reporting why" in sandbox.record(flow_run)["torchyard.reason"]  # type: ignore[index]
 
@@ -50,3 +58,32 @@ def test_whatever_is_killed_is_reported_as_dead_and_restarted(sandbox: Sandbox) 
     # The new one restarts the others, too.
     psutil.Process(sandbox.services()["worker"]["process"]).kill()
     assert eventually(lambda: sandbox.services()["worker"]["state"] == "up")
+
+
+@pytest.mark.faults
+@pytest.mark.timeout(900)
+def test_a_server_on_another_port_comes_back_there_and_a_run_ends_with_its_promotion(
+    sandbox: Sandbox,
+) -> None:
+    sandbox.torchyard("down")
+    default = urlsplit(sandbox.api).port
+    with socket.create_server(("127.0.0.1", default)):
+        sandbox.torchyard("up")
+        address = sandbox.services()["Prefect"]["address"]
+        assert urlsplit(address).port != default
+        sandbox.api = f"{address}/api"
+        run = sandbox.start(
+            *("run", "digits", "model=straight", "train.epochs=600", "promote=straight"),
+            *("train.batch_size=256",),
+        )
+        flow_run, _ = eventually(sandbox.training)
+        psutil.Process(sandbox.services()["Prefect"]["process"]).kill()
+        printed = run.communicate(timeout=600)[0]
+        assert run.returncode == 0, printed
+        assert "champion" in printed, printed
+        record = sandbox.record(flow_run)
+        assert record
+        assert record["status"] == "FINISHED"
+        assert eventually(lambda: sandbox.services()["Prefect"]["state"] == "up")
+        assert sandbox.services()["Prefect"]["address"] == address
+        assert sandbox.run(flow_run)["state_type"] == "COMPLETED"

@@ -1,0 +1,1 @@
+"""The Prefect server that torchyard starts: its process, and who may use it."""
