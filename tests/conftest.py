@@ -75,11 +75,13 @@ class Workspace:
         folder: where `mlruns/` is.
         api_url: the server's.
         environment: for subprocesses.
+        headers: what the Prefect server's API asks for.
     """
 
     folder: Path
     api_url: str
     environment: dict[str, str]
+    headers: dict[str, str]
 
     def command(self, *arguments: str) -> list[str]:
         return [sys.executable, "-m", "torchyard", *arguments]
@@ -164,11 +166,13 @@ def disk(tmp_path) -> Iterator[Callable[[str], Path]]:
 @pytest.fixture(scope="session")
 def workspace(tmp_path_factory) -> Iterator[Workspace]:
     from torchyard.pipelines.services.prefect_server import PrefectServer, use
+    from torchyard.pipelines.services.server.access import authorization
 
     folder = tmp_path_factory.mktemp("workspace")
     settings = {
         "PREFECT_HOME": str(folder / "prefect"),
         "TORCHYARD_CACHE": str(folder / "cache"),
+        "XDG_DATA_HOME": str(folder / "data"),
         "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
     }
     variables, working_folder = dict(os.environ), Path.cwd()
@@ -177,7 +181,8 @@ def workspace(tmp_path_factory) -> Iterator[Workspace]:
         os.environ.pop(name, None)
     os.chdir(folder)
     with PrefectServer.connect() as server, use(server.wait()):
-        yield Workspace(folder, server.api_url, dict(os.environ))
+        headers = authorization(os.environ["PREFECT_API_AUTH_STRING"])
+        yield Workspace(folder, server.api_url, dict(os.environ), headers)
     gc.unfreeze()  # commands froze objects in this process; torch's bindings report them as leaks
     os.chdir(working_folder)
     os.environ.clear()

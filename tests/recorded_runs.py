@@ -29,8 +29,18 @@ class RecordedRuns:
             patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder}/mlruns/mlflow.db")
             patch.delenv("MLFLOW_EXPERIMENT_NAME", raising=False)
             records = {
-                "good": record(folder, "lenet", "digits", 0.9, lr=3e-5, train={"epochs": 10}),
-                "better": record(folder, "resnet18", "digits", 0.95, lr=0.01, train={"epochs": 9}),
+                "good": record(
+                    *(folder, "lenet", "digits", 0.9),
+                    lr=3e-5,
+                    train={"epochs": 10, "compile": False, "threads": None, "parallel": "none"},
+                    kept=1.0,
+                ),
+                "better": record(
+                    *(folder, "resnet18", "digits", 0.95),
+                    lr=0.01,
+                    train={"epochs": 9, "compile": True},
+                    kept=0.1,
+                ),
                 "other": record(folder, "lenet", "cifar10", 0.99),
                 "failed": record(folder, "lenet", "digits", None),
             }
@@ -50,7 +60,7 @@ class RecordedRuns:
 
 def record(folder: Path, model: str, dataset: str, accuracy: float | None, **more):
     """A run as a training leaves it; without an accuracy it failed."""
-    lr = more.pop("lr", 0.1)
+    lr, kept = more.pop("lr", 0.1), more.pop("kept", None)
     begun = RunRecord.start(
         name_stem=f"{model}·sgd·{dataset}",
         parameters={"model": {"name": model}, "optimizer": {"name": "sgd", "lr": lr}, **more},
@@ -62,6 +72,10 @@ def record(folder: Path, model: str, dataset: str, accuracy: float | None, **mor
         return begun
     for epoch in (1, 2):
         begun.log_metrics({"train/loss": 1 / epoch, "train/accuracy": accuracy / 2}, step=epoch)
+        if kept is not None:
+            begun.log_metrics({"val/loss": kept * epoch}, step=epoch)
+    if kept is not None:
+        begun.log_metrics({"best/val/loss": kept}, step=1)
     targets = np.arange(200) % 2
     wrong = np.arange(200) >= 200 * accuracy
     logits = 5 * np.eye(3, dtype=np.float32)[np.where(wrong, 2, targets)]
