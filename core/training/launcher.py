@@ -104,14 +104,17 @@ def _run_rank(
 ) -> dict[str, Any]:
     """What each process runs: join the group, then train."""
     threading.Thread(target=_exit_with_launcher, args=(launcher,), daemon=True).start()
+    if os.getppid() != launcher:
+        os._exit(1)  # its folder may be gone, which the next line would wait for, deaf to threads
     rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    store = dist.FileStore(f"{folder}/group", world_size)  # type: ignore[attr-defined]
     device = torch.device("cpu")
     if device_type == "cuda":
         device = torch.device("cuda", rank)
         torch.cuda.set_device(device)
     dist.init_process_group(
         "nccl" if device_type == "cuda" else "gloo",
-        init_method=(Path(folder) / "group").as_uri(),
+        store=store,
         rank=rank,
         world_size=world_size,
     )

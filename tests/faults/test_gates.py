@@ -10,28 +10,27 @@ from torchyard.core.errors import RunError
 pytestmark = pytest.mark.faults
 
 PLUGIN = """
-import os, subprocess, time
+import ctypes, os, subprocess, time
 from torchyard import GateParams, Verdict, hookimpl
 
 
-def crash():
-    import ctypes
-
-    ctypes.string_at(0)
+def leave():
+    ctypes.CDLL(None)._exit(0)  # which nobody can keep from ending the process
 
 
 def leave_a_child():
     if os.fork() == 0:
         time.sleep(600)
-    os._exit(3)
+    leave()
 
 
 ENDS = {
     "exits": lambda: os._exit(0),
-    "crashes": crash,
+    "leaves": leave,
+    "crashes": lambda: ctypes.string_at(0),
     "hangs": lambda: time.sleep(600),
     "waits": lambda: subprocess.run(["sleep", "600"]),
-    "leaves": leave_a_child,
+    "leaves_a_child": leave_a_child,
     "interrupts": lambda: exec("raise KeyboardInterrupt"),
 }
 
@@ -50,11 +49,12 @@ def register_gates(register):
     register("ends", Ends)
 """
 REASONS = {
-    "exits": "it could not judge: The process that ran 'judge' died (exit status 0).",
+    "exits": "it could not judge: SystemExit: os._exit(0)",
+    "leaves": "it could not judge: The process that ran 'judge' died (exit status 0).",
     "crashes": "it could not judge: The process that ran 'judge' died (SIGSEGV).",
     "hangs": "it could not judge: it has not judged within 8 seconds",
     "waits": "it could not judge: it has not judged within 8 seconds",
-    "leaves": "it could not judge: it has not judged within 8 seconds",
+    "leaves_a_child": "it could not judge: it has not judged within 8 seconds",
     "interrupts": "it could not judge: KeyboardInterrupt: ",
 }
 

@@ -37,7 +37,7 @@ def at_once(folder, *words, **environment):
     packages, said = imported(done.stderr)
     assert "torchyard" in packages  # so the imports were seen
     assert not HEAVY & packages
-    assert list(folder.iterdir()) == []
+    assert [path for path in folder.rglob("*") if path.is_file()] == []
     assert "Traceback" not in done.stderr
     return done, said
 

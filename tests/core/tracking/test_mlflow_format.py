@@ -94,7 +94,7 @@ def test_the_model_loads_and_predicts_like_the_network(
 
     with pytest.raises(mlflow.MlflowException, match="uint8"):  # the signature is enforced
         generic.predict(np.zeros((2, *SHAPE), np.float64))
-    assert generic.metadata.metadata == {"classes": list(CLASSES)}
+    assert generic.metadata.metadata == {"classes": list(CLASSES), "image_reading": {}}
 
     logged = record._client.get_logged_model(uri.removeprefix("models:/"))
     assert logged.status == "READY"

@@ -32,7 +32,9 @@ def client(workspace):
 
 
 def prefect(workspace, path, **body):
-    answer = httpx.post(f"{workspace.api_url}/{path}", json=body, timeout=30)
+    answer = httpx.post(
+        f"{workspace.api_url}/{path}", json=body, headers=workspace.headers, timeout=30
+    )
     answer.raise_for_status()
     return answer.json()
 

@@ -117,7 +117,7 @@ def test_the_server_of_a_run_becomes_persistent_and_temporary_again(sandbox: San
 
 
 def test_the_state_file_has_no_password(tmp_path, monkeypatch):
-    address = "http://me:hunter2/@host:5000"
+    address = "http://me:hunter2%2F@host:5000"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
     services = ServiceManager(tmp_path)
     monkeypatch.setattr(services.supervisor, "state", object)  # as if it was running
