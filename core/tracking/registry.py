@@ -106,8 +106,8 @@ def promote(
 ) -> Judged:
     """Make a run's network the champion of a registered model, if every gate lets it.
 
-    Promotions on one machine wait for each other. One that finds that another machine has changed
-    the champion meanwhile starts again.
+    The store is locked while the champion changes, not while gates judge, which may take long. One
+    that finds that another has changed the champion meanwhile starts again.
 
     Args:
         client: of the store.
@@ -121,7 +121,7 @@ def promote(
         RunError: the store is out of reach, or champions change faster than they are judged.
     """
     uri = client.tracking_uri
-    with store_errors(uri), store_lock(uri):
+    with store_errors(uri):
         model_id = lookup.logged_model_id(run)
         candidate = lookup.recorded_predictions(client, run)
         for _ in range(MAX_ATTEMPTS):
@@ -134,17 +134,21 @@ def promote(
             rival = _predictions_of(client, before)
             verdicts = tuple((name, judge(name, gate, candidate, rival)) for name, gate in gates)
             judged = Judged(model, verdicts, None, _number(before))
-            if not all(verdict.passed for _, verdict in verdicts):
-                _write_verdicts(client, run, judged)
-                return judged
-            version = _version(client, run, judged, model_id)
-            if _number(champion_of(client, model)) == judged.before:
-                judged = Judged(model, verdicts, version, judged.before)
-                _write_verdicts(client, run, judged)
-                client.set_registered_model_alias(model, CHAMPION, str(version))
-                _clear_pending(client, client.get_model_version(model, str(version)))
-                return judged
-            client.delete_model_version(model, str(version))
+            with store_lock(uri):
+                if _number(champion_of(client, model)) != judged.before:
+                    continue
+                if not all(verdict.passed for _, verdict in verdicts):
+                    _write_verdicts(client, run, judged)
+                    return judged
+                version = _version(client, run, judged, model_id)
+                # Another machine has a lock of its own.
+                if _number(champion_of(client, model)) == judged.before:
+                    judged = Judged(model, verdicts, version, judged.before)
+                    _write_verdicts(client, run, judged)
+                    client.set_registered_model_alias(model, CHAMPION, str(version))
+                    _clear_pending(client, client.get_model_version(model, str(version)))
+                    return judged
+                client.delete_model_version(model, str(version))
     raise RunError(f"The champion of {model} changed {MAX_ATTEMPTS} times during judging.")
 
 

@@ -28,6 +28,7 @@ from torchyard.core.tracking.lookup import (
     settle_owner,
     sync_run,
 )
+from torchyard.core.tracking.ownership.lease import TakenOverError
 from torchyard.pipelines.commands.arguments import Overrides, PresetOrFile, RunName, preset_config
 from torchyard.pipelines.display import Display, JsonDisplay, QuietDisplay, display, stderr, stdout
 
@@ -130,7 +131,8 @@ def print_notes(error: BaseException) -> None:
     """Print where a run that did not finish is recorded, if it had started."""
     for note in getattr(error, "__notes__", []):
         stderr.print(escape(note), soft_wrap=True)
-        if not isinstance(error, UserError) or isinstance(error, UnreachableError):
+        resumable = not isinstance(error, UserError) or isinstance(error, UnreachableError)
+        if resumable and not isinstance(error, TakenOverError):
             stderr.print("`torchyard resume latest` resumes it.")
 
 

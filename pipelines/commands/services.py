@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -256,9 +257,13 @@ def _short(time: str | None) -> str:
 
 def _local_zone() -> str:
     try:
+        offset = f"UTC{datetime.now().astimezone():%z}"
+    except ValueError as error:
+        raise UserError(f"TZ={os.environ.get('TZ')} is no time zone: {error}") from None
+    try:
         return local_zone()
     except UserError:
-        return f"UTC{datetime.now().astimezone():%z}"
+        return offset
 
 
 def _print_registered(name: str, verb: str, text: str, url: str) -> None:

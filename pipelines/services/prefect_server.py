@@ -31,7 +31,7 @@ from types import TracebackType
 from urllib.parse import urlsplit
 
 from torchyard.core.errors import RunError, UserError
-from torchyard.core.proxies import settle_proxies
+from torchyard.core.proxies import is_loopback, settle_proxies
 from torchyard.core.redaction import redacted_uri
 from torchyard.core.tracking.store import http_get
 from torchyard.pipelines.services.daemon import (
@@ -204,7 +204,11 @@ def named_server() -> str | None:
 
 def is_ours(api_url: str) -> bool:
     """Whether torchyard's own server answers there, or did the last time that it ran."""
-    return api_url == Daemon(_folder(), "server").last_address()
+    own = urlsplit(Daemon(_folder(), "server").last_address())
+    with contextlib.suppress(ValueError):  # it is no address
+        given = urlsplit(api_url)
+        return is_loopback(given.hostname) and (given.scheme, given.port) == (own.scheme, own.port)
+    return False
 
 
 @contextlib.contextmanager

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from torchyard.core.data.predictions import PredictionTable
-from torchyard.core.errors import RunError
+from torchyard.core.errors import RunError, UserError
 from torchyard.core.hosting.host import host
 from torchyard.core.hosting.params import GateParams, Verdict
 from torchyard.core.tracking import registry
-from torchyard.core.training.events import Emit
+from torchyard.core.training.events import Emit, StageProgress
 from torchyard.pipelines.worker.process import shared_worker
 
 
@@ -32,11 +32,11 @@ def judge_in_worker(seconds: float) -> registry.Judge:
                 files[role] = str(Path(scratch, role)) if table else None
                 if table is not None:
                     table.write(Path(scratch, role))
-            limit.start()
+            files |= {"name": name, "params": gate.model_dump(mode="json")}
             try:
-                params = gate.model_dump(mode="json")
-                return Verdict(**worker.call("judge", name=name, params=params, **files))
-            except RunError as error:
+                # The first event says that it begins: a worker may have to start before.
+                return Verdict(**worker.call("judge", lambda event: limit.start(), **files))
+            except (RunError, UserError) as error:
                 return Verdict(False, f"it could not judge: {error}")
             finally:
                 limit.cancel()
@@ -48,6 +48,7 @@ def judge(
     name: str, params: Mapping[str, Any], candidate: str, champion: str | None, emit: Emit
 ) -> dict[str, Any]:
     """The verdict of a gate on two files of predictions, as plain values."""
+    emit(StageProgress("judging", 0, 1))
     tables = [PredictionTable.read(Path(file)) if file else None for file in (candidate, champion)]
     gate: Any = host().find("gate", name).params(**params)
     return asdict(registry.judge(name, gate, *tables))  # type: ignore[arg-type]

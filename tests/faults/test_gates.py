@@ -52,9 +52,9 @@ REASONS = {
     "exits": "it could not judge: SystemExit: os._exit(0)",
     "leaves": "it could not judge: The process that ran 'judge' died (exit status 0).",
     "crashes": "it could not judge: The process that ran 'judge' died (SIGSEGV).",
-    "hangs": "it could not judge: it has not judged within 8 seconds",
-    "waits": "it could not judge: it has not judged within 8 seconds",
-    "leaves_a_child": "it could not judge: it has not judged within 8 seconds",
+    "hangs": "it could not judge: it has not judged within 3 seconds",
+    "waits": "it could not judge: it has not judged within 3 seconds",
+    "leaves_a_child": "it could not judge: it has not judged within 3 seconds",
     "interrupts": "it could not judge: KeyboardInterrupt: ",
 }
 
@@ -74,7 +74,7 @@ def client(workspace):
 
 def test_a_gate_that_ends_its_process_refuses(workspace, client):
     gates = json.dumps([*({"name": "ends", "how": how} for how in REASONS), "beats_champion"])
-    settings = ("promote.model=ended", f"promote.gates={gates}", "promote.gate_seconds=8")
+    settings = ("promote.model=ended", f"promote.gates={gates}", "promote.gate_seconds=3")
     printed = workspace.invoke("run", "digits", "model=linear", "train.epochs=1", *settings)
     assert "not the champion of ended (there is none): refused by ends" in printed
     run = client.get_run(run_id(printed))

@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -18,8 +19,8 @@ from torchyard.core.data.predictions import PREDICTIONS_FILE, Predictions, Predi
 from torchyard.core.errors import RunError, UserError
 from torchyard.core.hosting.host import host
 from torchyard.core.tracking.record import RunRecord
-from torchyard.core.tracking.registry import champion_of, history, promote, roll_back
-from torchyard.core.tracking.store import open_store
+from torchyard.core.tracking.registry import champion_of, history, judge, promote, roll_back
+from torchyard.core.tracking.store import open_store, store_lock
 
 SAMPLES = 40
 
@@ -353,6 +354,24 @@ def test_two_at_once_do_not_both_win(client, prepared):
         process.join()
     assert [(version, before) for _, version, before in told] == [(2, 1), (None, 2)]
     assert champion(client) == (2, told[0][0])
+
+
+def test_the_store_is_free_while_gates_judge(client, prepared):
+    """A gate may take minutes, and other runs begin and end meanwhile."""
+
+    def hold():
+        with store_lock(client.tracking_uri):
+            held.append(True)
+
+    def judge_beside_another(*judged):
+        other = threading.Thread(target=hold, daemon=True)
+        other.start()
+        other.join(20)
+        return judge(*judged)
+
+    held: list[bool] = []
+    assert promote(client, run(client, prepared, 30), "toy", BEATS, judge_beside_another).version
+    assert held
 
 
 class Slow(GateParams):

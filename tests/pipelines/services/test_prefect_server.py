@@ -335,9 +335,14 @@ def test_settings_that_name_our_own_server_name_no_other(
     dummy: Daemon, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = PrefectServer.share_or_start(dummy.lock.parent)
-    monkeypatch.setenv("PREFECT_API_URL", first.api_url)  # as `torchyard up` says to
-    found = PrefectServer.connect()
-    assert (found.api_url, found.managed) == (first.api_url, True)
+    for spelled in (
+        first.api_url,  # as `torchyard up` says to
+        first.api_url + "/",
+        first.api_url.replace("127.0.0.1", "localhost"),
+    ):
+        monkeypatch.setenv("PREFECT_API_URL", spelled)
+        found = PrefectServer.connect()
+        assert (found.api_url, found.managed) == (first.api_url, True)
     with prefect_server.use(first.api_url):
         secret = os.environ["PREFECT_API_AUTH_STRING"]
     assert secret == (dummy.lock.parent / "password").read_text().strip()
