@@ -125,6 +125,8 @@ def _find_source(source: str, presets: Path) -> Path:
     if file.suffix in (".yaml", ".yml") or len(file.parts) > 1:
         if file.is_file():
             return file
+        if file.exists():
+            raise UserError(f"{source}: is not a file.")
         siblings = [str(sibling) for sibling in file.parent.glob("*.y*ml")]
         nearest = difflib.get_close_matches(str(file), siblings, n=1)
         hint = f" Did you mean '{nearest[0]}'?" if nearest else ""

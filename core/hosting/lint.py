@@ -38,7 +38,7 @@ class Problem:
 
     def __str__(self) -> str:
         line = "" if self.line is None else f":{self.line}"
-        return f"{self.file}{line}: {self.message}"
+        return f"{self.file}{line}: {' '.join(self.message.split())}"
 
 
 def problems(host: Host) -> list[Problem]:

@@ -22,6 +22,7 @@ PREFIX = "torchyard_plugins_"
 
 def import_file(file: Path) -> ModuleType:
     """Import a plugin file, under a name that hides no other module."""
+    read_code(file)
     package = _package(file.parent)
     name = f"{package}.{file.stem.replace('.', '_')}"
     loader = _Loader(name, str(file))
@@ -52,13 +53,24 @@ def neighbours(file: Path) -> list[Path]:
     return sorted(found)
 
 
+def read_code(file: Path) -> bytes:
+    """A file's bytes.
+
+    Raises:
+        OSError: it cannot be read, or never ends, as a pipe.
+    """
+    if file.exists() and not file.is_file() and not file.is_dir():
+        raise OSError(f"{file.name} is a pipe or a device, not a file")
+    return file.read_bytes()
+
+
 def code_of(file: Path) -> bytes:
     """A file's bytes, followed by those of the neighbours that it imports.
 
     Raises:
         OSError: one of them cannot be read.
     """
-    return b"".join(each.read_bytes() for each in (file, *neighbours(file)))
+    return b"".join(read_code(each) for each in (file, *neighbours(file)))
 
 
 def _package(folder: Path) -> str:
@@ -93,7 +105,7 @@ def _module_files(path: Path) -> Iterator[Path]:
 def _imported(file: Path, folder: Path) -> Iterator[Path]:
     """The files below a folder that one of its files imports."""
     try:
-        tree = ast.parse(file.read_bytes())
+        tree = ast.parse(read_code(file))
     except (OSError, SyntaxError, ValueError, RecursionError):
         return
     for node in ast.walk(tree):

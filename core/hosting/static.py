@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from torchyard.core.hosting.hookspecs import HOOKS
+from torchyard.core.hosting.neighbours import read_code
 from torchyard.core.hosting.registration import Unloaded
 from torchyard.core.hosting.sources import Source
 
@@ -21,7 +22,7 @@ Function = ast.FunctionDef | ast.AsyncFunctionDef
 def parse(file: Path) -> ast.Module | None:
     """The syntax tree of a file; None if it cannot be read or is no Python."""
     try:
-        return ast.parse(file.read_bytes())
+        return ast.parse(read_code(file))
     except (OSError, SyntaxError, ValueError, RecursionError):
         return None
 

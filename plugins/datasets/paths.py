@@ -13,7 +13,18 @@ from pathlib import Path
 from typing import Annotated
 
 from filelock import FileLock, Timeout
-from pydantic import AfterValidator
+from pydantic import AfterValidator, BeforeValidator
+
+
+def not_empty(path: object) -> object:
+    """Refuse an empty text, which would be the working folder: a variable that is not set.
+
+    Raises:
+        ValueError: it is empty.
+    """
+    if path == "":
+        raise ValueError("is empty; the working folder is '.'")
+    return path
 
 
 def existing(path: Path) -> Path:
@@ -40,7 +51,7 @@ def existing(path: Path) -> Path:
     raise ValueError(message)
 
 
-ExistingPath = Annotated[Path, AfterValidator(existing)]
+ExistingPath = Annotated[Path, BeforeValidator(not_empty), AfterValidator(existing)]
 
 
 def state_of(paths: Iterable[Path]) -> str:

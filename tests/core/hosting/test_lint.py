@@ -1,8 +1,10 @@
 """What is wrong with plugins is reported by file and line, and all of it at once."""
 
+import os
+
 from tests.core.hosting.plugin_texts import NEVER_BUILT
 from torchyard.core.hosting.host import Host, host
-from torchyard.core.hosting.lint import problems
+from torchyard.core.hosting.lint import Problem, problems
 from torchyard.core.hosting.neighbours import import_file
 from torchyard.core.hosting.sources import file_source
 
@@ -52,3 +54,17 @@ def test_a_class_made_by_type_may_lack_a_docstring_as_well(tmp_path):
     made = 'type("Made", (Tiny,), {"__module__": __name__})'
     found = checked(tmp_path, NEVER_BUILT.replace('"tiny", Tiny', f'"made", {made}'))
     assert [message.split(":")[0] for _, message in found] == ["the class Made has no docstring"]
+
+
+def test_a_pipe_among_the_plugins_is_named_and_not_waited_for(tmp_path):
+    file = tmp_path / "pipe.py"
+    os.mkfifo(file)
+    own = Host()
+    own.load(file_source(file), lambda: import_file(file))
+    reason = "failed to load: OSError: pipe.py is a pipe or a device, not a file"
+    assert [str(problem) for problem in problems(own)] == [f"{file}: {reason}"]
+
+
+def test_a_problem_is_one_line(tmp_path):
+    [(_, message)] = checked(tmp_path, "raise ValueError('one\\nand two')")
+    assert "\n" not in str(Problem("f.py", 1, message))

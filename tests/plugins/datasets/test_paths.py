@@ -44,3 +44,8 @@ def test_a_relative_path_is_kept_whole(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.chdir(tmp_path)
     tree(tmp_path / "i", *FLAT)
     assert ImageFolder(path=Path("i")).path == tmp_path / "i"
+
+
+def test_an_empty_path_is_not_the_working_folder() -> None:
+    with pytest.raises(ValidationError, match=r"is empty; the working folder is '\.'"):
+        ImageFolder(path="")  # type: ignore[arg-type]
