@@ -9,11 +9,13 @@ run: install
 	$(BIN)/torchyard run digits
 
 # A file's tests stay together, in one process of up to four.
+PARALLEL := -n logical --maxprocesses 4 --dist loadfile
+
 test: install
-	$(BIN)/pytest -n logical --maxprocesses 4 --dist loadfile
+	$(BIN)/pytest $(PARALLEL)
 
 slow: install
-	$(BIN)/pytest -m slow
+	$(BIN)/pytest -m slow $(PARALLEL)
 
 faults: install
 	TORCHYARD_KILLS=$(or $(KILLS),100) $(BIN)/pytest -m faults -s
