@@ -41,6 +41,20 @@ def check_cache() -> None:
         UserError: it cannot; the message says why.
     """
     folder = cache_folder()
+    check_folder(folder, "cache folder", f" Set {CACHE} to another one.")
+
+
+def check_folder(folder: Path, what: str, advice: str = "") -> None:
+    """Make a folder, if it is not there, and write to it.
+
+    Args:
+        folder: to be written to.
+        what: it is, in the message: "cache folder".
+        advice: what the message ends with.
+
+    Raises:
+        UserError: that cannot be done; the message says why.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder) as probe:
@@ -48,9 +62,7 @@ def check_cache() -> None:
             probe.flush()
     except OSError as error:
         reason = "it is not a folder" if isinstance(error, FileExistsError) else error.strerror
-        raise UserError(
-            f"The cache folder {folder} cannot be written: {reason}. Set {CACHE} to another one."
-        ) from error
+        raise UserError(f"The {what} {folder} cannot be written: {reason}.{advice}") from error
 
 
 @contextmanager

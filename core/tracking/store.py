@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import unquote, urlsplit
 
+from torchyard.core.data.files import check_folder
 from torchyard.core.errors import RunError, StoreUnavailableError, UserError
 from torchyard.core.proxies import check_proxy, is_loopback
 from torchyard.core.redaction import ESCAPES, redacted, redacted_uri
@@ -106,15 +107,7 @@ def check_writable(uri: str) -> None:
     database = database_of(uri)
     if database is None:
         return
-    folder = database.parent
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder) as probe:
-            probe.write(b"\0" * 4096)  # an empty file fits on a full disk
-            probe.flush()
-    except OSError as error:
-        reason = "it is not a folder" if isinstance(error, FileExistsError) else error.strerror
-        raise UserError(f"The runs' folder {folder} cannot be written: {reason}.") from error
+    check_folder(database.parent, "runs' folder")
     # Only asked, never opened: closing a second handle would drop SQLite's locks on the file.
     if database.exists() and not (database.is_file() and os.access(database, os.R_OK | os.W_OK)):
         raise UserError(f"The runs' database {database} cannot be written.")
