@@ -6,6 +6,7 @@ import io
 import random
 import tarfile
 import zipfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,13 +34,18 @@ def png(height: int = 6, width: int = 5, grey: bool = False, **options: object) 
 
 def tree(folder: Path, *names: str, **options: object) -> Path:
     """Write an image, or an empty folder where the name ends in a slash, for each name."""
+    return fill(folder, names, lambda name: png(**options))  # type: ignore[arg-type]
+
+
+def fill(folder: Path, names: Sequence[str], content: Callable[[str], bytes]) -> Path:
+    """Write a file, or an empty folder where the name ends in a slash, for each name."""
     for name in names:
         path = folder / name
         if name.endswith("/"):
             path.mkdir(parents=True)
         else:
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(png(**options))  # type: ignore[arg-type]
+            path.write_bytes(content(name))
     return folder
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.plugins.datasets.image_files import contents, notes, pack, prepared, problems, tree
+from tests.plugins.datasets.image_files import contents, fill, notes, pack, prepared, problems, tree
 
 
 def parts_of(path: Path) -> dict[str, list[str]]:
@@ -21,14 +21,7 @@ def parts_of(path: Path) -> dict[str, list[str]]:
 
 def texts(folder: Path, *names: str) -> Path:
     """Write files that hold their own names; an empty folder where the name ends in a slash."""
-    for name in names:
-        path = folder / name
-        if name.endswith("/"):
-            path.mkdir(parents=True)
-        else:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(name)
-    return folder
+    return fill(folder, names, str.encode)
 
 
 def part(folder: str, number: int = 1) -> list[str]:
