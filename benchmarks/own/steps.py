@@ -17,12 +17,12 @@ from benchmarks.own.settings import configuration
 from torchyard.core.config.resolve import resolve_once
 from torchyard.core.data.dataset import PreparedDataset, Split
 from torchyard.core.hosting.host import host
-from torchyard.core.training import loop
+from torchyard.core.training import batches, loop
 from torchyard.core.training.events import Event, RunningLoss
 from torchyard.core.training.execution import Execution
 from torchyard.core.training.network import Network
+from torchyard.core.training.parallel.strategy import Strategy
 from torchyard.core.training.state import TrainingState
-from torchyard.core.training.strategy import Strategy
 from torchyard.pipelines.worker.config_check import model_size
 
 IMAGES, SHAPE, CLASSES = 20_000, (3, 32, 32), 10
@@ -45,7 +45,7 @@ def main(*overrides: str) -> None:
     means, stds = (0.5,) * SHAPE[0], (0.25,) * SHAPE[0]
     data = PreparedDataset(Path(), "noise", names, SHAPE, "uint8", means, stds, {}, "", "")
     network = Network(resolved.model.build(SHAPE, CLASSES), data, "statistics")
-    steps = loop.total_steps(IMAGES, settings)
+    steps = batches.total_steps(IMAGES, settings)
     size = model_size(resolved, data.spec)
     execution = Execution.choose(resolved.config, network.model, size, steps, CPU)
     execution.apply(network)
@@ -63,7 +63,7 @@ def main(*overrides: str) -> None:
                 if began[-1][0] - began[0][0] >= seconds:
                     raise _Enough
 
-        training = loop.TrainingData(split, None, [], CPU)
+        training = batches.TrainingData(split, None, [], CPU)
         with tempfile.TemporaryDirectory() as folder:
             try:
                 loop.fit(state, loss, training, settings, Strategy(), None, Path(folder), emit)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,35 +18,20 @@ import torch
 from torch import nn
 
 from torchyard.core.config.schema import TrainConfig
-from torchyard.core.data.dataset import Split, rows_on
+from torchyard.core.data.dataset import Split
 from torchyard.core.errors import RunError
 from torchyard.core.evaluation.predict import predict
-from torchyard.core.hosting.params import Augmentation, Loss
+from torchyard.core.hosting.params import Loss
 from torchyard.core.training import checkpoint
+from torchyard.core.training.batches import Batches, TrainingData, steps_per_epoch, total_steps
 from torchyard.core.training.events import EpochDone, Event, GradientNorms, Progress, RunningLoss
 from torchyard.core.training.execution import CompiledStep
+from torchyard.core.training.parallel.strategy import Strategy
 from torchyard.core.training.state import TrainingState
-from torchyard.core.training.strategy import Strategy
+from torchyard.core.training.step import Step
 
 CHECKPOINT_SECONDS = 30.0  # between checkpoints within an epoch; checked at log points
 PROGRESS_SECONDS = 0.25
-
-
-@dataclass(frozen=True)
-class TrainingData:
-    """What a network is trained on.
-
-    Attributes:
-        train: the samples to learn from.
-        validation: held-out samples; the epoch with their lowest loss is kept.
-        augmentations: applied to every training batch, in this order.
-        device: where the samples live: the network's, or the CPU where they do not fit.
-    """
-
-    train: Split
-    validation: Split | None
-    augmentations: Sequence[Augmentation]
-    device: torch.device
 
 
 @dataclass(frozen=True)
@@ -67,27 +52,6 @@ class FitResult:
     stopped_early: bool
     seconds: float
     images_per_second: float
-
-
-def steps_per_epoch(samples: int, batch_size: int) -> int:
-    """Batches per epoch. A last batch of one sample is left out: batch norm has no variance."""
-    full, rest = divmod(samples, batch_size)
-    return max(1, full + (1 if rest > 1 or (rest == 1 and batch_size == 1) else 0))
-
-
-def total_steps(samples: int, settings: TrainConfig) -> int:
-    """Batches of a whole run."""
-    steps = steps_per_epoch(samples, settings.batch_size) * settings.epochs
-    return min(steps, settings.max_steps or steps)
-
-
-def epoch_order(samples: int, seed: int, epoch: int) -> torch.Tensor:
-    """The order of the samples in an epoch: a function of seed and epoch alone.
-
-    So a resumed run continues within it without replaying the generator.
-    """
-    generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
-    return torch.randperm(samples, generator=generator)
 
 
 def fit(
@@ -116,29 +80,24 @@ def fit(
         RunError: the loss became NaN or infinite (the last good checkpoint stays), or a
             checkpoint cannot be written or read.
     """
-    # ---- data: the memory map or its file on the CPU, copied once to a GPU
-    train, validation, device = data.train, data.validation, state.device
-    samples = rows_on(train.samples, data.device)
-    labels = torch.from_numpy(train.labels).to(data.device)
-    batch_size = settings.batch_size
-    batches = steps_per_epoch(len(train), batch_size)
-    last_step = total_steps(len(train), settings)
-
     # ---- where to start
     found = checkpoint.find(folder) if strategy.is_main else None
     if (last := strategy.broadcast(found)) is not None:
         state.load(last, strategy)
     position, patience = state.position, settings.patience
-    network, optimizer, scaler = state.network, state.optimizer, state.scaler
-    forward = strategy.wrap(network)
+    network, device = state.network, state.device
+
+    # ---- what is trained on, and how
+    train, validation = data.train, data.validation
+    batches = Batches(data, settings, device)
+    step = Step(state, loss_function, settings, strategy, compiled)
+    batches_per_epoch = steps_per_epoch(len(train), settings.batch_size)
+    last_step = total_steps(len(train), settings)
 
     def out_of_patience() -> bool:
         return patience is not None and position.epoch - position.best_epoch >= patience
 
     # ---- the loop
-    autocast = torch.autocast(
-        device.type, dtype=getattr(torch, state.precision), enabled=state.precision != "float32"
-    )
     losses = torch.zeros(settings.log_every, device=device)
     sizes = torch.zeros(settings.log_every, dtype=torch.float64)
     correct = torch.zeros((), dtype=torch.int64, device=device)
@@ -146,48 +105,17 @@ def fit(
 
     while position.epoch < settings.epochs and position.step < last_step and not out_of_patience():
         network.train()
-        order = epoch_order(len(train), settings.drawn_seed, position.epoch)
-        if train.indices is not None:
-            order = torch.from_numpy(train.indices)[order]
-        order = order.to(data.device)
         # A run that ends within an epoch finishes that epoch: its metrics are reported.
-        epoch_end = min(batches, position.batch + last_step - position.step)
+        epoch_end = min(batches_per_epoch, position.batch + last_step - position.step)
         pending = 0  # batches whose loss has not been read yet
         clock = reported = time.perf_counter()
         reported_step = position.step
 
-        while position.batch < epoch_end:
-            batch = order[position.batch * batch_size : (position.batch + 1) * batch_size]
-            index, weight = strategy.shard(batch)
-            inputs = samples.index_select(0, index).to(device, non_blocking=True)
-            targets = labels.index_select(0, index).to(device, non_blocking=True)
-            for augment in data.augmentations:
-                inputs = augment(inputs, index.to(device), position.epoch + 1)
-            learning_rate = optimizer.param_groups[0]["lr"]
-            updated = False
-            if compiled is not None and compiled.accepts(inputs):
-                loss, right = compiled(inputs, targets)
-                updated = compiled.updates
-            else:
-                with autocast:
-                    logits = forward(inputs)
-                    loss = loss_function(logits, targets)
-                if weight != 1:
-                    loss = loss * weight
-                optimizer.zero_grad(set_to_none=True)
-                scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
-                right = (logits.detach().argmax(1) == targets).sum()
-            if not updated:
-                if settings.clip_norm is not None:
-                    scaler.unscale_(optimizer)
-                    nn.utils.clip_grad_norm_(network.parameters(), settings.clip_norm)
-                scaler.step(optimizer)
-                scaler.update()
-            state.scheduler.step()
-
-            losses[pending] = loss.detach()
-            sizes[pending] = len(batch)
-            if weight:
+        for batch in batches.epoch(position.epoch, position.batch, epoch_end, strategy):
+            learning_rate = state.optimizer.param_groups[0]["lr"]
+            losses[pending], right = step(batch)
+            sizes[pending] = batch.size
+            if batch.weight:
                 correct += right
             pending += 1
             position.batch += 1
@@ -195,7 +123,7 @@ def fit(
 
             now = time.perf_counter()
             if now - reported >= PROGRESS_SECONDS:
-                rate = (position.step - reported_step) * batch_size / (now - reported)
+                rate = (position.step - reported_step) * settings.batch_size / (now - reported)
                 emit(Progress(position.epoch + 1, position.step, last_step, rate))
                 reported, reported_step = now, position.step
 

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from torchyard.core.training import checkpoint
-from torchyard.core.training.strategy import Strategy
+from torchyard.core.training.parallel.strategy import Strategy
 
 STATE_KEYS = ("network", "optimizer", "scheduler", "scaler")
 

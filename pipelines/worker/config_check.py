@@ -18,9 +18,9 @@ from torchyard.core.errors import UserError
 from torchyard.core.hosting.host import host
 from torchyard.core.preparation.prepare import find_prepared
 from torchyard.core.training import checkpoint
+from torchyard.core.training.batches import total_steps
 from torchyard.core.training.device import choose_device
 from torchyard.core.training.events import Emit
-from torchyard.core.training.loop import total_steps
 from torchyard.core.training.network import (
     DryRun,
     Network,

@@ -27,11 +27,12 @@ from torchyard.core.preparation.prepare import find_prepared, prepare_dataset
 from torchyard.core.training import checkpoint, loop
 from torchyard.core.training import device as devices
 from torchyard.core.training import network as networks
+from torchyard.core.training.batches import Batches, TrainingData, total_steps
 from torchyard.core.training.events import Emit, StageProgress, TrainingBatch
 from torchyard.core.training.execution import CompiledStep, Execution, set_up_evaluation
+from torchyard.core.training.parallel.strategy import DataParallel, Strategy
 from torchyard.core.training.run_log import with_metrics_logged
 from torchyard.core.training.state import TrainingState
-from torchyard.core.training.strategy import DataParallel, Strategy
 from torchyard.pipelines.worker.config_check import Config, check, model_size, step_problems
 from torchyard.pipelines.worker.judging import judge
 from torchyard.pipelines.worker.plugin_check import try_plugins
@@ -73,7 +74,7 @@ def train(config: Config, data: str, folder: str, emit: Emit) -> dict[str, Any]:
     arguments = (config, data, folder)
     with _only_trainer(Path(folder)):
         if settings.parallel == "ddp":
-            from torchyard.core.training.launcher import launch
+            from torchyard.core.training.parallel.launcher import launch
 
             return launch(_train, arguments, settings.world_size, device, emit)
         strategy = DataParallel() if settings.parallel == "data_parallel" else Strategy()
@@ -115,7 +116,7 @@ def _train(
         rest, held_out = stratified_split(train.labels, settings.validation, settings.drawn_seed)
         validation = Split(train.samples, train.labels, held_out)
         train = Split(train.samples, train.labels, rest)
-    steps = loop.total_steps(len(train), settings)
+    steps = total_steps(len(train), settings)
     execution = Execution.choose(resolved.config, network.model, size, steps, device)
     execution.apply(network)
     if problems := step_problems(resolved, prepared.spec, size, steps, prepared):
@@ -127,12 +128,12 @@ def _train(
     if isinstance(loss, nn.Module):
         loss = loss.to(device)
     data_device = device if devices.fits_on(train.samples.nbytes, device) else torch.device("cpu")
-    data = loop.TrainingData(train, validation, augmentations, data_device)
+    data = TrainingData(train, validation, augmentations, data_device)
     if strategy.rank:  # all begin with the same weights, but each draws its own dropout
         checkpoint.seed_everything((settings.drawn_seed + strategy.rank) % 2**32)
     if strategy.is_main and len(prepared.shape) == 3:
         file = folder / "training_batch.npz"
-        samples, labels = _first_batch(data, settings.drawn_seed, device, BATCH_SHOWN)
+        samples, labels = Batches(data, settings, device).first(BATCH_SHOWN)
         with atomic_write(file) as writer:
             np.savez(writer, samples=samples.cpu().numpy(), labels=labels.cpu().numpy())
         emit(TrainingBatch(str(file)))
@@ -168,14 +169,14 @@ def _train(
 
 
 def _compile(
-    state: TrainingState, loss: Loss, data: loop.TrainingData, settings: TrainConfig
+    state: TrainingState, loss: Loss, data: TrainingData, settings: TrainConfig
 ) -> tuple[CompiledStep | None, str]:
     """Compile the step of a whole batch; returns it, and how long that took or why it failed.
 
     Raises:
         RunError: it cannot be compiled, and `train.compile` asks for it.
     """
-    batch = _first_batch(data, settings.drawn_seed, state.device, settings.batch_size)
+    batch = Batches(data, settings, state.device).first(settings.batch_size)
     gradients_used = settings.clip_norm is not None or settings.log_gradients
     try:
         step = CompiledStep(
@@ -186,21 +187,6 @@ def _compile(
             raise
         return None, f"false: {error}"
     return step, f"in {step.seconds:.1f} s"
-
-
-def _first_batch(
-    data: loop.TrainingData, seed: int, device: torch.device, size: int
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """The first samples of the first epoch as training will see them, and their labels."""
-    index = loop.epoch_order(len(data.train), seed, 0)[:size]
-    if data.train.indices is not None:
-        index = torch.from_numpy(data.train.indices)[index]
-    samples = torch.from_numpy(data.train.samples)[index].to(device)
-    # The random numbers drawn here must not change those of the training.
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        for augment in data.augmentations:
-            samples = augment(samples, index.to(device), 1)
-    return samples, torch.from_numpy(data.train.labels)[index].to(device)
 
 
 def evaluate(config: Config, data: str, weights: str, target: str, emit: Emit) -> dict[str, Any]:

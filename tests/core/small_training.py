@@ -6,9 +6,9 @@ from torch import nn
 
 from torchyard.core.config.schema import TrainConfig
 from torchyard.core.data.dataset import Split
-from torchyard.core.training import loop
+from torchyard.core.training import batches, loop
+from torchyard.core.training.parallel.strategy import Strategy
 from torchyard.core.training.state import TrainingState
-from torchyard.core.training.strategy import Strategy
 
 CPU = torch.device("cpu")
 
@@ -45,7 +45,7 @@ def run_fit(folder, network, *, train=None, validation=None, emit=None, lr=0.1, 
     return loop.fit(
         TrainingState(network, optimizer, scheduler, device=CPU, precision=precision),
         loss or nn.CrossEntropyLoss(),
-        loop.TrainingData(train, validation, augmentations, CPU),
+        batches.TrainingData(train, validation, augmentations, CPU),
         settings,
         strategy=Strategy(),
         compiled=None,

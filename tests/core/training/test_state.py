@@ -5,8 +5,8 @@ import torch
 
 from torchyard.core.errors import RunError
 from torchyard.core.training import checkpoint
+from torchyard.core.training.parallel.strategy import Strategy
 from torchyard.core.training.state import Position, TrainingState
-from torchyard.core.training.strategy import Strategy
 
 CPU = torch.device("cpu")
 

@@ -10,12 +10,12 @@ from torch.utils.flop_counter import FlopCounterMode
 from torchyard.core.config.schema import RunConfig, TrainConfig
 from torchyard.core.data.dataset import Split
 from torchyard.core.errors import UserError
-from torchyard.core.training import loop
+from torchyard.core.training import batches, loop
 from torchyard.core.training.events import EpochDone
 from torchyard.core.training.execution.settings import Execution
 from torchyard.core.training.network import DryRun, Normalize
+from torchyard.core.training.parallel.strategy import Strategy
 from torchyard.core.training.state import TrainingState
-from torchyard.core.training.strategy import Strategy
 
 CPU = torch.device("cpu")
 LENET = DryRun(parameters=62_006, flops=1_300_000)
@@ -137,7 +137,7 @@ def train(network, folder, precision="float32", optimizer=None, compiled=None, m
     loop.fit(
         TrainingState(network, optimizer, schedule, device=CPU, precision=precision),
         nn.CrossEntropyLoss(),
-        loop.TrainingData(Split(samples.numpy(), labels.numpy()), None, (), CPU),
+        batches.TrainingData(Split(samples.numpy(), labels.numpy()), None, (), CPU),
         settings,
         strategy=Strategy(),
         compiled=compiled,

@@ -30,7 +30,7 @@ from torchyard.core.errors import RunError, UserError
 from torchyard.core.hosting.host import host
 from torchyard.core.hosting.sources import raised_in
 from torchyard.core.training.events import Emit
-from torchyard.core.training.strategy import DistributedDataParallel, Strategy
+from torchyard.core.training.parallel.strategy import DistributedDataParallel, Strategy
 
 logger = logging.getLogger(__name__)
 

@@ -4,7 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from torchyard.core.training.strategy import DistributedDataParallel, Strategy
+from torchyard.core.training.parallel.strategy import DistributedDataParallel, Strategy
 
 
 @settings(deadline=None)

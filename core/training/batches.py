@@ -1,0 +1,116 @@
+"""The batches of a training split: their order, their samples on the device, augmented.
+
+The order of an epoch is a function of seed and epoch alone, so a resumed run continues within an
+epoch without replaying a generator. Augmentations draw from torch's generators when a batch is
+taken, never ahead of it: a checkpoint between two batches holds their state.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from torchyard.core.config.schema import TrainConfig
+from torchyard.core.data.dataset import Split, rows_on
+from torchyard.core.hosting.params import Augmentation
+from torchyard.core.training.parallel.strategy import Strategy
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """What a network is trained on.
+
+    Attributes:
+        train: the samples to learn from.
+        validation: held-out samples; the epoch with their lowest loss is kept.
+        augmentations: applied to every training batch, in this order.
+        device: where the samples live: the network's, or the CPU where they do not fit.
+    """
+
+    train: Split
+    validation: Split | None
+    augmentations: Sequence[Augmentation]
+    device: torch.device
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One process's part of a batch.
+
+    Attributes:
+        inputs: N x shape as the samples are stored, augmented, on the network's device.
+        targets: int64 N, class indices.
+        size: samples of the whole batch, all processes together.
+        weight: of this part's mean loss, so that the mean over the processes of weight x mean
+            loss is the mean of the whole batch; 0 where the part is only a stand-in.
+    """
+
+    inputs: torch.Tensor
+    targets: torch.Tensor
+    size: int
+    weight: float
+
+
+def steps_per_epoch(samples: int, batch_size: int) -> int:
+    """Batches per epoch. A last batch of one sample is left out: batch norm has no variance."""
+    full, rest = divmod(samples, batch_size)
+    return max(1, full + (1 if rest > 1 or (rest == 1 and batch_size == 1) else 0))
+
+
+def total_steps(samples: int, settings: TrainConfig) -> int:
+    """Batches of a whole run."""
+    steps = steps_per_epoch(samples, settings.batch_size) * settings.epochs
+    return min(steps, settings.max_steps or steps)
+
+
+def epoch_order(samples: int, seed: int, epoch: int) -> torch.Tensor:
+    """The order of the samples in an epoch, int64: a function of seed and epoch alone."""
+    generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
+    return torch.randperm(samples, generator=generator)
+
+
+class Batches:
+    """The training split in batches.
+
+    Args:
+        data: the samples and how they are augmented.
+        settings: batch size and seed.
+        device: the network's.
+    """
+
+    def __init__(self, data: TrainingData, settings: TrainConfig, device: torch.device) -> None:
+        self._data, self._device = data, device
+        self._size, self._seed = settings.batch_size, settings.drawn_seed
+        # The memory map or its file on the CPU, copied once to a GPU.
+        self._samples = rows_on(data.train.samples, data.device)
+        self._labels = torch.from_numpy(data.train.labels).to(data.device)
+
+    def epoch(self, epoch: int, first: int, end: int, strategy: Strategy) -> Iterator[Batch]:
+        """The batches `first` to `end` - 1 of an epoch, counted from 0, for this process."""
+        order = self._order(epoch)
+        for number in range(first, end):
+            whole = order[number * self._size : (number + 1) * self._size]
+            index, weight = strategy.shard(whole)
+            yield Batch(*self._take(index, epoch), len(whole), weight)
+
+    def first(self, size: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """The first samples of the first epoch as training will see them, and their labels."""
+        # The random numbers drawn here must not change those of the training.
+        with torch.random.fork_rng([self._device] if self._device.type == "cuda" else []):
+            return self._take(self._order(0)[:size], 0)
+
+    def _order(self, epoch: int) -> torch.Tensor:
+        train = self._data.train
+        order = epoch_order(len(train), self._seed, epoch)
+        if train.indices is not None:
+            order = torch.from_numpy(train.indices)[order]
+        return order.to(self._data.device)
+
+    def _take(self, index: torch.Tensor, epoch: int) -> tuple[torch.Tensor, torch.Tensor]:
+        inputs = self._samples.index_select(0, index).to(self._device, non_blocking=True)
+        targets = self._labels.index_select(0, index).to(self._device, non_blocking=True)
+        for augment in self._data.augmentations:
+            inputs = augment(inputs, index.to(self._device), epoch + 1)
+        return inputs, targets
