@@ -64,14 +64,26 @@ class Split:
         labels: int64 N, class indices.
         indices: which of the N samples belong to it; None: all. So a validation split shares
             the memory map of the training split.
+        groups: int64 N, which samples belong together; None: none do.
+        weights: float64 N, how often each is drawn in proportion to the others; None: alike.
     """
 
     samples: Samples
     labels: Labels
     indices: npt.NDArray[np.int64] | None = None
+    groups: npt.NDArray[np.int64] | None = None
+    weights: npt.NDArray[np.float64] | None = None
 
     def __len__(self) -> int:
         return len(self.labels if self.indices is None else self.indices)
+
+    def class_counts(self, classes: int) -> list[int]:
+        """How many of its samples each of so many classes has."""
+        import numpy as np
+
+        labels = self.labels if self.indices is None else self.labels[self.indices]
+        counts: list[int] = np.bincount(labels, minlength=classes).tolist()
+        return counts
 
 
 @dataclass(frozen=True)
@@ -91,6 +103,7 @@ class PreparedDataset:
         digest: sha256 of samples, labels and class names.
         source: path or address of the raw data.
         notes: what its user should know, such as files that were left out.
+        encoding: how a sample is made of its source, as JSON values; empty: as it is there.
         reading: how its image files were read, as those that a model is asked about later are.
         blocks: CRC-32 of each block of `BLOCK_BYTES` of each array file, by the file's name.
     """
@@ -106,6 +119,7 @@ class PreparedDataset:
     digest: str
     source: str
     notes: tuple[str, ...] = ()
+    encoding: dict[str, Any] = field(default_factory=dict, hash=False, repr=False)
     reading: ImageReading = READING
     blocks: dict[str, list[int]] = field(default_factory=dict, hash=False, repr=False)
 
@@ -217,10 +231,16 @@ class PreparedDataset:
     def _split(self, part: str) -> Split:
         import numpy as np
 
+        annotations = {
+            kind: np.load(file)
+            for kind in ("groups", "weights")
+            if (file := self.folder / f"{part}_{kind}.npy").is_file()
+        }
         # Copy-on-write: torch shares writable arrays only, and the file must not change.
         return Split(
             np.load(self.folder / f"{part}_samples.npy", mmap_mode="c"),
             np.load(self.folder / f"{part}_labels.npy"),
+            **annotations,
         )
 
 

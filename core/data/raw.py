@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -117,6 +117,13 @@ class RawData:
             and recorded with each run.
         close: called when the splits have been read, or reading them failed; to remove
             temporary files, for example.
+        groups: by split ("train", "validation", "test") the group of each sample, numbers or
+            texts: the person, the place, the day. No group may be in two splits, and
+            `train.validation` holds out whole groups.
+        weights: how often each training sample is drawn in proportion to the others, with
+            `train.sampler`; not negative.
+        encoding: how a sample is made of its source, as JSON values, where a model's user has to
+            do the same: kept in the manifest and in the metadata of the logged model.
     """
 
     classes: Sequence[str]
@@ -126,30 +133,6 @@ class RawData:
     close: Callable[[], None] | None = None
     validation: RawSplit | None = None
     notes: Sequence[str] = ()
-
-
-def stratified_split(
-    labels: npt.NDArray[np.integer[Any]], fraction: float, seed: int
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Divide samples at random into two parts, each class in the same proportion.
-
-    Args:
-        labels: N class indices.
-        fraction: of each class that goes to the second part, between 0 and 1.
-        seed: of the random generator; the same seed yields the same parts.
-
-    Returns:
-        (rest, part): sorted indices. A class of two or more samples has at least one in each.
-    """
-    import numpy as np
-
-    generator = np.random.default_rng(seed)
-    part = []
-    for label in np.unique(labels):
-        members = generator.permutation(np.flatnonzero(labels == label))
-        count = round(len(members) * fraction)
-        if len(members) > 1:
-            count = min(max(count, 1), len(members) - 1)
-        part.append(members[:count])
-    chosen = np.sort(np.concatenate(part)) if part else np.empty(0, dtype=np.int64)
-    return np.setdiff1d(np.arange(len(labels)), chosen), chosen
+    groups: Mapping[str, npt.ArrayLike] = field(default_factory=dict)
+    weights: npt.ArrayLike | None = None
+    encoding: Mapping[str, Any] = field(default_factory=dict)

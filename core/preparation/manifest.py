@@ -14,6 +14,7 @@ from torchyard.core.data.dataset import MANIFEST, SEAL, block_sums, seal
 from torchyard.core.data.files import atomic_write, fsync
 from torchyard.core.data.image_reading import READING
 from torchyard.core.data.raw import RawData
+from torchyard.core.preparation.annotations import listed
 from torchyard.core.preparation.arrays import ImageStatistics, SampleFile, VectorStatistics
 from torchyard.core.preparation.splits import RawSplits
 
@@ -48,12 +49,14 @@ def write_manifest(
                 if part == "train" and statistics:
                     statistics.add(chunk)
             digest.update(splits.labels[part].astype("<i8").data)
+        for (part, kind), values in sorted(splits.annotations.items()):
+            digest.update(f"{part} {kind}".encode() + values.tobytes())
         for sync in syncs:
             sync.result()
         blocks = {file: found.result() for file, found in sums.items()}
     mean, std = statistics.result() if statistics else ([], [])
     reading = splits.images.reading.model_copy(update={"broken": "refuse", "verify": False})
-    notes = [*raw.notes, *splits.images.notes]
+    notes = [*raw.notes, *splits.images.notes, *_one_sided(splits)]
     if splits.dtype == np.uint8:
         notes += _flat_channels(mean, std)
     manifest = {
@@ -64,6 +67,7 @@ def write_manifest(
         "digest": digest.hexdigest(),
         "source": raw.source,
         "notes": notes,
+        **({"encoding": dict(raw.encoding)} if raw.encoding else {}),
         "reading": reading.model_dump(mode="json", exclude_defaults=True),
         "sizes": {path.name: path.stat().st_size for path in arrays},
         "blocks": blocks,
@@ -71,9 +75,24 @@ def write_manifest(
     with atomic_write(folder / MANIFEST) as file:
         file.write(json.dumps({**manifest, SEAL: seal(manifest)}, indent=1).encode())
     fsync(folder)
-    if notes or reading != READING:
-        digest.update(json.dumps([notes, manifest["reading"]]).encode())
+    if notes or raw.encoding or reading != READING:
+        told = [notes, manifest["reading"], *[dict(raw.encoding)] * bool(raw.encoding)]
+        digest.update(json.dumps(told).encode())
     return digest.hexdigest()[:16]
+
+
+def _one_sided(splits: RawSplits) -> list[str]:
+    """What follows for each class that a split lacks."""
+    notes = []
+    for part, told in (
+        ("train", "warning: no training sample is of {}, which cannot be learnt: {}"),
+        ("test", "no test sample is of {}, whose accuracy is not known: {}"),
+    ):
+        counts = np.bincount(splits.labels[part], minlength=len(splits.classes))
+        missing = [splits.classes[label] for label in np.flatnonzero(counts == 0)]
+        number = f"{len(missing):,} of {len(splits.classes):,} classes"
+        notes += [told.format(number, listed(missing))] * bool(missing)
+    return notes
 
 
 def _flat_channels(mean: list[float], std: list[float]) -> list[str]:

@@ -24,6 +24,7 @@ from torchyard.core.data.raw import (
     stored_type,
 )
 from torchyard.core.errors import UserError
+from torchyard.core.preparation.annotations import annotation_arrays
 from torchyard.core.preparation.arrays import SampleFile
 from torchyard.core.preparation.decoding import ParallelDecoding
 from torchyard.core.preparation.image_set import LISTED, ImageSet
@@ -36,6 +37,7 @@ class RawSplits:
         classes: class names.
         counts: number of samples in each split.
         labels: int64 class indices of each split.
+        annotations: groups and weights, by split and kind.
         shape: shape of one sample.
         dtype: uint8, float32 or int64.
         images: those splits that are image files.
@@ -63,6 +65,8 @@ class RawSplits:
         for part, split in self._splits.items():
             self._check(part, split)
         self._check_alike()
+        self.annotations, problems = annotation_arrays(raw, self.counts)
+        self._problems += problems
         self._raise_problems()
         self.shape, self.dtype = self._layouts["train"]
 
@@ -89,7 +93,7 @@ class RawSplits:
     def write(
         self, folder: Path, broken_list: Path, on_progress: Callable[[str, int, int], None]
     ) -> dict[str, SampleFile]:
-        """Write `{part}_samples.npy` and `{part}_labels.npy` of every split.
+        """Write `{part}_samples.npy`, `{part}_labels.npy` and annotations of every split.
 
         Args:
             folder: where to write them.
@@ -128,6 +132,8 @@ class RawSplits:
         self._raise_problems()
         for part, labels in self.labels.items():
             np.save(folder / f"{part}_labels.npy", labels)
+        for (part, kind), values in self.annotations.items():
+            np.save(folder / f"{part}_{kind}.npy", values)
         return files
 
     def _take_images(self) -> None:
@@ -137,6 +143,8 @@ class RawSplits:
             self._layouts[part] = (shape, self.dtype)
             self.counts[part], before = self.images.files[part].count, self.labels[part]
             self.labels[part] = before[self.images.kept[part]]
+            for key in [key for key in self.annotations if key[0] == part]:
+                self.annotations[key] = self.annotations[key][self.images.kept[part]]
             if part == "train":
                 lost = np.setdiff1d(before, self.labels[part])
                 self._problems += [

@@ -200,6 +200,7 @@ def write_model(
     shape: Sequence[int],
     classes: Sequence[str],
     image_reading: Mapping[str, Any] = MappingProxyType({}),
+    encoding: Mapping[str, Any] = MappingProxyType({}),
     torch_version: str,
     run_id: str,
     model_id: str,
@@ -213,6 +214,7 @@ def write_model(
         dtype, shape: of one sample.
         classes: their names, in the order of the logits.
         image_reading: how image files were read, as JSON; older runs' logs have none.
+        encoding: how a sample is made of its source, as JSON; empty: as it is there.
         torch_version: torch.__version__ of the process that exported.
         run_id, model_id, location: the run, the logged model, and where it will be kept.
 
@@ -256,7 +258,11 @@ def write_model(
             Schema([TensorSpec(np.dtype(dtype), (-1, *shape))]),
             Schema([TensorSpec(np.dtype(np.float32), (-1, len(classes)))]),
         ),
-        metadata={"classes": list(classes), "image_reading": dict(image_reading)},
+        metadata={
+            "classes": list(classes),
+            "image_reading": dict(image_reading),
+            **({"encoding": dict(encoding)} if encoding else {}),
+        },
     )
     model.add_flavor(
         "pytorch",

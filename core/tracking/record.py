@@ -331,6 +331,7 @@ class RunRecord:
                 "shape": prepared.shape,
                 "classes": prepared.classes,
                 "image_reading": prepared.reading.model_dump(mode="json", exclude_defaults=True),
+                "encoding": prepared.encoding,
                 "torch_version": torch_version,
             },
             "dataset": mlflow_format.dataset_links(prepared, "test"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,9 @@ from torch import nn
 
 from torchyard.core.config.resolve import ResolvedConfig, resolve_once
 from torchyard.core.config.schema import TrainConfig
-from torchyard.core.data.dataset import PreparedDataset, Split
+from torchyard.core.data.dataset import PreparedDataset
 from torchyard.core.data.files import atomic_write
-from torchyard.core.data.raw import stratified_split
+from torchyard.core.data.splitting import stratified_split
 from torchyard.core.errors import RunError, UserError
 from torchyard.core.evaluation.predict import predict
 from torchyard.core.hosting.host import host
@@ -113,9 +113,14 @@ def _train(
     network = network.to(device)
     train, validation = prepared.train, prepared.validation
     if validation is None and settings.validation:
-        rest, held_out = stratified_split(train.labels, settings.validation, settings.drawn_seed)
-        validation = Split(train.samples, train.labels, held_out)
-        train = Split(train.samples, train.labels, rest)
+        try:
+            rest, held_out = stratified_split(
+                train.labels, settings.validation, settings.drawn_seed, train.groups
+            )
+        except ValueError as error:
+            raise UserError(f"train.validation={settings.validation:g}: {error}") from None
+        validation = replace(train, indices=held_out)
+        train = replace(train, indices=rest)
     steps = total_steps(len(train), settings)
     execution = Execution.choose(resolved.config, network.model, size, steps, device)
     execution.apply(network)

@@ -8,13 +8,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
 from torchyard.core.config.resolve import resolve_once
 from torchyard.core.config.schema import DatasetChoice
-from torchyard.core.data.dataset import PreparedDataset, Split
+from torchyard.core.data.dataset import Split
 from torchyard.core.data.raw import SampleSpec
 from torchyard.core.errors import RunError, UserError
 from torchyard.core.hosting.host import host
@@ -66,7 +65,9 @@ def inspect_dataset(config: Config, cache: str, emit: Emit) -> dict[str, Any]:
         "folder": str(prepared.folder),
         "source": prepared.source,
         "range": _value_range(splits.values()),
-        "images": {part: _class_counts(split, prepared) for part, split in splits.items()},
+        "images": {
+            part: split.class_counts(len(prepared.classes)) for part, split in splits.items()
+        },
     }
 
 
@@ -183,8 +184,3 @@ def _value_range(splits: Iterable[Split]) -> list[float] | None:
     if not arrays:
         return None
     return [min(each.min() for each in arrays).item(), max(each.max() for each in arrays).item()]
-
-
-def _class_counts(split: Split, prepared: PreparedDataset) -> list[int]:
-    counts: list[int] = np.bincount(split.labels, minlength=len(prepared.classes)).tolist()
-    return counts

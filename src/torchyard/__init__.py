@@ -17,8 +17,8 @@ from torchyard.core.data.raw import (
     RawData,
     SampleSpec,
     SampleSplit,
-    stratified_split,
 )
+from torchyard.core.data.splitting import stratified_fold, stratified_split
 from torchyard.core.errors import UnreachableError, UserError
 from torchyard.core.hosting.hookspecs import Register, hookimpl
 from torchyard.core.hosting.params import (
@@ -68,6 +68,7 @@ __all__ = [
     "compare",
     "evaluate",
     "hookimpl",
+    "stratified_fold",
     "stratified_split",
 ]
 

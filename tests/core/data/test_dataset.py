@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -143,3 +144,9 @@ def test_of_a_large_array_some_blocks_are_compared(tmp_path, monkeypatch):
     assert sorted(first) != sorted(read[10:])
     unknown = PreparedDataset(tmp_path, "x", ("a", "b"), (1,), "uint8", (0.0,), (1.0,), {}, "", "")
     assert unknown.damaged()
+
+
+def test_the_samples_of_each_class_are_counted():
+    split = Split(np.zeros((3, 2), np.float32), np.array([2, 0, 2]))
+    assert split.class_counts(4) == [1, 0, 2, 0]
+    assert replace(split, indices=np.array([1, 2])).class_counts(3) == [1, 0, 1]

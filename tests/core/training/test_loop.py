@@ -13,7 +13,7 @@ from torch import nn
 
 from tests.core.small_training import make_network, make_split, run_fit, same, weights
 from torchyard.core.data.dataset import Split
-from torchyard.core.data.raw import stratified_split
+from torchyard.core.data.splitting import stratified_split
 from torchyard.core.errors import RunError
 from torchyard.core.training import batches, checkpoint, loop
 from torchyard.core.training.events import EpochDone, GradientNorms, RunningLoss

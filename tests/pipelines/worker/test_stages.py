@@ -10,7 +10,7 @@ from PIL import Image
 from tests.pipelines.worker.conftest import SEQUENCES, config
 from torchyard.core.data.dataset import PreparedDataset
 from torchyard.core.data.predictions import Predictions
-from torchyard.core.data.raw import stratified_split
+from torchyard.core.data.splitting import stratified_split
 from torchyard.core.errors import RunError, UserError
 from torchyard.core.hosting.host import host
 from torchyard.core.training.events import EpochDone
@@ -203,3 +203,56 @@ def test_samples_that_are_held_out_are_not_trained_on(tmp_path):
     assert len(rest) + len(held_out) == len(labels)
     assert len(losses) == 2
     assert all(trained < 10 < 1e20 < held for trained, held in losses)
+
+
+PEOPLE = '''
+from torchyard import *
+from torchyard import hookimpl
+
+class People(DatasetParams):
+    """Vectors of people, of whom each has two."""
+    people: int = 20
+    def build(self, downloads):
+        import numpy as np
+        vectors = np.random.default_rng(0).standard_normal((40, 3)).astype(np.float32)
+        part = ArraySplit(vectors, (vectors[:, 0] > 0).astype(int))
+        return RawData(["no", "yes"], part, part,
+                       groups={"train": [f"person {n % self.people}" for n in range(40)]})
+
+@hookimpl
+def register_datasets(register):
+    register("people", People)
+'''
+
+
+@pytest.mark.parametrize("people", [20, 1])
+def test_groups_are_held_out_whole(tmp_path, monkeypatch, people):
+    (tmp_path / "people.py").write_text(PEOPLE)
+    monkeypatch.setenv("TORCHYARD_PLUGINS", str(tmp_path))
+    host.cache_clear()
+    settings = {
+        "dataset": {"name": "people", "people": people},
+        "model": {"name": "linear"},
+        "train": {"epochs": 1, "validation": 0.25},
+        "device": "cpu",
+    }
+    used, fit = {}, stages.loop.fit
+
+    def watched(state, loss, data, *rest):
+        used.update(train=data.train, validation=data.validation)
+        return fit(state, loss, data, *rest)
+
+    monkeypatch.setattr(stages.loop, "fit", watched)
+    folder = stages.prepare(settings, str(tmp_path), print)["folder"]
+    if people == 1:
+        with pytest.raises(UserError, match="one group cannot be divided"):
+            stages.train(settings, folder, str(tmp_path), print)
+        return
+    threads = torch.get_num_threads()
+    stages.train(settings, folder, str(tmp_path), lambda event: None)
+    torch.set_num_threads(threads)
+    host.cache_clear()
+    train, held_out = (used[part].groups[used[part].indices] for part in ("train", "validation"))
+    assert not {*train} & {*held_out}
+    assert len(train) + len(held_out) == 40
+    assert len(held_out) == pytest.approx(10, abs=2)

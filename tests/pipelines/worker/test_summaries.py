@@ -11,7 +11,6 @@ from torchyard.core.config.schema import DatasetChoice
 from torchyard.core.errors import RunError, UserError
 from torchyard.pipelines.worker import summaries
 from torchyard.pipelines.worker.summaries import (
-    _class_counts,
     _LayerRecorder,
     _shape_of,
     _spec,
@@ -130,8 +129,6 @@ def test_range_and_counts_are_of_all_samples_however_they_are_read():
     parts = [SimpleNamespace(samples=samples[:30]), SimpleNamespace(samples=samples[30:])]
     assert _value_range(parts) == [5, 104]
     assert _value_range(parts[::-1]) == [5, 104]
-    split = SimpleNamespace(labels=np.array([2, 0, 2]))
-    assert _class_counts(split, SimpleNamespace(classes="abcd")) == [1, 0, 2, 0]
 
 
 def test_a_data_set_that_is_not_prepared_is_not_looked_into(tmp_path):
