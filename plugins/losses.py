@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Literal, Self
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat
 
@@ -12,14 +12,28 @@ from torchyard import LossParams, Register, hookimpl
 if TYPE_CHECKING:
     import torch
 
+Balanced = Literal["balanced"]
+ONE_PER_CLASS = "one weight per class; balanced: all samples / (classes * samples of the class)"
+
+
+def balanced_weights(counts: Sequence[int]) -> tuple[float, ...]:
+    """n / (K * n_c) of each class c, K being the classes that have samples; 0 for the others.
+
+    The mean over the samples is 1, as with scikit-learn's `compute_class_weight("balanced")`.
+    """
+    present = sum(count > 0 for count in counts)
+    return tuple(sum(counts) / (present * count) if count else 0.0 for count in counts)
+
 
 def _weight_tensor(
-    weight: tuple[float, ...] | None, num_classes: int, name: str = "weight"
+    weight: tuple[float, ...] | Balanced | None, num_classes: int, name: str = "weight"
 ) -> torch.Tensor | None:
     import torch
 
     if weight is None:
         return None
+    if isinstance(weight, str):
+        raise ValueError(f"{name}={weight} needs the class counts: call with_class_counts first")
     if len(weight) != num_classes:
         raise ValueError(f"{name} has {len(weight)} values, the data has {num_classes} classes")
     return torch.tensor(weight, dtype=torch.float32)
@@ -41,8 +55,13 @@ def _one_hot(base: type[torch.nn.Module], num_classes: int) -> Callable[..., tor
 class CrossEntropy(LossParams):
     """Cross-entropy of the softmax of the logits (torch.nn.CrossEntropyLoss)."""
 
-    weight: tuple[NonNegativeFloat, ...] | None = Field(None, description="one weight per class")
+    weight: tuple[NonNegativeFloat, ...] | Balanced | None = Field(None, description=ONE_PER_CLASS)
     label_smoothing: float = Field(0.0, ge=0, le=1)
+
+    def with_class_counts(self, counts: Sequence[int]) -> Self:
+        """With the weights that are balanced for these counts."""
+        chosen = balanced_weights(counts) if self.weight == "balanced" else self.weight
+        return self.model_copy(update={"weight": chosen})
 
     def build(self, num_classes: int) -> torch.nn.Module:
         """Make a torch.nn.CrossEntropyLoss."""
@@ -60,7 +79,12 @@ class NegativeLogLikelihood(LossParams):
     changes nothing.
     """
 
-    weight: tuple[NonNegativeFloat, ...] | None = Field(None, description="one weight per class")
+    weight: tuple[NonNegativeFloat, ...] | Balanced | None = Field(None, description=ONE_PER_CLASS)
+
+    def with_class_counts(self, counts: Sequence[int]) -> Self:
+        """With the weights that are balanced for these counts."""
+        chosen = balanced_weights(counts) if self.weight == "balanced" else self.weight
+        return self.model_copy(update={"weight": chosen})
 
     def build(self, num_classes: int) -> torch.nn.Module:
         """Make log-softmax followed by a torch.nn.NLLLoss."""
@@ -107,9 +131,21 @@ class BinaryCrossEntropy(LossParams):
     classification of its own.
     """
 
-    pos_weight: tuple[PositiveFloat, ...] | None = Field(
-        None, description="one weight per class, of its positive samples"
+    pos_weight: tuple[PositiveFloat, ...] | Balanced | None = Field(
+        None,
+        description="one weight per class, of its positive samples; balanced: samples of the "
+        "other classes / samples of the class",
     )
+
+    def with_class_counts(self, counts: Sequence[int]) -> Self:
+        """With weights with which each class's positive samples weigh as much as the others.
+
+        A class that all samples are of, or none, has a weight of 1.
+        """
+        total, chosen = sum(counts), self.pos_weight
+        if chosen == "balanced":
+            chosen = tuple((total - n) / n if 0 < n < total else 1.0 for n in counts)
+        return self.model_copy(update={"pos_weight": chosen})
 
     def build(self, num_classes: int) -> torch.nn.Module:
         """Make a torch.nn.BCEWithLogitsLoss that takes class indices."""
@@ -129,7 +165,12 @@ class Focal(LossParams):
     """
 
     gamma: NonNegativeFloat = Field(2.0, description="how little a confident sample weighs")
-    alpha: tuple[NonNegativeFloat, ...] | None = Field(None, description="one weight per class")
+    alpha: tuple[NonNegativeFloat, ...] | Balanced | None = Field(None, description=ONE_PER_CLASS)
+
+    def with_class_counts(self, counts: Sequence[int]) -> Self:
+        """With the weights that are balanced for these counts."""
+        chosen = balanced_weights(counts) if self.alpha == "balanced" else self.alpha
+        return self.model_copy(update={"alpha": chosen})
 
     def build(self, num_classes: int) -> torch.nn.Module:
         """Make the loss; its class is made here because its base is torch's."""

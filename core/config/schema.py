@@ -100,6 +100,12 @@ class TrainConfig(BaseModel):
     patience: PositiveInt | None = Field(
         None, description="stop early after so many epochs without a lower validation loss"
     )
+    sampler: Literal["shuffle", "balanced", "weighted"] | None = Field(
+        None,
+        description="shuffle: an epoch takes each sample once; balanced: draws each class equally "
+        "often, with replacement; weighted: each sample in proportion to the weight that the data "
+        "set gives it; none: weighted if it gives weights, else shuffle",
+    )
     clip_norm: PositiveFloat | None = Field(None, description="clip the gradient's norm to this")
     log_every: PositiveInt = Field(100, description="batches between two recorded training losses")
     log_gradients: bool = Field(

@@ -9,10 +9,10 @@ that `torchyard --help` and a misspelled setting answer at once.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict
 
@@ -114,6 +114,21 @@ class LossParams(PluginParams):
 
         An `nn.Module` is moved to the training device with the network.
         """
+
+    def with_class_counts(self, counts: Sequence[int]) -> Self:
+        """The same parameters, with filled in what follows from how frequent the classes are.
+
+        Called before `build`, for a parameter such as `weight=balanced`. What it changes is
+        recorded with the run. A loss that does not depend on the counts needs none.
+
+        Args:
+            counts: the training samples of each class, in the order of the class indices,
+                without those held out for validation; some may be 0.
+
+        Raises:
+            ValueError: it cannot do with such counts; the message says why.
+        """
+        return self
 
 
 class OptimizerParams(PluginParams):

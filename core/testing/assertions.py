@@ -30,12 +30,21 @@ CERTAIN = 30.0  # a logit for which the softmax rounds to 1
 def assert_loss_plugin(params: kinds.LossParams, num_classes: int = 10) -> None:
     """Check for a finite scalar with a finite gradient, lower for better logits.
 
+    It is built for classes that differ in frequency.
+
     Raises:
         PluginFault: with the first thing that is wrong.
     """
-    check = Checks(params, kinds.LossParams)
+    check, where = Checks(params, kinds.LossParams), "with_class_counts"
+    counts, given = [10 * (index + 1) for index in range(num_classes)], params.model_dump_json()
+    with check.running(where):
+        fitted = params.with_class_counts(counts)
+        params.with_class_counts([0, *counts[1:]])
+    kind = type(fitted).__name__
+    check.that(isinstance(fitted, type(params)), where, f"returns a {kind}, not a {check.name}")
+    check.that(params.model_dump_json() == given, where, "it changes the parameters in place")
     with check.running("build"):
-        loss_function = params.build(num_classes)
+        loss_function = fitted.build(num_classes)
     targets = torch.arange(SAMPLES) % num_classes
     right = CERTAIN * (2 * torch.nn.functional.one_hot(targets, num_classes).float() - 1)
     undecided = tiny_batch((num_classes,))

@@ -1,7 +1,6 @@
 """The batches of a training split: their order, their samples on the device, augmented.
 
-The order of an epoch is a function of seed and epoch alone, so a resumed run continues within an
-epoch without replaying a generator. Augmentations draw from torch's generators when a batch is
+Augmentations draw from torch's generators when a batch is
 taken, never ahead of it: a checkpoint between two batches holds their state.
 """
 
@@ -16,6 +15,7 @@ from torchyard.core.config.schema import TrainConfig
 from torchyard.core.data.dataset import Split, rows_on
 from torchyard.core.hosting.params import Augmentation
 from torchyard.core.training.parallel.strategy import Strategy
+from torchyard.core.training.sampling import sampled_order
 
 
 @dataclass(frozen=True)
@@ -65,24 +65,19 @@ def total_steps(samples: int, settings: TrainConfig) -> int:
     return min(steps, settings.max_steps or steps)
 
 
-def epoch_order(samples: int, seed: int, epoch: int) -> torch.Tensor:
-    """The order of the samples in an epoch, int64: a function of seed and epoch alone."""
-    generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
-    return torch.randperm(samples, generator=generator)
-
-
 class Batches:
     """The training split in batches.
 
     Args:
         data: the samples and how they are augmented.
-        settings: batch size and seed.
+        settings: batch size, seed and sampler.
         device: the network's.
     """
 
     def __init__(self, data: TrainingData, settings: TrainConfig, device: torch.device) -> None:
         self._data, self._device = data, device
         self._size, self._seed = settings.batch_size, settings.drawn_seed
+        self._sampler = settings.sampler
         # The memory map or its file on the CPU, copied once to a GPU.
         self._samples = rows_on(data.train.samples, data.device)
         self._labels = torch.from_numpy(data.train.labels).to(data.device)
@@ -103,7 +98,7 @@ class Batches:
 
     def _order(self, epoch: int) -> torch.Tensor:
         train = self._data.train
-        order = epoch_order(len(train), self._seed, epoch)
+        order = sampled_order(train, self._sampler, self._seed, epoch)
         if train.indices is not None:
             order = torch.from_numpy(train.indices)[order]
         return order.to(self._data.device)

@@ -216,6 +216,7 @@ def train_model(config: RunConfig, data: str, run_id: str) -> dict[str, Any]:
         done = _call("train", run_id, classes, **arguments)
         recording.record_training(record, done)
         fit, placement = done["fit"], done["placement"]
+        balance = done["balance"].get("balance", "")
         trained = "parameters to train" if config.model.freeze else "parameters"
         compiled = f", compiled {placement['compiled']}" * (placement["compiled"] != "false")
         early = "; stopped early" * fit["stopped_early"]
@@ -227,7 +228,10 @@ def train_model(config: RunConfig, data: str, run_id: str) -> dict[str, Any]:
             f"in {fit['seconds']:.1f} s on {placement['device']} ({placement['device_name']}), "
             f"{placement['execution']}{compiled}{early}",
         )
-    return {**placement, **fit, **{key: done[key] for key in ("weights", "parameters")}}
+        if balance:
+            _say("train", balance)
+    told = {key: done[key] for key in ("weights", "parameters")}
+    return {**placement, **fit, **told, "balance": balance}
 
 
 @task(cache_policy=NO_CACHE, **RETRIED, task_run_name="evaluate_model: {config.model.name}")

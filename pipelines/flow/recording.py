@@ -203,6 +203,7 @@ def record_training(record: RunRecord, trained: Mapping[str, Any]) -> None:
     fit = trained["fit"]
     record.set_tags(
         trained["placement"]
+        | trained["balance"]
         | {
             "weights_digest": trained["weights_digest"],
             "parameters": trained["parameters"],
@@ -292,6 +293,8 @@ def record_report(
     if (validated := metrics.get(f"{BEST}val/loss")) is not None:
         right, epoch = percent(metrics.get(f"{BEST}val/accuracy")), facts["best_epoch"]
         stated["validation"] = f"loss {validated:.4f}, accuracy {right} in epoch {epoch}, the best"
+    if facts["balance"]:
+        stated["balance"] = facts["balance"]
     if prepared.notes:
         stated["notes on the data"] = "; ".join(prepared.notes)
     links = {"Prefect flow run": _flow_run_url()} if flow_run.id else {}

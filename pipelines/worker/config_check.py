@@ -110,7 +110,10 @@ def step_problems(
         exports: whether to try torch.export as well.
     """
     problems: list[str] = []
-
+    if resolved.config.train.sampler == "weighted" and prepared and prepared.train.weights is None:
+        problems.append(
+            f"train.sampler=weighted: the data set '{prepared.name}' gives its samples no weights"
+        )
     trying = functools.partial(trial_step.trying, problems)
     before, threads = checkpoint.random_state(torch.device("cpu")), torch.get_num_threads()
     torch.set_num_threads(1)  # with so little work, several would wait for each other
@@ -124,7 +127,10 @@ def step_problems(
         gradient = None
         if spec.num_classes is not None:
             with trying("loss: "):
-                gradient = trial_step.try_loss(resolved.loss, spec.num_classes)
+                counts = [1] * spec.num_classes
+                if prepared is not None:
+                    counts = prepared.train.class_counts(spec.num_classes)
+                gradient = trial_step.try_loss(resolved.loss, counts)
         chosen = resolved.config.model
         if size is not None:
 

@@ -109,7 +109,7 @@ def _try_model(plugin: params.ModelParams) -> None:
 
 
 def _try_loss(plugin: params.LossParams) -> None:
-    trial_step.try_loss(plugin, 10)
+    trial_step.try_loss(plugin, [20] * 10)
 
 
 def _try_optimizer(plugin: params.OptimizerParams) -> None:

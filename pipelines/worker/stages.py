@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -16,13 +17,13 @@ from torch import nn
 
 from torchyard.core.config.resolve import ResolvedConfig, resolve_once
 from torchyard.core.config.schema import TrainConfig
-from torchyard.core.data.dataset import PreparedDataset
+from torchyard.core.data.dataset import PreparedDataset, Split
 from torchyard.core.data.files import atomic_write
 from torchyard.core.data.splitting import stratified_split
 from torchyard.core.errors import RunError, UserError
 from torchyard.core.evaluation.predict import predict
 from torchyard.core.hosting.host import host
-from torchyard.core.hosting.params import Loss
+from torchyard.core.hosting.params import Loss, LossParams
 from torchyard.core.preparation.prepare import find_prepared, prepare_dataset
 from torchyard.core.training import checkpoint, loop
 from torchyard.core.training import device as devices
@@ -32,6 +33,7 @@ from torchyard.core.training.events import Emit, StageProgress, TrainingBatch
 from torchyard.core.training.execution import CompiledStep, Execution, set_up_evaluation
 from torchyard.core.training.parallel.strategy import DataParallel, Strategy
 from torchyard.core.training.run_log import with_metrics_logged
+from torchyard.core.training.sampling import sampling
 from torchyard.core.training.state import TrainingState
 from torchyard.pipelines.worker.config_check import Config, check, model_size, step_problems
 from torchyard.pipelines.worker.judging import judge
@@ -66,7 +68,8 @@ def train(config: Config, data: str, folder: str, emit: Emit) -> dict[str, Any]:
 
     Returns:
         weights: the checkpoint to use; fit: how training ended; placement: the devices
-        used; peaks: memory; weights_digest: sha256 of the weights; parameters: how many.
+        used; balance: what was done about classes of other frequencies; peaks: memory;
+        weights_digest: sha256 of the weights; parameters: how many.
     """
     resolved = resolve_once(config, host())
     settings = resolved.config.train
@@ -127,7 +130,8 @@ def _train(
     if problems := step_problems(resolved, prepared.spec, size, steps, prepared):
         raise UserError(problems)
     augmentations = [plugin.build(prepared.shape) for plugin in resolved.augmentations]
-    loss = resolved.loss.build(len(prepared.classes))
+    fitted = resolved.loss.with_class_counts(train.class_counts(len(prepared.classes)))
+    loss = fitted.build(len(prepared.classes))
     optimizer = resolved.optimizer.build([p for p in network.parameters() if p.requires_grad])
     scheduler = resolved.scheduler.build(optimizer, steps)
     if isinstance(loss, nn.Module):
@@ -169,8 +173,24 @@ def _train(
             "compiled": compilation,
             "processes": str(strategy.world_size),
         },
+        "balance": _balance(resolved, fitted, train),
         "peaks": devices.peak_memory(device),
     }
+
+
+def _balance(resolved: ResolvedConfig, fitted: LossParams, train: Split) -> dict[str, str]:
+    """What was done about classes that differ in frequency, in words, and the numbers."""
+    given = resolved.loss.model_dump()
+    filled_in = {name: value for name, value in fitted.model_dump().items() if value != given[name]}
+    told = [
+        f"loss.{name}={given[name]}: classes weighted {min(value):.3g} to {max(value):.3g}"
+        for name, value in filled_in.items()
+        if isinstance(value, tuple)
+    ]
+    if drawn := sampling(train, resolved.config.train.sampler):
+        told.append(drawn)
+    found = {"balance": "; ".join(told)} if told else {}
+    return found | ({"loss_filled_in": json.dumps(filled_in)} if filled_in else {})
 
 
 def _compile(

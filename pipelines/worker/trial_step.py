@@ -61,10 +61,20 @@ def try_augmentation(plugin: params.AugmentationParams, samples: torch.Tensor) -
         raise ValueError(f"makes {_layout(changed)} of {_layout(samples)}: both must stay")
 
 
-def try_loss(plugin: params.LossParams, classes: int) -> torch.Tensor:
-    """The gradient of the loss of two samples by their logits."""
+def try_loss(plugin: params.LossParams, counts: Sequence[int]) -> torch.Tensor:
+    """The gradient of the loss of two samples by their logits.
+
+    Args:
+        plugin: the loss.
+        counts: the training samples of each class.
+    """
+    classes = len(counts)
     logits, targets = torch.zeros(2, classes, requires_grad=True), torch.arange(2) % classes
-    loss = plugin.build(classes)(logits, targets)
+    fitted = plugin.with_class_counts(counts)
+    if not isinstance(fitted, type(plugin)):
+        kind = type(plugin).__name__
+        raise ValueError(f"with_class_counts() returns a {type(fitted).__name__}, not a {kind}")
+    loss = fitted.build(classes)(logits, targets)
     if not isinstance(loss, torch.Tensor) or loss.numel() != 1:
         raise ValueError(f"returns {_layout(loss)} for 2 samples, not a scalar")
     gradient = None

@@ -3,12 +3,16 @@
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from pydantic import ValidationError
+from sklearn.utils.class_weight import compute_class_weight
 
+from torchyard import UserError
 from torchyard.core.config.resolve import read_config
 from torchyard.core.hosting.host import host
+from torchyard.testing import assert_loss_plugin
 
 PRESETS = Path(__file__).parents[2] / "pipelines" / "presets"
 LOSSES = ("bce_with_logits", "cross_entropy", "focal", "mse", "nll", "smooth_l1")
@@ -232,3 +236,36 @@ def test_class_weights_from_the_command_line():
     assert loss.weight == WEIGHT
     expected = cross_entropy(0.1, WEIGHT)
     assert loss.build(CLASSES)(LOGITS, TARGETS).item() == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize(("name", "weight"), WEIGHTED)
+def test_balanced_weights_follow_from_the_class_counts(name, weight):
+    loss = params(name, **{weight: "balanced"})
+    counts = [6, 0, 1, 3]
+    fitted = loss.with_class_counts(counts)
+    if name == "bce_with_logits":
+        expected = (4 / 6, 1, 9, 7 / 3)
+    else:
+        targets = np.repeat(range(4), counts)
+        of_present = compute_class_weight("balanced", classes=np.unique(targets), y=targets)
+        expected = (of_present[0], 0, *of_present[1:])
+    assert getattr(fitted, weight) == pytest.approx(expected)
+    assert getattr(loss, weight) == "balanced"
+    assert_loss_plugin(loss, CLASSES)
+    given = params(name, **{weight: expected}) if name != "bce_with_logits" else fitted
+    built = [each.build(CLASSES)(LOGITS, TARGETS).item() for each in (fitted, given)]
+    assert built[0] == built[1]
+    with pytest.raises(ValueError, match=f"{weight}=balanced needs the class counts"):
+        loss.build(CLASSES)
+
+
+@pytest.mark.parametrize(("name", "weight"), WEIGHTED)
+def test_weights_that_are_given_stay(name, weight):
+    for given in (None, (1.0, 2.0)):
+        loss = params(name, **{weight: given})
+        assert loss.with_class_counts([1, 5]) == loss
+
+
+def test_a_word_that_is_no_weight_is_refused():
+    with pytest.raises(UserError, match="loss.weight: .*must be 'balanced', not 'balance'"):
+        read_config("digits", ["loss.weight=balance"], PRESETS, host())

@@ -88,6 +88,17 @@ def test_a_loss_that_is_wrong(case):
         assert_loss_plugin(plugin("loss", lambda self, classes: loss))
 
 
+def test_parameters_for_class_counts_that_are_wrong():
+    found = plugin("loss", lambda self, classes: cross_entropy)
+    for returned, message in (
+        (lambda self, counts: None, "with_class_counts: returns a NoneType"),
+        (lambda self, counts: self.build(len(counts) / counts[0]), "raises ZeroDivisionError"),
+    ):
+        wrong = type("Wrong", (type(found),), {"__doc__": "Wrong.", "with_class_counts": returned})
+        with pytest.raises(PluginFault, match=message):
+            assert_loss_plugin(wrong())
+
+
 def test_a_gradient_that_leads_upwards_is_found():
     class Wrong(torch.autograd.Function):
         @staticmethod

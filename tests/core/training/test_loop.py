@@ -15,7 +15,7 @@ from tests.core.small_training import make_network, make_split, run_fit, same, w
 from torchyard.core.data.dataset import Split
 from torchyard.core.data.splitting import stratified_split
 from torchyard.core.errors import RunError
-from torchyard.core.training import batches, checkpoint, loop
+from torchyard.core.training import batches, checkpoint, loop, sampling
 from torchyard.core.training.events import EpochDone, GradientNorms, RunningLoss
 from torchyard.core.training.network import freeze
 from torchyard.core.training.state import TrainingState
@@ -30,7 +30,7 @@ def test_fit_is_the_plain_loop(tmp_path):
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 100)
     samples, labels = torch.from_numpy(split.samples), torch.from_numpy(split.labels)
     for epoch in range(3):
-        for index in batches.epoch_order(90, 5, epoch).split(8):
+        for index in sampling.epoch_order(90, 5, epoch).split(8):
             optimizer.zero_grad()
             nn.functional.cross_entropy(plain(samples[index]), labels[index]).backward()
             optimizer.step()
@@ -171,10 +171,10 @@ def test_a_finished_run_is_not_trained_again(tmp_path):
 
 def test_every_sample_is_seen_once_an_epoch():
     for epoch in range(3):
-        order = batches.epoch_order(50, 3, epoch)
+        order = sampling.epoch_order(50, 3, epoch)
         assert sorted(order.tolist()) == list(range(50))
-    assert not torch.equal(batches.epoch_order(50, 3, 0), batches.epoch_order(50, 3, 1))
-    assert not torch.equal(batches.epoch_order(50, 3, 0), batches.epoch_order(50, 4, 0))
+    assert not torch.equal(sampling.epoch_order(50, 3, 0), sampling.epoch_order(50, 3, 1))
+    assert not torch.equal(sampling.epoch_order(50, 3, 0), sampling.epoch_order(50, 4, 0))
 
 
 def test_only_the_training_part_is_learned_from(tmp_path):
@@ -364,7 +364,7 @@ def test_gradient_norms_are_reported_by_layer_on_request(tmp_path):
     assert norms() == []
     logged = norms(log_gradients=True, epochs=1, max_steps=1, log_every=1, lr=1e-12)
     split, network = make_split(), make_network()
-    index = batches.epoch_order(90, 5, 0)[:8]
+    index = sampling.epoch_order(90, 5, 0)[:8]
     samples, labels = torch.from_numpy(split.samples)[index], torch.from_numpy(split.labels)[index]
     nn.functional.cross_entropy(network(samples), labels).backward()
     layer = network[3]

@@ -39,3 +39,18 @@ def test_a_configuration_that_is_wrong_is_wrong_again():
     for _ in range(2):
         with pytest.raises(UserError, match="no model named 'lenett'"):
             resolve_once({**config(), "model": {"name": "lenett"}}, host())
+
+
+def test_a_sampler_that_needs_weights_is_refused_where_there_are_none(worker, cache):
+    settings = config("train.sampler=weighted", "dataset.image_size=8", "model=linear")
+    worker.call("prepare", config=settings, cache=cache)
+    with pytest.raises(UserError) as caught:
+        worker.call("check", config=settings, cache=cache)
+    assert caught.value.problems == [
+        "train.sampler=weighted: the data set 'digits' gives its samples no weights"
+    ]
+
+
+def test_balanced_weights_are_tried(worker, cache):
+    settings = config("loss.weight=balanced", "train.sampler=balanced")
+    assert worker.call("check", config=settings, cache=cache)["device"]
