@@ -21,7 +21,6 @@ FOLDERS = ("core", "pipelines", "plugins")
 UV = Path(sys.executable).with_name("uv")
 # Declared, though nothing imports it.
 INDIRECT = {
-    "pyarrow": "pandas writes and reads Parquet with it",
     "whenever": "Prefect's scheduler needs a newer one than it asks for",
 }
 

@@ -3,28 +3,21 @@
 from __future__ import annotations
 
 import hashlib
-import io
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import AfterValidator, Field, PositiveInt
+from pydantic import AfterValidator, Field
 
-from torchyard import (
-    DatasetParams,
-    EncodedSplit,
-    RawData,
-    Register,
-    SampleSpec,
-    hookimpl,
-    stratified_split,
-)
+from torchyard import EncodedSplit, RawData, Register, SampleSpec, hookimpl
 from torchyard.plugins.datasets.paths import ExistingPath, state_of
 from torchyard.plugins.datasets.sources.folder import is_regular, walk
 from torchyard.plugins.datasets.sources.formats import open_source, stream_files
+from torchyard.plugins.datasets.sources.image_form import ImageForm
 from torchyard.plugins.datasets.sources.layout import Layout
 from torchyard.plugins.datasets.sources.names import is_image
 from torchyard.plugins.datasets.sources.source import ImageSource
+from torchyard.plugins.datasets.tables.division import HeldOut
 
 if TYPE_CHECKING:
     import numpy as np
@@ -46,7 +39,7 @@ def text_encoding(name: str) -> str:
     return name
 
 
-class ImageFolder(DatasetParams):
+class ImageFolder(ImageForm, HeldOut):
     """Images in class folders: a folder, .zip, .tar or .tar.gz.
 
     The class folders lie at the top, or in parts: `train/`, `test/` and, where there is one,
@@ -57,17 +50,6 @@ class ImageFolder(DatasetParams):
     """
 
     path: ExistingPath = Field(description="the folder or archive")
-    image_size: PositiveInt | tuple[PositiveInt, PositiveInt] | None = Field(
-        None,
-        description="size to scale to: one number, or (height, width); none: all are of one size",
-    )
-    channels: Literal["auto", "grey", "rgb"] = Field(
-        "auto", description="auto: rgb if any image has colour"
-    )
-    test_fraction: float = Field(
-        0.2, gt=0, lt=1, description="fraction of each class for testing, if there is no test part"
-    )
-    seed: int = Field(0, ge=0, description="seed of the random choice of test images")
     encoding: Annotated[str, AfterValidator(text_encoding)] | None = Field(
         None, description="encoding of names that are not UTF-8, e.g. gbk; none: guessed"
     )
@@ -92,15 +74,7 @@ class ImageFolder(DatasetParams):
 
         None where that image is grey: others may have colour.
         """
-        channels, height, width = self._shape
-        try:
-            if channels is None or height is None or width is None:
-                first_size, coloured = _glance(self._first_image())
-                channels = channels or (3 if coloured else None)
-                height, width = (height, width) if height and width else first_size
-        except Exception:  # `build` reports what is wrong with the source
-            return None
-        return SampleSpec((channels, height, width)) if channels else None
+        return self.form_of(self._first_image)
 
     def fingerprint(self) -> str:
         """Path, size and modification time of the archive, or of every file."""
@@ -119,23 +93,17 @@ class ImageFolder(DatasetParams):
         names, labels = layout.images(layout.train)
 
         def split(names: list[str], labels: npt.NDArray[np.int64]) -> EncodedSplit:
-            return EncodedSplit(
-                read=source.read,
-                references=[source.files[name] for name in names],
-                names=FolderPaths(self.path, names, layout.names.text),
-                labels=labels,
-                shape=self._shape,
-                resize=self.image_size is not None,
-                size_advice="set dataset.image_size to scale all images to one size",
-            )
+            references = [source.files[name] for name in names]
+            shown = FolderPaths(self.path, names, layout.names.text)
+            return self.image_split(source.read, references, shown, labels)
 
         validation = split(*layout.images(layout.validation)) if layout.validation else None
         if layout.test is None:
             train, test = (
-                split([names[i] for i in part], labels[part])
-                for part in stratified_split(labels, self.test_fraction, self.seed)
+                split([names[i] for i in part], labels[part]) for part in self.drawn(labels)
             )
         else:
+            self.refuse_folds("there is a test part in the folder")
             train, test = split(names, labels), split(*layout.images(layout.test))
         return RawData(
             layout.classes,
@@ -146,13 +114,6 @@ class ImageFolder(DatasetParams):
             validation=validation,
             notes=layout.notes,
         )
-
-    @property
-    def _shape(self) -> tuple[int | None, int | None, int | None]:
-        """(C, H, W), as far as the parameters say."""
-        channels = {"auto": None, "grey": 1, "rgb": 3}[self.channels]
-        size = self.image_size
-        return (channels, *((size, size) if size is None or isinstance(size, int) else size))
 
     def _first_image(self) -> bytes:
         return next(read() for name, read in stream_files(self.path) if is_image(name))
@@ -175,15 +136,6 @@ class FolderPaths(Sequence[str]):
 
     def __getitem__(self, index: Any) -> Any:  # of one path: no slice is needed
         return f"{self._folder}/{self._text(self._names[index])}"
-
-
-def _glance(data: bytes) -> tuple[tuple[int, int], bool]:
-    """(height, width) of an image as displayed, and whether it certainly has colour."""
-    from PIL import Image, ImageOps
-
-    image = ImageOps.exif_transpose(Image.open(io.BytesIO(data)))
-    bands = {band.tobytes() for band in image.convert("RGB").split()}
-    return (image.height, image.width), len(bands) > 1 and not image.has_transparency_data
 
 
 @hookimpl

@@ -131,7 +131,7 @@ class Layout:
         while True:
             folders = self._folders(prefix)
             [name, *others] = folders or [""]
-            if not name or others or _part(name) or not folders[name].in_folders:
+            if not name or others or part_named(name) or not folders[name].in_folders:
                 return prefix, folders
             prefix += f"{name}/"
 
@@ -139,7 +139,9 @@ class Layout:
         """The prefix of a part's class folders; `train/train/` is one part, too."""
         prefix = f"{around}{part}/"
         folders = [*self._folders(prefix)]
-        doubled = len(folders) == 1 and (folders[0] == part or _part(folders[0]) == _part(part))
+        doubled = len(folders) == 1 and (
+            folders[0] == part or part_named(folders[0]) == part_named(part)
+        )
         return f"{prefix}{folders[0]}/" if doubled else prefix
 
     def _parts(self, folders: Iterable[str]) -> dict[str, str]:
@@ -264,7 +266,7 @@ class Layout:
             )
 
 
-def _part(name: str) -> str | None:
+def part_named(name: str) -> str | None:
     """Which part a folder with one of the usual names is."""
     found = PART.fullmatch(name.strip().casefold())
     if not found or found["before"] or found["after"]:

@@ -93,7 +93,7 @@ def tar_source(path: Path, plain: Path) -> ImageSource:
     Raises:
         UserError: it is damaged or cut short, or is not a .tar.
     """
-    source, links = ImageSource({}, set(), partial(_read, plain)), dict[str, str]()
+    source, links = ImageSource({}, set(), partial(read_extent, plain)), dict[str, str]()
     if not plain.stat().st_size or not tarfile.is_tarfile(plain):
         raise UserError(f"{path} is neither a folder nor a .zip, .tar or .tar.gz archive")
     try:
@@ -148,7 +148,7 @@ def _check_end(plain: Path, offset: int) -> None:
             end = file.read(1 << 20)
 
 
-def _read(path: Path, extent: tuple[int, int] | tuple[int, int, tuple[Any, ...]]) -> bytes:
+def read_extent(path: Path, extent: tuple[int, int] | tuple[int, int, tuple[Any, ...]]) -> bytes:
     """The bytes of a member of an uncompressed .tar, by its offset and size.
 
     Of a sparse one also by the offsets and sizes of the pieces that are not only zeros, which

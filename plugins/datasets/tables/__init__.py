@@ -1,0 +1,1 @@
+"""Data sets that are the rows of a table: columns, their division into parts, encodings."""

@@ -1,0 +1,158 @@
+"""The data set `image_table`: the user's own images, which a table lists or holds."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import Field
+
+from torchyard import RawData, Register, SampleSpec, UserError, hookimpl
+from torchyard.plugins.datasets.paths import ExistingPath, state_of
+from torchyard.plugins.datasets.sources.folder import read_file
+from torchyard.plugins.datasets.sources.formats import open_source
+from torchyard.plugins.datasets.sources.image_form import ImageForm
+from torchyard.plugins.datasets.sources.source import cleaned
+from torchyard.plugins.datasets.tables.columns import AUTO, Rows, RowSettings, name_rows, rows_of
+from torchyard.plugins.datasets.tables.division import listed
+from torchyard.plugins.datasets.tables.packed import PackedFiles
+from torchyard.plugins.datasets.tables.table_file import TableFile
+
+if TYPE_CHECKING:
+    pass
+
+
+class ImageTable(ImageForm, RowSettings):
+    """Images in a table: CSV, Parquet or Feather, a row per image with its path and its label.
+
+    A Parquet file may hold the images themselves. The test part is what a column says, or the
+    newest rows, or drawn: a fraction of each class, or a fold, with groups kept together.
+    """
+
+    image: str = Field(
+        AUTO, description="column of the paths, or of a Parquet file's image files; auto: image, …"
+    )
+    root: ExistingPath | None = Field(
+        None, description="folder or archive that paths start from; none: the table's folder"
+    )
+
+    def build(self, downloads: Path) -> RawData:
+        """List the images, to be decoded later.
+
+        Raises:
+            UserError: columns or files are missing, labels cannot be, or a group would be divided.
+        """
+        table = TableFile(self.path)
+        columns = self.columns_in(table.columns, image=self.image)
+        inside = table.holds_files(columns["image"])
+        wanted = [name for role, name in columns.items() if role != "image" or not inside]
+        texts = [name for role, name in columns.items() if role not in ("weight", "time")]
+        frame = table.read([*dict.fromkeys(wanted)], texts)
+        rows = Rows.of(frame, columns, self)
+        if inside:
+            files = PackedFiles.of(table.cells(columns["image"]), downloads)
+            places = name_rows(range(len(frame)), self.path)
+            names = [path or place for path, place in zip(files.paths, places, strict=True)]
+            return self._data(rows, files.read, files.references, names, files.close)
+        paths = frame[columns["image"]]
+        if unnamed := rows_of(paths.isna().to_numpy()):
+            raise UserError(f"the column '{columns['image']}' names no image in {unnamed}")
+        return self._listed(rows, paths.tolist(), downloads)
+
+    def describe(self) -> SampleSpec | None:
+        """The shape, from the parameters and the first image."""
+        return self.form_of(self._first_image)
+
+    def fingerprint(self) -> str:
+        """Path, size and modification time of the table, and of every file that it lists."""
+        state = hashlib.sha256(state_of([self.path]).encode())
+        if self._root.is_file():
+            state.update(state_of([self._root]).encode())
+            return state.hexdigest()
+        try:
+            paths = self._paths()
+        except UserError:  # `build` reports it
+            return state.hexdigest()
+        for path in paths:
+            try:
+                status = os.stat(os.path.join(self._root, path))  # noqa: PTH116, PTH118 (many)
+            except (OSError, ValueError):
+                continue
+            state.update(f"\0{path}\0{status.st_size}\0{status.st_mtime_ns}".encode())
+        return state.hexdigest()
+
+    @property
+    def _root(self) -> Path:
+        return self.root or self.path.parent
+
+    def _paths(self, rows: int | None = None) -> list[str]:
+        """The paths in the table; none where it holds the images."""
+        table = TableFile(self.path)
+        column = self.columns_in(table.columns, image=self.image)["image"]
+        if table.holds_files(column):
+            return []
+        return [str(path) for path in table.read([column], [column], rows)[column].dropna()]
+
+    def _first_image(self) -> Any:
+        if paths := self._paths(rows=1):
+            return read_file(self._root, paths[0])
+        table = TableFile(self.path)
+        column = self.columns_in(table.columns, image=self.image)["image"]
+        cell = next(table.cells(column, at_once=1))
+        return cell["bytes"] if isinstance(cell, dict) else cell
+
+    def _listed(self, rows: Rows, paths: list[str], downloads: Path) -> RawData:
+        """The images of a folder or an archive, all of which must be there."""
+        names = [os.path.join(self._root, path) for path in paths]  # noqa: PTH118 (many)
+        if self._root.is_dir():
+            missing = [name for path, name in zip(paths, names, strict=True) if not _is_file(name)]
+            self._refuse(missing, len(paths))
+            return self._data(rows, partial(read_file, self._root), paths, names, None)
+        source = open_source(self._root, downloads)
+        try:
+            inner = [cleaned(path) for path in paths]
+            self._refuse([name for name in inner if name not in source.files], len(paths))
+        except BaseException:
+            if source.close:
+                source.close()
+            raise
+        references = [source.files[name] for name in inner]
+        return self._data(rows, source.read, references, names, source.close)
+
+    def _refuse(self, missing: list[str], total: int) -> None:
+        if missing:
+            raise UserError(
+                f"{len(missing):,} of {total:,} images are missing: {listed(missing)}; paths start "
+                f"from {self._root} (dataset.root)"
+            )
+
+    def _data(
+        self, rows: Rows, read: Any, references: list[Any], names: list[str], close: Any
+    ) -> RawData:
+        splits = {
+            part: self.image_split(
+                read,
+                [references[index] for index in indices],
+                [names[index] for index in indices],
+                rows.labels[indices],
+            )
+            for part, indices in rows.parts.items()
+        }
+        return rows.data(splits, str(self.path), close=close)
+
+
+def _is_file(path: str) -> bool:
+    try:
+        return stat.S_ISREG(os.stat(path).st_mode)  # noqa: PTH116 (of hundreds of thousands)
+    except (OSError, ValueError):
+        return False
+
+
+@hookimpl
+def register_datasets(register: Register) -> None:
+    """Registers `image_table`."""
+    register("image_table", ImageTable)

@@ -1,0 +1,56 @@
+"""Tables of every form, and files that are none."""
+
+from __future__ import annotations
+
+import gzip
+from pathlib import Path
+
+import pytest
+
+from torchyard import UserError
+from torchyard.plugins.datasets.tables.table_file import TableFile
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
+@pytest.mark.parametrize("start", ["", "\ufeff"])
+def test_csv_files_as_programs_write_them(tmp_path: Path, delimiter: str, start: str) -> None:
+    path = tmp_path / "t.txt"
+    path.write_text(f'{start}a{delimiter} "b, c"\r\n1{delimiter}x\r\nNA{delimiter}NA\r\n', "utf-8")
+    table = TableFile(path)
+    assert table.columns == ["a", "b, c"]
+    frame = table.read(["b, c", "a"], ["b, c"])
+    assert frame["b, c"].tolist() == ["x", "NA"]
+    assert frame["a"].isna().tolist() == [False, True]
+
+
+def test_a_compressed_csv_file(tmp_path: Path) -> None:
+    (tmp_path / "t.csv.gz").write_bytes(gzip.compress(b"a;b\n1;2\n"))
+    assert TableFile(tmp_path / "t.csv.gz").read(["b"])["b"].tolist() == [2]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "cannot be read as a table: No columns to parse from file"),
+        (b"PK\x03\x04etc", "is a .zip archive or a spreadsheet: save it as CSV or Parquet"),
+        (b"PAR1 and so on", "cannot be read as a table: "),
+        (b"ARROW1 and so on", "cannot be read as a table: "),
+        ("a,b\né,1\n".encode("latin-1"), "is not UTF-8: save it in that encoding"),
+        (b"a,b,a\n1,2,3\n", ": several columns are named a"),
+        (b'a,b\n1,"2\n', "cannot be read as a table: "),
+    ],
+)
+def test_what_is_no_table(tmp_path: Path, content: bytes, message: str) -> None:
+    path = tmp_path / "t.csv"
+    path.write_bytes(content)
+    with pytest.raises(UserError) as caught:
+        table = TableFile(path)
+        table.read(table.columns)
+    [problem] = caught.value.problems
+    assert problem.startswith(f"{path}")
+    assert message in problem
+
+
+def test_a_folder_is_no_table(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="is no file: name a CSV"):
+        TableFile(tmp_path)
