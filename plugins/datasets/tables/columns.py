@@ -73,11 +73,7 @@ class RowSettings(HeldOut):
             if name in names:
                 found[role] = name
             elif name != AUTO:
-                nearest = difflib.get_close_matches(name, names, n=1)
-                hint = f" Did you mean '{nearest[0]}'?" if nearest else ""
-                problems.append(
-                    f"dataset.{role}: there is no column '{name}'.{hint}  (has: {listed(names)})"
-                )
+                problems.append(no_column(role, name, names))
             elif usual := next((lower[each] for each in USUAL[role] if each in lower), None):
                 found[role] = usual
             elif role in ("label", *others):
@@ -88,6 +84,13 @@ class RowSettings(HeldOut):
         if problems:
             raise UserError(problems)
         return found
+
+
+def no_column(setting: str, name: str, names: Sequence[str]) -> str:
+    """The message about a column that is not among those there are."""
+    nearest = difflib.get_close_matches(name, names, n=1)
+    hint = f" Did you mean '{nearest[0]}'?" if nearest else ""
+    return f"dataset.{setting}: there is no column '{name}'.{hint}  (has: {listed(names)})"
 
 
 @dataclass
@@ -124,7 +127,7 @@ class Rows:
         """
         named = ", ".join(f"{role} '{name}'" for role, name in columns.items())
         notes = [f"columns: {named} (dataset.label and so on choose others)"]
-        texts, problems = _texts(frame[columns["label"]]), []
+        texts, problems = texts_of(frame[columns["label"]]), []
         if without := rows_of(texts == ""):
             problems.append(f"the column '{columns['label']}' has no label in {without}")
         classes, labels = _classes(texts)
@@ -136,7 +139,7 @@ class Rows:
         for role in ("weight", "time"):
             if role in columns:
                 try:
-                    numbers = _numbers(frame[columns[role]], moments=role == "time")
+                    numbers = _finite(frame[columns[role]], moments=role == "time")
                 except ValueError as error:
                     problems.append(f"dataset.{role}: the column '{columns[role]}' has {error}")
                 else:
@@ -170,7 +173,7 @@ class Rows:
     def _grouped(self, column: pd.Series) -> npt.NDArray[np.str_]:
         import numpy as np
 
-        groups = _texts(column)
+        groups = texts_of(column)
         alone = np.flatnonzero(groups == "")
         if len(alone):
             self.notes.append(f"{len(alone):,} rows have no group: each is one of its own")
@@ -190,7 +193,7 @@ class Rows:
 
         parts: dict[str, npt.NDArray[np.int64]] = {"train": np.arange(len(self.labels))}
         if "split" in columns:
-            parts, notes = parts_of(_texts(frame[columns["split"]]), columns["split"])
+            parts, notes = parts_of(texts_of(frame[columns["split"]]), columns["split"])
             self.notes += notes
         if "test" in parts:
             why = f"the column '{columns['split']}' has one: set dataset.split=none"
@@ -209,7 +212,7 @@ class Rows:
         return parts | {"train": train[rest], "test": train[test]}
 
 
-def _texts(column: pd.Series) -> npt.NDArray[np.str_]:
+def texts_of(column: pd.Series) -> npt.NDArray[np.str_]:
     """The values as texts, whole numbers without a point; "" where one is missing."""
     import numpy as np
     import pandas as pd
@@ -247,7 +250,7 @@ def _class_problems(classes: list[str], rows: int, column: str) -> list[str]:
     return []
 
 
-def _numbers(column: pd.Series, moments: bool) -> npt.NDArray[np.float64]:
+def _finite(column: pd.Series, moments: bool) -> npt.NDArray[np.float64]:
     """The values of a column as numbers; of times, seconds.
 
     Raises:

@@ -72,9 +72,10 @@ class TableFile:
         """
         import pandas as pd
 
+        frame: pd.DataFrame
         with self._readable():
             if self._form == "csv":
-                return pd.read_csv(
+                frame = pd.read_csv(
                     **self._csv(),
                     usecols=list(columns),
                     dtype=dict.fromkeys(texts, str),
@@ -82,13 +83,14 @@ class TableFile:
                     na_values={name: [""] if name in texts else list(MISSING) for name in columns},
                     nrows=rows,
                 )
-            if self._form == "parquet" and rows is not None:
+            elif self._form == "feather":
+                frame = pd.read_feather(self.path, columns=list(columns))
+            elif rows is None:
+                frame = pd.read_parquet(self.path, columns=list(columns))
+            else:
                 batches = self._parquet().iter_batches(batch_size=rows, columns=list(columns))
-                first: pd.DataFrame = next(batches).to_pandas()
-                return first
-            if self._form == "parquet":
-                return pd.read_parquet(self.path, columns=list(columns))
-            return pd.read_feather(self.path, columns=list(columns))
+                frame = next(batches).to_pandas()
+        return frame
 
     def holds_files(self, column: str) -> bool:
         """Whether the cells of a column are the contents of files, as Parquet can have them."""

@@ -44,8 +44,7 @@ def test_what_is_no_table(tmp_path: Path, content: bytes, message: str) -> None:
     path = tmp_path / "t.csv"
     path.write_bytes(content)
     with pytest.raises(UserError) as caught:
-        table = TableFile(path)
-        table.read(table.columns)
+        (table := TableFile(path)).read(table.columns)
     [problem] = caught.value.problems
     assert problem.startswith(f"{path}")
     assert message in problem
