@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field
 
 from torchyard import RawData, UserError
-from torchyard.plugins.datasets.paths import ExistingPath
 from torchyard.plugins.datasets.tables.division import HeldOut, listed, newest, parts_of
 
 if TYPE_CHECKING:
@@ -35,9 +34,8 @@ MOST_CLASSES = 50
 
 
 class RowSettings(HeldOut):
-    """The table, and the columns of it that every data set of rows has."""
+    """The columns that every data set of rows may have."""
 
-    path: ExistingPath = Field(description="the file: CSV, Parquet or Feather")
     label: str = Field(AUTO, description=f"column of the classes; auto: {USUAL['label'][0]}, …")
     split: str | None = Field(
         AUTO, description="column that names each row's part (train, val, test); none: drawn"
@@ -276,8 +274,3 @@ def rows_of(chosen: Any) -> str:
     """ "3 rows: 5, 9, 12", counted from 1 without the header; "" if there are none."""
     rows = [index + 1 for index in chosen.nonzero()[0].tolist()]
     return f"{len(rows):,} row{'s' * (len(rows) > 1)}: {listed(rows)}" if rows else ""
-
-
-def name_rows(rows: Iterable[int], path: Any) -> list[str]:
-    """How messages name rows that have no name of their own."""
-    return [f"{path}, row {row + 1}" for row in rows]

@@ -15,10 +15,10 @@ from torchyard import RawData, Register, SampleSpec, UserError, hookimpl
 from torchyard.plugins.datasets.paths import ExistingPath, state_of
 from torchyard.plugins.datasets.sources.folder import read_file
 from torchyard.plugins.datasets.sources.formats import open_source
-from torchyard.plugins.datasets.sources.image_form import ImageForm
 from torchyard.plugins.datasets.sources.source import cleaned
-from torchyard.plugins.datasets.tables.columns import AUTO, Rows, RowSettings, name_rows, rows_of
+from torchyard.plugins.datasets.tables.columns import AUTO, Rows, RowSettings, rows_of
 from torchyard.plugins.datasets.tables.division import listed
+from torchyard.plugins.datasets.tables.image_rows import ImageRows
 from torchyard.plugins.datasets.tables.packed import PackedFiles
 from torchyard.plugins.datasets.tables.table_file import TableFile
 
@@ -26,13 +26,14 @@ if TYPE_CHECKING:
     pass
 
 
-class ImageTable(ImageForm, RowSettings):
+class ImageTable(ImageRows, RowSettings):
     """Images in a table: CSV, Parquet or Feather, a row per image with its path and its label.
 
     A Parquet file may hold the images themselves. The test part is what a column says, or the
     newest rows, or drawn: a fraction of each class, or a fold, with groups kept together.
     """
 
+    path: ExistingPath = Field(description="the file: CSV, Parquet or Feather")
     image: str = Field(
         AUTO, description="column of the paths, or of a Parquet file's image files; auto: image, …"
     )
@@ -55,9 +56,7 @@ class ImageTable(ImageForm, RowSettings):
         rows = Rows.of(frame, columns, self)
         if inside:
             files = PackedFiles.of(table.cells(columns["image"]), downloads)
-            places = name_rows(range(len(frame)), self.path)
-            names = [path or place for path, place in zip(files.paths, places, strict=True)]
-            return self._data(rows, files.read, files.references, names, files.close)
+            return self.image_data(rows, files, str(self.path))
         paths = frame[columns["image"]]
         if unnamed := rows_of(paths.isna().to_numpy()):
             raise UserError(f"the column '{columns['image']}' names no image in {unnamed}")
@@ -111,7 +110,8 @@ class ImageTable(ImageForm, RowSettings):
         if self._root.is_dir():
             missing = [name for path, name in zip(paths, names, strict=True) if not _is_file(name)]
             self._refuse(missing, len(paths))
-            return self._data(rows, partial(read_file, self._root), paths, names, None)
+            read = partial(read_file, self._root)
+            return self.listed_data(rows, read, paths, names, str(self.path))
         source = open_source(self._root, downloads)
         try:
             inner = [cleaned(path) for path in paths]
@@ -121,7 +121,7 @@ class ImageTable(ImageForm, RowSettings):
                 source.close()
             raise
         references = [source.files[name] for name in inner]
-        return self._data(rows, source.read, references, names, source.close)
+        return self.listed_data(rows, source.read, references, names, str(self.path), source.close)
 
     def _refuse(self, missing: list[str], total: int) -> None:
         if missing:
@@ -129,20 +129,6 @@ class ImageTable(ImageForm, RowSettings):
                 f"{len(missing):,} of {total:,} images are missing: {listed(missing)}; paths start "
                 f"from {self._root} (dataset.root)"
             )
-
-    def _data(
-        self, rows: Rows, read: Any, references: list[Any], names: list[str], close: Any
-    ) -> RawData:
-        splits = {
-            part: self.image_split(
-                read,
-                [references[index] for index in indices],
-                [names[index] for index in indices],
-                rows.labels[indices],
-            )
-            for part, indices in rows.parts.items()
-        }
-        return rows.data(splits, str(self.path), close=close)
 
 
 def _is_file(path: str) -> bool:
