@@ -47,12 +47,16 @@ def imported():
 
 
 def test_every_import_is_declared_and_everything_declared_is_imported():
-    declared = {normalized(re.match(r"[\w.-]+", line)[0]) for line in PROJECT["dependencies"]}
+    def names(lines):
+        return {normalized(re.match(r"[\w.-]+", line)[0]) for line in lines}
+
+    declared = names(PROJECT["dependencies"])
+    extras = set().union(*map(names, PROJECT["optional-dependencies"].values()))
     providers = packages_distributions()
     unused, undeclared = set(declared), []
     for module, file in imported().items():
         provided = {normalized(name) for name in providers[module]}
-        if not provided & declared:
+        if not provided & (declared | extras):
             undeclared.append((module, str(file)))
         unused -= provided
     assert undeclared == []

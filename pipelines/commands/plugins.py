@@ -89,7 +89,8 @@ def show_plugin(
         plugin = host().find(_known(kind), name)
     except LookupError as error:
         raise UserError(f"{kind}: {error}") from None
-    parameters = [_setting(key, field) for key, field in plugin.params.model_fields.items()]
+    fields = sorted(plugin.params.model_fields.items(), key=lambda each: not each[1].is_required())
+    parameters = [_setting(key, field) for key, field in fields]
     shared = [
         _setting(f"{kind}.{key}", field)
         for key, field in shared_settings(kind).items()
