@@ -1,4 +1,4 @@
-"""Losses on logits and class indices."""
+"""Losses on logits and class indices, most of them on soft targets as well."""
 
 from __future__ import annotations
 
@@ -40,21 +40,30 @@ def _weight_tensor(
 
 
 def _one_hot(base: type[torch.nn.Module], num_classes: int) -> Callable[..., torch.nn.Module]:
-    """The class of a loss that takes class indices, of which `base` gets the one-hot vectors."""
+    """The class of a loss that takes class indices, of which `base` gets the one-hot vectors.
+
+    Soft targets it gets as they are.
+    """
     import torch
 
     class _OneHotLoss(base):  # type: ignore[misc, valid-type]
         def forward(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-            one_hot = torch.nn.functional.one_hot(targets, num_classes)
-            loss: torch.Tensor = super().forward(logits, one_hot.to(logits.dtype))
+            if not targets.is_floating_point():
+                targets = torch.nn.functional.one_hot(targets, num_classes)
+            loss: torch.Tensor = super().forward(logits, targets.to(logits.dtype))
             return loss
 
     return _OneHotLoss
 
 
 class CrossEntropy(LossParams):
-    """Cross-entropy of the softmax of the logits (torch.nn.CrossEntropyLoss)."""
+    """Cross-entropy of the softmax of the logits (torch.nn.CrossEntropyLoss).
 
+    With weights the mean of soft targets is over the sum of their weights, as it is with class
+    indices; torch's own is over the samples then.
+    """
+
+    takes_soft_targets = True
     weight: tuple[NonNegativeFloat, ...] | Balanced | None = Field(None, description=ONE_PER_CLASS)
     label_smoothing: float = Field(0.0, ge=0, le=1)
 
@@ -67,7 +76,20 @@ class CrossEntropy(LossParams):
         """Make a torch.nn.CrossEntropyLoss."""
         import torch
 
-        return torch.nn.CrossEntropyLoss(
+        class _CrossEntropy(torch.nn.CrossEntropyLoss):
+            def forward(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+                if self.weight is None or not targets.is_floating_point():
+                    return super().forward(logits, targets)
+                total = torch.nn.functional.cross_entropy(
+                    logits,
+                    targets,
+                    self.weight,
+                    label_smoothing=self.label_smoothing,
+                    reduction="sum",
+                )
+                return total / (targets @ self.weight).sum()
+
+        return _CrossEntropy(
             weight=_weight_tensor(self.weight, num_classes), label_smoothing=self.label_smoothing
         )
 
@@ -76,9 +98,10 @@ class NegativeLogLikelihood(LossParams):
     """Negative log-likelihood (torch.nn.NLLLoss) of the log-softmax of the logits.
 
     A network that ends in log-softmax itself may be used: applied twice, log-softmax
-    changes nothing.
+    changes nothing. Soft targets are taken as in cross_entropy.
     """
 
+    takes_soft_targets = True
     weight: tuple[NonNegativeFloat, ...] | Balanced | None = Field(None, description=ONE_PER_CLASS)
 
     def with_class_counts(self, counts: Sequence[int]) -> Self:
@@ -92,7 +115,11 @@ class NegativeLogLikelihood(LossParams):
 
         class _LogSoftmaxNLL(torch.nn.NLLLoss):
             def forward(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-                return super().forward(logits.log_softmax(dim=1), targets)
+                log_p = logits.log_softmax(dim=1)
+                if not targets.is_floating_point():
+                    return super().forward(log_p, targets)
+                weighted = targets if self.weight is None else targets * self.weight
+                return -(weighted * log_p).sum() / weighted.sum()
 
         return _LogSoftmaxNLL(weight=_weight_tensor(self.weight, num_classes))
 
@@ -100,8 +127,10 @@ class NegativeLogLikelihood(LossParams):
 class MeanSquaredError(LossParams):
     """Mean squared error of the logits against one-hot targets (torch.nn.MSELoss)."""
 
+    takes_soft_targets = True
+
     def build(self, num_classes: int) -> torch.nn.Module:
-        """Make a torch.nn.MSELoss that takes class indices."""
+        """Make a torch.nn.MSELoss that takes class indices and soft targets."""
         import torch
 
         return _one_hot(torch.nn.MSELoss, num_classes)()
@@ -115,10 +144,11 @@ class SmoothL1(LossParams):
     beta=0 is the absolute error.
     """
 
+    takes_soft_targets = True
     beta: NonNegativeFloat = Field(1.0, description="error up to which it is squared")
 
     def build(self, num_classes: int) -> torch.nn.Module:
-        """Make a torch.nn.SmoothL1Loss that takes class indices."""
+        """Make a torch.nn.SmoothL1Loss that takes class indices and soft targets."""
         import torch
 
         return _one_hot(torch.nn.SmoothL1Loss, num_classes)(beta=self.beta)
@@ -131,6 +161,7 @@ class BinaryCrossEntropy(LossParams):
     classification of its own.
     """
 
+    takes_soft_targets = True
     pos_weight: tuple[PositiveFloat, ...] | Balanced | None = Field(
         None,
         description="one weight per class, of its positive samples; balanced: samples of the "
@@ -148,7 +179,7 @@ class BinaryCrossEntropy(LossParams):
         return self.model_copy(update={"pos_weight": chosen})
 
     def build(self, num_classes: int) -> torch.nn.Module:
-        """Make a torch.nn.BCEWithLogitsLoss that takes class indices."""
+        """Make a torch.nn.BCEWithLogitsLoss that takes class indices and soft targets."""
         import torch
 
         return _one_hot(torch.nn.BCEWithLogitsLoss, num_classes)(
@@ -161,7 +192,8 @@ class Focal(LossParams):
 
     Lin et al.'s loss for many classes: samples predicted with confidence weigh little. gamma=0
     is the cross-entropy. Each sample is scaled by its class's alpha, and the mean is over
-    the samples, where cross_entropy divides by the sum of the weights.
+    the samples, where cross_entropy divides by the sum of the weights. It is defined for one class
+    a sample, so it takes no soft targets.
     """
 
     gamma: NonNegativeFloat = Field(2.0, description="how little a confident sample weighs")

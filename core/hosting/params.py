@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, ClassVar, Self
 from pydantic import BaseModel, ConfigDict
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
 
     from torchyard.core.data.predictions import PredictionTable
@@ -40,6 +41,9 @@ class Verdict:
 
 Loss = Callable[["torch.Tensor", "torch.Tensor"], "torch.Tensor"]
 Augmentation = Callable[["torch.Tensor", "torch.Tensor", int], "torch.Tensor"]
+Mixing = Callable[
+    ["torch.Tensor", "torch.Tensor", "torch.Tensor", int], tuple["torch.Tensor", "torch.Tensor"]
+]
 Gate = Callable[["PredictionTable", "PredictionTable | None"], "Verdict"]
 
 
@@ -104,9 +108,15 @@ class ModelParams(PluginParams):
 
 
 class LossParams(PluginParams):
-    """A loss on logits and class indices."""
+    """A loss on logits and class indices.
+
+    Attributes:
+        takes_soft_targets: whether targets may be float32 N x num_classes as well, with rows that
+            sum to 1, as a `MixingParams` makes them. One-hot ones give the loss of their indices.
+    """
 
     kind = "loss"
+    takes_soft_targets: ClassVar[bool] = False
 
     @abstractmethod
     def build(self, num_classes: int) -> Loss:
@@ -163,7 +173,7 @@ class AugmentationParams(PluginParams):
     kind = "augmentation"
 
     @abstractmethod
-    def build(self, input_shape: tuple[int, ...]) -> Augmentation:
+    def build(self, input_shape: tuple[int, ...]) -> Augmentation | Mixing:
         """Make a callable (samples, indices, epoch) -> samples, for one batch at a time.
 
         samples: as stored, on the training device: uint8 N x C x H x W, float32 N x D or
@@ -171,10 +181,49 @@ class AugmentationParams(PluginParams):
         left as it is.
         indices: int64 N, each sample's place in its split. epoch: counted from 1.
         Random numbers come from torch's generator of the samples' device, which a run seeds
-        and saves in checkpoints; each sample gets its own.
+        and saves in checkpoints; each sample gets its own. Only a `MixingParams` makes a `Mixing`.
 
         Raises:
             ValueError: it cannot take such samples; the message says why.
+        """
+
+
+class MixingParams(AugmentationParams):
+    """A random mixture of training samples, and of their targets; a kind of augmentation.
+
+    What it makes of the targets only a loss with `takes_soft_targets` takes.
+    """
+
+    @abstractmethod
+    def build(self, input_shape: tuple[int, ...]) -> Mixing:
+        """Make a callable (samples, targets, indices, epoch) -> (samples, targets).
+
+        targets: float32 N x classes, rows that sum to 1: one-hot, or mixed already. What is
+        returned has the same shape and type, and the input is left as it is. All else is as in
+        `AugmentationParams`.
+
+        Raises:
+            ValueError: it cannot take such samples; the message says why.
+        """
+
+
+class RegionParams(AugmentationParams):
+    """A random part of each image, scaled to the input size; a kind of augmentation.
+
+    Where photos are decoded anew in every epoch, the first augmentation may be one: `region` is
+    asked for the part of the original photo, and nothing else of it is decoded. On images that are
+    stored at the input size `build` does the same to a batch. Only as the first of the
+    augmentations can it be taken on photos.
+    """
+
+    @abstractmethod
+    def region(
+        self, height: int, width: int, generator: np.random.Generator
+    ) -> tuple[int, int, int, int]:
+        """Draw a part of an image of this size: top, left, height and width in pixels.
+
+        It is not empty, and nothing of it is outside of the image. Random numbers come from
+        `generator` alone.
         """
 
 

@@ -78,6 +78,18 @@ def assert_loss_plugin(params: kinds.LossParams, num_classes: int = 10) -> None:
         "order",
         f"right logits give {values_of['right']:.4g}, wrong ones {values_of['wrong']:.4g}",
     )
+    if params.takes_soft_targets:
+        where = "soft targets"
+        one_hot = torch.nn.functional.one_hot(targets, num_classes).float()
+        mixed, logits = (one_hot + one_hot.roll(1, 0)) / 2, undecided.clone().requires_grad_()
+        with check.running(where):
+            hard, loss = loss_function(undecided, one_hot), loss_function(logits, mixed)
+            [gradient] = torch.autograd.grad(loss, logits)
+        text = f"one-hot ones give {hard.item():.6g}, their indices {values_of['undecided']:.6g}"
+        alike = math.isclose(hard.item(), values_of["undecided"], rel_tol=1e-4, abs_tol=1e-6)
+        check.that(alike, where, text)
+        finite = loss.shape == () and loss.isfinite() and gradient.isfinite().all()
+        check.that(finite, where, "no finite scalar with a finite gradient of mixed ones")
 
 
 @generators_kept()
@@ -195,6 +207,9 @@ def assert_augmentation_plugin(
 ) -> None:
     """Check that samples keep their shape and type, and change by torch's generator alone.
 
+    The same of the targets of a `MixingParams`, whose rows still sum to 1; of a `RegionParams`
+    also that its regions are in the image, and drawn by the generator alone.
+
     Args:
         params: the plugin.
         input_shape: one sample, (C, H, W), (D,), (C, L), or (L,) of token ids.
@@ -209,23 +224,51 @@ def assert_augmentation_plugin(
         samples = tiny_batch(input_shape, vocabulary)[:count]
         if len(input_shape) == 3:
             samples = ((samples + 4) * 32).clamp(0, 255).to(torch.uint8)
-        samples = samples.to(device)
         indices = torch.arange(count, device=device)
-        before, order = samples.clone(), indices.clone()
+        given = [samples.to(device)]
+        if isinstance(params, kinds.MixingParams):
+            given.append(torch.nn.functional.one_hot(indices, SAMPLES).float())
+        before, order = [each.clone() for each in given], indices.clone()
         where, results = f"{count} samples on {device}", []
         for other_seed in (1, 2):
             # torch's generator alone has the same state both times.
             checkpoint.seed_everything(other_seed)
             torch.manual_seed(0)
             with check.running(where):
-                results.append(params.build(input_shape)(samples, indices, 1))
+                augment: Any = params.build(input_shape)
+                made = augment(*given, indices, 1)
+            results.append(made if len(given) > 1 and isinstance(made, tuple) else (made,))
         first, second = results
-        for aspect in ("shape", "dtype", "device"):
-            was, now = getattr(before, aspect), getattr(first, aspect, None)
-            check.that(was == now, where, f"{aspect} {now}, not {was} as it was")
-        unchanged = same(samples, before) and same(indices, order)
-        check.that(unchanged, where, "it changes the samples or the indices in place")
-        check.that(same(first, second), where, "differs under one torch seed: draws elsewhere")
+        both = len(first) == len(given)
+        check.that(both, where, "does not return (samples, targets)")
+        unchanged = all(map(same, given, before)) and same(indices, order)
+        check.that(unchanged, where, "it changes samples, targets or indices in place")
+        for name, was, now, again in zip(("", "targets: "), before, first, second, strict=False):
+            for aspect in ("shape", "dtype", "device"):
+                old, new = getattr(was, aspect), getattr(now, aspect, None)
+                check.that(old == new, where, f"{name}{aspect} {new}, not {old} as it was")
+            alike = same(now, again)
+            check.that(alike, where, f"{name}differs under one torch seed: draws elsewhere")
+        for targets in first[1:]:
+            sums = bool(((targets.sum(1) - 1).abs() < 1e-4).all() and (targets >= 0).all())
+            check.that(sums, where, "targets: a row does not sum to 1, or has a negative number")
+    if isinstance(params, kinds.RegionParams):
+        _check_regions(check, params)
+
+
+def _check_regions(check: Checks, params: kinds.RegionParams) -> None:
+    for number, (height, width) in enumerate([(480, 640), (30, 1000), (7, 1)] * 5):
+        where, regions = f"region of {height} x {width} pixels", []
+        for other_seed in (1, 2):
+            checkpoint.seed_everything(other_seed)
+            with check.running(where):
+                regions.append(params.region(height, width, np.random.default_rng(number)))
+        top, left, high, wide = region = regions[0]
+        whole = all(isinstance(each, int) for each in region)
+        check.that(whole, where, f"returns {region}, not four int")
+        fits = 0 <= top < top + high <= height and 0 <= left < left + wide <= width
+        check.that(fits, where, f"returns {region}, which is empty or not within the image")
+        check.that(regions[1] == region, where, "differs under one seed: draws elsewhere")
 
 
 def assert_gate_plugin(params: kinds.GateParams) -> None:

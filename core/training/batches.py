@@ -8,14 +8,49 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 
 from torchyard.core.config.schema import TrainConfig
 from torchyard.core.data.dataset import Split, rows_on
-from torchyard.core.hosting.params import Augmentation
+from torchyard.core.hosting.params import Augmentation, AugmentationParams, Mixing, MixingParams
 from torchyard.core.training.parallel.strategy import Strategy
 from torchyard.core.training.sampling import sampled_order
+
+
+@dataclass(frozen=True)
+class MixedTargets:
+    """An augmentation that changes targets, too.
+
+    Attributes:
+        mix: what its plugin built.
+        num_classes: K of the targets N x K.
+    """
+
+    mix: Mixing
+    num_classes: int
+
+    def __call__(
+        self, inputs: torch.Tensor, targets: torch.Tensor, indices: torch.Tensor, epoch: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mix inputs and targets; class indices become one-hot vectors first."""
+        if not targets.is_floating_point():
+            targets = torch.nn.functional.one_hot(targets, self.num_classes).float()
+        return self.mix(inputs, targets, indices, epoch)
+
+
+def build_augmentation(
+    plugin: AugmentationParams, input_shape: tuple[int, ...], num_classes: int
+) -> Augmentation | MixedTargets:
+    """What changes a batch of such samples.
+
+    Raises:
+        ValueError: the plugin cannot take them.
+    """
+    if isinstance(plugin, MixingParams):
+        return MixedTargets(plugin.build(input_shape), num_classes)
+    return cast(Augmentation, plugin.build(input_shape))
 
 
 @dataclass(frozen=True)
@@ -31,7 +66,7 @@ class TrainingData:
 
     train: Split
     validation: Split | None
-    augmentations: Sequence[Augmentation]
+    augmentations: Sequence[Augmentation | MixedTargets]
     device: torch.device
 
 
@@ -41,7 +76,8 @@ class Batch:
 
     Attributes:
         inputs: N x shape as the samples are stored, augmented, on the network's device.
-        targets: int64 N, class indices.
+        targets: the labels, or float32 N x classes where an augmentation mixes them.
+        labels: int64 N, the samples' own class indices.
         size: samples of the whole batch, all processes together.
         weight: of this part's mean loss, so that the mean over the processes of weight x mean
             loss is the mean of the whole batch; 0 where the part is only a stand-in.
@@ -49,6 +85,7 @@ class Batch:
 
     inputs: torch.Tensor
     targets: torch.Tensor
+    labels: torch.Tensor
     size: int
     weight: float
 
@@ -90,8 +127,8 @@ class Batches:
             index, weight = strategy.shard(whole)
             yield Batch(*self._take(index, epoch), len(whole), weight)
 
-    def first(self, size: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """The first samples of the first epoch as training will see them, and their labels."""
+    def first(self, size: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Inputs, targets and labels of the first samples of the first epoch, as in training."""
         # The random numbers drawn here must not change those of the training.
         with torch.random.fork_rng([self._device] if self._device.type == "cuda" else []):
             return self._take(self._order(0)[:size], 0)
@@ -103,9 +140,15 @@ class Batches:
             order = torch.from_numpy(train.indices)[order]
         return order.to(self._data.device)
 
-    def _take(self, index: torch.Tensor, epoch: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def _take(
+        self, index: torch.Tensor, epoch: int
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         inputs = self._samples.index_select(0, index).to(self._device, non_blocking=True)
-        targets = self._labels.index_select(0, index).to(self._device, non_blocking=True)
+        targets = labels = self._labels.index_select(0, index).to(self._device, non_blocking=True)
         for augment in self._data.augmentations:
-            inputs = augment(inputs, index.to(self._device), epoch + 1)
-        return inputs, targets
+            indices = index.to(self._device)
+            if isinstance(augment, MixedTargets):
+                inputs, targets = augment(inputs, targets, indices, epoch + 1)
+            else:
+                inputs = augment(inputs, indices, epoch + 1)
+        return inputs, targets, labels

@@ -45,7 +45,7 @@ class Step:
         """Train one batch; returns its loss and how many samples were right, on the device."""
         state, compiled, updated = self._state, self._compiled, False
         if compiled is not None and compiled.accepts(batch.inputs):
-            loss, right = compiled(batch.inputs, batch.targets)
+            loss, right = compiled(batch.inputs, batch.targets, batch.labels)
             updated = compiled.updates
         else:
             with self._autocast:
@@ -55,7 +55,7 @@ class Step:
                 loss = loss * batch.weight
             state.optimizer.zero_grad(set_to_none=True)
             state.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
-            right = (logits.detach().argmax(1) == batch.targets).sum()
+            right = (logits.detach().argmax(1) == batch.labels).sum()
         if not updated:
             if self._clip_norm is not None:
                 state.scaler.unscale_(state.optimizer)

@@ -16,6 +16,7 @@ from torchyard.core.data.dataset import PreparedDataset
 from torchyard.core.data.raw import SampleSpec
 from torchyard.core.errors import UserError
 from torchyard.core.hosting.host import host
+from torchyard.core.hosting.params import LossParams, MixingParams
 from torchyard.core.preparation.prepare import find_prepared
 from torchyard.core.training import checkpoint
 from torchyard.core.training.batches import total_steps
@@ -109,7 +110,8 @@ def step_problems(
         prepared: the data set, if it is prepared.
         exports: whether to try torch.export as well.
     """
-    problems: list[str] = []
+    problems = _target_problems(resolved)
+    mixes = any(isinstance(plugin, MixingParams) for plugin in resolved.augmentations)
     if resolved.config.train.sampler == "weighted" and prepared and prepared.train.weights is None:
         problems.append(
             f"train.sampler=weighted: the data set '{prepared.name}' gives its samples no weights"
@@ -130,7 +132,8 @@ def step_problems(
                 counts = [1] * spec.num_classes
                 if prepared is not None:
                     counts = prepared.train.class_counts(spec.num_classes)
-                gradient = trial_step.try_loss(resolved.loss, counts)
+                soft = mixes and resolved.loss.takes_soft_targets
+                gradient = trial_step.try_loss(resolved.loss, counts, soft_targets=soft)
         chosen = resolved.config.model
         if size is not None:
 
@@ -162,6 +165,27 @@ def step_problems(
     checkpoint.restore_random_state(before, torch.device("cpu"))
     torch.set_num_threads(threads)
     return problems
+
+
+def _target_problems(resolved: ResolvedConfig) -> list[str]:
+    """What is wrong with a loss whose targets an augmentation mixes."""
+    chosen = zip(resolved.config.augmentations, resolved.augmentations, strict=True)
+    mixing = [
+        f"augmentations.{number} '{choice.name}'"
+        for number, (choice, plugin) in enumerate(chosen)
+        if isinstance(plugin, MixingParams)
+    ]
+    if not mixing or resolved.loss.takes_soft_targets:
+        return []
+    takers = [
+        name
+        for name, registration in host().registrations("loss")
+        if issubclass(registration.params, LossParams) and registration.params.takes_soft_targets
+    ]
+    return [
+        f"loss: '{resolved.config.loss.name}' takes no soft targets, which {' and '.join(mixing)} "
+        f"make{'s' if len(mixing) == 1 else ''}  (accepts: {', '.join(takers)})"
+    ]
 
 
 def _why_single(settings: TrainConfig, prepared: PreparedDataset | None) -> str:

@@ -110,6 +110,8 @@ def _try_model(plugin: params.ModelParams) -> None:
 
 def _try_loss(plugin: params.LossParams) -> None:
     trial_step.try_loss(plugin, [20] * 10)
+    if plugin.takes_soft_targets:
+        trial_step.try_loss(plugin, [20] * 10, soft_targets=True)
 
 
 def _try_optimizer(plugin: params.OptimizerParams) -> None:

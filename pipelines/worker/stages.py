@@ -28,7 +28,7 @@ from torchyard.core.preparation.prepare import find_prepared, prepare_dataset
 from torchyard.core.training import checkpoint, loop
 from torchyard.core.training import device as devices
 from torchyard.core.training import network as networks
-from torchyard.core.training.batches import Batches, TrainingData, total_steps
+from torchyard.core.training.batches import Batches, TrainingData, build_augmentation, total_steps
 from torchyard.core.training.events import Emit, StageProgress, TrainingBatch
 from torchyard.core.training.execution import CompiledStep, Execution, set_up_evaluation
 from torchyard.core.training.parallel.strategy import DataParallel, Strategy
@@ -129,7 +129,10 @@ def _train(
     execution.apply(network)
     if problems := step_problems(resolved, prepared.spec, size, steps, prepared):
         raise UserError(problems)
-    augmentations = [plugin.build(prepared.shape) for plugin in resolved.augmentations]
+    augmentations = [
+        build_augmentation(plugin, prepared.shape, len(prepared.classes))
+        for plugin in resolved.augmentations
+    ]
     fitted = resolved.loss.with_class_counts(train.class_counts(len(prepared.classes)))
     loss = fitted.build(len(prepared.classes))
     optimizer = resolved.optimizer.build([p for p in network.parameters() if p.requires_grad])
@@ -142,7 +145,7 @@ def _train(
         checkpoint.seed_everything((settings.drawn_seed + strategy.rank) % 2**32)
     if strategy.is_main and len(prepared.shape) == 3:
         file = folder / "training_batch.npz"
-        samples, labels = Batches(data, settings, device).first(BATCH_SHOWN)
+        samples, _, labels = Batches(data, settings, device).first(BATCH_SHOWN)
         with atomic_write(file) as writer:
             np.savez(writer, samples=samples.cpu().numpy(), labels=labels.cpu().numpy())
         emit(TrainingBatch(str(file)))

@@ -54,22 +54,35 @@ def random_samples(spec: SampleSpec) -> torch.Tensor:
 
 
 def try_augmentation(plugin: params.AugmentationParams, samples: torch.Tensor) -> None:
-    """Change two samples, which must keep their shape and type."""
-    augment = plugin.build(tuple(samples.shape[1:]))
-    changed = augment(samples.clone(), torch.arange(len(samples)), 1)
-    if _layout(changed) != _layout(samples):
-        raise ValueError(f"makes {_layout(changed)} of {_layout(samples)}: both must stay")
+    """Change two samples, which must keep their shape and type, as mixed targets must."""
+    augment: Any = plugin.build(tuple(samples.shape[1:]))
+    given, indices = [samples], torch.arange(len(samples))
+    if isinstance(plugin, params.MixingParams):
+        given.append(torch.eye(2)[indices % 2])
+    made = augment(*(each.clone() for each in given), indices, 1)
+    if len(given) == 1:
+        made = (made,)
+    elif not isinstance(made, tuple) or len(made) != 2:
+        raise ValueError(f"returns {_layout(made)}, not (samples, targets)")
+    for was, now in zip(given, made, strict=True):
+        if _layout(now) != _layout(was):
+            raise ValueError(f"makes {_layout(now)} of {_layout(was)}: both must stay")
 
 
-def try_loss(plugin: params.LossParams, counts: Sequence[int]) -> torch.Tensor:
+def try_loss(
+    plugin: params.LossParams, counts: Sequence[int], *, soft_targets: bool = False
+) -> torch.Tensor:
     """The gradient of the loss of two samples by their logits.
 
     Args:
         plugin: the loss.
         counts: the training samples of each class.
+        soft_targets: whether targets are float32 N x classes.
     """
     classes = len(counts)
     logits, targets = torch.zeros(2, classes, requires_grad=True), torch.arange(2) % classes
+    if soft_targets:
+        targets = nn.functional.one_hot(targets, classes).float()
     fitted = plugin.with_class_counts(counts)
     if not isinstance(fitted, type(plugin)):
         kind = type(plugin).__name__

@@ -76,6 +76,52 @@ def test_every_loss_is_tested_here():
     assert [name for name, _ in host().registrations("loss")] == list(LOSSES)
 
 
+SOFT = (
+    *(("cross_entropy", {"label_smoothing": smoothing}) for smoothing in (0, 0.1)),
+    *(("cross_entropy", {"label_smoothing": 0.3, "weight": WEIGHT}), ("nll", {"weight": WEIGHT})),
+    *((name, {}) for name in ("nll", "mse", "smooth_l1", "bce_with_logits")),
+    ("bce_with_logits", {"pos_weight": (1, 2, 3, 4)}),
+)
+
+
+def test_all_but_focal_take_soft_targets():
+    takers = [name for name in LOSSES if params(name).takes_soft_targets]
+    assert takers == [name for name in LOSSES if name != "focal"] == sorted({n for n, _ in SOFT})
+
+
+@pytest.mark.parametrize(("name", "chosen"), SOFT)
+def test_one_hot_targets_give_what_their_indices_give(name, chosen):
+    one_hot = torch.nn.functional.one_hot(TARGETS, CLASSES).float()
+    before = one_hot.clone()
+    given = value(name, targets=one_hot, **chosen)
+    assert given == pytest.approx(value(name, **chosen), rel=1e-5)
+    assert torch.equal(one_hot, before)
+
+
+@pytest.mark.parametrize("name", ["cross_entropy", "nll"])
+@pytest.mark.parametrize("weight", [None, WEIGHT])
+def test_soft_targets_weigh_the_losses_of_all_classes(name, weight):
+    shares = torch.rand(6, CLASSES, generator=torch.Generator().manual_seed(0)).softmax(1)
+    expected = total = 0.0
+    for row, shared in zip(LOGITS.tolist(), shares.tolist(), strict=True):
+        for index, log_p in enumerate(log_probabilities(row)):
+            expected -= (weight or (1,) * CLASSES)[index] * shared[index] * log_p
+            total += (weight or (1,) * CLASSES)[index] * shared[index]
+    given = value(name, targets=shares, weight=weight)
+    assert given == pytest.approx(expected / total, rel=1e-5)
+
+
+@pytest.mark.parametrize("name", ["mse", "smooth_l1", "bce_with_logits"])
+def test_soft_targets_are_what_each_logit_is_measured_against(name):
+    function = getattr(
+        torch.nn.functional, {"bce_with_logits": "binary_cross_entropy_with_logits"}.get(
+            name, "mse_loss" if name == "mse" else "smooth_l1_loss"
+        )
+    )  # fmt: skip
+    shares = torch.rand(6, CLASSES, generator=torch.Generator().manual_seed(0)).softmax(1)
+    assert value(name, targets=shares) == pytest.approx(function(LOGITS, shares).item())
+
+
 @pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.75, 1.0])
 @pytest.mark.parametrize("weight", [None, WEIGHT])
 def test_cross_entropy_is_its_formula(smoothing, weight):

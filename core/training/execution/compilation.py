@@ -30,7 +30,7 @@ class CompiledStep:
         network: in training mode.
         loss_function: (logits, targets) to a scalar.
         optimizer: of the network's trained weights.
-        inputs, targets: a batch; the step accepts others of their shape and type.
+        inputs, targets, labels: a batch; the step accepts others of their shape and type.
         gradients_used: by others than the optimizer, so that they must be set.
 
     Attributes:
@@ -49,6 +49,7 @@ class CompiledStep:
         optimizer: torch.optim.Optimizer,
         inputs: torch.Tensor,
         targets: torch.Tensor,
+        labels: torch.Tensor,
         *,
         gradients_used: bool = False,
     ) -> None:
@@ -72,10 +73,14 @@ class CompiledStep:
         gradients_and_loss = torch.func.grad_and_value(loss_of, has_aux=True)
 
         def step(
-            momentum_buffers: Tensors, rates: torch.Tensor, trained: Tensors, *batch: Any
+            momentum_buffers: Tensors,
+            rates: torch.Tensor,
+            labels: torch.Tensor,
+            trained: Tensors,
+            *batch: Any,
         ) -> tuple[Tensors, torch.Tensor, torch.Tensor]:
             gradients, (loss, logits) = gradients_and_loss(trained, *batch)
-            correct = (logits.argmax(1) == batch[-1]).sum()
+            correct = (logits.argmax(1) == labels).sum()
             if update is None:
                 return gradients, loss, correct
             update(trained, gradients, momentum_buffers, rates)
@@ -101,7 +106,7 @@ class CompiledStep:
                 for tensors in self._changing()
             )
             with torch.random.fork_rng([]), torch.no_grad(), im2col_convolutions():
-                self._step(momentum_buffers, self._rates(), trained, rest, inputs, targets)
+                self._step(momentum_buffers, self._rates(), labels, trained, rest, inputs, targets)
         except Exception as error:  # the network and the loss are a plugin's, the rest is torch's
             raise RunError(
                 f"train.compile: torch cannot compile this: {str(error).partition(chr(10))[0]}",
@@ -117,13 +122,13 @@ class CompiledStep:
         return inputs.shape == self._shape and inputs.dtype == self._dtype
 
     def __call__(
-        self, inputs: torch.Tensor, targets: torch.Tensor
+        self, inputs: torch.Tensor, targets: torch.Tensor, labels: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Update the weights, or set their gradients; returns the loss and how many were right."""
         momentum_buffers, trained, rest = self._changing()
         with torch.no_grad():
             gradients, loss, correct = self._step(
-                momentum_buffers, self._rates(), trained, rest, inputs, targets
+                momentum_buffers, self._rates(), labels, trained, rest, inputs, targets
             )
         for name, gradient in gradients.items():
             trained[name].grad = gradient

@@ -4,8 +4,10 @@ from torchyard import (
     AugmentationParams,
     DatasetParams,
     LossParams,
+    MixingParams,
     ModelParams,
     OptimizerParams,
+    RegionParams,
     SchedulerParams,
 )
 
@@ -15,6 +17,8 @@ BASES = {
     "optimizer": OptimizerParams,
     "scheduler": SchedulerParams,
     "augmentation": AugmentationParams,
+    "mixing": MixingParams,
+    "region": RegionParams,
     "dataset": DatasetParams,
 }
 

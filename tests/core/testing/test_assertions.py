@@ -227,7 +227,7 @@ def test_a_schedule_that_is_wrong(case):
 AUGMENTATIONS = {
     "shape": (lambda x: x[..., :-1], "shape "),
     "dtype": (lambda x: x.float(), r"dtype torch.float32, not torch.uint8 as it was"),
-    "in place": (lambda x: x.zero_(), "changes the samples or the indices in place"),
+    "in place": (lambda x: x.zero_(), "changes samples, targets or indices in place"),
     "other generator": (lambda x: x + random.randrange(200), "draws elsewhere"),
     "one sample": (lambda x: x[[0, 1]], "1 samples on cpu: raises IndexError"),
 }
@@ -239,6 +239,65 @@ def test_an_augmentation_that_is_wrong(case):
     params = plugin("augmentation", lambda self, shape: lambda x, indices, epoch: change(x))
     with pytest.raises(PluginFault, match=message):
         assert_augmentation_plugin(params)
+
+
+MIXING = {
+    "samples alone": (lambda x, y: x, "does not return \\(samples, targets\\)"),
+    "indices": (lambda x, y: (x, y.argmax(1)), "targets: shape "),
+    "double": (lambda x, y: (x, y.double()), "targets: dtype torch.float64"),
+    "sum": (lambda x, y: (x, 0.9 * y), "targets: a row does not sum to 1"),
+    "in place": (
+        lambda x, y: (x, y.roll(1, 0).clone() + 0 * y.zero_()),
+        "changes samples, targets",
+    ),
+    "other generator": (lambda x, y: (x, one_of(y)), "targets: differs under one torch seed"),
+}
+
+
+def one_of(targets):
+    return targets.roll(random.randrange(8), 1)
+
+
+@pytest.mark.parametrize("case", MIXING)
+def test_a_mixture_that_is_wrong(case):
+    mix, message = MIXING[case]
+    params = plugin("mixing", lambda self, shape: lambda x, y, indices, epoch: mix(x, y))
+    with pytest.raises(PluginFault, match=message):
+        assert_augmentation_plugin(params)
+
+
+REGIONS = {
+    "empty": (lambda high, wide, generator: (0, 0, 0, wide), "empty or not within the image"),
+    "outside": (lambda high, wide, generator: (1, 0, high, wide), "empty or not within the image"),
+    "float": (lambda high, wide, generator: (0, 0, high / 2, wide), "not four int"),
+    "raises": (lambda high, wide, generator: 1 / 0, "region of 480 x 640 pixels: raises ZeroDiv"),
+    "other generator": (
+        lambda high, wide, generator: (0, 0, random.randint(1, high), wide),
+        "differs under one seed: draws elsewhere",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", REGIONS)
+def test_a_region_that_is_wrong(case):
+    draw, message = REGIONS[case]
+    same = lambda self, shape: lambda x, indices, epoch: x  # noqa: E731
+    params = plugin("region", same, region=lambda self, *size: draw(*size))
+    with pytest.raises(PluginFault, match=message):
+        assert_augmentation_plugin(params)
+
+
+def test_a_loss_whose_soft_targets_are_wrong():
+    def loss(logits, targets):
+        if targets.is_floating_point():
+            return cross_entropy(logits, targets) * 2
+        return cross_entropy(logits, targets)
+
+    wrong = plugin("loss", lambda self, classes: loss, takes_soft_targets=True)
+    with pytest.raises(PluginFault, match=r"soft targets: one-hot ones give .*, their indices "):
+        assert_loss_plugin(wrong)
+    none = plugin("loss", lambda self, classes: lambda x, y: cross_entropy(x, y.long()))
+    assert_loss_plugin(none)
 
 
 @pytest.mark.parametrize(("shape", "vocabulary"), [((2, 9), None), ((9,), 5), ((9,), None)])

@@ -355,6 +355,36 @@ def test_random_augmentations_go_on_where_a_checkpoint_was_taken(tmp_path):
     assert same(weights(whole), weights(halves))
 
 
+def test_mixing_has_one_hot_targets_and_accuracy_is_of_the_samples_own_labels(tmp_path):
+    split, events, given = make_split(24), [], []
+
+    def swapped(samples, targets, indices, epoch):
+        given.append((targets.clone(), indices.clone(), epoch))
+        return samples, targets[:, [1, 2, 0]]  # every target is of another class
+
+    def darkened(samples, indices, epoch):
+        return samples // 2
+
+    def mixed_again(samples, targets, indices, epoch):
+        assert torch.equal(targets, given[-1][0][:, [1, 2, 0]])
+        assert samples.max() < 128
+        return samples, targets
+
+    mixing = [batches.MixedTargets(each, 3) for each in (swapped, mixed_again)]
+    network = make_network()
+    run_fit(tmp_path / "run", network, train=split, epochs=20, lr=0.5, emit=events.append,
+            augmentations=[mixing[0], darkened, mixing[1]])  # fmt: skip
+    labels = torch.from_numpy(split.labels)
+    for targets, indices, _ in given:
+        assert targets.dtype == torch.float32
+        assert torch.equal(targets, nn.functional.one_hot(labels[indices], 3).float())
+    assert [epoch for _, _, epoch in given] == [1 + number // 3 for number in range(60)]
+    # It has learnt the other classes, so none of its own labels is right.
+    last = [event for event in events if isinstance(event, EpochDone)][-1]
+    assert last.loss < 0.3
+    assert last.accuracy < 0.1
+
+
 def test_gradient_norms_are_reported_by_layer_on_request(tmp_path):
     def norms(**settings):
         events = []

@@ -72,6 +72,23 @@ class Halved(AugmentationParams):
     def build(self, input_shape):
         return lambda samples, indices, epoch: samples / 2
 
+class Unmixed(MixingParams):
+    """Returns class indices."""
+    def build(self, input_shape):
+        return lambda samples, targets, indices, epoch: (samples, targets.argmax(1))
+
+class Unpaired(MixingParams):
+    """Returns no targets."""
+    def build(self, input_shape):
+        return lambda samples, targets, indices, epoch: samples
+
+class HalfSoft(LossParams):
+    """Takes class indices alone, whatever it says."""
+    takes_soft_targets = True
+    def build(self, num_classes):
+        import torch
+        return lambda logits, targets: torch.nn.functional.nll_loss(logits, targets)
+
 def network(forward, *layers):
     from torch import nn
     class Network(nn.Module):
@@ -124,6 +141,7 @@ def register_losses(register):
     register("three", Three)
     register("unreduced", Unreduced)
     register("without_gradient", Detached)
+    register("half_soft", HalfSoft)
 
 @hookimpl
 def register_optimizers(register):
@@ -139,6 +157,8 @@ def register_schedulers(register):
 @hookimpl
 def register_augmentations(register):
     register("halved", Halved)
+    register("unmixed", Unmixed)
+    register("unpaired", Unpaired)
 '''
 
 
@@ -177,6 +197,28 @@ def problems(cache, *overrides, exports=False):
         ("loss=three", "loss: TypeError: "),
         ("loss=unreduced", "loss: returns float32 (2,) for 2 samples, not a scalar"),
         ("loss=without_gradient", "loss: does not depend on the logits"),
+        (
+            "augmentations=[cutout,mixup] loss=focal",
+            "loss: 'focal' takes no soft targets, which augmentations.1 'mixup' makes  "
+            "(accepts: bce_with_logits, cross_entropy, ",
+        ),
+        (
+            "augmentations=[cutmix,mixup] loss=focal",
+            "loss: 'focal' takes no soft targets, which augmentations.0 'cutmix' and "
+            "augmentations.1 'mixup' make  (accepts: ",
+        ),
+        (
+            "augmentations=[unmixed]",
+            "augmentations.0: 'unmixed': makes int64 (2,) of float32 (2, 2): both must stay",
+        ),
+        (
+            "augmentations=[unpaired]",
+            "augmentations.0: 'unpaired': returns uint8 (2, 1, 32, 32), not (samples",
+        ),
+        (
+            "augmentations=[mixup] loss=half_soft",
+            "loss: RuntimeError: ",
+        ),
         (
             "augmentations=[halved]",
             "augmentations.0: 'halved': makes float32 (2, 1, 32, 32) of uint8 (2, 1, 32, 32)",
@@ -230,6 +272,8 @@ def test_what_would_end_a_run_is_refused_before_it(plugins, tmp_path, overrides,
         ("optimizer=fused",),
         ("model=branching",),  # a run trains it all the same
         ("model=lenet", "augmentations=[random_crop,cutout]", "loss=focal", "scheduler=one_cycle"),
+        ("augmentations=[rand_augment,mixup,cutmix,random_erasing]",),
+        ("augmentations=[mixup_or_cutmix]", "loss=bce_with_logits"),
     ],
     ids=" ".join,
 )
@@ -278,7 +322,7 @@ def test_plugins_are_tried_without_a_configuration(plugins):
     }
     right = ("model 'normed'", "model 'complex'", "model 'sparse'", "optimizer 'fused'")
     assert not said.keys() & set(right)
-    assert len(said) == 10 + 3 + 3 + 1 + 1
+    assert len(said) == 10 + 4 + 3 + 1 + 3
     assert said["model 'branching'"].startswith("cannot be exported by torch.export: ")
     assert said["model 'exiting'"] == "raises SystemExit: 3"
     assert said["model 'squeezed'"].startswith("returns float32 (10,) for 1 sample of 3x32x32")

@@ -23,7 +23,8 @@ TARGETS = torch.zeros(4, dtype=torch.int64)
 
 
 def step_of(network, optimizer, **options):
-    return CompiledStep(network, nn.CrossEntropyLoss(), optimizer, INPUTS, TARGETS, **options)
+    batch = (INPUTS, TARGETS, TARGETS)
+    return CompiledStep(network, nn.CrossEntropyLoss(), optimizer, *batch, **options)
 
 
 @pytest.mark.slow  # the C++ compiler works for half a minute
@@ -52,7 +53,8 @@ def test_a_compiled_step_learns_the_same(network, tmp_path, monkeypatch, options
     def compiled(optimizer):
         before = torch.random.get_rng_state()
         another = copy.deepcopy(network)
-        CompiledStep(another, lambda logits, _: logits.sum(), descent(another), INPUTS, TARGETS)
+        batch = (INPUTS, TARGETS, TARGETS)
+        CompiledStep(another, lambda logits, _: logits.sum(), descent(another), *batch)
         step = step_of(other, optimizer, gradients_used=gradients_used)
         assert step.updates is updates
         assert torch.equal(torch.random.get_rng_state(), before)
@@ -85,6 +87,26 @@ def test_a_compiled_training_resumes_to_the_same_weights(network, tmp_path):
     assert_close(expected, resumed, rtol=0, atol=0)
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="there is no C++ compiler")
+def test_a_compiled_step_takes_soft_targets_and_counts_by_the_labels(network):
+    compiled, plain = copy.deepcopy(network), copy.deepcopy(network)
+    torch.manual_seed(0)
+    images = torch.randint(0, 256, (4, 4, 9, 9), dtype=torch.uint8)
+    logits = plain(images)
+    soft, labels = torch.rand(logits.shape).softmax(1), logits.argmax(1)
+    labels[0] = (labels[0] + 1) % logits.shape[1]
+    optimizer, other = descent(compiled), descent(plain)
+    step = CompiledStep(compiled, nn.CrossEntropyLoss(), optimizer, INPUTS, soft * 0, TARGETS)
+    loss, right = step(images, soft, labels)
+    assert int(right) == 3
+    expected = nn.functional.cross_entropy(plain(images), soft)
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+    expected.backward()
+    other.step()
+    assert_close(compiled.state_dict(), plain.state_dict(), rtol=1e-3, atol=1e-5)
+
+
 def test_what_cannot_be_compiled_says_so(network):
     def loss(logits, targets):
         torch._dynamo.graph_break()  # as where a plugin's loss leaves torch
@@ -92,7 +114,7 @@ def test_what_cannot_be_compiled_says_so(network):
 
     other = copy.deepcopy(network)
     with pytest.raises(RunError, match=r"train\.compile: torch cannot compile this: "):
-        CompiledStep(other, loss, descent(other), INPUTS, TARGETS)
+        CompiledStep(other, loss, descent(other), INPUTS, TARGETS, TARGETS)
 
 
 def test_a_lazy_layer_is_not_compiled(network):
@@ -108,9 +130,9 @@ def test_a_compiled_step_has_no_convolution_left_a_second_one_neither(monkeypatc
         network = nn.Sequential(nn.Conv2d(1, channels, 3), nn.Flatten(), nn.LazyLinear(3))
         network(images)
         optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
-        step = CompiledStep(network, nn.CrossEntropyLoss(), optimizer, images, targets)
+        step = CompiledStep(network, nn.CrossEntropyLoss(), optimizer, images, targets, targets)
         with torch.profiler.profile() as profile:
-            step(images, targets)
+            step(images, targets, targets)
         names = {event.key for event in profile.key_averages()}
         assert any("CompiledFxGraph" in name for name in names)
         assert not [name for name in names if "conv" in name or "compile_inner" in name]

@@ -1,0 +1,1 @@
+"""Built-in augmentations: what makes training samples differ from epoch to epoch."""
