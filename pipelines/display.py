@@ -174,8 +174,7 @@ class JsonDisplay(Display):
     """
 
     def _print(self, event: str, **values: Any) -> None:
-        clean = {key: None if value != value else value for key, value in values.items()}
-        print_json({"event": event, **clean})
+        print_json({"event": event, **_without_nan(values)})
 
     def began(self, run_id: str, name: str) -> None:  # noqa: D102
         self._print("run", run_id=run_id, name=name)
@@ -199,6 +198,14 @@ class JsonDisplay(Display):
 
     def result(self, ui_command: str) -> None:  # noqa: D102
         self._print("result", **dataclasses.asdict(self.outcome))
+
+
+def _without_nan(values: dict[str, Any]) -> dict[str, Any]:
+    """The values for JSON, which has no NaN: None in its place."""
+    return {
+        key: _without_nan(value) if isinstance(value, dict) else None if value != value else value
+        for key, value in values.items()
+    }
 
 
 def _per_class_table(rows: list[dict[str, Any]]) -> Table:

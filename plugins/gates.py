@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import operator
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from pydantic import Field
@@ -112,8 +114,53 @@ class BeatsChampion(GateParams):
         return judge
 
 
+class MinMetric(GateParams):
+    """At least this value of a figure of the test split, such as macro_f1 or that of a metric."""
+
+    metric: str = Field(description="accuracy, macro_f1, top5, or a figure of one of `metrics`")
+    threshold: float = Field(description="the least value, e.g. 0.9")
+
+    def figures_used(self) -> tuple[str, ...]:
+        """The one that is compared."""
+        return (self.metric,)
+
+    def build(self) -> Gate:
+        """Make the gate."""
+        return _limit(self.metric, self.threshold, "least", operator.ge)
+
+
+class MaxMetric(GateParams):
+    """At most this value of a figure of the test split, such as loss or that of a metric."""
+
+    metric: str = Field(description="loss, or a figure of one of `metrics`")
+    threshold: float = Field(description="the greatest value, e.g. 0.05")
+
+    def figures_used(self) -> tuple[str, ...]:
+        """The one that is compared."""
+        return (self.metric,)
+
+    def build(self) -> Gate:
+        """Make the gate."""
+        return _limit(self.metric, self.threshold, "most", operator.le)
+
+
+def _limit(
+    metric: str, threshold: float, side: str, passes: Callable[[float, float], bool]
+) -> Gate:
+    def judge(candidate: PredictionTable, champion: PredictionTable | None) -> Verdict:
+        value = candidate.figures.get(metric)
+        if value is None:
+            return Verdict(False, f"{metric} is not defined for these predictions")
+        reason = f"{metric} is {value:.4g}, at {side} {threshold:g} is required"
+        return Verdict(passes(value, threshold), reason, {metric: value})
+
+    return judge
+
+
 @hookimpl
 def register_gates(register: Register) -> None:
     register("min_accuracy", MinAccuracy)
     register("min_class_recall", MinClassRecall)
     register("beats_champion", BeatsChampion)
+    register("min_metric", MinMetric)
+    register("max_metric", MaxMetric)

@@ -18,9 +18,15 @@ from torchyard.core.config.files import file_identity, named_files
 from torchyard.core.config.hardware import device_problem
 from torchyard.core.config.messages import explain
 from torchyard.core.config.parsing import as_section, read_overridden
-from torchyard.core.config.schema import DEFAULT_GATES, SINGLE_KINDS, RunConfig, shared_settings
+from torchyard.core.config.schema import (
+    DEFAULT_GATES,
+    SINGLE_KINDS,
+    STANDARD_FIGURES,
+    RunConfig,
+    shared_settings,
+)
 from torchyard.core.config.secrets import read_secrets, recordable
-from torchyard.core.errors import UserError
+from torchyard.core.errors import UserError, suggestion
 from torchyard.core.hosting import params
 from torchyard.core.hosting.host import Host, contained
 from torchyard.core.hosting.registration import Registration
@@ -35,7 +41,8 @@ class ResolvedConfig:
         recorded_origins: the origins of plugins and files that the configuration was read with,
             if any.
         plugins: the plugin in each slot, such as "model" or "augmentations.0".
-        dataset, augmentations, model, loss, optimizer, scheduler, gates: their parameters.
+        dataset, augmentations, model, loss, optimizer, scheduler, metrics, gates: their
+            parameters.
     """
 
     config: RunConfig
@@ -47,6 +54,7 @@ class ResolvedConfig:
     loss: params.LossParams
     optimizer: params.OptimizerParams
     scheduler: params.SchedulerParams
+    metrics: tuple[params.MetricParams, ...] = ()
     gates: tuple[params.GateParams, ...] = ()
 
     @property
@@ -54,6 +62,12 @@ class ResolvedConfig:
         """The gates of a promotion, with their names."""
         chosen = self.config.promote.gates if self.config.promote else ()
         return [(gate.name, typed) for gate, typed in zip(chosen, self.gates, strict=True)]
+
+    @property
+    def named_metrics(self) -> list[tuple[str, params.MetricParams]]:
+        """The metrics, with their names."""
+        names = [choice.name for choice in self.config.metrics]
+        return list(zip(names, self.metrics, strict=True))
 
     @property
     def changed(self) -> list[str]:
@@ -132,6 +146,8 @@ def resolve(settings: Mapping[str, Any], host: Host) -> ResolvedConfig:
     device = settings.get("device")
     if isinstance(device, str) and (reason := device_problem(device)):
         problems.append(f"device: {device}: {reason}")
+    if config and (problem := _monitor_problem(config)):
+        problems.append(problem)
     if problems or config is None:
         raise UserError(problems)
     return _filled_in(config, plugins)
@@ -156,7 +172,8 @@ def _written_out(settings: Mapping[str, Any]) -> dict[str, Any]:
         section = as_section(full.get(kind, base))
         if section and isinstance(section, Mapping):
             full[kind] = {**base, **section}
-    full["augmentations"] = _sections(full.get("augmentations"))
+    for section in ("augmentations", "metrics"):
+        full[section] = _sections(full.get(section))
     promote = as_section(full.get("promote"), "model")
     if isinstance(promote, Mapping):
         gates = promote.get("gates", [gate.model_dump() for gate in DEFAULT_GATES])
@@ -178,6 +195,8 @@ def _choices(settings: Mapping[str, Any]) -> Iterator[tuple[str, str, Any]]:
         yield kind, kind, settings.get(kind)
     for index, choice in enumerate(settings["augmentations"]):
         yield f"augmentations.{index}", "augmentation", choice
+    for index, choice in enumerate(settings["metrics"]):
+        yield f"metrics.{index}", "metric", choice
     if isinstance(settings.get("promote"), Mapping):
         for index, choice in enumerate(settings["promote"]["gates"]):
             yield f"promote.gates.{index}", "gate", choice
@@ -211,16 +230,28 @@ def _find(
     raise UserError(problems)
 
 
+def _monitor_problem(config: RunConfig) -> str | None:
+    """Why no figure can have the name `train.monitor`; what a metric makes is found out later."""
+    monitor, metrics = config.train.monitor, [choice.name for choice in config.metrics]
+    if monitor in STANDARD_FIGURES:
+        return None
+    if any(monitor == name or monitor.startswith(f"{name}/") for name in metrics):
+        return None
+    known = [*STANDARD_FIGURES, *metrics]
+    return f"train.monitor: no figure '{monitor}'.{suggestion(monitor, known)}"
+
+
 def _filled_in(config: RunConfig, plugins: Mapping[str, _Plugin]) -> ResolvedConfig:
     """The configuration with the plugins' defaults and origins, which is what is recorded."""
-    augmentations, gates = (
+    augmentations, metrics, gates = (
         [plugin for slot, plugin in plugins.items() if slot.startswith(section)]
-        for section in ("augmentations.", "promote.gates.")
+        for section in ("augmentations.", "metrics.", "promote.gates.")
     )
     full = config.model_dump(mode="json")
     for kind in SINGLE_KINDS:
         full[kind] |= plugins[kind].recorded
     full["augmentations"] = [plugin.recorded for plugin in augmentations]
+    full["metrics"] = [plugin.recorded for plugin in metrics]
     if config.promote:
         full["promote"]["gates"] = [plugin.recorded for plugin in gates]
     full["plugins"] = {
@@ -238,6 +269,7 @@ def _filled_in(config: RunConfig, plugins: Mapping[str, _Plugin]) -> ResolvedCon
         config.plugins,
         {slot: plugin.registration for slot, plugin in plugins.items()},
         augmentations=tuple(plugin.params for plugin in augmentations),
+        metrics=tuple(plugin.params for plugin in metrics),
         gates=tuple(plugin.params for plugin in gates),
         **{kind: plugins[kind].params for kind in SINGLE_KINDS},
     )

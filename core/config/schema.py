@@ -73,6 +73,12 @@ class ModelChoice(Choice):
         return (value,) if isinstance(value, str) else value
 
 
+# Figures of every evaluation, and those of which a lower one is better. `top5` is there with more
+# than five classes.
+STANDARD_FIGURES = ("loss", "accuracy", "macro_f1", "worst_recall", "top5")
+LOWER_IS_BETTER = frozenset({"loss"})
+
+
 class TrainConfig(BaseModel):
     """The training loop, independent of what is trained."""
 
@@ -97,8 +103,13 @@ class TrainConfig(BaseModel):
         description="share of the training split held out for validation, "
         "unless the data set has a validation split",
     )
+    monitor: str = Field(
+        "loss",
+        description="figure of the validation by which the best weights are chosen: "
+        f"{', '.join(STANDARD_FIGURES)}, or one of `metrics`",
+    )
     patience: PositiveInt | None = Field(
-        None, description="stop early after so many epochs without a lower validation loss"
+        None, description="stop early after so many epochs in which `monitor` was not the best"
     )
     sampler: Literal["shuffle", "balanced", "weighted"] | None = Field(
         None,
@@ -139,6 +150,8 @@ class TrainConfig(BaseModel):
             raise ValueError("compile is for one process: leave train.parallel=none")
         if self.patience is not None and self.validation == 0:
             raise ValueError("patience needs a validation split: set train.validation, e.g. 0.1")
+        if self.monitor != "loss" and self.validation == 0:
+            raise ValueError("monitor needs a validation split: set train.validation, e.g. 0.1")
         return self
 
     @property
@@ -192,6 +205,9 @@ class RunConfig(BaseModel):
     loss: Choice = Choice(name="cross_entropy")
     optimizer: Choice = Choice(name="sgd")
     scheduler: Choice = Choice(name="constant")
+    metrics: tuple[Choice, ...] = Field(
+        (), description="further figures of the validation and the test"
+    )
     train: TrainConfig = TrainConfig()
     device: str = Field("auto", description="auto, cpu, cuda, cuda:N, mps")
     precision: Literal["auto", "float32", "bfloat16", "float16"] = Field(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import zipfile
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -105,6 +106,7 @@ class PredictionTable:
         dataset: name of the data set.
         classes: class names, in the order of the class indices.
         test_digest: sha256 of the test split, to compare runs on the same samples only.
+        figures: of the predictions, by name, as the run recorded them; earlier versions wrote none.
     """
 
     predictions: Predictions
@@ -112,11 +114,18 @@ class PredictionTable:
     dataset: str
     classes: tuple[str, ...]
     test_digest: str
+    figures: Mapping[str, float] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, predictions: Predictions, run: str, prepared: PreparedDataset) -> PredictionTable:
+    def of(
+        cls,
+        predictions: Predictions,
+        run: str,
+        prepared: PreparedDataset,
+        figures: Mapping[str, float],
+    ) -> PredictionTable:
         """The table of a prepared data set's test split."""
-        return cls(predictions, run, prepared.name, prepared.classes, prepared.test_digest)
+        return cls(predictions, run, prepared.name, prepared.classes, prepared.test_digest, figures)
 
     def frame(self) -> pd.DataFrame:
         """The table as a pandas data frame, as in the file."""
@@ -136,6 +145,7 @@ class PredictionTable:
             "dataset": self.dataset,
             "classes": list(self.classes),
             "test_digest": self.test_digest,
+            "figures": dict(self.figures),
         }
         return table
 
@@ -159,6 +169,7 @@ class PredictionTable:
             targets = pd.Categorical(table["true"], categories=list(classes)).codes
             predictions = Predictions(logits.reshape(-1, len(classes)), targets.astype(np.int64))
             run, dataset, digest = (table.attrs[key] for key in ("run", "dataset", "test_digest"))
-            return cls(predictions, run, dataset, classes, digest)
+            figures = table.attrs.get("figures", {})
+            return cls(predictions, run, dataset, classes, digest, figures)
         except (OSError, ValueError, KeyError, TypeError) as error:  # pyarrow's are among these
             raise RunError(f"{path} holds no predictions of torchyard: {error}") from error

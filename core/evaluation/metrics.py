@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-from torchyard.core.data.predictions import Predictions, shifted_exponentials
+from torchyard.core.data.predictions import Predictions
 from torchyard.core.errors import RunError
 from torchyard.core.evaluation.confidence import wilson_interval
+from torchyard.core.evaluation.figures import confusion_matrix, standard_figures
 from torchyard.core.formatting import percent
 
 if TYPE_CHECKING:
@@ -25,8 +26,7 @@ class Evaluation:
     """The metrics of a network on one split.
 
     Attributes:
-        accuracy: the share of samples predicted correctly, 0 to 1.
-        cross_entropy: the mean of -log(probability of the true class), in nats.
+        figures: by name: `loss`, `accuracy` and what else every run has.
         confusion: int64 K x K, samples by true class (row) and predicted class (column).
         per_class: one row per class, in the order of the class indices, with the columns
             class: its name; images: its test samples; correct: those predicted correctly;
@@ -35,10 +35,28 @@ class Evaluation:
             f1: 2 correct / (images + times predicted), NaN without either.
     """
 
-    accuracy: float
-    cross_entropy: float
+    figures: Mapping[str, float]
     confusion: npt.NDArray[np.int64]
     per_class: pd.DataFrame
+
+    @property
+    def accuracy(self) -> float:
+        """The share of samples predicted correctly, 0 to 1."""
+        return self.figures["accuracy"]
+
+    @property
+    def cross_entropy(self) -> float:
+        """The mean of -log(probability of the true class), in nats."""
+        return self.figures["loss"]
+
+    @property
+    def further(self) -> list[tuple[str, float]]:
+        """The figures that reports list beside loss, accuracy and worst class, with their names."""
+        apart = {"loss", "accuracy", "worst_recall"}
+        names = {"macro_f1": "macro F1", "top5": "top 5"}
+        ours = [(names[key], self.figures[key]) for key in names if key in self.figures]
+        others = self.figures.keys() - apart - names.keys()
+        return ours + [(key, value) for key, value in self.figures.items() if key in others]
 
     @property
     def images(self) -> int:
@@ -86,32 +104,30 @@ class Evaluation:
         return json.dumps(clean, ensure_ascii=False, allow_nan=False, indent=1)
 
 
-def evaluate(predictions: Predictions, classes: Sequence[str]) -> Evaluation:
+def evaluate(
+    predictions: Predictions,
+    classes: Sequence[str],
+    figures: Mapping[str, float] = MappingProxyType({}),
+) -> Evaluation:
     """Compute the metrics of predictions.
 
     Args:
         predictions: of N samples, in K classes.
         classes: the K names, in the order of the class indices.
+        figures: further ones, such as those of metric plugins.
 
     Raises:
         RunError: there are more or fewer outputs than names, or a target is out of range.
     """
     import pandas as pd
 
-    logits, targets = predictions.logits, predictions.targets
-    width = len(classes)
-    if logits.shape[1] != width:
-        raise RunError(f"The network has {logits.shape[1]} outputs for {width} classes.")
+    targets, width = predictions.targets, len(classes)
+    if (outputs := predictions.logits.shape[1]) != width:
+        raise RunError(f"The network has {outputs} outputs for {width} classes.")
     if len(targets) and (targets.min() < 0 or targets.max() >= width):
         labels = f"{targets.min()} to {targets.max()}"
         raise RunError(f"The test labels go from {labels}; {width} classes end at {width - 1}.")
-    flat = np.bincount(targets * width + predictions.predicted, minlength=width * width)
-    confusion = flat.astype(np.int64, copy=False).reshape(width, width)
-
-    true_logit = np.take_along_axis(logits, targets[:, None], axis=1)[:, 0]
-    # float64 only from the sum on: N x K is large, N is not.
-    totals = shifted_exponentials(logits).sum(axis=1, dtype=np.float64)
-    losses = np.log(totals) + (logits.max(axis=1).astype(np.float64) - true_logit)
+    confusion = confusion_matrix(predictions)
     table = pd.DataFrame({"class": pd.Series(list(classes), dtype=object)})
     table["images"] = confusion.sum(axis=1)
     table["correct"] = confusion.diagonal()
@@ -120,6 +136,4 @@ def evaluate(predictions: Predictions, classes: Sequence[str]) -> Evaluation:
     table["accuracy"] = table["correct"] / table["images"]
     table["precision"] = table["correct"] / predicted
     table["f1"] = 2 * table["correct"] / (table["images"] + predicted)
-    count = len(targets) or math.nan
-    accuracy = float(confusion.trace() / count)
-    return Evaluation(accuracy, float(losses.sum() / count), confusion, table)
+    return Evaluation({**figures, **standard_figures(predictions)}, confusion, table)

@@ -24,6 +24,7 @@ HOOKS = {
     "optimizer": "register_optimizers",
     "scheduler": "register_schedulers",
     "gate": "register_gates",
+    "metric": "register_metrics",
 }
 
 
@@ -60,3 +61,8 @@ def register_schedulers(register: Register) -> None:
 @hookspec
 def register_gates(register: Register) -> None:
     """Gates: a `GateParams` whose callable judges a model that would become the champion."""
+
+
+@hookspec
+def register_metrics(register: Register) -> None:
+    """Metrics: a `MetricParams` whose callable maps (logits N x C, targets N) to figures."""

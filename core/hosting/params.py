@@ -9,7 +9,7 @@ that `torchyard --help` and a misspelled setting answer at once.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Self
@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict
 
 if TYPE_CHECKING:
     import numpy as np
+    import numpy.typing as npt
     import torch
 
     from torchyard.core.data.predictions import PredictionTable
@@ -45,6 +46,9 @@ Mixing = Callable[
     ["torch.Tensor", "torch.Tensor", "torch.Tensor", int], tuple["torch.Tensor", "torch.Tensor"]
 ]
 Gate = Callable[["PredictionTable", "PredictionTable | None"], "Verdict"]
+Metric = Callable[
+    ["npt.NDArray[np.float32]", "npt.NDArray[np.int64]"], "float | Mapping[str, float]"
+]
 
 
 class PluginParams(BaseModel):
@@ -239,6 +243,39 @@ class GateParams(PluginParams):
         candidate, champion: what the run and the champion's run predicted of their test
         samples; champion is None where there is none yet. The test samples need not be the
         same: `torchyard.compare` raises a UserError then, which counts as a refusal.
+        """
+
+    def figures_used(self) -> Collection[str]:
+        """The figures of the candidate that it reads from `PredictionTable.figures`.
+
+        A run that will not have one of them is refused before it begins.
+        """
+        return ()
+
+
+class MetricParams(PluginParams):
+    """Figures of predictions, of the validation after each epoch and of the test at the end.
+
+    Attributes:
+        lower_is_better: of its figures, where `train.monitor` names one.
+    """
+
+    kind = "metric"
+    lower_is_better: ClassVar[bool] = False
+
+    @abstractmethod
+    def build(self, classes: Sequence[str]) -> Metric:
+        """Make a callable (logits, targets) -> a number, or numbers by name.
+
+        logits: float32 N x K, before the softmax. targets: int64 N, class indices. Both are
+        NumPy's. A number is recorded under the plugin's name, numbers by name as
+        `<plugin>/<name>`; NaN where a figure is not defined, as where a class has no sample.
+
+        Args:
+            classes: the K names, in the order of the class indices.
+
+        Raises:
+            ValueError: it is not for so many classes; the message says why.
         """
 
 

@@ -32,6 +32,7 @@ RESULTS = {
     "test loss": "test/loss",
     "validation loss": "best/val/loss",
     "worst class": "test/worst_recall",
+    "macro F1": "test/macro_f1",
     "epochs": "train/epochs",
     "parameters": "train/parameters",
     "training, s": "time/train_seconds",

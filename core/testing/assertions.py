@@ -16,6 +16,7 @@ import numpy.typing as npt
 import torch
 
 from torchyard.core.data.predictions import Predictions, PredictionTable
+from torchyard.core.evaluation.figures import figures_of, standard_figures
 from torchyard.core.hosting import params as kinds
 from torchyard.core.preparation.prepare import find_prepared, prepare_dataset
 from torchyard.core.testing.faults import SAMPLES, Checks, generators_kept, same, tiny_batch
@@ -283,7 +284,8 @@ def assert_gate_plugin(params: kinds.GateParams) -> None:
 
     def table(logits: npt.NDArray[np.float32]) -> PredictionTable:
         made = Predictions(logits, targets.astype(np.int64))
-        return PredictionTable(made, "a run", "a data set", classes, "a digest")
+        figures = standard_figures(made)
+        return PredictionTable(made, "a run", "a data set", classes, "a digest", figures)
 
     always_right = CERTAIN * np.eye(GATE_CLASSES, dtype=np.float32)[targets]
     generator = np.random.default_rng(0)
@@ -301,6 +303,44 @@ def assert_gate_plugin(params: kinds.GateParams) -> None:
             check.that(numbers, where, "has figures that are not numbers")
         check.that(verdicts[0] == verdicts[1], where, "judges the same model differently")
         check.that(verdicts[0].passed, where, f"refuses who is right: {verdicts[0].reason}")
+
+
+@generators_kept()
+def assert_metric_plugin(params: kinds.MetricParams, num_classes: int = 10) -> None:
+    """Check for numbers under the same names, whatever the predictions, and better for right ones.
+
+    Raises:
+        PluginFault: with the first thing that is wrong.
+    """
+    check = Checks(params, kinds.MetricParams)
+    with check.running("build"):
+        metric = params.build([f"class {index}" for index in range(num_classes)])
+    targets = np.arange(SAMPLES * num_classes) % num_classes
+    always_right = CERTAIN * np.eye(num_classes, dtype=np.float32)[targets]
+    generator = np.random.default_rng(0)
+    guesses = generator.standard_normal(always_right.shape, dtype=np.float32)
+    cases = {
+        "right predictions": (always_right, targets),
+        "guesses": (guesses, targets),
+        "one class's samples": (guesses[:SAMPLES], np.zeros(SAMPLES, np.int64)),
+        "a single sample": (guesses[:1], targets[:1]),
+    }
+    made: dict[str, dict[str, float]] = {}
+    for where, (logits, labels) in cases.items():
+        given = Predictions(logits, labels)
+        with check.running(where):
+            made[where], again = (figures_of(check.name, metric, given) for _ in range(2))
+        same_names = made[where].keys() == made["right predictions"].keys()
+        check.that(same_names, where, "has figures of other names than for right predictions")
+        alike = np.array_equal([*made[where].values()], [*again.values()], equal_nan=True)
+        check.that(alike, where, "a second call differs")
+    for name, best in made["right predictions"].items():
+        figure, guessed = name.partition("/")[2] or name, made["guesses"][name]
+        check.that(math.isfinite(best), "right predictions", f"'{figure}' is {best}")
+        worse = guessed > best if params.lower_is_better else guessed < best
+        order = f"'{figure}' is {best:.4g} for right predictions, {guessed:.4g} for guesses"
+        side = "lower" if params.lower_is_better else "higher"
+        check.that(worse, "order", f"{order}, and {side} is better")
 
 
 @generators_kept()

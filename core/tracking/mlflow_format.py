@@ -99,6 +99,7 @@ def event_metrics(event: Event) -> tuple[dict[str, float], int]:
             if event.validation_loss is not None and event.validation_accuracy is not None:
                 metrics["val/loss"] = event.validation_loss
                 metrics["val/accuracy"] = event.validation_accuracy
+            metrics |= {f"val/{name}": value for name, value in event.validation_figures.items()}
             return metrics, event.epoch
         case _:
             return {}, 0

@@ -7,13 +7,14 @@ taken, never ahead of it: a checkpoint between two batches holds their state.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import cast
 
 import torch
 
 from torchyard.core.config.schema import TrainConfig
 from torchyard.core.data.dataset import Split, rows_on
+from torchyard.core.evaluation.figures import Figures
 from torchyard.core.hosting.params import Augmentation, AugmentationParams, Mixing, MixingParams
 from torchyard.core.training.parallel.strategy import Strategy
 from torchyard.core.training.sampling import sampled_order
@@ -59,15 +60,17 @@ class TrainingData:
 
     Attributes:
         train: the samples to learn from.
-        validation: held-out samples; the epoch with their lowest loss is kept.
+        validation: held-out samples; the epoch with their best `train.monitor` is kept.
         augmentations: applied to every training batch, in this order.
         device: where the samples live: the network's, or the CPU where they do not fit.
+        figures: that are computed of the validation.
     """
 
     train: Split
     validation: Split | None
     augmentations: Sequence[Augmentation | MixedTargets]
     device: torch.device
+    figures: Figures = field(default_factory=Figures)
 
 
 @dataclass(frozen=True)

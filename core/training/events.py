@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, get_args
 
 
@@ -27,7 +27,11 @@ class RunningLoss:
 
 @dataclass(frozen=True)
 class EpochDone:
-    """The metrics of one epoch, counted from 1; those of a validation are None without one."""
+    """The metrics of one epoch, counted from 1; those of a validation are None without one.
+
+    Attributes:
+        validation_figures: of the validation, beside its loss and accuracy.
+    """
 
     epoch: int
     step: int
@@ -38,6 +42,7 @@ class EpochDone:
     learning_rate: float
     images_per_second: float
     seconds: float
+    validation_figures: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

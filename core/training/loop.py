@@ -18,7 +18,6 @@ import torch
 from torch import nn
 
 from torchyard.core.config.schema import TrainConfig
-from torchyard.core.data.dataset import Split
 from torchyard.core.errors import RunError
 from torchyard.core.evaluation.predict import predict
 from torchyard.core.hosting.params import Loss
@@ -88,11 +87,10 @@ def fit(
     network, device = state.network, state.device
 
     # ---- what is trained on, and how
-    train, validation = data.train, data.validation
     batches = Batches(data, settings, device)
     step = Step(state, loss_function, settings, strategy, compiled)
-    batches_per_epoch = steps_per_epoch(len(train), settings.batch_size)
-    last_step = total_steps(len(train), settings)
+    batches_per_epoch = steps_per_epoch(len(data.train), settings.batch_size)
+    last_step = total_steps(len(data.train), settings)
 
     def out_of_patience() -> bool:
         return patience is not None and position.epoch - position.best_epoch >= patience
@@ -154,31 +152,34 @@ def fit(
 
         # ---- the epoch's end: validate, keep the best, report
         _check_weights(state, folder)
-        validation_loss = validation_accuracy = None
-        if validation is not None:
+        figures: dict[str, float] = {}
+        if data.validation is not None:
             # The main process alone predicts; the others wait for it.
-            result = validate(state, validation) if strategy.is_main else (math.inf, 0.0)
-            validation_loss, validation_accuracy = strategy.broadcast(result)
+            figures = strategy.broadcast(validate(state, data) if strategy.is_main else figures)
         position.epoch += 1
         done = EpochDone(
             epoch=position.epoch,
             step=position.step,
             loss=position.loss_sum / position.seen,
             accuracy=position.correct / position.seen,
-            validation_loss=validation_loss,
-            validation_accuracy=validation_accuracy,
+            validation_loss=figures.get("loss"),
+            validation_accuracy=figures.get("accuracy"),
             learning_rate=learning_rate,
             images_per_second=position.seen / position.seconds,
             seconds=position.seconds,
+            validation_figures={
+                name: value for name, value in figures.items() if name not in ("loss", "accuracy")
+            },
         )
         position.total_seen += position.seen
         position.total_seconds += position.seconds
         position.batch = position.seen = position.correct = 0
         position.loss_sum = position.seconds = 0.0
-        if validation_loss is None:
+        monitored = figures.get(settings.monitor, math.nan)
+        if not figures:
             position.best_epoch = position.epoch
-        elif validation_loss < position.best_loss:
-            position.best_epoch, position.best_loss = position.epoch, validation_loss
+        elif data.figures.improves(settings.monitor, monitored, position.best_value):
+            position.best_epoch, position.best_value = position.epoch, monitored
             state.keep_best()
         emit(done)  # before the checkpoint: a run that resumes there does not report it again
         state.save(folder / checkpoint.LAST, strategy)
@@ -209,14 +210,14 @@ def gradient_norms(network: nn.Module) -> dict[str, float]:
     return {layer: math.sqrt(float(square)) for layer, square in squares.items()}
 
 
-def validate(state: TrainingState, split: Split) -> tuple[float, float]:
-    """Mean cross-entropy and accuracy (0 to 1) of the network on a split."""
+def validate(state: TrainingState, data: TrainingData) -> dict[str, float]:
+    """The figures of the network's predictions of the validation split."""
+    split = data.validation
+    assert split is not None
     predictions = predict(
         state.network, split.samples, split.labels, device=state.device, indices=split.indices
     )
-    logits = torch.from_numpy(predictions.logits)
-    loss = nn.functional.cross_entropy(logits, torch.from_numpy(predictions.targets)).item()
-    return loss, float((predictions.predicted == predictions.targets).mean())
+    return data.figures(predictions)
 
 
 def _check_weights(state: TrainingState, folder: Path) -> None:

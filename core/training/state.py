@@ -27,7 +27,7 @@ class Position:
         loss_sum, correct, seen: sums over the samples of the epoch under way.
         seconds: training time of the epoch under way.
         total_seconds, total_seen: of the epochs finished.
-        best_loss: the lowest validation loss so far, after `best_epoch` epochs.
+        best_value: the best value so far of the monitored figure, after `best_epoch` epochs.
     """
 
     epoch: int = 0
@@ -39,7 +39,7 @@ class Position:
     seconds: float = 0.0
     total_seconds: float = 0.0
     total_seen: int = 0
-    best_loss: float = math.inf
+    best_value: float | None = None
     best_epoch: int = 0
 
 
@@ -101,7 +101,11 @@ class TrainingState:
             getattr(self, name).load_state_dict(state[name])
         if strategy.rank < len(state["random"]):
             checkpoint.restore_random_state(state["random"][strategy.rank], self.device)
-        self.position, self.best = Position(**state["position"]), state["best"]
+        position = state["position"]
+        if "best_loss" in position:  # before there was `train.monitor`, it was the loss
+            loss = position.pop("best_loss")
+            position["best_value"] = loss if math.isfinite(loss) else None
+        self.position, self.best = Position(**position), state["best"]
 
     @property
     def weights_are_finite(self) -> bool:

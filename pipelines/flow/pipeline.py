@@ -221,7 +221,8 @@ def train_model(config: RunConfig, data: str, run_id: str) -> dict[str, Any]:
         compiled = f", compiled {placement['compiled']}" * (placement["compiled"] != "false")
         early = "; stopped early" * fit["stopped_early"]
         if fit["best_epoch"] != fit["epochs"]:
-            early += f"; the weights of epoch {fit['best_epoch']}, the best, are kept"
+            by = f" by {config.train.monitor}" * (config.train.monitor != "loss")
+            early += f"; the weights of epoch {fit['best_epoch']}, the best{by}, are kept"
         _say(
             "train",
             f"{config.model.name} with {done['parameters']:,} {trained}, {fit['steps']:,} steps "
@@ -246,10 +247,11 @@ def evaluate_model(config: RunConfig, data: str, trained: dict[str, Any], run_id
     }
     with _stage("evaluate", run_id, config.dataset.name), tempfile.TemporaryDirectory() as scratch:
         arrays = Path(scratch) / "predictions.npz"  # the worker does without pyarrow
-        _call("evaluate", run_id, target=str(arrays), **arguments)
+        done = _call("evaluate", run_id, target=str(arrays), **arguments)
         prepared, predictions = PreparedDataset.open(Path(data)), Predictions.load(arrays)
-        result = evaluate(predictions, prepared.classes)
-        PredictionTable.of(predictions, record.name, prepared).write(target)
+        result = evaluate(predictions, prepared.classes, done["figures"])
+        table = PredictionTable.of(predictions, record.name, prepared, done["figures"])
+        table.write(target)
         record.log_file(target)
         record.set_tags({"worst_class": result.worst_class})
         _say(
@@ -294,8 +296,9 @@ def report_per_class(
     record = _record(run_id)
     with _stage("report", run_id, "per class"):
         prepared = PreparedDataset.open(Path(data))
-        predicted = PredictionTable.read(Path(predictions)).predictions
-        result = evaluate(predicted, prepared.classes)
+        table = PredictionTable.read(Path(predictions))
+        predicted = table.predictions
+        result = evaluate(predicted, prepared.classes, table.figures)
         rows = recording.record_report(record, config, prepared, predicted, result, trained)
         where = "are in MLflow" if record.flush() else "wait on disk for MLflow"
         _say("report", f"per-class table, pictures and report {where}")

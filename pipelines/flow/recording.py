@@ -222,22 +222,19 @@ def record_training(record: RunRecord, trained: Mapping[str, Any]) -> None:
 def kept_metrics(
     of_epochs: Mapping[str, Sequence[tuple[int, float]]], epoch: int
 ) -> dict[str, float]:
-    """Losses and accuracies of the epoch whose weights were kept, as `best/val/loss` and so on."""
+    """The figures of the epoch whose weights were kept, as `best/val/loss` and so on."""
     return {
         f"{BEST}{key}": value
         for key, points in of_epochs.items()
         for number, value in points
-        if number == epoch and key.endswith(("/loss", "/accuracy"))
+        if number == epoch and (key.startswith("val/") or key in ("train/loss", "train/accuracy"))
     }
 
 
 def overall_metrics(result: Evaluation) -> dict[str, float]:
-    """Accuracy and loss on the test split, and the recall of the worst class."""
-    return {
-        "test/accuracy": result.accuracy,
-        "test/loss": result.cross_entropy,
-        "test/worst_recall": float(result.per_class["accuracy"].min()),
-    }
+    """The figures of the test split that are defined: its loss, its accuracy and so on."""
+    figures = result.figures.items()
+    return {f"test/{name}": value for name, value in figures if not math.isnan(value)}
 
 
 def class_metrics(result: Evaluation, classes: Sequence[str]) -> dict[str, float]:
@@ -292,7 +289,11 @@ def record_report(
     metrics = record.metrics
     if (validated := metrics.get(f"{BEST}val/loss")) is not None:
         right, epoch = percent(metrics.get(f"{BEST}val/accuracy")), facts["best_epoch"]
-        stated["validation"] = f"loss {validated:.4f}, accuracy {right} in epoch {epoch}, the best"
+        text = f"loss {validated:.4f}, accuracy {right} in epoch {epoch}, the best"
+        if (monitor := config.train.monitor) != "loss":
+            value = metrics.get(f"{BEST}val/{monitor}", math.nan)
+            text += f" by {monitor}" + f" ({value:.4f})" * (monitor != "accuracy")
+        stated["validation"] = text
     if facts["balance"]:
         stated["balance"] = facts["balance"]
     if prepared.notes:

@@ -20,7 +20,12 @@ from torchyard.core.hosting.host import host
 from torchyard.core.hosting.params import KINDS
 from torchyard.core.hosting.sources import DEFAULT_FOLDER, PLUGIN_FOLDERS
 from torchyard.pipelines.display import stdout
-from torchyard.pipelines.scaffold.package import TEMPLATES, package_folder, plugin_files
+from torchyard.pipelines.scaffold.package import (
+    TEMPLATES,
+    package_folder,
+    plugin_files,
+    setting_of,
+)
 
 
 def new_plugin(
@@ -41,8 +46,7 @@ def new_plugin(
     folder = folder or Path("." if package else DEFAULT_FOLDER)
     written = write(kind, name, folder, package=package)
     test = shlex.quote(str(next(file for file in written if file.name.startswith("test_"))))
-    settings = {"augmentation": f"augmentations=[{name}]", "gate": f"promote.gates=[{name}]"}
-    chosen = shlex.quote(settings.get(kind, f"{kind}={name}"))
+    chosen = shlex.quote(setting_of(kind, name))
     chosen += " promote.model=digits" if kind == "gate" else ""
     commands = ["torchyard plugins check", f"python -m pytest {test}"]
     commands.append(f"torchyard run digits {chosen}")

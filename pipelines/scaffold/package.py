@@ -15,6 +15,12 @@ def package_folder(name: str) -> Path:
     return Path(f"torchyard-{name.replace('_', '-')}")
 
 
+def setting_of(kind: str, name: str) -> str:
+    """The setting that chooses the plugin."""
+    lists = {"augmentation": "augmentations", "metric": "metrics", "gate": "promote.gates"}
+    return f"{lists[kind]}=[{name}]" if kind in lists else f"{kind}={name}"
+
+
 def plugin_files(
     kind: str, name: str, class_name: str, plugin: str, *, package: bool
 ) -> dict[Path, str]:
@@ -35,7 +41,7 @@ def plugin_files(
         "base": KINDS[kind].__name__,
         "distribution": top.name,
         "module": module,
-        "setting": f"augmentations=[{name}]" if kind == "augmentation" else f"{kind}={name}",
+        "setting": setting_of(kind, name),
         "imports": "from pathlib import Path\n\n" if takes_folder else "",
         "argument": "tmp_path: Path" if takes_folder else "",
         "values": "(), tmp_path" if takes_folder else "()",

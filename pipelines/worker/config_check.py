@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,8 @@ from torchyard.core.config.resolve import ResolvedConfig, resolve_once
 from torchyard.core.config.schema import TrainConfig
 from torchyard.core.data.dataset import PreparedDataset
 from torchyard.core.data.raw import SampleSpec
-from torchyard.core.errors import UserError
+from torchyard.core.errors import UserError, suggestion
+from torchyard.core.evaluation.figures import standard_names
 from torchyard.core.hosting.host import host
 from torchyard.core.hosting.params import LossParams, MixingParams
 from torchyard.core.preparation.prepare import find_prepared
@@ -134,6 +135,8 @@ def step_problems(
                     counts = prepared.train.class_counts(spec.num_classes)
                 soft = mixes and resolved.loss.takes_soft_targets
                 gradient = trial_step.try_loss(resolved.loss, counts, soft_targets=soft)
+            classes = prepared.classes if prepared else [str(i) for i in range(spec.num_classes)]
+            problems += _figure_problems(resolved, classes)
         chosen = resolved.config.model
         if size is not None:
 
@@ -186,6 +189,31 @@ def _target_problems(resolved: ResolvedConfig) -> list[str]:
         f"loss: '{resolved.config.loss.name}' takes no soft targets, which {' and '.join(mixing)} "
         f"make{'s' if len(mixing) == 1 else ''}  (accepts: {', '.join(takers)})"
     ]
+
+
+def _figure_problems(resolved: ResolvedConfig, classes: Sequence[str]) -> list[str]:
+    """What is wrong with the metrics, and the figures that nothing makes but something needs."""
+    problems: list[str] = []
+    made = standard_names(len(classes))
+    for number, (name, metric) in enumerate(resolved.named_metrics):
+        with trial_step.trying(problems, f"metrics.{number}: '{name}': "):
+            its = trial_step.try_metric(name, metric, classes)
+            if twice := sorted({*its} & {*made}):
+                raise ValueError(f"there is a figure '{twice[0]}' already")
+            made += its
+    if problems:
+        return problems  # which of the figures there will be is not known
+    needed = [("train.monitor", resolved.config.train.monitor)]
+    for number, (name, gate) in enumerate(resolved.named_gates):
+        where = f"promote.gates.{number}: '{name}'"
+        with trial_step.trying(problems, f"{where}: "):
+            needed += [(where, used) for used in gate.figures_used()]
+    problems += [
+        f"{where}: no figure '{figure}'.{suggestion(figure, made)}"
+        for where, figure in needed
+        if figure not in made
+    ]
+    return problems
 
 
 def _why_single(settings: TrainConfig, prepared: PreparedDataset | None) -> str:

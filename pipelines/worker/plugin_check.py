@@ -130,6 +130,10 @@ def _try_gate(plugin: params.GateParams) -> None:
     plugin.build()
 
 
+def _try_metric(plugin: params.MetricParams) -> None:
+    trial_step.try_metric("metric", plugin, [f"class {index}" for index in range(10)])
+
+
 _TRIALS: dict[str, Any] = {
     "dataset": _try_dataset,
     "augmentation": _try_augmentation,
@@ -138,4 +142,5 @@ _TRIALS: dict[str, Any] = {
     "optimizer": _try_optimizer,
     "scheduler": _try_scheduler,
     "gate": _try_gate,
+    "metric": _try_metric,
 }

@@ -21,6 +21,7 @@ from torchyard.core.data.dataset import PreparedDataset, Split
 from torchyard.core.data.files import atomic_write
 from torchyard.core.data.splitting import stratified_split
 from torchyard.core.errors import RunError, UserError
+from torchyard.core.evaluation.figures import Figures
 from torchyard.core.evaluation.predict import predict
 from torchyard.core.hosting.host import host
 from torchyard.core.hosting.params import Loss, LossParams
@@ -140,7 +141,8 @@ def _train(
     if isinstance(loss, nn.Module):
         loss = loss.to(device)
     data_device = device if devices.fits_on(train.samples.nbytes, device) else torch.device("cpu")
-    data = TrainingData(train, validation, augmentations, data_device)
+    figures = Figures.build(resolved.named_metrics, prepared.classes)
+    data = TrainingData(train, validation, augmentations, data_device, figures)
     if strategy.rank:  # all begin with the same weights, but each draws its own dropout
         checkpoint.seed_everything((settings.drawn_seed + strategy.rank) % 2**32)
     if strategy.is_main and len(prepared.shape) == 3:
@@ -218,14 +220,20 @@ def _compile(
 
 
 def evaluate(config: Config, data: str, weights: str, target: str, emit: Emit) -> dict[str, Any]:
-    """Predict the test split with trained weights; the predictions go to the file `target`."""
+    """Predict the test split with trained weights; the predictions go to the file `target`.
+
+    Returns:
+        figures: of the predictions, where they are defined.
+    """
     resolved, prepared = resolve_once(config, host()), PreparedDataset.open(Path(data))
     device = devices.choose_device(resolved.config.device)
     set_up_evaluation(resolved.config.train.threads)
     network = _trained_network(resolved, prepared, Path(weights), device)
     test = prepared.test
-    predict(network, test.samples, test.labels, device=device).save(Path(target))
-    return {}
+    predictions = predict(network, test.samples, test.labels, device=device)
+    predictions.save(Path(target))
+    figures = Figures.build(resolved.named_metrics, prepared.classes)(predictions)
+    return {"figures": {name: value for name, value in figures.items() if value == value}}
 
 
 def export(config: Config, data: str, weights: str, target: str, emit: Emit) -> dict[str, Any]:

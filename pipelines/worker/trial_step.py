@@ -16,7 +16,9 @@ import torch
 from torch import nn
 
 from torchyard.core.data.dataset import PreparedDataset
+from torchyard.core.data.predictions import Predictions
 from torchyard.core.data.raw import SampleSpec
+from torchyard.core.evaluation.figures import figures_of
 from torchyard.core.formatting import dimensions
 from torchyard.core.hosting import params
 from torchyard.core.hosting.host import contained
@@ -96,6 +98,15 @@ def try_loss(
     if gradient is None:
         raise ValueError("does not depend on the logits, so nothing can be learnt from it")
     return gradient
+
+
+def try_metric(name: str, plugin: params.MetricParams, classes: Sequence[str]) -> list[str]:
+    """The names of its figures of eight random predictions of each of the first classes."""
+    metric = plugin.build(classes)
+    generator, count = np.random.default_rng(0), 8 * min(len(classes), 16)
+    targets = np.arange(count) % len(classes)
+    logits = generator.standard_normal((count, len(classes)), dtype=np.float32)
+    return list(figures_of(name, metric, Predictions(logits, targets)))
 
 
 def try_model(

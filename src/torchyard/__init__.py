@@ -29,6 +29,8 @@ from torchyard.core.hosting.params import (
     GateParams,
     Loss,
     LossParams,
+    Metric,
+    MetricParams,
     Mixing,
     MixingParams,
     ModelParams,
@@ -40,6 +42,8 @@ from torchyard.core.hosting.params import (
 
 if TYPE_CHECKING:
     from torchyard.core.data.predictions import Predictions, PredictionTable
+    from torchyard.core.evaluation.confidence import calibration
+    from torchyard.core.evaluation.figures import top_share
     from torchyard.core.evaluation.metrics import Evaluation, evaluate
     from torchyard.core.evaluation.paired_test import Comparison, compare
 
@@ -55,6 +59,8 @@ __all__ = [
     "GateParams",
     "Loss",
     "LossParams",
+    "Metric",
+    "MetricParams",
     "Mixing",
     "MixingParams",
     "ModelParams",
@@ -71,11 +77,13 @@ __all__ = [
     "UnreachableError",
     "UserError",
     "Verdict",
+    "calibration",
     "compare",
     "evaluate",
     "hookimpl",
     "stratified_fold",
     "stratified_split",
+    "top_share",
 ]
 
 # Imported on first use: they import numpy, which most commands do without.
@@ -84,8 +92,10 @@ _LAZY = {
     "Evaluation": "torchyard.core.evaluation.metrics",
     "PredictionTable": "torchyard.core.data.predictions",
     "Predictions": "torchyard.core.data.predictions",
+    "calibration": "torchyard.core.evaluation.confidence",
     "compare": "torchyard.core.evaluation.paired_test",
     "evaluate": "torchyard.core.evaluation.metrics",
+    "top_share": "torchyard.core.evaluation.figures",
 }
 
 

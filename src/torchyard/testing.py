@@ -11,6 +11,7 @@ from torchyard.core.testing.assertions import (
     assert_dataset_plugin,
     assert_gate_plugin,
     assert_loss_plugin,
+    assert_metric_plugin,
     assert_optimizer_plugin,
     assert_scheduler_plugin,
 )
@@ -23,6 +24,7 @@ __all__ = [
     "assert_dataset_plugin",
     "assert_gate_plugin",
     "assert_loss_plugin",
+    "assert_metric_plugin",
     "assert_model_plugin",
     "assert_optimizer_plugin",
     "assert_scheduler_plugin",

@@ -6,6 +6,7 @@ from torch import nn
 
 from torchyard.core.config.schema import TrainConfig
 from torchyard.core.data.dataset import Split
+from torchyard.core.evaluation.figures import Figures
 from torchyard.core.training import batches, loop
 from torchyard.core.training.parallel.strategy import Strategy
 from torchyard.core.training.state import TrainingState
@@ -33,7 +34,8 @@ def make_network(dropout: float = 0.0) -> nn.Module:
 
 
 def run_fit(folder, network, *, train=None, validation=None, emit=None, lr=0.1, momentum=0.9,
-            precision="float32", loss=None, augmentations=(), **settings):  # fmt: skip
+            precision="float32", loss=None, augmentations=(), figures=None,
+            **settings):  # fmt: skip
     if validation is not None:
         settings["validation"] = 0.1  # the share is for who splits; here it is split already
     settings = TrainConfig(**({"epochs": 3, "batch_size": 8, "seed": 5, "log_every": 4} | settings))
@@ -45,7 +47,7 @@ def run_fit(folder, network, *, train=None, validation=None, emit=None, lr=0.1, 
     return loop.fit(
         TrainingState(network, optimizer, scheduler, device=CPU, precision=precision),
         loss or nn.CrossEntropyLoss(),
-        batches.TrainingData(train, validation, augmentations, CPU),
+        batches.TrainingData(train, validation, augmentations, CPU, figures or Figures()),
         settings,
         strategy=Strategy(),
         compiled=None,

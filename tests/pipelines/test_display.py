@@ -25,6 +25,7 @@ from torchyard.pipelines.flow.pipeline import Outcome
 EPOCH = {
     "epoch": 1, "step": 45, "loss": 0.5, "accuracy": 0.9, "validation_loss": None,
     "validation_accuracy": None, "learning_rate": 0.1, "images_per_second": 1234.5, "seconds": 2.0,
+    "validation_figures": {},
 }  # fmt: skip
 ROW = {
     "class": "猫 [bold]",

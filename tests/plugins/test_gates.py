@@ -1,5 +1,7 @@
 """Gates judge what runs predicted of their test samples."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -35,6 +37,8 @@ def mistaken(right, wrong):
         gate("min_accuracy", threshold=1),
         gate("min_class_recall", threshold=0.5),
         gate("beats_champion"),
+        gate("min_metric", metric="macro_f1", threshold=0.9),
+        gate("max_metric", metric="loss", threshold=0.1),
         gate("beats_champion", margin=0.2, significance=0.01),
     ],
     ids=repr,
@@ -61,6 +65,20 @@ def test_the_worst_class_decides_and_a_class_without_samples_does_not():
     assert verdict.reason == "0.00% in the worst class, bee; 50.00% are required"
     both = judge(table([0, 0, 1, 1], [1, 1, 0, 0]), None)
     assert both.reason.startswith("2 of 2 classes are below: 0.00% in the worst class, ant")
+
+
+def test_a_figure_is_held_against_its_limit():
+    def verdict(name, threshold, **figures):
+        made = dataclasses.replace(mistaken(1, 1), figures=figures)
+        return gate(name, metric="top_k/3", threshold=threshold).build()(made, None)
+
+    assert verdict("min_metric", 0.5, **{"top_k/3": 0.5}).passed
+    below = verdict("min_metric", 0.6, **{"top_k/3": 0.5})
+    assert (below.passed, below.figures) == (False, {"top_k/3": 0.5})
+    assert below.reason == "top_k/3 is 0.5, at least 0.6 is required"
+    assert verdict("max_metric", 0.5, **{"top_k/3": 0.5}).passed
+    assert not verdict("max_metric", 0.4, **{"top_k/3": 0.5}).passed
+    assert verdict("min_metric", 0.5).reason == "top_k/3 is not defined for these predictions"
 
 
 def test_an_equal_model_does_not_beat_the_champion():

@@ -46,6 +46,7 @@ def test_pandas_reads_names_probabilities_and_what_they_are_of(tmp_path: Path) -
         "dataset": "toy",
         "classes": list(NAMES),
         "test_digest": "d" * 64,
+        "figures": {},
     }
     assert list(tmp_path.iterdir()) == [tmp_path / "p.parquet"]
 

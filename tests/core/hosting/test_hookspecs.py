@@ -70,6 +70,10 @@ def test_register_gates():
     assert built("gate", "register_gates") == (5, ())
 
 
+def test_register_metrics():
+    assert built("metric", "register_metrics", ["a", "b"]) == (5, (["a", "b"],))
+
+
 def test_every_hook_has_a_kind_a_test_and_a_check_for_authors():
     hooks = [name for name in vars(hookspecs) if name.startswith("register_")]
     assert sorted(hooks) == sorted(HOOKS.values())

@@ -13,8 +13,10 @@ from torch import nn
 
 from tests.core.small_training import make_network, make_split, run_fit, same, weights
 from torchyard.core.data.dataset import Split
+from torchyard.core.data.predictions import Predictions
 from torchyard.core.data.splitting import stratified_split
 from torchyard.core.errors import RunError
+from torchyard.core.evaluation.figures import Figures, standard_figures
 from torchyard.core.training import batches, checkpoint, loop, sampling
 from torchyard.core.training.events import EpochDone, GradientNorms, RunningLoss
 from torchyard.core.training.network import freeze
@@ -206,6 +208,62 @@ def test_the_best_epoch_is_kept_and_patience_ends_the_run(tmp_path):
     logits = network.eval()(torch.from_numpy(validation.samples))
     loss = nn.functional.cross_entropy(logits, torch.from_numpy(validation.labels)).item()
     assert loss == pytest.approx(min(losses), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("monitor", "lower", "best"),
+    [("accuracy", False, 4), ("macro_f1", False, 4), ("toy/a", False, 3), ("toy/a", True, 2)],
+)
+def test_the_best_epoch_is_that_of_the_monitored_figure(tmp_path, monitor, lower, best):
+    values = iter([0.4, 0.2, 0.9, 0.2, 0.9, 0.5])
+    figures = Figures([("toy", lambda logits, targets: {"a": next(values)}, lower)])
+    validation, events = make_split(60, seed=7), []
+    validation.labels[::2] = np.roll(validation.labels[::2], 1)
+    network = make_network()
+    result = run_fit(tmp_path / "run", network, validation=validation, figures=figures,
+                     emit=events.append, epochs=6, lr=0.03, monitor=monitor)  # fmt: skip
+    assert result.best_epoch == best
+    kept = [event for event in events if isinstance(event, EpochDone)][best - 1]
+    logits = network.eval()(torch.from_numpy(validation.samples)).detach().numpy()
+    made = standard_figures(Predictions(logits, validation.labels))
+    assert made["loss"] == pytest.approx(kept.validation_loss)
+    assert made["macro_f1"] == kept.validation_figures["macro_f1"]
+
+
+def test_a_figure_that_is_never_defined_chooses_no_epoch(tmp_path):
+    figures = Figures([("toy", lambda logits, targets: math.nan, False)])
+    result = run_fit(tmp_path / "run", make_network(), validation=make_split(60, seed=7),
+                     figures=figures, monitor="toy", patience=2, epochs=9)  # fmt: skip
+    assert (result.epochs, result.best_epoch) == (2, 2)
+
+
+def test_interrupted_it_knows_the_best_value_of_the_monitored_figure(tmp_path, monkeypatch):
+    settings = {"validation": make_split(60, seed=7), "epochs": 9, "lr": 3.0, "monitor": "macro_f1"}
+    whole = make_network()
+    best = run_fit(tmp_path / "whole", whole, **settings)
+    for stop_at in (14, 40, 90):  # within an epoch, of twelve steps each
+        monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", 0.0)
+
+        def stop(event, step=stop_at):
+            if isinstance(event, RunningLoss) and event.step > step:
+                raise StopHere
+
+        with pytest.raises(StopHere):
+            run_fit(tmp_path / str(stop_at), make_network(), emit=stop, **settings)
+        network = make_network()
+        again = run_fit(tmp_path / str(stop_at), network, **settings)
+        assert same(weights(whole), weights(network))
+        assert again.best_epoch == best.best_epoch
+
+
+def test_a_checkpoint_from_before_there_was_a_choice_has_monitored_the_loss(tmp_path):
+    settings = {"validation": make_split(60, seed=7), "epochs": 6, "lr": 3.0}
+    result = run_fit(tmp_path / "run", make_network(), **settings)
+    file = tmp_path / "run" / checkpoint.LAST
+    state = checkpoint.load(file)
+    state["position"]["best_loss"] = state["position"].pop("best_value")
+    checkpoint.save(state, file)
+    assert run_fit(tmp_path / "run", make_network(), **settings) == result
 
 
 def test_out_of_patience_stays_out_of_patience(tmp_path):

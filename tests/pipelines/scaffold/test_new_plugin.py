@@ -62,7 +62,7 @@ def test_what_is_written_passes_its_own_tests(written):
 
 def test_what_is_written_is_found_and_fits_together(written):
     chosen = [f"{kind}=my_{kind}" for kind in SINGLE_KINDS]
-    chosen += ["augmentations=[my_augmentation]", "train.epochs=1"]
+    chosen += ["augmentations=[my_augmentation]", "metrics=[my_metric]", "train.epochs=1"]
     chosen += ["promote.model=digits", "promote.gates=[my_gate]"]
     done = process(written, "-m", "torchyard", "check", "digits", *chosen)
     assert done.returncode == 0, done.stderr

@@ -66,6 +66,7 @@ def test_packages_of_every_kind_install_into_a_fresh_environment_and_train(tmp_p
         assert f"torchyard-my-{kind} 0.1.0 (torchyard_my_{kind}.my_{kind})" in row
     chosen = [f"{kind}=my_{kind}" for kind in SINGLE_KINDS]
     chosen += ["augmentations=[my_augmentation]", "promote.model=m", "promote.gates=[my_gate]"]
+    chosen.append("metrics=[my_metric]")
     printed = run(fresh / "torchyard", "run", *chosen, "train.epochs=2")
     assert "my_model·my_optimizer·my_dataset #1" in printed
     assert "my_gate: " in printed

@@ -20,6 +20,32 @@ def test_a_users_mistake_arrives_whole_and_the_worker_lives_on(worker, cache):
     assert worker.call("check", config=config(), cache=cache)["device"]
 
 
+@pytest.mark.parametrize(
+    ("overrides", "problem"),
+    [
+        (["train.monitor=top_k/6"], "train.monitor: no figure 'top_k/6'. Did you mean 'top_k/5'?"),
+        (["metrics=[top_k,top_k]"], "metrics.1: 'top_k': there is a figure 'top_k/5' already"),
+        (["metrics=[{name: top_k, k: 10}]"], "metrics.0: 'top_k': k=10 must be less than the"),
+        (["promote={model: m, gates: [{name: min_metric, metric: macro_f, threshold: 1}]}"],
+         "promote.gates.0: 'min_metric': no figure 'macro_f'. Did you mean 'macro_f1'?"),
+    ],
+)  # fmt: skip
+def test_figures_are_tried_and_those_that_will_not_be_there_are_named(cache, overrides, problem):
+    settings = config("metrics=[top_k]", "train.validation=0.1", *overrides)
+    with pytest.raises(UserError) as caught:
+        config_check.check(settings, cache, print)
+    assert len(caught.value.problems) == 1
+    assert caught.value.problems[0].startswith(problem)
+
+
+def test_the_figures_there_will_be_are_accepted(cache):
+    gate = "{name: min_metric, metric: top_k/3, threshold: 1}"
+    config_check.check(
+        config("metrics=[{name: top_k, k: 3}]", "train.validation=0.1", "train.monitor=top_k/3",
+               f"promote={{model: m, gates: [{gate}]}}"), cache, print,
+    )  # fmt: skip
+
+
 def test_a_configuration_is_resolved_once_and_anew_for_other_plugins(monkeypatch, tmp_path):
     settings, other = config(), config("train.seed=3")
     calls, resolve = [], resolving.resolve

@@ -21,7 +21,8 @@ from torchyard.pipelines.worker import stages
 def test_stages_from_data_to_exported_model(worker, cache, tmp_path):
     events = []
 
-    settings = config("train.epochs=2", "train.validation=0.2", "train.threads=1")
+    settings = config("train.epochs=2", "train.validation=0.2", "train.threads=1",
+                      "metrics=[{name: top_k, k: 3}]")  # fmt: skip
     summary = worker.call("check", config=settings, cache=cache)
     assert (summary["parameters"], summary["shape"]) == (61_706, [1, 32, 32])
     first = worker.call("prepare", events.append, config=settings, cache=cache)
@@ -42,9 +43,12 @@ def test_stages_from_data_to_exported_model(worker, cache, tmp_path):
     repeated = worker.call("train", config=settings, data=first["folder"], folder=str(again))
     assert repeated["weights_digest"] == trained["weights_digest"]
     target = tmp_path / "predictions.npz"
-    worker.call("evaluate", config=settings, data=first["folder"], weights=trained["weights"],
-                target=str(target))  # fmt: skip
+    evaluated = worker.call("evaluate", config=settings, data=first["folder"],
+                            weights=trained["weights"], target=str(target))  # fmt: skip
     assert target.stat().st_size > 0
+    figures = evaluated["figures"]
+    assert figures["top_k/3"] >= figures["accuracy"] > 0.3
+    assert done[1].validation_figures["top_k/3"] >= done[1].validation_accuracy
     exported = tmp_path / "model.pt2"
     worker.call("export", config=settings, data=first["folder"], weights=trained["weights"],
                 target=str(exported))  # fmt: skip
