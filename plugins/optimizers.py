@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
+from pydantic import (
+    Field,
+    NonNegativeFloat,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from torchyard import OptimizerParams, Register, hookimpl
 
@@ -24,7 +32,7 @@ class GradientDescent(OptimizerParams):
 
     lr: PositiveFloat = Field(0.01, description="learning rate")
 
-    def build(self, parameters: Iterable[torch.nn.Parameter]) -> torch.optim.Optimizer:
+    def build(self, parameters: Iterable[Any]) -> torch.optim.Optimizer:
         """Make the optimizer; its class is made here because its base is torch's."""
         import torch
 
@@ -42,16 +50,21 @@ class GradientDescent(OptimizerParams):
 class _TorchOptimizer(OptimizerParams):
     """An optimizer of torch.optim with the class's name, whose arguments are the fields."""
 
-    def build(self, parameters: Iterable[torch.nn.Parameter]) -> torch.optim.Optimizer:
+    def build(self, parameters: Iterable[Any]) -> torch.optim.Optimizer:
         """Make the optimizer of torch.optim with this class's name."""
         import torch
 
-        name, weights = type(self).__name__, list(parameters)
+        name, given = type(self).__name__, list(parameters)
+        weights = [
+            weight
+            for each in given
+            for weight in (each["params"] if isinstance(each, dict) else [each])
+        ]
         # torch refuses it for complex weights.
         fused = name in FUSED and all(weight.is_floating_point() for weight in weights)
         settings = {"fused": True} if fused else {}
         made: torch.optim.Optimizer = getattr(torch.optim, name)(
-            weights, **settings, **self.model_dump()
+            given, **settings, **self.model_dump()
         )
         return made
 
@@ -143,7 +156,7 @@ class Muon(OptimizerParams):
     )
     ns_steps: PositiveInt = Field(3, description="Newton-Schulz iterations")
 
-    def build(self, parameters: Iterable[torch.nn.Parameter]) -> torch.optim.Optimizer:
+    def build(self, parameters: Iterable[Any]) -> torch.optim.Optimizer:
         """Make the optimizer; its class is made here because its base is torch's."""
         import torch
 
@@ -201,12 +214,101 @@ def _orthogonal(matrix: torch.Tensor, steps: int) -> torch.Tensor:
     return x.T if tall else x
 
 
+BASES: dict[str, type[OptimizerParams]] = {
+    **{"gradient_descent": GradientDescent, "sgd": SGD, "adam": Adam, "adamw": AdamW},
+    **{"rmsprop": RMSprop, "adagrad": Adagrad, "muon": Muon},
+}
+
+
+class SAM(OptimizerParams):
+    """Sharpness-aware minimization: the gradient of the worst weights nearby, in two passes.
+
+    The weights are moved by rho along the gradient, all of them together; the gradient there is
+    what the base optimizer then steps by from where they were (Foret et al., arXiv:2010.01412).
+    A step costs two. Running statistics of batch norms take in the first pass alone.
+    """
+
+    needs_closure = True
+
+    lr: PositiveFloat = Field(1e-3, description="learning rate of the base")
+    rho: PositiveFloat = Field(0.05, description="how far the weights are moved, a Euclidean norm")
+    base: dict[str, Any] = Field(
+        {"name": "sgd"},
+        description=f"the optimizer and its parameters: {', '.join(BASES)}",
+    )
+
+    @field_validator("base", mode="before")
+    @classmethod
+    def _a_section(cls, value: object) -> object:
+        return {"name": value} if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _base_is_one(self) -> SAM:
+        self._made_base()
+        return self
+
+    def _made_base(self) -> OptimizerParams:
+        settings = {"name": "sgd"} | self.base
+        if (name := settings.pop("name")) not in BASES:
+            raise ValueError(f"base.name: must be {', '.join(BASES)}, not {name!r}")
+        if "lr" in settings:
+            raise ValueError("base.lr: is optimizer.lr")
+        try:
+            return BASES[name].model_validate({"lr": self.lr, **settings})
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, ("base", *first["loc"])))
+            accepted = ", ".join(each for each in BASES[name].model_fields if each != "lr")
+            raise ValueError(f"{where}: {first['msg']}  ('{name}' accepts: {accepted})") from None
+
+    def build(self, parameters: Iterable[Any]) -> torch.optim.Optimizer:
+        """Make the optimizer; its groups and its state are those of the base."""
+        import torch
+
+        given, rho = list(parameters), self.rho
+        plain = [
+            {key: value for key, value in each.items() if key != "rho"}
+            if isinstance(each, dict)
+            else each
+            for each in given
+        ]
+        base = self._made_base().build(plain)
+
+        class _SAM(torch.optim.Optimizer):
+            def __init__(self) -> None:
+                super().__init__(base.param_groups, base.defaults | {"rho": rho})
+                for group, each in zip(self.param_groups, given, strict=False):
+                    group["rho"] = each.get("rho", rho) if isinstance(each, dict) else rho
+                base.param_groups, self.state = self.param_groups, base.state
+
+            def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+                super().load_state_dict(state_dict)
+                base.param_groups, base.state = self.param_groups, self.state
+
+            @torch.no_grad()
+            def step(self, closure: Any = None) -> Any:
+                loss = closure()
+                moved = [
+                    (weight, group["rho"], weight.clone())
+                    for group in self.param_groups
+                    for weight in group["params"]
+                    if weight.grad is not None
+                ]
+                norms = [weight.grad.norm() for weight, _, _ in moved]
+                norm = torch.stack(norms).norm() + 1e-12
+                for weight, reach, _ in moved:
+                    weight.add_(weight.grad * (reach / norm))
+                closure()
+                for weight, _, before in moved:
+                    weight.copy_(before)
+                base.step()
+                return loss
+
+        return _SAM()
+
+
 @hookimpl
 def register_optimizers(register: Register) -> None:
-    register("gradient_descent", GradientDescent)
-    register("sgd", SGD)
-    register("adam", Adam)
-    register("adamw", AdamW)
-    register("rmsprop", RMSprop)
-    register("adagrad", Adagrad)
-    register("muon", Muon)
+    for name, params in BASES.items():
+        register(name, params)
+    register("sam", SAM)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
@@ -72,6 +73,15 @@ class Cosine(_WarmUp):
         """Make a CosineAnnealingLR over the rest of the run."""
         from torch.optim import lr_scheduler
 
+        if self.eta_min and len(optimizer.param_groups) > 1:
+            # Of several groups it is the first one's, and the others keep their ratio to that.
+            first = optimizer.param_groups[0]
+            last: float = self.eta_min / first.get("initial_lr", first["lr"])
+
+            def share(step: int) -> float:
+                return last + (1 - last) * (1 + math.cos(math.pi * step / total_steps)) / 2
+
+            return lr_scheduler.LambdaLR(optimizer, share)
         return lr_scheduler.CosineAnnealingLR(optimizer, total_steps, eta_min=self.eta_min)
 
 
@@ -83,7 +93,9 @@ class OneCycle(SchedulerParams):
     """
 
     max_lr: PositiveFloat | None = Field(
-        None, description="the peak; none: the optimizer's learning rate"
+        None,
+        description="the peak; none: the optimizer's learning rate. Groups of parameters keep "
+        "their ratio to that",
     )
     pct_start: float = Field(0.3, ge=0, le=1, description="share of the run that rises")
     div_factor: PositiveFloat = Field(25.0, description="peak / first learning rate")
@@ -100,9 +112,36 @@ class OneCycle(SchedulerParams):
         # torch divides by the lengths of rise and fall: neither may be 0 steps.
         if self.pct_start * total_steps in (1, total_steps):
             settings["pct_start"] *= 1 - 1e-6
-        settings["max_lr"] = self.max_lr or [group["lr"] for group in optimizer.param_groups]
+        rates = [group["lr"] for group in optimizer.param_groups]
+        if self.max_lr:
+            own = optimizer.defaults.get("lr", rates[0])
+            rates = [self.max_lr if rate == own else self.max_lr * rate / own for rate in rates]
+        settings["max_lr"] = rates
         settings["cycle_momentum"] = self.cycle_momentum and has_momentum
         return lr_scheduler.OneCycleLR(optimizer, total_steps=total_steps, **settings)
+
+
+class Plateau(SchedulerParams):
+    """Multiply the learning rate by factor where `train.monitor` no longer improves.
+
+    After an epoch that ends `patience` epochs without a better one (ReduceLROnPlateau).
+    """
+
+    follows_metric = True
+
+    factor: float = Field(0.1, gt=0, lt=1)
+    patience: NonNegativeInt = Field(
+        10, description="epochs without a lower loss that are let pass"
+    )
+    threshold: NonNegativeFloat = Field(1e-4, description="what a loss is lower by, relatively")
+    cooldown: NonNegativeInt = Field(0, description="epochs after a drop that do not count")
+    min_lr: NonNegativeFloat = Field(0.0, description="no learning rate goes below it")
+
+    def build(self, optimizer: Optimizer, total_steps: int) -> LRScheduler:
+        """Make a ReduceLROnPlateau, whose `step` is given the loss."""
+        from torch.optim import lr_scheduler
+
+        return lr_scheduler.ReduceLROnPlateau(optimizer, **self.model_dump())
 
 
 @hookimpl
@@ -111,3 +150,4 @@ def register_schedulers(register: Register) -> None:
     register("step", Step)
     register("cosine", Cosine)
     register("one_cycle", OneCycle)
+    register("plateau", Plateau)

@@ -46,7 +46,7 @@ def main(*overrides: str) -> None:
     data = PreparedDataset(Path(), "noise", names, SHAPE, "uint8", means, stds, {}, "", "")
     network = Network(resolved.model.build(SHAPE, CLASSES), data, "statistics")
     steps = batches.total_steps(IMAGES, settings)
-    size = model_size(resolved, data.spec)
+    size, _ = model_size(resolved, data.spec)
     execution = Execution.choose(resolved.config, network.model, size, steps, CPU)
     execution.apply(network)
     optimizer = resolved.optimizer.build(list(network.parameters()))

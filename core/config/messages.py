@@ -81,7 +81,9 @@ def _nearest(model: type[BaseModel], location: list[str], within: tuple[int | st
 def _fields_at(model: type[BaseModel], location: tuple[int | str, ...]) -> Iterable[str]:
     """The names of the settings in the section at that path; none where it is no section."""
     for part in location:
-        annotation = model.model_fields[str(part)].annotation if isinstance(part, str) else None
+        if isinstance(part, int):  # an item of a list of sections
+            continue
+        annotation = model.model_fields[part].annotation if part in model.model_fields else None
         sections = [
             member
             for member in (annotation, *get_args(annotation))

@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from pydantic import ValidationError
 
@@ -26,6 +26,7 @@ from torchyard.core.config.schema import (
     shared_settings,
 )
 from torchyard.core.config.secrets import read_secrets, recordable
+from torchyard.core.config.weights import WeightsSource, weights_path
 from torchyard.core.errors import UserError, suggestion
 from torchyard.core.hosting import params
 from torchyard.core.hosting.host import Host, contained
@@ -43,6 +44,8 @@ class ResolvedConfig:
         plugins: the plugin in each slot, such as "model" or "augmentations.0".
         dataset, augmentations, model, loss, optimizer, scheduler, metrics, gates: their
             parameters.
+        group_settings: of each of `optimizer.groups`, what it sets, typed by the optimizer.
+        weights: what `model.weights` names, unless that is a parameter of the model's own.
     """
 
     config: RunConfig
@@ -56,6 +59,8 @@ class ResolvedConfig:
     scheduler: params.SchedulerParams
     metrics: tuple[params.MetricParams, ...] = ()
     gates: tuple[params.GateParams, ...] = ()
+    group_settings: tuple[Mapping[str, Any], ...] = ()
+    weights: str | None = None
 
     @property
     def named_gates(self) -> list[tuple[str, params.GateParams]]:
@@ -111,6 +116,9 @@ def read_config(source: str, overrides: Sequence[str], presets: Path, host: Host
     return resolved
 
 
+_Typed: TypeAlias = tuple[Any, dict[str, Any]]
+
+
 @dataclass(frozen=True)
 class _Plugin:
     """A chosen plugin; `name` is bare or qualified, as it was chosen."""
@@ -119,6 +127,7 @@ class _Plugin:
     registration: Registration
     params: Any  # of the class of its kind
     recorded: dict[str, Any]
+    given: dict[str, Any]  # the parameters as they are written
 
 
 def resolve(settings: Mapping[str, Any], host: Host) -> ResolvedConfig:
@@ -148,9 +157,19 @@ def resolve(settings: Mapping[str, Any], host: Host) -> ResolvedConfig:
         problems.append(f"device: {device}: {reason}")
     if config and (problem := _monitor_problem(config)):
         problems.append(problem)
+    groups: list[_Typed] = []
+    if config is not None and (optimizer := plugins.get("optimizer")):
+        for index, group in enumerate(config.optimizer.groups):
+            slot = f"optimizer.groups.{index}"
+            try:
+                groups.append(
+                    _typed(slot, optimizer.registration, optimizer.given | group.settings)
+                )
+            except UserError as error:
+                problems += error.problems
     if problems or config is None:
         raise UserError(problems)
-    return _filled_in(config, plugins)
+    return _filled_in(config, plugins, groups)
 
 
 def resolve_once(config: Mapping[str, Any], host: Host) -> ResolvedConfig:
@@ -212,16 +231,23 @@ def _find(
         origin = before.get(f"{kind} {choice['name']}")
         hint = f"  This configuration had it from {origin}." if origin else ""
         raise UserError(f"{slot}: {error}{hint}") from None
-    own = {key: value for key, value in choice.items() if key not in shared_settings(kind)}
+    shared = shared_settings(kind).keys() - registration.params.model_fields.keys()
+    own = {key: value for key, value in choice.items() if key not in shared}
     given, problems = read_secrets(slot, own)
     if problems:
         raise UserError(problems)
+    name, (typed, plain) = choice["name"], _typed(slot, registration, given)
+    recorded = recordable(plain, own)
+    return _Plugin(name, registration, typed, {"name": name} | recorded, given)
+
+
+def _typed(slot: str, registration: Registration, given: Mapping[str, Any]) -> _Typed:
+    """A plugin's parameters as an instance of its class, and as plain values."""
+    problems: list[str] = []
     try:
         with contained():
             typed = registration.params.model_validate(given)
-            recorded = recordable(typed.model_dump(mode="json"), own)
-        name = choice["name"]
-        return _Plugin(name, registration, typed, {"name": name} | recorded)
+            return typed, typed.model_dump(mode="json")
     except ValidationError as error:
         problems += explain(error, registration.params, slot, f" of '{registration.name}'")
     except Exception as error:  # a plugin's own validator or type may raise anything
@@ -241,7 +267,9 @@ def _monitor_problem(config: RunConfig) -> str | None:
     return f"train.monitor: no figure '{monitor}'.{suggestion(monitor, known)}"
 
 
-def _filled_in(config: RunConfig, plugins: Mapping[str, _Plugin]) -> ResolvedConfig:
+def _filled_in(
+    config: RunConfig, plugins: Mapping[str, _Plugin], groups: Sequence[_Typed]
+) -> ResolvedConfig:
     """The configuration with the plugins' defaults and origins, which is what is recorded."""
     augmentations, metrics, gates = (
         [plugin for slot, plugin in plugins.items() if slot.startswith(section)]
@@ -250,6 +278,10 @@ def _filled_in(config: RunConfig, plugins: Mapping[str, _Plugin]) -> ResolvedCon
     full = config.model_dump(mode="json")
     for kind in SINGLE_KINDS:
         full[kind] |= plugins[kind].recorded
+    for written, chosen, (_, plain) in zip(
+        full["optimizer"]["groups"], config.optimizer.groups, groups, strict=True
+    ):
+        written |= {name: plain[name] for name in chosen.settings}
     full["augmentations"] = [plugin.recorded for plugin in augmentations]
     full["metrics"] = [plugin.recorded for plugin in metrics]
     if config.promote:
@@ -264,6 +296,12 @@ def _filled_in(config: RunConfig, plugins: Mapping[str, _Plugin]) -> ResolvedCon
             setting = f"{slot}.{name}"
             if setting in config.plugins or file.is_file():  # one that has gone since has changed
                 full["plugins"][setting] = file_identity(file)
+    owned = "weights" in plugins["model"].registration.params.model_fields
+    weights = None if owned else config.model.weights
+    if weights and WeightsSource.of(weights) is WeightsSource.FILE:
+        file = weights_path(weights)
+        if "model.weights" in config.plugins or file.is_file():
+            full["plugins"]["model.weights"] = file_identity(file)
     return ResolvedConfig(
         RunConfig.model_validate(full),
         config.plugins,
@@ -271,5 +309,10 @@ def _filled_in(config: RunConfig, plugins: Mapping[str, _Plugin]) -> ResolvedCon
         augmentations=tuple(plugin.params for plugin in augmentations),
         metrics=tuple(plugin.params for plugin in metrics),
         gates=tuple(plugin.params for plugin in gates),
+        group_settings=tuple(
+            {name: getattr(typed, name) for name in chosen.settings}
+            for chosen, (typed, _) in zip(config.optimizer.groups, groups, strict=True)
+        ),
+        weights=weights,
         **{kind: plugins[kind].params for kind in SINGLE_KINDS},
     )

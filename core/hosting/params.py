@@ -12,7 +12,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict
 
@@ -38,6 +38,25 @@ class Verdict:
     passed: bool
     reason: str
     figures: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """Published weights of a model, as `ModelParams.pretrained` names them.
+
+    Attributes:
+        file: a state dict: of tensors alone, .safetensors or what `torch.save` writes.
+        url: where that can be fetched from, if it is not there. A name that ends with `-` and 8 or
+            more digits of its sha256 before the suffix, as torchvision's do, is compared with it.
+        mean, std: of each channel, of images on the scale 0 to 1, that they were trained with.
+        image_size: side of the images that they were trained for, in pixels.
+    """
+
+    file: Path
+    url: str = ""
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+    image_size: int | None = None
 
 
 Loss = Callable[["torch.Tensor", "torch.Tensor"], "torch.Tensor"]
@@ -110,6 +129,17 @@ class ModelParams(PluginParams):
             ValueError: the network cannot take such samples; the message says why.
         """
 
+    def pretrained(self, name: str) -> Pretrained:
+        """The published weights that `model.weights=NAME` asks for; "default" are the best ones.
+
+        Files, runs and registered models need no method: they serve every model. What fits the
+        network by name and shape is loaded, and the rest, such as the last layer, stays new.
+
+        Raises:
+            ValueError: there are none of that name; the message says which there are.
+        """
+        raise ValueError(f"no weights named '{name}' are published for this model")
+
 
 class LossParams(PluginParams):
     """A loss on logits and class indices.
@@ -146,19 +176,37 @@ class LossParams(PluginParams):
 
 
 class OptimizerParams(PluginParams):
-    """An optimizer."""
+    """An optimizer.
+
+    Attributes:
+        needs_closure: whether its `step` is given a function that computes the loss of the batch
+            and its gradients anew, and returns the loss, as torch.optim.LBFGS needs it.
+    """
 
     kind = "optimizer"
+    needs_closure: ClassVar[bool] = False
 
     @abstractmethod
-    def build(self, parameters: Iterable[torch.nn.Parameter]) -> torch.optim.Optimizer:
-        """Make the optimizer of these parameters."""
+    def build(self, parameters: Iterable[Any]) -> torch.optim.Optimizer:
+        """Make the optimizer of these parameters.
+
+        Args:
+            parameters: `torch.nn.Parameter`s. Where a configuration asks for groups (`optimizer.
+                groups`, `layer_decay`, `decay_norms`), mappings as torch.optim takes them: the
+                parameters under "params", and what the group sets under the names in `defaults`.
+        """
 
 
 class SchedulerParams(PluginParams):
-    """A learning-rate schedule, stepped after every batch."""
+    """A learning-rate schedule, stepped after every batch.
+
+    Attributes:
+        follows_metric: whether it is stepped at the end of each epoch instead, with the loss of
+            the validation, as torch.optim.lr_scheduler.ReduceLROnPlateau needs it.
+    """
 
     kind = "scheduler"
+    follows_metric: ClassVar[bool] = False
 
     @abstractmethod
     def build(

@@ -10,7 +10,18 @@ from torchyard.core.hosting.params import KINDS, PluginParams
 from torchyard.core.hosting.sources import Source
 
 # Settings that stand beside a plugin's parameters in a configuration (`core/config/schema.py`).
-RESERVED = {"name", "normalize", "freeze"}
+# A model may have a parameter of its own called `weights`, which is then not torchyard's.
+_RESERVED = {"name", "normalize", "freeze"}
+_RESERVED_OF = {
+    "dataset": set(ImageReading.model_fields),
+    "model": {"freeze_epochs", "freeze_statistics"},
+    "optimizer": {"groups", "layer_decay", "decay_norms"},
+}
+
+
+def reserved(kind: str) -> set[str]:
+    """The names that no parameter of a plugin of that kind can have."""
+    return _RESERVED | _RESERVED_OF.get(kind, set())
 
 
 @dataclass(frozen=True)
@@ -38,9 +49,8 @@ class Registration:
             raise TypeError(f"{what}: {params.__name__} has no build method")
         if not isinstance(name, str) or not name or any(each in name for each in " =,*"):
             raise ValueError(f"{what}: not a usable name")
-        taken = RESERVED | (ImageReading.model_fields.keys() if self.kind == "dataset" else set())
-        for reserved in sorted(taken & params.model_fields.keys()):
-            raise ValueError(f"{what}: no parameter can be named '{reserved}'")
+        for name in sorted(reserved(self.kind) & params.model_fields.keys()):
+            raise ValueError(f"{what}: no parameter can be named '{name}'")
 
     @property
     def status(self) -> str:

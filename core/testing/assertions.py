@@ -116,13 +116,19 @@ def assert_optimizer_plugin(params: kinds.OptimizerParams) -> None:
     def descend(
         weights: list[torch.nn.Parameter], optimizer: torch.optim.Optimizer, steps: int
     ) -> float:
+        def closure() -> float:
+            with torch.enable_grad():
+                optimizer.zero_grad()
+                # The last weight has no gradient, like a layer that is not used.
+                quadratic = sum((weight.square().sum() for weight in weights[:-1]), torch.zeros(()))
+                quadratic.backward()  # type: ignore[no-untyped-call]
+            return float(quadratic)
+
         for _ in range(steps):
-            optimizer.zero_grad()
-            # The last weight has no gradient, like a layer that is not used.
-            quadratic = sum((weight.square().sum() for weight in weights[:-1]), torch.zeros(()))
-            quadratic.backward()  # type: ignore[no-untyped-call]
+            if not params.needs_closure:
+                closure()
             with check.running("step"):
-                optimizer.step()
+                optimizer.step(closure) if params.needs_closure else optimizer.step()
         return float(sum(weight.detach().square().sum() for weight in weights[:-1]))
 
     weights, optimizer = start()
@@ -177,7 +183,7 @@ def assert_scheduler_plugin(params: kinds.SchedulerParams, total_steps: int = 10
             rates.append(float(optimizer.param_groups[0]["lr"]))
             optimizer.step()
             with check.running(f"step {len(rates)}"):
-                scheduler.step()
+                scheduler.step(*([1.0] if params.follows_metric else []))
         return rates
 
     rates = steps(*start(), total_steps)

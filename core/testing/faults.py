@@ -15,7 +15,7 @@ from torchyard.core.hosting.host import Host, contained
 from torchyard.core.hosting.lint import class_line, has_docstring
 from torchyard.core.hosting.neighbours import import_file
 from torchyard.core.hosting.params import PluginParams
-from torchyard.core.hosting.registration import RESERVED
+from torchyard.core.hosting.registration import reserved
 from torchyard.core.hosting.sources import file_source
 from torchyard.core.training import checkpoint
 
@@ -69,10 +69,11 @@ class Checks:
         module = inspect.getmodule(plugin)
         self._location = f"{getattr(module, '__file__', plugin.__module__)}{line}"
         self.that(has_docstring(plugin), "docstring", "the class has none")
+        taken = reserved(params.kind)
         for name, field in plugin.model_fields.items():
             explained = field.description or not field.is_required()
             self.that(explained, "parameters", f"'{name}' has neither default nor description")
-            self.that(name not in RESERVED, "parameters", f"none can be named '{name}'")
+            self.that(name not in taken, "parameters", f"none can be named '{name}'")
 
     def that(self, right: Any, aspect: str, problem: str) -> None:
         """Raise a fault unless `right`, which may be a tensor of one element, is true."""

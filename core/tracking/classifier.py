@@ -69,7 +69,7 @@ class ImageClassifier:
         import mlflow
 
         with store_errors(uri), current_store(uri):
-            address = _address(client, wanted)
+            address = model_address(client, wanted)
             info = mlflow.models.get_model_info(address)
         metadata = info.metadata or {}
         named = metadata.get("classes")
@@ -138,7 +138,8 @@ def _is_ours(info: ModelInfo) -> bool:
     )
 
 
-def _address(client: MlflowClient, wanted: str) -> str:
+def model_address(client: MlflowClient, wanted: str) -> str:
+    """The `models:/…` of a model that is wanted, as `ImageClassifier.find` takes it."""
     registered = [found.name for found in client.search_registered_models()]
     name, slash, number = wanted.rpartition("/")
     if wanted in registered:

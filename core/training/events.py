@@ -69,9 +69,17 @@ class TrainingBatch:
     file: str
 
 
+@dataclass(frozen=True)
+class WeightsTaken:
+    """What training begins with: which tensors were taken, in a line; the file and its sha256."""
+
+    line: str
+    file: str
+
+
 # A run records these; the other events are for the display.
 TrainingMetrics = RunningLoss | EpochDone | GradientNorms
-Event = Progress | StageProgress | TrainingBatch | TrainingMetrics
+Event = Progress | StageProgress | TrainingBatch | WeightsTaken | TrainingMetrics
 Emit = Callable[[Event], None]
 
 _KINDS: dict[str, type[Event]] = {kind.__name__: kind for kind in get_args(Event)}

@@ -103,6 +103,7 @@ def fit(
 
     while position.epoch < settings.epochs and position.step < last_step and not out_of_patience():
         network.train()
+        step.begin_epoch(position.epoch)
         # A run that ends within an epoch finishes that epoch: its metrics are reported.
         epoch_end = min(batches_per_epoch, position.batch + last_step - position.step)
         pending = 0  # batches whose loss has not been read yet
@@ -156,6 +157,12 @@ def fit(
         if data.validation is not None:
             # The main process alone predicts; the others wait for it.
             figures = strategy.broadcast(validate(state, data) if strategy.is_main else figures)
+            if state.follows_metric:
+                monitored = figures[settings.monitor]
+                error = (
+                    monitored if data.figures.lower_is_better(settings.monitor) else 1 - monitored
+                )
+                state.scheduler.step(error)  # type: ignore[arg-type]
         position.epoch += 1
         done = EpochDone(
             epoch=position.epoch,

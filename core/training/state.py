@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from torchyard.core.training import checkpoint
+from torchyard.core.training.network.freezing import Freezing
 from torchyard.core.training.parallel.strategy import Strategy
 
 STATE_KEYS = ("network", "optimizer", "scheduler", "scaler")
@@ -51,6 +52,10 @@ class TrainingState:
         network: on `device`, raw samples to logits.
         optimizer: of the network's trained parameters.
         scheduler: of the optimizer, stepped after every batch.
+        follows_metric: whether the scheduler is stepped after every epoch instead, with the loss
+            of the validation.
+        needs_closure: whether the optimizer's step computes the gradients, once or more often.
+        freezing: what of the network is frozen, and how long.
         device: where the network is.
         precision: of the forward pass, "float32", "bfloat16" or "float16"; weights stay float32.
         position: how far it has come.
@@ -65,6 +70,9 @@ class TrainingState:
     precision: str = "float32"
     position: Position = field(default_factory=Position)
     best: dict[str, Any] | None = None
+    follows_metric: bool = False
+    needs_closure: bool = False
+    freezing: Freezing | None = None
     scaler: torch.amp.GradScaler = field(init=False)
 
     def __post_init__(self) -> None:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
 import torch
 from torch import nn
 
 from torchyard.core.config.schema import TrainConfig
+from torchyard.core.errors import RunError
 from torchyard.core.hosting.params import Loss
 from torchyard.core.training.batches import Batch
 from torchyard.core.training.execution import CompiledStep
@@ -34,6 +39,7 @@ class Step:
     ) -> None:
         self._state, self._loss_function, self._compiled = state, loss_function, compiled
         self._clip_norm = settings.clip_norm
+        self._strategy = strategy
         self._forward = strategy.wrap(state.network)
         self._autocast = torch.autocast(
             state.device.type,
@@ -41,26 +47,83 @@ class Step:
             enabled=state.precision != "float32",
         )
 
+    def begin_epoch(self, epoch: int) -> None:
+        """Freeze what is frozen in an epoch, counted from 0, and train what is not."""
+        freezing = self._state.freezing
+        if freezing is not None and freezing.begin_epoch(epoch):
+            # DistributedDataParallel knows the parameters that were trained when it was made.
+            self._forward = self._state.network
+            self._forward = self._strategy.wrap(self._state.network)
+
     def __call__(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         """Train one batch; returns its loss and how many samples were right, on the device."""
         state, compiled, updated = self._state, self._compiled, False
-        if compiled is not None and compiled.accepts(batch.inputs):
+        if state.needs_closure:
+            loss, right = self._step_with_closure(batch)
+            updated = True
+        elif compiled is not None and compiled.accepts(batch.inputs):
             loss, right = compiled(batch.inputs, batch.targets, batch.labels)
             updated = compiled.updates
         else:
-            with self._autocast:
-                logits = self._forward(batch.inputs)
-                loss = self._loss_function(logits, batch.targets)
-            if batch.weight != 1:
-                loss = loss * batch.weight
-            state.optimizer.zero_grad(set_to_none=True)
-            state.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
-            right = (logits.detach().argmax(1) == batch.labels).sum()
+            loss, right = self._backward(batch)
         if not updated:
             if self._clip_norm is not None:
                 state.scaler.unscale_(state.optimizer)
                 nn.utils.clip_grad_norm_(state.network.parameters(), self._clip_norm)
             state.scaler.step(state.optimizer)
             state.scaler.update()
-        state.scheduler.step()
-        return loss.detach(), right
+        if not state.follows_metric:
+            state.scheduler.step()
+        return loss, right
+
+    def _backward(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        """Set the gradients of a batch; its loss and how many were right."""
+        state = self._state
+        with self._autocast:
+            logits = self._forward(batch.inputs)
+            loss = self._loss_function(logits, batch.targets)
+        if batch.weight != 1:
+            loss = loss * batch.weight
+        state.optimizer.zero_grad(set_to_none=True)
+        state.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        return loss.detach(), (logits.detach().argmax(1) == batch.labels).sum()
+
+    def _step_with_closure(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        """Let the optimizer compute the gradients; the loss and how many were right at first.
+
+        https://docs.pytorch.org/docs/stable/optim.html#optimizer-step-closure
+        Running statistics take the batch in once, at the weights that it found: those that an
+        optimizer tries on the way, such as SAM's, are none of the network's.
+        """
+        results: list[tuple[torch.Tensor, torch.Tensor]] = []
+
+        def closure() -> torch.Tensor:
+            kept = statistics_kept(self._state.network) if results else nullcontext()
+            with torch.enable_grad(), kept:
+                results.append(self._backward(batch))
+            if self._clip_norm is not None:
+                nn.utils.clip_grad_norm_(self._state.network.parameters(), self._clip_norm)
+            # Of the whole batch: every process must decide alike.
+            return self._strategy.all_reduce_mean(results[-1][0])
+
+        self._state.optimizer.step(closure)  # type: ignore[arg-type]
+        if not results:
+            raise RunError("The optimizer's step did not call its closure: nothing was trained.")
+        return results[0]
+
+
+@contextmanager
+def statistics_kept(network: nn.Module) -> Iterator[None]:
+    """Have batch norms use a batch's statistics, and leave their running ones as they are."""
+    tracking: list[Any] = [
+        each
+        for each in network.modules()
+        if each.training and getattr(each, "track_running_stats", False)
+    ]
+    for module in tracking:
+        module.track_running_stats = False
+    try:
+        yield
+    finally:
+        for module in tracking:
+            module.track_running_stats = True

@@ -29,6 +29,7 @@ from torchyard.core.tracking.lookup import (
     sync_run,
 )
 from torchyard.core.tracking.ownership.lease import TakenOverError
+from torchyard.core.tracking.weights import recorded_weights
 from torchyard.pipelines.commands.arguments import Overrides, PresetOrFile, RunName, preset_config
 from torchyard.pipelines.display import Display, JsonDisplay, QuietDisplay, display, stderr, stdout
 
@@ -115,7 +116,7 @@ def check(source: PresetOrFile = None, overrides: Overrides = None) -> None:
     store.check_writable(store.tracking_uri())
     from torchyard.pipelines.worker.process import check_config
 
-    found = check_config(resolved.config, exports=True)
+    found = check_config(resolved.config, exports=True, weights=recorded_weights(resolved))
     stdout.print(_config_table(resolved.config.model_dump(mode="json")))
     if found["parameters"] is None:
         stdout.print("The model is checked once the data, whose shape is unknown, are prepared.")
@@ -189,7 +190,9 @@ def _call_flow(resolved: ResolvedConfig, shown: Display, run_id: str | None) -> 
         gc.freeze()
         gc.enable()
 
-        check_config(resolved.config)
+        resumed = run_id is not None
+        weights = None if resumed else recorded_weights(resolved)
+        check_config(resolved.config, weights=weights, resumed=resumed)
         # The flow compares the plugins with those of the record, and records what differs.
         config = resolved.config.model_copy(update={"plugins": dict(resolved.recorded_origins)})
         quickly = without_heartbeat if server.managed else contextlib.nullcontext

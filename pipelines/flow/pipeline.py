@@ -38,7 +38,8 @@ from torchyard.core.hosting.sources import PLUGIN_FOLDERS
 from torchyard.core.redaction import redact_logs
 from torchyard.core.tracking.record import RunRecord
 from torchyard.core.tracking.store import check_writable, tracking_uri
-from torchyard.core.training.events import EpochDone, Event, TrainingBatch
+from torchyard.core.tracking.weights import recorded_weights
+from torchyard.core.training.events import EpochDone, Event, TrainingBatch, WeightsTaken
 from torchyard.pipelines.display import display, epoch_line
 from torchyard.pipelines.flow import recording
 from torchyard.pipelines.flow.failures import (
@@ -127,7 +128,9 @@ def _run_stages(config: RunConfig, run_id: str | None) -> Outcome | None:
     check_writable(tracking_uri())
     for change in resolved.changed:
         get_run_logger().warning(change)
-    check_config(config)
+    resumed = run_id is not None
+    weights = None if resumed else recorded_weights(resolved)
+    check_config(config, weights=weights, resumed=resumed)
     resolved = recording.with_drawn_seed(resolved)
     config = resolved.config
     began = time.perf_counter()
@@ -212,7 +215,13 @@ def train_model(config: RunConfig, data: str, run_id: str) -> dict[str, Any]:
     """Train; returns `weights` (the checkpoint to use), placement, `fit` and `parameters`."""
     with _stage("train", run_id, config.model.name):
         record, classes = _record(run_id), PreparedDataset.open(Path(data)).classes
-        arguments = {"config": _plain(config), "data": data, "folder": str(record.folder)}
+        arguments: dict[str, Any] = {
+            "config": _plain(config),
+            "data": data,
+            "folder": str(record.folder),
+        }
+        if not any(record.folder.glob("*.pt")):  # a checkpoint has the weights
+            arguments["weights"] = recorded_weights(_resolve_here(config))
         done = _call("train", run_id, classes, **arguments)
         recording.record_training(record, done)
         fit, placement = done["fit"], done["placement"]
@@ -373,6 +382,9 @@ def _call(stage: str, run_id: str, classes: Sequence[str] = (), **arguments: Any
         shown.event(event)
         if isinstance(event, TrainingBatch):
             recording.record_training_batch(record, Path(event.file), classes)
+        if isinstance(event, WeightsTaken):
+            _say(stage, event.line)
+            record.set_tags({"weights": event.line, "weights_file": event.file})
         if isinstance(event, EpochDone):
             logger.info(epoch_line(event))
 

@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from torchyard.core.config.resolve import ResolvedConfig, resolve_once
 from torchyard.core.config.schema import TrainConfig
+from torchyard.core.config.weights import WeightsSource, weights_path
 from torchyard.core.data.dataset import PreparedDataset
 from torchyard.core.data.raw import SampleSpec
 from torchyard.core.errors import UserError, suggestion
@@ -25,10 +27,15 @@ from torchyard.core.training.device import choose_device
 from torchyard.core.training.events import Emit
 from torchyard.core.training.network import (
     DryRun,
+    Group,
     Network,
+    StartingWeights,
     build_on,
+    build_optimizer,
+    check_normalization,
     dry_run,
     freeze,
+    parameter_groups,
 )
 from torchyard.pipelines.worker import trial_step
 from torchyard.pipelines.worker.trial_step import random_samples
@@ -36,11 +43,20 @@ from torchyard.pipelines.worker.trial_step import random_samples
 Config = Mapping[str, Any]
 
 
-def check(config: Config, cache: str, emit: Emit, exports: bool = False) -> dict[str, Any]:
+def check(
+    config: Config,
+    cache: str,
+    emit: Emit,
+    exports: bool = False,
+    weights: str | None = None,
+    resumed: bool = False,
+) -> dict[str, Any]:
     """Check everything that can be checked before data are read.
 
     Args:
         exports: whether to try torch.export as well, which takes longer than all else.
+        weights: the file with those of a run that `model.weights` names.
+        resumed: whether the run has a checkpoint, so that it needs no other weights.
 
     Returns:
         device: where it would run; parameters: trainable ones, None where the data set's
@@ -59,44 +75,99 @@ def check(config: Config, cache: str, emit: Emit, exports: bool = False) -> dict
         summary["device"] = str(choose_device(resolved.config.device))
     except UserError as error:
         problems += error.problems
-    size = None
+    size = start = groups = None
+    if not resumed:
+        try:
+            start = starting_weights(resolved, weights)
+        except UserError as error:
+            problems += error.problems
     if spec is not None:
         try:
-            size = model_size(resolved, spec)
+            size, groups = model_size(resolved, spec, start)
             summary["parameters"] = size.parameters
         except UserError as error:
             problems += error.problems
     # Without the data the number of steps is unknown: a very long run is assumed.
     samples = prepared.counts["train"] if prepared else 10**9
     steps = total_steps(samples, resolved.config.train)
-    problems += step_problems(resolved, spec, size, steps, prepared, exports=exports)
+    problems += step_problems(resolved, spec, size, groups, steps, prepared, exports=exports)
     if problems:
         raise UserError(problems)
     return summary
 
 
-def model_size(resolved: ResolvedConfig, spec: SampleSpec) -> DryRun:
-    """The `dry_run` of the model, with its frozen layers.
+def starting_weights(resolved: ResolvedConfig, file: str | None) -> StartingWeights | None:
+    """The weights that training begins with, if a configuration names some.
+
+    Args:
+        file: with those of a run that it names.
 
     Raises:
-        UserError: it cannot take such samples, or has nothing to train.
+        UserError: they cannot be had.
+    """
+    named = resolved.weights
+    if named is None:
+        return None
+    if WeightsSource.of(named) is WeightsSource.FILE:
+        file = str(weights_path(named))
+    return StartingWeights.open(named, Path(file) if file else None, resolved.model)
+
+
+def model_size(
+    resolved: ResolvedConfig, spec: SampleSpec, start: StartingWeights | None = None
+) -> tuple[DryRun, list[Group]]:
+    """The `dry_run` of the model, with its frozen layers, and the optimizer's groups.
+
+    Args:
+        start: the weights that training begins with.
+
+    Raises:
+        UserError: it cannot take such samples, has nothing to train, the weights are not its, or
+            a group of the optimizer's has no parameters.
     """
     chosen = resolved.config.model
-    size = dry_run(
-        resolved.model,
-        _as_given(resolved, spec),
-        chosen.name,
-        lambda built: freeze(built, chosen.freeze),
-    )
+    problems: list[str] = []
+    groups: list[Group] = []
+    check_normalization(spec, resolved.config.dataset.normalize)
+
+    def on_built(built: nn.Module) -> None:
+        problems.clear()
+        try:
+            freeze(built, chosen.freeze)
+            groups[:] = groups_of(resolved, built)
+        except UserError as error:
+            problems.extend(error.problems)
+        try:
+            if start is not None:
+                start.fit(built, chosen.name)
+        except UserError as error:
+            problems.extend(error.problems)
+
+    size = dry_run(resolved.model, _as_given(resolved, spec), chosen.name, on_built)
+    if problems:
+        raise UserError(problems)
     if not size.parameters:
         raise UserError(f"model: '{chosen.name}' has no parameter that is trained")
-    return size
+    return size, groups
+
+
+def groups_of(resolved: ResolvedConfig, model: nn.Module) -> list[Group]:
+    """The optimizer's groups of a model whose layers are frozen.
+
+    Raises:
+        UserError: one has no parameters, or the optimizer has nothing of what is asked for.
+    """
+    later = resolved.config.model.freeze_epochs is not None
+    learning = [name for name, weight in model.named_parameters() if weight.requires_grad or later]
+    chosen = resolved.config.optimizer
+    return parameter_groups(model, learning, chosen, resolved.group_settings, resolved.optimizer)
 
 
 def step_problems(
     resolved: ResolvedConfig,
     spec: SampleSpec | None,
     size: DryRun | None,
+    groups: list[Group] | None,
     steps: int,
     prepared: PreparedDataset | None,
     *,
@@ -107,6 +178,7 @@ def step_problems(
     Args:
         spec: of the samples; None where it is not known yet.
         size: of the model; None if it cannot be built.
+        groups: of its parameters, with it.
         steps: batches of the whole run.
         prepared: the data set, if it is prepared.
         exports: whether to try torch.export as well.
@@ -120,7 +192,7 @@ def step_problems(
     trying = functools.partial(trial_step.trying, problems)
     before, threads = checkpoint.random_state(torch.device("cpu")), torch.get_num_threads()
     torch.set_num_threads(1)  # with so little work, several would wait for each other
-    weights = trial_step.some_weights()
+    weights, groups = trial_step.some_weights(), groups or []
     if spec is not None:
         samples = trial_step.first_samples(prepared) if prepared else random_samples(spec)
         names = [choice.name for choice in resolved.config.augmentations]
@@ -153,15 +225,16 @@ def step_problems(
                 )
     optimizer = schedule = None
     with trying("optimizer: "):
-        optimizer = trial_step.build_optimizer(resolved.optimizer, weights)
+        optimizer = build_optimizer(resolved.optimizer, weights, groups)
     if optimizer is not None:
         with trying("scheduler: "):
             schedule = resolved.scheduler.build(optimizer, steps)
         with trying("optimizer: "):
-            trial_step.try_step(optimizer, "without a closure")
+            trial_step.try_optimizer(resolved.optimizer, optimizer)
     if schedule is not None:
         with trying("scheduler: "):
-            trial_step.try_step(schedule, "after every batch, without a metric")
+            trial_step.try_schedule(resolved.scheduler, schedule)
+    problems += _misfits(resolved)
     for number, (name, gate) in enumerate(resolved.named_gates):
         with trying(f"promote.gates.{number}: '{name}': "):
             gate.build()
@@ -213,6 +286,22 @@ def _figure_problems(resolved: ResolvedConfig, classes: Sequence[str]) -> list[s
         for where, figure in needed
         if figure not in made
     ]
+    return problems
+
+
+def _misfits(resolved: ResolvedConfig) -> list[str]:
+    """What an optimizer or a schedule needs, and this configuration does not give it."""
+    config, problems = resolved.config, []
+    if resolved.scheduler.follows_metric and not config.train.validation:
+        problems.append(
+            f"scheduler: '{config.scheduler.name}' follows a figure of the validation: set "
+            "train.validation, e.g. 0.1"
+        )
+    if resolved.optimizer.needs_closure and config.precision == "float16":
+        problems.append(
+            f"precision: '{config.optimizer.name}' computes the gradient more than once in a step, "
+            "and float16 scales it once: choose bfloat16 or float32"
+        )
     return problems
 
 

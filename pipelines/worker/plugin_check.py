@@ -16,7 +16,7 @@ from torchyard.core.hosting.host import host
 from torchyard.core.hosting.lint import class_line
 from torchyard.core.hosting.registration import Registration
 from torchyard.core.training.events import Emit
-from torchyard.core.training.network import Network, build_on, dry_run
+from torchyard.core.training.network import Network, build_on, build_optimizer, dry_run
 from torchyard.pipelines.worker import trial_step
 
 # What a model or an augmentation may be made for; the first that it takes is tried.
@@ -115,15 +115,15 @@ def _try_loss(plugin: params.LossParams) -> None:
 
 
 def _try_optimizer(plugin: params.OptimizerParams) -> None:
-    optimizer = trial_step.build_optimizer(plugin, trial_step.some_weights())
-    trial_step.try_step(optimizer, "without a closure")
+    optimizer = build_optimizer(plugin, trial_step.some_weights(), [])
+    trial_step.try_optimizer(plugin, optimizer)
 
 
 def _try_scheduler(plugin: params.SchedulerParams) -> None:
-    optimizer = torch.optim.SGD(trial_step.some_weights(), lr=0.1, momentum=0.9)
+    optimizer = torch.optim.SGD(trial_step.some_weights().values(), lr=0.1, momentum=0.9)
     schedule = plugin.build(optimizer, STEPS)
     optimizer.step()
-    trial_step.try_step(schedule, "after every batch, without a metric")
+    trial_step.try_schedule(plugin, schedule)
 
 
 def _try_gate(plugin: params.GateParams) -> None:

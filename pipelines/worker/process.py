@@ -248,20 +248,37 @@ def _stage_error(message: dict[str, Any]) -> Exception:
     return RunError(message["message"], details=message["details"])
 
 
-def check_config(config: RunConfig, *, exports: bool = False) -> dict[str, Any]:
+def check_config(
+    config: RunConfig,
+    *,
+    exports: bool = False,
+    weights: str | None = None,
+    resumed: bool = False,
+) -> dict[str, Any]:
     """Check the device, and a step of the training on two samples, in the worker before any work.
 
     Args:
         exports: whether to try torch.export as well, which takes longer.
+        weights: the file with those of a run that `model.weights` names.
+        resumed: whether the run has a checkpoint, so that it needs no other weights.
 
     Raises:
         UserError: with every problem found; or the cache folder cannot be written.
     """
     check_cache()
-    return _checked(config.model_dump_json(), str(cache_folder()), exports)
+    return _checked(config.model_dump_json(), str(cache_folder()), exports, weights, resumed)
 
 
 # The command line checks before there is a flow, and the flow checks again.
 @functools.cache
-def _checked(config: str, cache: str, exports: bool) -> dict[str, Any]:
-    return shared_worker().call("check", config=json.loads(config), cache=cache, exports=exports)
+def _checked(
+    config: str, cache: str, exports: bool, weights: str | None, resumed: bool
+) -> dict[str, Any]:
+    return shared_worker().call(
+        "check",
+        config=json.loads(config),
+        cache=cache,
+        exports=exports,
+        weights=weights,
+        resumed=resumed,
+    )

@@ -15,6 +15,7 @@ import torch
 from filelock import FileLock, Timeout
 from torch import nn
 
+from torchyard.core.config.files import file_identity
 from torchyard.core.config.resolve import ResolvedConfig, resolve_once
 from torchyard.core.config.schema import TrainConfig
 from torchyard.core.data.dataset import PreparedDataset, Split
@@ -30,13 +31,19 @@ from torchyard.core.training import checkpoint, loop
 from torchyard.core.training import device as devices
 from torchyard.core.training import network as networks
 from torchyard.core.training.batches import Batches, TrainingData, build_augmentation, total_steps
-from torchyard.core.training.events import Emit, StageProgress, TrainingBatch
+from torchyard.core.training.events import Emit, StageProgress, TrainingBatch, WeightsTaken
 from torchyard.core.training.execution import CompiledStep, Execution, set_up_evaluation
 from torchyard.core.training.parallel.strategy import DataParallel, Strategy
 from torchyard.core.training.run_log import with_metrics_logged
 from torchyard.core.training.sampling import sampling
 from torchyard.core.training.state import TrainingState
-from torchyard.pipelines.worker.config_check import Config, check, model_size, step_problems
+from torchyard.pipelines.worker.config_check import (
+    Config,
+    check,
+    model_size,
+    starting_weights,
+    step_problems,
+)
 from torchyard.pipelines.worker.judging import judge
 from torchyard.pipelines.worker.plugin_check import try_plugins
 from torchyard.pipelines.worker.summaries import inspect_dataset, inspect_model
@@ -64,8 +71,13 @@ def prepare(config: Config, cache: str, emit: Emit) -> dict[str, Any]:
     return {"folder": str(prepared.folder), "found": prepared == before}
 
 
-def train(config: Config, data: str, folder: str, emit: Emit) -> dict[str, Any]:
+def train(
+    config: Config, data: str, folder: str, emit: Emit, weights: str | None = None
+) -> dict[str, Any]:
     """Train into `folder`, from its last checkpoint if it has one.
+
+    Args:
+        weights: the file with those of a run that `model.weights` names.
 
     Returns:
         weights: the checkpoint to use; fit: how training ended; placement: the devices
@@ -75,7 +87,7 @@ def train(config: Config, data: str, folder: str, emit: Emit) -> dict[str, Any]:
     resolved = resolve_once(config, host())
     settings = resolved.config.train
     device = devices.choose_device(resolved.config.device)
-    arguments = (config, data, folder)
+    arguments = (config, data, folder, weights)
     with _only_trainer(Path(folder)):
         if settings.parallel == "ddp":
             from torchyard.core.training.parallel.launcher import launch
@@ -100,20 +112,32 @@ def _only_trainer(folder: Path) -> Iterator[None]:
 
 
 def _train(
-    arguments: tuple[Config, str, str], emit: Emit, strategy: Strategy, device: torch.device
+    arguments: tuple[Config, str, str, str | None],
+    emit: Emit,
+    strategy: Strategy,
+    device: torch.device,
 ) -> dict[str, Any]:
     """Train as one process of the strategy; returns what `train` does."""
     config, folder = arguments[0], Path(arguments[2])
     resolved, prepared = resolve_once(config, host()), PreparedDataset.open(Path(arguments[1]))
     settings = resolved.config.train
     devices.set_deterministic(settings.deterministic)
-    size = model_size(resolved, prepared.spec)
+    found = checkpoint.find(folder) if strategy.is_main else None
+    start = None
+    if strategy.broadcast(found) is None:  # which has the weights
+        start = starting_weights(resolved, arguments[3])
+    size, groups = model_size(resolved, prepared.spec, start)
     checkpoint.seed_everything(settings.drawn_seed)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
 
-    network = _network(resolved, prepared)
-    networks.freeze(network.model, resolved.config.model.freeze)
+    network = _network(resolved, prepared, start)
+    if start is not None:
+        asked = resolved.config.dataset.normalize
+        taken = start.apply(network, resolved.config.model.name, prepared.spec, asked)
+        if strategy.is_main:
+            emit(WeightsTaken(taken, file_identity(start.file)))
+    freezing = networks.Freezing.of(network.model, resolved.config.model)
     network = network.to(device)
     train, validation = prepared.train, prepared.validation
     if validation is None and settings.validation:
@@ -126,9 +150,11 @@ def _train(
         validation = replace(train, indices=held_out)
         train = replace(train, indices=rest)
     steps = total_steps(len(train), settings)
-    execution = Execution.choose(resolved.config, network.model, size, steps, device)
+    execution = Execution.choose(
+        resolved.config, network.model, size, steps, device, resolved.optimizer.needs_closure
+    )
     execution.apply(network)
-    if problems := step_problems(resolved, prepared.spec, size, steps, prepared):
+    if problems := step_problems(resolved, prepared.spec, size, groups, steps, prepared):
         raise UserError(problems)
     augmentations = [
         build_augmentation(plugin, prepared.shape, len(prepared.classes))
@@ -136,7 +162,8 @@ def _train(
     ]
     fitted = resolved.loss.with_class_counts(train.class_counts(len(prepared.classes)))
     loss = fitted.build(len(prepared.classes))
-    optimizer = resolved.optimizer.build([p for p in network.parameters() if p.requires_grad])
+    parameters = dict(network.model.named_parameters())
+    optimizer = networks.build_optimizer(resolved.optimizer, parameters, groups)
     scheduler = resolved.scheduler.build(optimizer, steps)
     if isinstance(loss, nn.Module):
         loss = loss.to(device)
@@ -152,7 +179,14 @@ def _train(
             np.savez(writer, samples=samples.cpu().numpy(), labels=labels.cpu().numpy())
         emit(TrainingBatch(str(file)))
     state = TrainingState(
-        network, optimizer, scheduler, device=device, precision=execution.precision
+        network,
+        optimizer,
+        scheduler,
+        device=device,
+        precision=execution.precision,
+        follows_metric=resolved.scheduler.follows_metric,
+        needs_closure=resolved.optimizer.needs_closure,
+        freezing=freezing,
     )
     compiled, compilation = None, "false"
     if execution.compiled:
@@ -251,15 +285,21 @@ def export(config: Config, data: str, weights: str, target: str, emit: Emit) -> 
     return {"refused": None}
 
 
-def _network(resolved: ResolvedConfig, prepared: PreparedDataset) -> networks.Network:
+def _network(
+    resolved: ResolvedConfig, prepared: PreparedDataset, start: networks.StartingWeights | None
+) -> networks.Network:
     model = resolved.model.build(prepared.shape, len(prepared.classes))
-    return networks.Network(model, prepared, resolved.config.dataset.normalize)
+    normalize = resolved.config.dataset.normalize
+    if start is not None and normalize == "auto":
+        normalize = start.normalization(prepared.spec) or normalize
+    return networks.Network(model, prepared, normalize)
 
 
 def _trained_network(
     resolved: ResolvedConfig, prepared: PreparedDataset, weights: Path, device: torch.device
 ) -> networks.Network:
-    network = _network(resolved, prepared)
+    network = _network(resolved, prepared, None)
+    # The normalization is among the weights: it may be that of those which training began with.
     network.load_state_dict(checkpoint.load(weights)["network"])
     return network.to(device)
 

@@ -6,7 +6,7 @@ Each function raises what the plugin raises, or a ValueError that says what is w
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,8 @@ from torchyard.core.training.network import (
 
 # A larger model is tried on torch's meta device, which computes shapes alone.
 MOST_WEIGHTS = 5_000_000
+SOME_WEIGHTS = {"weight": (2, 2), "bias": (2,)}
+Weights = Mapping[str, nn.Parameter]
 MOST_FLOPS = 20_000_000  # of one sample's forward pass
 
 
@@ -117,8 +119,8 @@ def try_model(
     *,
     single: str = "",
     exports: bool = False,
-) -> list[nn.Parameter]:
-    """`try_network` with a new network; returns its trained parameters, or stand-ins for them.
+) -> Weights:
+    """`try_network` with a new network; returns its parameters by name, or stand-ins for them.
 
     Args:
         build: makes the network on a device.
@@ -126,12 +128,12 @@ def try_model(
         exports: whether to try torch.export as well.
     """
 
-    def run(device: str) -> list[nn.Parameter]:
+    def run(device: str) -> Weights:
         network = build(device)
         try_network(network, samples.to(device), gradient, single)
         if exports:
             try_export(network, samples)
-        return [weight for weight in network.parameters() if weight.requires_grad]
+        return dict(network.model.named_parameters())
 
     if size.all_parameters <= MOST_WEIGHTS and size.flops <= MOST_FLOPS:
         return run("cpu")
@@ -201,44 +203,61 @@ def first_samples(data: PreparedDataset) -> torch.Tensor:
     return torch.from_numpy(chosen[[0, -1]])
 
 
-def some_weights() -> list[nn.Parameter]:
+def some_weights() -> Weights:
     """Two parameters with gradients, for an optimizer whose network is not known."""
-    weights = [nn.Parameter(torch.zeros(shape)) for shape in ((2, 2), (2,))]
-    for weight in weights:
+    weights = {name: nn.Parameter(torch.zeros(shape)) for name, shape in SOME_WEIGHTS.items()}
+    for weight in weights.values():
         weight.grad = torch.ones_like(weight)
     return weights
 
 
-def stand_ins(weights: Sequence[nn.Parameter]) -> list[nn.Parameter]:
+def stand_ins(weights: Weights) -> Weights:
     """Small parameters on the CPU with gradients, of the dimensions and types of given ones."""
-    small = []
-    for weight in weights:
+    small = {}
+    for name, weight in weights.items():
         side = [min(length, 2) for length in weight.shape]
-        small.append(nn.Parameter(torch.zeros(side, dtype=weight.dtype)))
+        small[name] = nn.Parameter(torch.zeros(side, dtype=weight.dtype), weight.requires_grad)
         if weight.grad is not None:
             gradient = torch.ones(side, dtype=weight.dtype)
-            small[-1].grad = gradient.to_sparse() if weight.grad.is_sparse else gradient
+            small[name].grad = gradient.to_sparse() if weight.grad.is_sparse else gradient
     return small
 
 
-def build_optimizer(
-    plugin: params.OptimizerParams, weights: Sequence[nn.Parameter]
-) -> torch.optim.Optimizer:
-    """The optimizer of parameters, which must be one."""
-    optimizer = plugin.build(list(weights))
-    if not isinstance(optimizer, torch.optim.Optimizer):
-        raise ValueError(f"builds a {type(optimizer).__name__}, not a torch.optim.Optimizer")
-    return optimizer
+def try_optimizer(plugin: params.OptimizerParams, optimizer: torch.optim.Optimizer) -> None:
+    """A step of an optimizer whose parameters have gradients."""
+    if not plugin.needs_closure:
+        try_step(optimizer, "without a closure")
+        return
+    calls: list[torch.Tensor] = []
+
+    def closure() -> torch.Tensor:
+        calls.append(torch.zeros(()))
+        return calls[-1]
+
+    try_step(optimizer, "with a closure", closure)
+    if not calls:
+        raise ValueError("its step() does not call the closure, which computes the gradients")
 
 
-def try_step(owner: Any, how: str) -> None:
+def try_schedule(
+    plugin: params.SchedulerParams, schedule: torch.optim.lr_scheduler.LRScheduler
+) -> None:
+    """A step of a schedule, after that of its optimizer."""
+    if plugin.follows_metric:
+        try_step(schedule, "after every epoch, with a metric", 1.0)
+    else:
+        try_step(schedule, "after every batch, without a metric")
+
+
+def try_step(owner: Any, how: str, *arguments: Any) -> None:
     """A step of an optimizer or a schedule, which must fit into a checkpoint.
 
     Args:
         how: it is called, for messages.
+        arguments: of the step.
     """
     try:
-        owner.step()
+        owner.step(*arguments)
     except Exception as error:
         reason = f"{type(error).__name__}: {first_line(error)}"
         raise ValueError(f"its step(), called {how}, raises {reason}") from error

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from torchyard import ModelParams, Register, hookimpl
+from torchyard import ModelParams, Pretrained, Register, hookimpl
 
 if TYPE_CHECKING:
     from torch import nn
@@ -35,7 +36,10 @@ NAMES = (
 
 
 class TorchvisionModel(ModelParams):
-    """A torchvision network, trained from scratch.
+    """A torchvision network, trained from scratch or from torchvision's weights.
+
+    `model.weights` is `default` or one of torchvision's names, such as IMAGENET1K_V1; the file is
+    looked for where torch.hub keeps its downloads.
 
     The last layer has the data's number of classes, the first convolution its number of
     channels; a vision transformer is built for the size of the images. Auxiliary heads are
@@ -64,6 +68,35 @@ class TorchvisionModel(ModelParams):
         network: nn.Module = get_model(self.architecture, weights=None, **settings)
         return network if channels == 3 else _with_channels(network, channels)
 
+    def pretrained(self, name: str) -> Pretrained:
+        """The weights that torchvision publishes, in the folder of torch.hub's checkpoints.
+
+        https://docs.pytorch.org/vision/stable/models.html
+        """
+        from pathlib import Path
+
+        import torch
+        from torchvision.models import get_model_weights
+
+        known = get_model_weights(self.architecture)
+        names = [each.name for each in known]
+        chosen = "DEFAULT" if name == "default" else name
+        if chosen not in known.__members__:
+            near = difflib.get_close_matches(name.upper(), names, n=1)
+            hint = f" Did you mean '{near[0]}'?" if near else ""
+            accepted = ", ".join(["default", *names])
+            raise ValueError(
+                f"no weights of {self.architecture} are named '{name}'.{hint}  "
+                f"(torchvision has: {accepted})"
+            )
+        weights = known[chosen]
+        preset = weights.transforms()
+        mean, std = tuple(preset.mean), tuple(preset.std)
+        if self.architecture in ("googlenet", "inception_v3"):  # what transform_input makes of it
+            mean = std = (0.5, 0.5, 0.5)
+        file = Path(torch.hub.get_dir(), "checkpoints", weights.url.rpartition("/")[2])
+        return Pretrained(file, weights.url, mean, std, preset.crop_size[0])
+
 
 def _with_channels(network: nn.Module, channels: int) -> nn.Module:
     """Give the first convolution `channels` input channels, and new weights."""
@@ -85,7 +118,7 @@ def register_models(register: Register) -> None:
     for name in NAMES:
         attributes = {
             "architecture": name,
-            "__doc__": f"torchvision.models.{name}, trained from scratch.",
+            "__doc__": f"torchvision.models.{name}.",
             "__module__": __name__,
         }
         register(name, type(f"Torchvision_{name}", (TorchvisionModel,), attributes))

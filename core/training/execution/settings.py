@@ -56,7 +56,13 @@ class Execution:
 
     @classmethod
     def choose(
-        cls, config: RunConfig, model: nn.Module, size: DryRun, steps: int, device: torch.device
+        cls,
+        config: RunConfig,
+        model: nn.Module,
+        size: DryRun,
+        steps: int,
+        device: torch.device,
+        needs_closure: bool = False,
     ) -> Execution:
         """Choose for one training.
 
@@ -66,6 +72,7 @@ class Execution:
             size: of the model, and the work of one sample.
             steps: batches of the whole run.
             device: where it is trained.
+            needs_closure: whether a step of the optimizer computes the gradients more than once.
 
         Raises:
             UserError: train.compile is asked for where it cannot be.
@@ -90,10 +97,14 @@ class Execution:
             raise UserError(f"train.compile: is for float32 on a CPU, not {precision} on {device}")
         if compiled and plain_torch:
             raise UserError(f"train.compile: cannot be had: {plain_torch}")
+        changing = needs_closure or config.model.freeze_epochs is not None
+        if compiled and changing:
+            what = "an optimizer that needs a closure" if needs_closure else "model.freeze_epochs"
+            raise UserError(f"train.compile: is not for {what}")
         if compiled is None:
             alone = on_cpu and settings.parallel == "none" and precision == "float32"
             worth_it = work < WORTH_ONEDNN and steps >= WORTH_COMPILING
-            compiled = alone and worth_it and not plain_torch
+            compiled = alone and worth_it and not (plain_torch or changing)
         return cls(
             threads=settings.threads
             or (1 if work < WORTH_THREADS else max(1, THREADS // settings.world_size)),
