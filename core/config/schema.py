@@ -204,6 +204,11 @@ class TrainConfig(BaseModel):
     threads: PositiveInt | None = Field(
         None, description="CPU threads; none: one where a batch is little work, else all"
     )
+    workers: PositiveInt | None = Field(
+        None,
+        description="threads of each process that decode images ahead of the training; none: "
+        "one for each core, 16 at most",
+    )
     channels_last: bool | None = Field(
         None, description="channels-last memory format; none: where that is faster"
     )

@@ -23,8 +23,12 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     import torch
 
+    from torchyard.core.data.photos import EncodedSamples
+
     Labels: TypeAlias = npt.NDArray[np.int64]
-    Samples: TypeAlias = npt.NDArray[np.uint8] | npt.NDArray[np.float32] | npt.NDArray[np.int64]
+    Samples: TypeAlias = (
+        npt.NDArray[np.uint8] | npt.NDArray[np.float32] | npt.NDArray[np.int64] | EncodedSamples
+    )
 
 MANIFEST = "manifest.json"
 
@@ -60,7 +64,8 @@ class Split:
     """The training, validation or test split of a prepared data set, or some samples of it.
 
     Attributes:
-        samples: memory map, uint8 N x C x H x W, float32 N x D or N x C x L, or int64 N x L.
+        samples: memory map, uint8 N x C x H x W, float32 N x D or N x C x L, or int64 N x L; of
+            image files that are kept encoded, what reads like one.
         labels: int64 N, class indices.
         indices: which of the N samples belong to it; None: all. So a validation split shares
             the memory map of the training split.
@@ -88,7 +93,7 @@ class Split:
 
 @dataclass(frozen=True)
 class PreparedDataset:
-    """A data set as `prepare_dataset` writes it; its arrays are memory-mapped.
+    """A data set as `prepare_dataset` writes it: memory-mapped arrays, or image files.
 
     Attributes:
         folder: the folder of the manifest and the arrays.
@@ -105,7 +110,8 @@ class PreparedDataset:
         notes: what its user should know, such as files that were left out.
         encoding: how a sample is made of its source, as JSON values; empty: as it is there.
         reading: how its image files were read, as those that a model is asked about later are.
-        blocks: CRC-32 of each block of `BLOCK_BYTES` of each array file, by the file's name.
+        blocks: CRC-32 of each block of `BLOCK_BYTES` of each file, by its name.
+        storage: "arrays", or "encoded" where image files are kept as they are.
     """
 
     folder: Path
@@ -122,6 +128,7 @@ class PreparedDataset:
     encoding: dict[str, Any] = field(default_factory=dict, hash=False, repr=False)
     reading: ImageReading = READING
     blocks: dict[str, list[int]] = field(default_factory=dict, hash=False, repr=False)
+    storage: str = "arrays"
 
     @classmethod
     def open(cls, folder: Path) -> PreparedDataset:
@@ -184,6 +191,11 @@ class PreparedDataset:
             )
 
     @property
+    def encoded(self) -> bool:
+        """Whether image files are kept as they are, and decoded when they are needed."""
+        return self.storage == "encoded"
+
+    @property
     def samples(self) -> str:
         """How many there are: "50,000 training, 5,000 validation and 10,000 test samples"."""
         *others, test = (
@@ -199,9 +211,21 @@ class PreparedDataset:
 
     @cached_property
     def test_digest(self) -> str:
-        """sha256 of the test samples, their labels and the class names; reads all of them."""
+        """sha256 of the test samples, their labels and the class names; reads all of them.
+
+        Of image files that are kept encoded, of their contents and how they are decoded.
+        """
         digest = sha256(json.dumps([self.classes, self.shape, self.dtype]).encode())
         digest.update(self.test.labels.astype("<i8").data)
+        if self.encoded:
+            from torchyard.core.data.photos import photo_files
+
+            digest.update(self.reading.model_dump_json().encode())
+            for path in photo_files(self.folder, "test"):
+                with path.open("rb") as file:
+                    while block := file.read(BLOCK_BYTES):
+                        digest.update(block)
+            return digest.hexdigest()
         samples = rows_of(self.test.samples)
         rows = max(1, (8 << 20) // max(1, samples[:1].nbytes))
         for start in range(0, len(samples), rows):
@@ -236,12 +260,16 @@ class PreparedDataset:
             for kind in ("groups", "weights")
             if (file := self.folder / f"{part}_{kind}.npy").is_file()
         }
+        labels = np.load(self.folder / f"{part}_labels.npy")
+        if self.encoded:
+            from torchyard.core.data.photos import EncodedSamples
+
+            channels, height, width = self.shape
+            samples = EncodedSamples(self.folder, part, (channels, height, width), self.reading)
+            return Split(samples, labels, **annotations)
         # Copy-on-write: torch shares writable arrays only, and the file must not change.
-        return Split(
-            np.load(self.folder / f"{part}_samples.npy", mmap_mode="c"),
-            np.load(self.folder / f"{part}_labels.npy"),
-            **annotations,
-        )
+        samples = np.load(self.folder / f"{part}_samples.npy", mmap_mode="c")
+        return Split(samples, labels, **annotations)
 
 
 def rows_of(samples: Samples) -> Samples | FileRows:

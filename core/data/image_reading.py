@@ -1,4 +1,4 @@
-"""How image files become pixels: settings of every data set that reads image files."""
+"""How image files are kept and become pixels: settings of every data set that reads them."""
 
 from __future__ import annotations
 
@@ -10,16 +10,36 @@ Level = Annotated[int, Field(ge=0, le=255)]
 
 
 class ImageReading(BaseModel):
-    """What is done with image files that are not plain 8-bit images.
+    """How image files are kept, scaled, and converted where they are no plain 8-bit images.
 
     They stand beside a data set's own parameters in a configuration, as `dataset.background`.
     """
 
     model_config = ConfigDict(frozen=True, allow_inf_nan=False)
 
+    storage: Literal["auto", "arrays", "encoded"] = Field(
+        "auto",
+        description="arrays: images are decoded once, to one size; encoded: the files are kept "
+        "and decoded when they are needed; auto: encoded for images of several sizes, and where "
+        "arrays would be larger than the files, unless they become small (64x64)",
+    )
+    resize: Literal["crop", "pad", "squash"] | None = Field(
+        None,
+        description="how images of another shape fit into image_size; crop: the largest part in "
+        "the middle; pad: all of it, between bars of the background; squash: all of it, "
+        "distorted; none: crop for encoded images, squash for arrays",
+    )
+    crop_ratio: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="for resize=crop: the share of that part's sides that is kept (ImageNet's "
+        "usual 224 of 256 is 0.875)",
+    )
     background: tuple[Level, Level, Level] = Field(
         (255, 255, 255),
-        description="colour behind transparent images: a name, #rrggbb or [red, green, blue]",
+        description="colour behind transparent images, and of bars: a name, #rrggbb or "
+        "[red, green, blue]",
     )
     value_range: tuple[float, float] | None = Field(
         None,

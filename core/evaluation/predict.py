@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from torchyard.core.data.dataset import rows_of
+from torchyard.core.data.photos import EncodedSamples, Wanted
 from torchyard.core.data.predictions import Predictions
 from torchyard.core.errors import RunError
 
@@ -69,9 +71,7 @@ def predict(
     logits = np.empty((0, 0), dtype=np.float32)
     try:
         with torch.inference_mode(), torch.autocast(device.type, enabled=False):
-            for start in range(0, count, batch_size):
-                chosen = slice(start, start + batch_size)
-                batch = rows[chosen if indices is None else indices[chosen]]
+            for start, batch in _batches(rows, indices, count, batch_size):
                 if isinstance(batch, np.ndarray):
                     # torch shares the memory of writable arrays only.
                     batch = torch.from_numpy(batch if batch.flags.writeable else batch.copy())
@@ -96,3 +96,19 @@ def predict(
     targets = labels.cpu().numpy() if isinstance(labels, torch.Tensor) else np.asarray(labels)
     targets = targets if indices is None else targets[indices]
     return Predictions(logits, targets.astype(np.int64))
+
+
+def _batches(
+    rows: Any, indices: npt.NDArray[np.int64] | None, count: int, batch_size: int
+) -> Iterator[tuple[int, Any]]:
+    """The rows in batches, each with where it begins; encoded images are decoded ahead."""
+    starts = range(0, count, batch_size)
+    if isinstance(rows, EncodedSamples):
+        chosen = np.arange(count) if indices is None else indices
+        wanted = (Wanted(chosen[start : start + batch_size], None, start) for start in starts)
+        for pixels, start in rows.decoded(wanted):
+            yield start, pixels
+        return
+    for start in starts:
+        part = slice(start, start + batch_size)
+        yield start, rows[part if indices is None else indices[part]]

@@ -96,6 +96,12 @@ class ImageStatistics:
         self._sum += pixels.sum(axis=(0, 2), dtype=np.int64)
         self._squares += np.einsum("nci,nci->c", pixels, pixels, dtype=np.int64, casting="unsafe")
 
+    def merge(self, others: ImageStatistics) -> None:
+        """Take in what other samples have added up to."""
+        self._count += others._count
+        self._sum += others._sum
+        self._squares += others._squares
+
     def result(self) -> tuple[list[float], list[float]]:
         """Mean and (population) standard deviation of each channel."""
         sums = [int(value) for value in self._sum]

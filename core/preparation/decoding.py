@@ -1,4 +1,4 @@
-"""Image files decoded into an array file, by several processes where that is faster.
+"""Image files decoded, into an array file or to check them, by several processes if faster.
 
 The processes are those of loky, joblib's executor. `multiprocessing` would import the parent's
 main module again in each of them ("spawn"), which costs seconds where that is Prefect's engine
@@ -26,10 +26,10 @@ from typing import Any
 
 import numpy as np
 
+from torchyard.core.data.image_file import Findings, decode_image, measure
 from torchyard.core.data.image_reading import READING, ImageReading
 from torchyard.core.errors import RunError
-from torchyard.core.preparation.arrays import SampleFile
-from torchyard.core.preparation.image_file import Findings, decode_image
+from torchyard.core.preparation.arrays import ImageStatistics, SampleFile
 
 
 @dataclass
@@ -40,11 +40,15 @@ class Decoded:
         checksums: CRC-32 of each file, 0 where it cannot be read.
         failures: (index in the split, reason) of those that failed.
         findings: what the others are like.
+        measures: `image_file.measure` of each, and `statistics` of those that did not fail, where
+            images are only checked.
     """
 
     checksums: list[int] = field(default_factory=list)
     failures: list[tuple[int, str]] = field(default_factory=list)
     findings: Findings = field(default_factory=Findings)
+    measures: list[tuple[int, int, int]] = field(default_factory=list)
+    statistics: ImageStatistics = field(default_factory=ImageStatistics)
 
 
 CHUNK_IMAGES = 256
@@ -63,24 +67,26 @@ ENVIRONMENT = {
 
 @dataclass(frozen=True)
 class ImageDecoder:
-    """Decodes images of one split into its array file.
+    """Decodes images of one split.
 
     Attributes:
         read: returns the bytes of the image file that a reference stands for.
         shape: (C, H, W).
         resize: scale images of another size, instead of refusing them.
-        file: for uint8 N x C x H x W.
+        part: the split, for messages.
+        file: for uint8 N x C x H x W; None: the images are only checked and measured.
         reading: the settings.
     """
 
     read: Callable[[Any], bytes]
     shape: tuple[int, int, int]
     resize: bool
-    file: SampleFile
+    part: str
+    file: SampleFile | None
     reading: ImageReading = READING
 
     def decode(self, start: int, references: Sequence[Any]) -> Decoded:
-        """Decode the images of `references` into the samples from index `start` on.
+        """Decode the images of `references`: into the samples from index `start` on.
 
         The samples of images that cannot be read or decoded are zeros.
 
@@ -94,19 +100,26 @@ class ImageDecoder:
 
             warnings.simplefilter("ignore")  # odd metadata, for example: one warning per file
             for index, reference in enumerate(references):
-                checksum = 0
+                checksum, measured = 0, (0, 0, 0)
                 try:
                     data = self.read(reference)
                     checksum = zlib.crc32(data)
                     pixels[index] = decode_image(
                         data, self.shape, self.resize, self.reading, done.findings
                     )
+                    if self.file is None:
+                        measured = measure(data, self.reading)
                 except (OSError, ValueError) as error:
                     done.failures.append((start + index, str(error)))
                 except Exception as error:  # a plugin's `read` may raise anything
                     done.failures.append((start + index, f"{type(error).__name__}: {error}"))
                 done.checksums.append(checksum)
-        self.file.write(start, pixels)
+                done.measures.append(measured)
+        if self.file is not None:
+            self.file.write(start, pixels)
+        elif len(done.failures) < len(pixels):
+            failed = [index - start for index, _ in done.failures]
+            done.statistics.add(np.delete(pixels, failed, axis=0) if failed else pixels)
         return done
 
 
@@ -173,7 +186,7 @@ class ParallelDecoding:
             status = re.search(r"\((-?\d+)\)", str(error))  # "... {SIGKILL(-9)} ..."
             raise RunError(
                 f"A decoding process ended with status {status[1] if status else 'unknown'} while "
-                f"images {done} to {end - 1} of {decoder.file.path.name} were decoded.",
+                f"images {done} to {end - 1} of the {decoder.part} split were decoded.",
                 str(error),
             ) from error
 

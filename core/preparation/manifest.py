@@ -1,9 +1,10 @@
-"""The manifest of a prepared data set: what the arrays hold, and the digests that prove it."""
+"""The manifest of a prepared data set: what its files hold, and the digests that prove it."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -12,15 +13,19 @@ import numpy as np
 
 from torchyard.core.data.dataset import MANIFEST, SEAL, block_sums, seal
 from torchyard.core.data.files import atomic_write, fsync
-from torchyard.core.data.image_reading import READING
 from torchyard.core.data.raw import RawData
 from torchyard.core.preparation.annotations import listed
 from torchyard.core.preparation.arrays import ImageStatistics, SampleFile, VectorStatistics
+from torchyard.core.preparation.photo_pack import PhotoPack
 from torchyard.core.preparation.splits import RawSplits
 
 
 def write_manifest(
-    folder: Path, name: str, raw: RawData, splits: RawSplits, files: dict[str, SampleFile]
+    folder: Path,
+    name: str,
+    raw: RawData,
+    splits: RawSplits,
+    files: Mapping[str, SampleFile | PhotoPack],
 ) -> str:
     """Write the manifest with digest and statistics, sync all to the disk.
 
@@ -28,7 +33,7 @@ def write_manifest(
         the name for the folder: from the digest, and from notes and settings, which the next
         source of the same content may not have.
     """
-    arrays = sorted(folder.glob("*.npy"))
+    arrays = sorted([*folder.glob("*.npy"), *folder.glob("*.bin")])
     statistics: ImageStatistics | VectorStatistics | None = None  # of token ids there are none
     if splits.dtype.kind != "i":
         statistics = ImageStatistics() if splits.dtype == np.uint8 else VectorStatistics()
@@ -38,16 +43,32 @@ def write_manifest(
         "dtype": splits.dtype.name,
         "counts": splits.counts,
     }
-    digest = hashlib.sha256(json.dumps(layout, sort_keys=True).encode())
+    images = splits.images
+    settings = {"broken": "refuse", "verify": False, "storage": "auto"}
+    reading = images.reading.model_copy(update=settings).model_dump(
+        mode="json", exclude_defaults=True
+    )
+    if images.encoded:  # other samples than arrays, and than those of another `resize`
+        layout["storage"] = "encoded"
+    digest = hashlib.sha256(
+        json.dumps([layout, reading] if images.encoded else layout, sort_keys=True).encode()
+    )
     # The arrays are synced to the disk while they are read back from the system's cache.
     with ThreadPoolExecutor(2) as disk:
         syncs = [disk.submit(fsync, path) for path in arrays]
         sums = {path.name: disk.submit(block_sums, path) for path in arrays}
         for part in splits.counts:
-            for chunk in files[part].chunks():
-                digest.update(chunk.data)
-                if part == "train" and statistics:
-                    statistics.add(chunk)
+            stored = files[part]
+            if isinstance(stored, PhotoPack):
+                for data in stored.chunks():
+                    digest.update(data)
+                if part == "train":
+                    statistics = stored.statistics
+            else:
+                for chunk in stored.chunks():
+                    digest.update(chunk.data)
+                    if part == "train" and statistics:
+                        statistics.add(chunk)
             digest.update(splits.labels[part].astype("<i8").data)
         for (part, kind), values in sorted(splits.annotations.items()):
             digest.update(f"{part} {kind}".encode() + values.tobytes())
@@ -55,8 +76,7 @@ def write_manifest(
             sync.result()
         blocks = {file: found.result() for file, found in sums.items()}
     mean, std = statistics.result() if statistics else ([], [])
-    reading = splits.images.reading.model_copy(update={"broken": "refuse", "verify": False})
-    notes = [*raw.notes, *splits.images.notes, *_one_sided(splits)]
+    notes = [*raw.notes, *images.notes, *_one_sided(splits)]
     if splits.dtype == np.uint8:
         notes += _flat_channels(mean, std)
     manifest = {
@@ -68,15 +88,15 @@ def write_manifest(
         "source": raw.source,
         "notes": notes,
         **({"encoding": dict(raw.encoding)} if raw.encoding else {}),
-        "reading": reading.model_dump(mode="json", exclude_defaults=True),
+        "reading": reading,
         "sizes": {path.name: path.stat().st_size for path in arrays},
         "blocks": blocks,
     }
     with atomic_write(folder / MANIFEST) as file:
         file.write(json.dumps({**manifest, SEAL: seal(manifest)}, indent=1).encode())
     fsync(folder)
-    if notes or raw.encoding or reading != READING:
-        told = [notes, manifest["reading"], *[dict(raw.encoding)] * bool(raw.encoding)]
+    if notes or raw.encoding or reading:
+        told = [notes, reading, *[dict(raw.encoding)] * bool(raw.encoding)]
         digest.update(json.dumps(told).encode())
     return digest.hexdigest()[:16]
 

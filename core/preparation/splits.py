@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from torchyard.core.data.image_reading import READING, ImageReading
+from torchyard.core.data.photos import ENTRY
 from torchyard.core.data.raw import (
     SAMPLE_KINDS,
     ArraySplit,
@@ -28,6 +29,7 @@ from torchyard.core.preparation.annotations import annotation_arrays
 from torchyard.core.preparation.arrays import SampleFile
 from torchyard.core.preparation.decoding import ParallelDecoding
 from torchyard.core.preparation.image_set import LISTED, ImageSet
+from torchyard.core.preparation.photo_pack import PhotoPack
 
 
 class RawSplits:
@@ -60,8 +62,12 @@ class RawSplits:
         self._streams: dict[str, Iterator[tuple[npt.NDArray[Any], int]]] = {}
         self._layouts: dict[str, tuple[tuple[int, ...], np.dtype[Any]]] = {}
         encoded = {part: s for part, s in self._splits.items() if isinstance(s, EncodedSplit)}
-        self.images = ImageSet(encoded, reading)
         self._problems = _class_problems(self.classes)
+        if len(encoded) < len(self._splits):
+            if reading.storage == "encoded":
+                self._problems.append("storage=encoded: it does not consist of image files alone")
+            reading = reading.model_copy(update={"storage": "arrays"})
+        self.images = ImageSet(encoded, reading)
         for part, split in self._splits.items():
             self._check(part, split)
         self._check_alike()
@@ -72,8 +78,10 @@ class RawSplits:
 
     @property
     def bytes_needed(self) -> int:
-        """Size of the arrays on disk."""
+        """Size of the arrays or packed files on disk; of the latter, about."""
         sample = int(np.prod(self.shape)) * self.dtype.itemsize
+        if self.images.encoded:
+            sample = self.images.file_bytes + ENTRY.itemsize
         return sum(self.counts.values()) * (sample + 8)  # labels are int64
 
     @property
@@ -92,8 +100,8 @@ class RawSplits:
 
     def write(
         self, folder: Path, broken_list: Path, on_progress: Callable[[str, int, int], None]
-    ) -> dict[str, SampleFile]:
-        """Write `{part}_samples.npy`, `{part}_labels.npy` and annotations of every split.
+    ) -> dict[str, SampleFile | PhotoPack]:
+        """Write the samples, `{part}_labels.npy` and annotations of every split.
 
         Args:
             folder: where to write them.

@@ -95,7 +95,7 @@ class ImageClassifier:
         Raises:
             UserError: it cannot be read.
         """
-        from torchyard.core.preparation.image_file import decode_image
+        from torchyard.core.data.image_file import decode_image
 
         try:
             return decode_image(path.read_bytes(), self.shape, reading=self.reading)

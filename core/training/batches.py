@@ -1,19 +1,23 @@
 """The batches of a training split: their order, their samples on the device, augmented.
 
 Augmentations draw from torch's generators when a batch is
-taken, never ahead of it: a checkpoint between two batches holds their state.
+taken, never ahead of it: a checkpoint between two batches holds their state. Encoded images are
+decoded ahead, and which part of one is a function of seed, epoch and image alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import cast
 
+import numpy as np
 import torch
 
 from torchyard.core.config.schema import TrainConfig
 from torchyard.core.data.dataset import Split, rows_on
+from torchyard.core.data.photos import EncodedSamples, Part, Wanted, decoding_threads
+from torchyard.core.errors import RunError
 from torchyard.core.evaluation.figures import Figures
 from torchyard.core.hosting.params import Augmentation, AugmentationParams, Mixing, MixingParams
 from torchyard.core.training.parallel.strategy import Strategy
@@ -64,6 +68,8 @@ class TrainingData:
         augmentations: applied to every training batch, in this order.
         device: where the samples live: the network's, or the CPU where they do not fit.
         figures: that are computed of the validation.
+        region: of encoded images, draws the part that is decoded: (height, width, generator) to
+            (top, left, height, width). None: all of it, as it is evaluated.
     """
 
     train: Split
@@ -71,6 +77,7 @@ class TrainingData:
     augmentations: Sequence[Augmentation | MixedTargets]
     device: torch.device
     figures: Figures = field(default_factory=Figures)
+    region: Callable[[int, int, np.random.Generator], Part] | None = None
 
 
 @dataclass(frozen=True)
@@ -89,6 +96,15 @@ class Batch:
     inputs: torch.Tensor
     targets: torch.Tensor
     labels: torch.Tensor
+    size: int
+    weight: float
+
+
+@dataclass(frozen=True)
+class Shard:
+    """The samples of one process's part of a batch: their indices; else as in `Batch`."""
+
+    index: torch.Tensor
     size: int
     weight: float
 
@@ -118,23 +134,33 @@ class Batches:
         self._data, self._device = data, device
         self._size, self._seed = settings.batch_size, settings.drawn_seed
         self._sampler = settings.sampler
-        # The memory map or its file on the CPU, copied once to a GPU.
-        self._samples = rows_on(data.train.samples, data.device)
+        self._workers = settings.workers or decoding_threads(settings.world_size)
+        # The memory map or its file on the CPU, copied once to a GPU; encoded images stay.
+        samples = data.train.samples
+        self._photos = samples if isinstance(samples, EncodedSamples) else None
+        self._samples = None if self._photos else rows_on(samples, data.device)
         self._labels = torch.from_numpy(data.train.labels).to(data.device)
 
     def epoch(self, epoch: int, first: int, end: int, strategy: Strategy) -> Iterator[Batch]:
         """The batches `first` to `end` - 1 of an epoch, counted from 0, for this process."""
         order = self._order(epoch)
-        for number in range(first, end):
-            whole = order[number * self._size : (number + 1) * self._size]
-            index, weight = strategy.shard(whole)
-            yield Batch(*self._take(index, epoch), len(whole), weight)
+
+        def shards() -> Iterator[Shard]:
+            for number in range(first, end):
+                whole = order[number * self._size : (number + 1) * self._size]
+                index, weight = strategy.shard(whole)
+                yield Shard(index, len(whole), weight)
+
+        for inputs, shard in self._read(shards(), epoch):
+            yield Batch(*self._augmented(inputs, shard.index, epoch), shard.size, shard.weight)
 
     def first(self, size: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Inputs, targets and labels of the first samples of the first epoch, as in training."""
         # The random numbers drawn here must not change those of the training.
         with torch.random.fork_rng([self._device] if self._device.type == "cuda" else []):
-            return self._take(self._order(0)[:size], 0)
+            index = self._order(0)[:size]
+            [(inputs, _)] = self._read([Shard(index, len(index), 1.0)], 0)
+            return self._augmented(inputs, index, 0)
 
     def _order(self, epoch: int) -> torch.Tensor:
         train = self._data.train
@@ -143,10 +169,41 @@ class Batches:
             order = torch.from_numpy(train.indices)[order]
         return order.to(self._data.device)
 
-    def _take(
-        self, index: torch.Tensor, epoch: int
+    def _read(self, shards: Iterable[Shard], epoch: int) -> Iterator[tuple[torch.Tensor, Shard]]:
+        """The samples of each shard, where the data are."""
+        if self._photos is None:
+            assert self._samples is not None
+            for shard in shards:
+                yield self._samples.index_select(0, shard.index), shard
+        else:
+            wanted = (self._wanted(shard, epoch) for shard in shards)
+            for pixels, shard in self._photos.decoded(wanted, self._workers):
+                yield torch.from_numpy(pixels), shard
+
+    def _wanted(self, shard: Shard, epoch: int) -> Wanted[Shard]:
+        """Which images to decode, and which part of each."""
+        indices, parts = shard.index.numpy(), None
+        if self._data.region is not None:
+            parts = [self._part(index, epoch) for index in indices.tolist()]
+        return Wanted(indices, parts, shard)
+
+    def _part(self, index: int, epoch: int) -> Part:
+        assert self._photos is not None
+        assert self._data.region is not None
+        generator = np.random.default_rng((self._seed, epoch, index))
+        height, width = self._photos.size(index)
+        top, left, rows, columns = part = self._data.region(height, width, generator)
+        if not (0 <= top < top + rows <= height and 0 <= left < left + columns <= width):
+            raise RunError(
+                f"augmentations.0: the region {part} does not lie in an image of {height}x{width}: "
+                "it is (top, left, height, width)"
+            )
+        return part
+
+    def _augmented(
+        self, inputs: torch.Tensor, index: torch.Tensor, epoch: int
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        inputs = self._samples.index_select(0, index).to(self._device, non_blocking=True)
+        inputs = inputs.to(self._device, non_blocking=True)
         targets = labels = self._labels.index_select(0, index).to(self._device, non_blocking=True)
         for augment in self._data.augmentations:
             indices = index.to(self._device)

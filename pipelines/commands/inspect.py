@@ -163,13 +163,12 @@ def _print_guesses(images: list[Path], guesses: list[list[Guess]], as_json: bool
 
 
 def _print_dataset(name: str, data: PreparedDataset, facts: dict[str, Any]) -> None:
-    low, high = facts["range"]
     lines = {
         "data set": name,
         "samples": ", ".join(f"{count:,} to {VERBS[part]}" for part, count in data.counts.items()),
         "shape": dimensions(data.shape),
         "type": data.dtype,
-        "values": f"{low:g} to {high:g}",
+        "values": "{:g} to {:g}".format(*facts["range"]) if facts["range"] else "0 to 255",
         "digest": data.digest,
         "folder": facts["folder"],
         "source": facts["source"],

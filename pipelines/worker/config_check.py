@@ -19,7 +19,7 @@ from torchyard.core.data.raw import SampleSpec
 from torchyard.core.errors import UserError, suggestion
 from torchyard.core.evaluation.figures import standard_names
 from torchyard.core.hosting.host import host
-from torchyard.core.hosting.params import LossParams, MixingParams
+from torchyard.core.hosting.params import AugmentationParams, LossParams, MixingParams, RegionParams
 from torchyard.core.preparation.prepare import find_prepared
 from torchyard.core.training import checkpoint
 from torchyard.core.training.batches import total_steps
@@ -195,10 +195,14 @@ def step_problems(
     weights, groups = trial_step.some_weights(), groups or []
     if spec is not None:
         samples = trial_step.first_samples(prepared) if prepared else random_samples(spec)
+        encoded = prepared.encoded if prepared else resolved.config.dataset.storage == "encoded"
         names = [choice.name for choice in resolved.config.augmentations]
         for number, (name, plugin) in enumerate(zip(names, resolved.augmentations, strict=True)):
             with trying(f"augmentations.{number}: '{name}': "):
-                trial_step.try_augmentation(plugin, samples)
+                if encoded and isinstance(plugin, RegionParams):
+                    trial_step.try_region(plugin, number)
+                else:
+                    trial_step.try_augmentation(plugin, samples)
         gradient = None
         if spec.num_classes is not None:
             with trying("loss: "):
@@ -303,6 +307,16 @@ def _misfits(resolved: ResolvedConfig) -> list[str]:
             "and float16 scales it once: choose bfloat16 or float32"
         )
     return problems
+
+
+def region_first(
+    augmentations: Sequence[AugmentationParams], prepared: PreparedDataset
+) -> tuple[RegionParams | None, Sequence[AugmentationParams]]:
+    """What draws the parts of encoded images that are decoded, if anything, and the rest."""
+    first = augmentations[0] if augmentations else None
+    if prepared.encoded and isinstance(first, RegionParams):
+        return first, augmentations[1:]
+    return None, augmentations
 
 
 def _why_single(settings: TrainConfig, prepared: PreparedDataset | None) -> str:

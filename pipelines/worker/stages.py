@@ -41,6 +41,7 @@ from torchyard.pipelines.worker.config_check import (
     Config,
     check,
     model_size,
+    region_first,
     starting_weights,
     step_problems,
 )
@@ -156,20 +157,25 @@ def _train(
     execution.apply(network)
     if problems := step_problems(resolved, prepared.spec, size, groups, steps, prepared):
         raise UserError(problems)
-    augmentations = [
-        build_augmentation(plugin, prepared.shape, len(prepared.classes))
-        for plugin in resolved.augmentations
-    ]
-    fitted = resolved.loss.with_class_counts(train.class_counts(len(prepared.classes)))
-    loss = fitted.build(len(prepared.classes))
+    region, changes = region_first(resolved.augmentations, prepared)
+    classes = len(prepared.classes)
+    augmentations = [build_augmentation(plugin, prepared.shape, classes) for plugin in changes]
+    fitted = resolved.loss.with_class_counts(train.class_counts(classes))
+    loss = fitted.build(classes)
     parameters = dict(network.model.named_parameters())
     optimizer = networks.build_optimizer(resolved.optimizer, parameters, groups)
     scheduler = resolved.scheduler.build(optimizer, steps)
     if isinstance(loss, nn.Module):
         loss = loss.to(device)
-    data_device = device if devices.fits_on(train.samples.nbytes, device) else torch.device("cpu")
-    figures = Figures.build(resolved.named_metrics, prepared.classes)
-    data = TrainingData(train, validation, augmentations, data_device, figures)
+    on_device = not prepared.encoded and devices.fits_on(train.samples.nbytes, device)
+    data = TrainingData(
+        train,
+        validation,
+        augmentations,
+        device if on_device else torch.device("cpu"),
+        Figures.build(resolved.named_metrics, prepared.classes),
+        region.region if region else None,
+    )
     if strategy.rank:  # all begin with the same weights, but each draws its own dropout
         checkpoint.seed_everything((settings.drawn_seed + strategy.rank) % 2**32)
     if strategy.is_main and len(prepared.shape) == 3:
@@ -206,7 +212,7 @@ def _train(
             "normalization_device": str(
                 next((each.device for each in network.normalize.buffers()), device)
             ),
-            "data_device": str(data_device),
+            "data_device": str(data.device),
             "precision": execution.precision,
             "execution": str(execution),
             "compiled": compilation,

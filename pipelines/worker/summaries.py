@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -50,7 +51,7 @@ def inspect_dataset(config: Config, cache: str, emit: Emit) -> dict[str, Any]:
 
     Returns:
         folder, source: of the prepared data; range: the least and the greatest value of
-        all splits; images: per split, the samples of each class.
+        all splits, None of encoded images; images: per split, the samples of each class.
 
     Raises:
         RunError: it is not prepared.
@@ -179,8 +180,9 @@ def _values(tensors: Iterable[torch.Tensor]) -> int:
 
 
 def _value_range(splits: Iterable[Split]) -> list[float] | None:
-    """Least and greatest value; of a memory map, few pages are in memory at a time."""
-    arrays = [split.samples for split in splits if len(split.samples)]
+    """Least and greatest value of arrays; of a memory map, few pages are in memory at a time."""
+    samples = [split.samples for split in splits]
+    arrays = [each for each in samples if isinstance(each, np.ndarray) and len(each)]
     if not arrays:
         return None
     return [min(each.min() for each in arrays).item(), max(each.max() for each in arrays).item()]

@@ -6,7 +6,7 @@ Each function raises what the plugin raises, or a ValueError that says what is w
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -71,6 +71,21 @@ def try_augmentation(plugin: params.AugmentationParams, samples: torch.Tensor) -
     for was, now in zip(given, made, strict=True):
         if _layout(now) != _layout(was):
             raise ValueError(f"makes {_layout(now)} of {_layout(was)}: both must stay")
+
+
+def try_region(plugin: params.RegionParams, number: int) -> None:
+    """Draw a part of a photo.
+
+    Args:
+        number: its place among the augmentations, which must be the first.
+    """
+    if number:
+        raise ValueError("must be the first: of photos, nothing but the part it draws is decoded")
+    height, width = 375, 500
+    top, left, rows, columns = plugin.region(height, width, np.random.default_rng(0))
+    if not (0 <= top < top + rows <= height and 0 <= left < left + columns <= width):
+        part = f"({top}, {left}, {rows}, {columns})"
+        raise ValueError(f"draws {part} of {height}x{width}: not a part of it")
 
 
 def try_loss(
@@ -195,7 +210,7 @@ def first_samples(data: PreparedDataset) -> torch.Tensor:
     """Two training samples as they are stored; of token ids, those with the least and greatest."""
     chosen = data.train.samples[:2]
     if data.dtype == "int64":
-        parts = [part.samples for part in (data.train, data.test)]
+        parts = [np.asarray(part.samples) for part in (data.train, data.test)]
         least = min(parts, key=lambda part: part.min())
         greatest = max(parts, key=lambda part: part.max())
         rows = [least[least.min(axis=1).argmin()], greatest[greatest.max(axis=1).argmax()]]

@@ -7,6 +7,7 @@ import math
 import re
 import struct
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
@@ -16,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from torchyard.core.data.image_reading import READING, ImageReading
+from torchyard.core.data.image_scaling import draft_side, fits_unchanged, fitted
 
 if TYPE_CHECKING:
     from PIL.Image import Image as PillowImage
@@ -33,6 +35,7 @@ DEEP_COLOUR = re.compile(r"RGB.?;16[BLN]")
 DEEP_GREY = ("I", "F", "I;16", "I;16B", "I;16L", "I;16N")
 GREY_MODES = ("1", "L", "LA", "La", *DEEP_GREY)
 SIXTEEN_BITS = (0.0, 65535.0)
+ORIENTATION, SIDEWAYS = 0x0112, range(5, 9)  # the EXIF tag, and its values that swap the sides
 
 ANOTHER_SIZE = "of another size"  # the reason begins with it where an image must not be scaled
 
@@ -83,7 +86,7 @@ def decode_image(
     The EXIF orientation is applied; palette, CMYK and 1-bit images are converted; transparent
     ones are laid over `reading.background`; in those of more than 8 bits the values of
     `reading.value_range` (none: 0 to 65535) become 0 to 255; of an animation, the first frame.
-    Scaling is bilinear and antialiased.
+    `reading.resize` says how it is scaled (none: squashed).
 
     Args:
         data: contents of the file.
@@ -95,56 +98,106 @@ def decode_image(
     Raises:
         ValueError: the file cannot be decoded to that shape; the message gives the reason.
     """
-    from PIL import Image
-
     channels, height, width = shape
-    plain = _plain_jpeg(data, shape)
+    plain = _plain_jpeg(data, shape) if fits_unchanged(reading) else None
     if plain is not None:
         return plain
-    found = Findings() if findings is None else findings
     with _pillow(reading) as limit:
         # Let libjpeg shrink large images by powers of two while decoding: 3 to 5 times
         # faster. It stops at twice the size, and the filter below does the rest.
-        draft = 2 * max(height, width) if resize else None
-        image, deep_colour = _opened(data, limit, draft)
-        saved_grey = image.mode in GREY_MODES
-        if deep_colour or image.mode in DEEP_GREY:
-            values = np.asarray(image)
-            if deep_colour:
-                low, _ = _opened(data, limit, None, low=True)
-                values = values.astype(np.uint16) << 8 | np.asarray(low)
-            image = _eight_bit(values, reading, found)
-        if image.has_transparency_data:
-            image = _opaque(image, reading, found)
-        if channels == 3:
-            found.grey += saved_grey
-        elif findings is not None and image.mode not in ("1", "L"):
-            image = image.convert("RGB")
-            coloured = _has_colour(image)
-            found.coloured += coloured
-            found.colourless += not (coloured or saved_grey)
-        mode = "L" if channels == 1 else "RGB"
-        if image.mode != mode:
-            image = image.convert(mode)
-        if image.size != (width, height):
-            if not resize:
-                raise ValueError(
-                    f"{ANOTHER_SIZE}: {image.height}x{image.width}, not {height}x{width}"
-                )
-            image = image.resize((width, height), Image.Resampling.BILINEAR)
-        pixels = np.asarray(image)
+        draft = 2 * draft_side(height, width, reading) if resize else None
+        image = _converted(data, limit, draft, channels, reading, findings)
+        if image.size != (width, height) and not resize:
+            raise ValueError(f"{ANOTHER_SIZE}: {image.height}x{image.width}, not {height}x{width}")
+        pixels = np.asarray(fitted(image, height, width, reading))
     return pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)
 
 
-def size_of(data: bytes, reading: ImageReading = READING) -> tuple[int, int]:
-    """(height, width) of an image file as it is displayed.
+def decode_part(
+    data: bytes,
+    part: tuple[int, int, int, int],
+    size: tuple[int, int],
+    shape: tuple[int, int, int],
+    reading: ImageReading = READING,
+) -> npt.NDArray[np.uint8]:
+    """Decode a part of an image file, scaled to uint8 C x H x W.
+
+    Args:
+        data: contents of the file.
+        part: top, left, height and width, in pixels of the image as it is displayed.
+        size: (height, width) of the image as it is displayed.
+        shape: (C, H, W); C = 1 is grey, 3 is RGB.
+        reading: the settings.
+
+    Raises:
+        ValueError: the file cannot be decoded; the message gives the reason.
+    """
+    from PIL import Image
+
+    channels, height, width = shape
+    top, left, part_height, part_width = part
+    shrinking = max(1.0, min(part_height / height, part_width / width))
+    with _pillow(reading) as limit:
+        draft = max(1, int(min(size) / shrinking))
+        image = _converted(data, limit, draft, channels, reading, None)
+        down, across = image.height / size[0], image.width / size[1]  # what the draft has left
+        box = (
+            left * across,
+            top * down,
+            min(image.width, (left + part_width) * across),
+            min(image.height, (top + part_height) * down),
+        )
+        pixels = np.asarray(image.resize((width, height), Image.Resampling.BILINEAR, box))
+    return pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)
+
+
+def _converted(
+    data: bytes,
+    limit: float,
+    draft: int | None,
+    channels: int,
+    reading: ImageReading,
+    findings: Findings | None,
+) -> PillowImage:
+    """An image file upright, with 8 bits, opaque, and grey or RGB; a JPEG perhaps smaller."""
+    found = Findings() if findings is None else findings
+    image, deep_colour = _opened(data, limit, draft)
+    saved_grey = image.mode in GREY_MODES
+    if deep_colour or image.mode in DEEP_GREY:
+        values = np.asarray(image)
+        if deep_colour:
+            low, _ = _opened(data, limit, None, low=True)
+            values = values.astype(np.uint16) << 8 | np.asarray(low)
+        image = _eight_bit(values, reading, found)
+    if image.has_transparency_data:
+        image = _opaque(image, reading, found)
+    if channels == 3:
+        found.grey += saved_grey
+    elif findings is not None and image.mode not in ("1", "L"):
+        image = image.convert("RGB")
+        coloured = _has_colour(image)
+        found.coloured += coloured
+        found.colourless += not (coloured or saved_grey)
+    mode = "L" if channels == 1 else "RGB"
+    return image if image.mode == mode else image.convert(mode)
+
+
+def measure(data: bytes, reading: ImageReading = READING) -> tuple[int, int, int]:
+    """(height, width) of an image file as it is displayed, and the channels of a plain JPEG.
+
+    A plain one, of 1 or 3 channels, is upright as it is stored; of all other files it is 0.
 
     Raises:
         ValueError: it cannot be read.
     """
-    with _pillow(reading) as limit:
-        image, _ = _opened(data, limit, None)
-    return image.height, image.width
+    from PIL import Image
+
+    with _pillow(reading):
+        image: Any = Image.open(io.BytesIO(data), formats=FORMATS)
+        turn = image.getexif().get(ORIENTATION, 1)
+    height, width = image.size if turn in SIDEWAYS else image.size[::-1]
+    upright = image.format == "JPEG" and turn not in range(2, 9)
+    return height, width, {"L": 1, "RGB": 3}.get(image.mode, 0) if upright else 0
 
 
 def _opened(
@@ -233,25 +286,53 @@ def _has_colour(image: PillowImage) -> bool:
     return any(ImageChops.difference(red, other).getbbox() for other in others)
 
 
+class _NoPillowLimit:
+    """While any thread is within, Pillow neither refuses large images nor warns of them."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._limit: float = math.inf
+
+    def __enter__(self) -> float:
+        """Returns the limit: Pillow warns of what is larger, and refuses what is twice as large."""
+        from PIL import Image
+
+        with self._lock:
+            if not self._inside:
+                self._limit = 2 * (Image.MAX_IMAGE_PIXELS or math.inf)
+                Image.MAX_IMAGE_PIXELS = None
+            self._inside += 1
+        return self._limit
+
+    def __exit__(self, *_: object) -> None:
+        from PIL import Image
+
+        with self._lock:
+            self._inside -= 1
+            if not self._inside:
+                half = self._limit / 2
+                Image.MAX_IMAGE_PIXELS = int(half) if math.isfinite(half) else None
+
+
+_no_pillow_limit = _NoPillowLimit()
+
+
 @contextmanager
 def _pillow(reading: ImageReading) -> Iterator[float]:
     """Pillow with our limit of pixels, which it yields, and a ValueError for all that it raises."""
-    from PIL import Image, ImageFile, UnidentifiedImageError
+    from PIL import ImageFile, UnidentifiedImageError
 
     ImageFile.LOAD_TRUNCATED_IMAGES = False  # half an image is an error, whatever a plugin set
-    # It warns of what is larger than this, and refuses what is twice as large.
-    half = Image.MAX_IMAGE_PIXELS
-    Image.MAX_IMAGE_PIXELS = None
     try:
-        yield reading.max_pixels or 2 * (half or math.inf)
+        with _no_pillow_limit as limit:
+            yield reading.max_pixels or limit
     except UnidentifiedImageError:
         raise ValueError("not an image, or of a format that is not supported") from None
     except Exception as error:
         # Pillow's readers raise nearly anything on damaged files (OSError, SyntaxError,
         # struct.error, IndexError ...).
         raise ValueError(str(error) or type(error).__name__) from None
-    finally:
-        Image.MAX_IMAGE_PIXELS = half
 
 
 def _plain_jpeg(data: bytes, shape: tuple[int, int, int]) -> npt.NDArray[np.uint8] | None:
