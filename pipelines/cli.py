@@ -18,12 +18,12 @@ from torchyard.core.proxies import settle_proxies
 from torchyard.pipelines.commands import (
     compare,
     inspect,
+    model,
     plugins,
     promote,
     run,
     services,
     ui,
-    verify,
 )
 from torchyard.pipelines.display import stderr
 
@@ -34,7 +34,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-for group in (run, inspect, compare, ui, promote, verify, services):
+for group in (run, inspect, model, compare, ui, promote, services):
     app.add_typer(group.commands)
 app.add_typer(plugins.commands, name="plugins")
 

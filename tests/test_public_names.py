@@ -97,3 +97,8 @@ def test_every_module_is_loaded_once_with_the_clone_as_working_folder(tmp_path, 
     assert max(map(len, processes)) > 20
     for modules in processes:
         assert [names for names in modules if len(names) > 1] == []
+
+
+def test_what_gates_import_to_compare_is_light():
+    done = python("-c", "import sys, torchyard; torchyard.compare; print(*sys.modules)")
+    assert (HEAVY - {"numpy"}) & set(done.stdout.split()) == set()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +22,13 @@ TOO_DEEP = f"it is more than {MOST_DEPTH} levels deep"
 
 
 def read_overridden(
-    source: str, overrides: Sequence[str], presets: Path
+    source: str | Mapping[str, Any], overrides: Sequence[str | Mapping[str, Any]], presets: Path
 ) -> tuple[dict[str, Any], list[str]]:
-    """Read a preset or a YAML file, and apply `key=value` overrides to it.
+    """Read a preset or a YAML file, and apply overrides to it.
+
+    Args:
+        source: of the settings; or the settings themselves.
+        overrides: "key=value", or mappings such as {"optimizer.lr": 0.1, "train": {"epochs": 2}}.
 
     Returns:
         The settings, and the problems with the overrides that are left out.
@@ -35,16 +39,23 @@ def read_overridden(
     problems: list[str] = []
     assignments = []
     for override in overrides:
+        if isinstance(override, Mapping):
+            for path, value in _settings_of(override):
+                if all(part.isidentifier() for part in path):
+                    assignments.append((path, value))
+                else:
+                    problems.append(f"{'.'.join(path)!r} is not a key such as 'train.epochs'")
+            continue
         key, separator, value = override.partition("=")
         if not separator or not all(part.isidentifier() for part in key.split(".")):
             problems.append(f"'{override}' is not of the form key=value, e.g. train.epochs=3")
             continue
-        path = key.split(".")
-        if path[0] in SINGLE_KINDS and len(path) == 1:
-            path.append("name")
-        assignments.append((path, parse_value(value)))
+        assignments.append((_path(key), parse_value(value)))
     try:
-        settings = read_settings(_find_source(source, presets))
+        if isinstance(source, Mapping):
+            settings = plain(source)
+        else:
+            settings = read_settings(_find_source(source, presets))
     except UserError as error:
         raise UserError(error.problems + problems) from None
     # Names first, wherever they are on the line: they decide which parameters the others set.
@@ -54,6 +65,32 @@ def read_overridden(
         except UserError as error:
             problems += error.problems
     return settings, problems
+
+
+def _path(key: str) -> list[str]:
+    path = key.split(".")
+    return [*path, "name"] if len(path) == 1 and key in SINGLE_KINDS else path
+
+
+def _settings_of(overrides: Mapping[str, Any]) -> Iterator[tuple[list[str], Any]]:
+    """The path and value of each setting; a section sets only what it names."""
+    for key, value in overrides.items():
+        if isinstance(value, Mapping) and "." not in str(key):
+            for inner, each in value.items():
+                yield [str(key), *str(inner).split(".")], plain(each)
+        else:
+            yield _path(str(key)), plain(value)
+
+
+def plain(value: Any) -> Any:
+    """A value of Python or numpy as a configuration file would have it."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(each) for key, each in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [plain(each) for each in value]
+    if isinstance(value, Path):
+        return str(value)
+    return value.tolist() if hasattr(value, "tolist") else value  # numpy's and torch's
 
 
 def preset_names(presets: Path) -> list[str]:

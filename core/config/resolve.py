@@ -97,8 +97,13 @@ class ResolvedConfig:
         }
 
 
-def read_config(source: str, overrides: Sequence[str], presets: Path, host: Host) -> ResolvedConfig:
-    """Read a preset or a YAML file, apply `key=value` overrides to it, and resolve it.
+def read_config(
+    source: str | Mapping[str, Any],
+    overrides: Sequence[str | Mapping[str, Any]],
+    presets: Path,
+    host: Host,
+) -> ResolvedConfig:
+    """Read a preset or a YAML file, apply overrides to it, and resolve it, as `read_overridden`.
 
     An override of a plugin's name drops the parameters of the plugin it replaces; torchyard's
     own settings in that section (`dataset.normalize`) stay.

@@ -1,4 +1,4 @@
-"""Classifying image files with a logged model.
+"""Classifying with a logged model, image files among others.
 
 MLflow is asked first and the files are read before torch, seconds of import, is needed.
 """
@@ -6,24 +6,33 @@ MLflow is asked first and the files are read before torch, seconds of import, is
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
 from torchyard.core.data.image_reading import READING, ImageReading
-from torchyard.core.errors import RunError, UserError, suggestion
+from torchyard.core.errors import RunError, UserError
 from torchyard.core.formatting import dimensions
-from torchyard.core.tracking.lookup import find_run, logged_model_id
+from torchyard.core.tracking.lookup import DIGEST, find_run, logged_model_id
 from torchyard.core.tracking.mlflow_format import DATA, LOADER
-from torchyard.core.tracking.registry import champion_of, versions_of
-from torchyard.core.tracking.store import current_store, open_existing, store_errors, tracking_uri
+from torchyard.core.tracking.registry import registered_version
+from torchyard.core.tracking.store import (
+    current_store,
+    if_there,
+    open_existing,
+    store_errors,
+    tracking_uri,
+)
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
     from mlflow import MlflowClient
+    from mlflow.entities import Run
     from mlflow.models.model import ModelInfo
+    from mlflow.pyfunc import PyFuncModel
 
 BATCH_BYTES = 16 * 2**20  # of float32
 
@@ -37,31 +46,39 @@ class Guess:
 
 
 @dataclass(frozen=True)
-class ImageClassifier:
-    """A logged model that classifies images.
+class Classifier:
+    """A logged model.
 
     Attributes:
-        uri: "models:/<id>".
-        shape: (C, H, W) of one image, uint8.
+        uri: "models:/<id>", or that of a registered version.
+        shape: of one sample.
         classes: the names, in the order of the outputs.
         reading: how the image files were read that it was trained on.
+        dtype: of the samples: uint8 for images, float32, or int64 for token ids.
+        digest: sha256 of the weights, as the run recorded it; None for a run that did not.
+        version: "NAME/3" of a registered one, else the run's name.
+        weights: sha256 of the weights as they were exported; older models have none.
     """
 
     uri: str
-    shape: tuple[int, int, int]
+    shape: tuple[int, ...]
     classes: tuple[str, ...]
     reading: ImageReading = READING
+    dtype: str = "uint8"
+    digest: str | None = None
+    version: str = ""
+    weights: str | None = None
 
     @classmethod
-    def find(cls, wanted: str) -> ImageClassifier:
-        """Find a model; it is not loaded yet.
+    def find(cls, wanted: str) -> Classifier:
+        """Find a model, an `ImageClassifier` if it takes images; it is not loaded yet.
 
         Args:
             wanted: a registered model's name, of which the champion is taken; NAME/3, a
                 version of it; NAME@ALIAS; or a run, as `lookup.find_run` accepts it.
 
         Raises:
-            UserError: there is no such thing, it has no model, or one that takes no images.
+            UserError: there is no such thing, or it has no model.
             RunError: the store is out of reach.
         """
         uri = tracking_uri()
@@ -69,25 +86,135 @@ class ImageClassifier:
         import mlflow
 
         with store_errors(uri), current_store(uri):
-            address = model_address(client, wanted)
+            address, version, run = found_model(client, wanted)
             info = mlflow.models.get_model_info(address)
         metadata = info.metadata or {}
         named = metadata.get("classes")
+        not_ours = UserError(f"{wanted}: its model is not one that torchyard logged.")
         if not _is_ours(info) or info.signature is None or not named:
-            raise UserError(f"{wanted}: its model is not one that torchyard logged.")
+            raise not_ours
         [spec] = info.signature.inputs.inputs
         shape = tuple(int(side) for side in spec.shape[1:])
-        size = dimensions(shape)
-        if len(shape) != 3 or spec.type != "uint8":
-            kind = "token ids" if spec.type == "int64" else ("vectors", "signals")[len(shape) > 1]
-            raise UserError(f"{wanted}: its model takes {kind} of {size}, not images.")
-        if shape[0] not in (1, 3):
-            raise UserError(f"{wanted}: its model takes {size}: neither grey nor RGB.")
         try:
             reading = ImageReading.model_validate(metadata.get("image_reading", {}))
         except ValidationError as error:
-            raise UserError(f"{wanted}: its model is not one that torchyard logged.") from error
-        return cls(address, shape, tuple(named), reading)
+            raise not_ours from error
+        digest = run.data.tags.get(DIGEST) if run else None
+        images = spec.type == "uint8" and len(shape) == 3 and shape[0] in (1, 3)
+        made = ImageClassifier if images else Classifier
+        return made(
+            *(address, shape, tuple(named), reading, spec.type.name, digest, version),
+            metadata.get("weights"),
+        )
+
+    @property
+    def kind(self) -> str:
+        """What its samples are: "images", "vectors", "signals" or "token ids"."""
+        if self.dtype == "uint8" and len(self.shape) == 3:
+            return "images"
+        return "token ids" if self.dtype == "int64" else ("vectors", "signals")[len(self.shape) > 1]
+
+    def sample(self, values: npt.ArrayLike) -> npt.NDArray[Any]:
+        """One sample as the model takes it, from numbers.
+
+        Raises:
+            ValueError: they are of another shape or type, or not finite.
+        """
+        import numpy as np
+
+        integers = self.dtype != "float32"
+        try:
+            array = np.asarray(values)
+        except (ValueError, OverflowError):  # lists of different lengths
+            array = np.empty(0, object)
+        if array.dtype.kind not in ("iu" if integers else "iuf"):
+            raise ValueError(f"it is not an array of {'integers' if integers else 'numbers'}")
+        if array.shape != self.shape:
+            size = f"it is of {dimensions(array.shape)}" if array.ndim else "it is one number"
+            raise ValueError(f"{size}, and the model takes {dimensions(self.shape)}")
+        with np.errstate(over="ignore"):
+            taken = array.astype(self.dtype)
+        if not (np.array_equal(taken, array) if integers else np.isfinite(taken).all()):
+            raise ValueError(f"it has values that are not {self.dtype}")
+        return taken
+
+    @cached_property
+    def model(self) -> PyFuncModel:
+        """The model as MLflow loads it, which imports torch.
+
+        Raises:
+            RunError: it cannot be loaded, or its weights are not those that were exported.
+        """
+        import mlflow
+
+        with store_errors(tracking_uri()), current_store(tracking_uri()):
+            model: PyFuncModel = mlflow.pyfunc.load_model(self.uri)
+        if self.weights is not None:
+            from torchyard.core.training.network import weights_digest
+
+            network = model.get_raw_model()  # type: ignore[no-untyped-call]
+            if weights_digest(network, by_name=True) != self.weights:
+                raise RunError(
+                    f"{self.version}: its weights are not those that were exported: the file of "
+                    "the model was changed, or is damaged."
+                )
+        return model
+
+    def probabilities(self, samples: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+        """The probability of each class, N x classes.
+
+        Args:
+            samples: N x shape, of `dtype`.
+
+        Raises:
+            RunError: the model cannot be loaded, or its output is not finite.
+        """
+        import numpy as np
+
+        from torchyard.core.data.predictions import Predictions
+
+        if not len(samples):
+            return np.empty((0, len(self.classes)), np.float32)
+        rows = max(1, BATCH_BYTES // (4 * samples[0].size))
+        batches = [samples[start : start + rows] for start in range(0, len(samples), rows)]
+        logits = np.concatenate([np.asarray(self.model.predict(batch)) for batch in batches])
+        if not np.isfinite(logits).all():
+            raise RunError("The model's output is NaN or infinite: its weights are not usable.")
+        return Predictions(logits, np.zeros(len(logits), np.int64)).probabilities
+
+    def classify(self, samples: npt.NDArray[Any], top: int) -> list[list[Guess]]:
+        """The `top` most probable classes of each sample, the most probable first.
+
+        Raises:
+            RunError: as `probabilities` does.
+        """
+        import numpy as np
+
+        shares = self.probabilities(samples)
+        order = np.argsort(-shares, axis=1, kind="stable")[:, :top]
+        return [
+            [Guess(self.classes[index], float(row[index])) for index in best]
+            for row, best in zip(shares, order, strict=True)
+        ]
+
+
+class ImageClassifier(Classifier):
+    """A logged model that classifies images: uint8 C x H x W, grey or RGB."""
+
+    @classmethod
+    def find(cls, wanted: str) -> ImageClassifier:
+        """`Classifier.find` a model of images.
+
+        Raises:
+            UserError: also where it takes something else.
+        """
+        found = super().find(wanted)
+        if isinstance(found, ImageClassifier):
+            return found
+        size = dimensions(found.shape)
+        if found.kind == "images":
+            raise UserError(f"{wanted}: its model takes {size}: neither grey nor RGB.")
+        raise UserError(f"{wanted}: its model takes {found.kind} of {size}, not images.")
 
     def read(self, path: Path) -> npt.NDArray[np.uint8]:
         """Decode and scale an image file to C x H x W, as preparation does.
@@ -95,37 +222,21 @@ class ImageClassifier:
         Raises:
             UserError: it cannot be read.
         """
-        from torchyard.core.data.image_file import decode_image
-
         try:
-            return decode_image(path.read_bytes(), self.shape, reading=self.reading)
+            return self.decode(path.read_bytes())
         except (OSError, ValueError) as error:
             raise UserError(f"{path}: {getattr(error, 'strerror', error)}") from error
 
-    def classify(self, images: npt.NDArray[np.uint8], top: int) -> list[list[Guess]]:
-        """The `top` most probable classes of each image, the most probable first.
+    def decode(self, data: bytes) -> npt.NDArray[np.uint8]:
+        """`read` the contents of an image file.
 
         Raises:
-            RunError: the model cannot be loaded, or its output is not finite.
+            ValueError: they cannot be decoded.
         """
-        import mlflow
-        import numpy as np
+        from torchyard.core.preparation.image_file import decode_image
 
-        from torchyard.core.data.predictions import Predictions
-
-        with store_errors(tracking_uri()), current_store(tracking_uri()):
-            model = mlflow.pyfunc.load_model(self.uri)
-        rows = max(1, BATCH_BYTES // (4 * images[0].size))
-        batches = [images[start : start + rows] for start in range(0, len(images), rows)]
-        logits = np.concatenate([np.asarray(model.predict(batch)) for batch in batches])
-        if not np.isfinite(logits).all():
-            raise RunError("The model's output is NaN or infinite: its weights are not usable.")
-        shares = Predictions(logits, np.zeros(len(logits), np.int64)).probabilities
-        order = np.argsort(-shares, axis=1, kind="stable")[:, :top]
-        return [
-            [Guess(self.classes[index], float(row[index])) for index in best]
-            for row, best in zip(shares, order, strict=True)
-        ]
+        channels, height, width = self.shape
+        return decode_image(data, (channels, height, width), reading=self.reading)
 
 
 def _is_ours(info: ModelInfo) -> bool:
@@ -138,24 +249,17 @@ def _is_ours(info: ModelInfo) -> bool:
     )
 
 
-def model_address(client: MlflowClient, wanted: str) -> str:
-    """The `models:/…` of a model that is wanted, as `ImageClassifier.find` takes it."""
-    registered = [found.name for found in client.search_registered_models()]
-    name, slash, number = wanted.rpartition("/")
-    if wanted in registered:
-        version = champion_of(client, wanted)
-        if version is None:
-            raise UserError(f"{wanted}: it has no champion; name a version: {wanted}/1")
-    elif slash and name in registered:
-        versions = {str(found.version): found for found in versions_of(client, name)}
-        if number not in versions:
-            known = sorted(versions, key=int)
-            raise UserError(f"{wanted}: no such version.{suggestion(number, known)}")
-        version = versions[number]
-    else:
+def found_model(client: MlflowClient, wanted: str) -> tuple[str, str, Run | None]:
+    """The address of a model, how to name it, and the run that it is from, if that is there."""
+    version = registered_version(client, wanted)
+    if version is None:
         try:
-            return f"models:/{logged_model_id(find_run(client, wanted))}"
+            named = find_run(client, wanted)
+            return f"models:/{logged_model_id(named)}", str(named.info.run_name), named
         except UserError as error:
+            registered = [found.name for found in client.search_registered_models()]
             models = f"  (registered models: {', '.join(registered)})" if registered else ""
             raise UserError(f"{error}{models}") from error
-    return f"models:/{version.name}/{version.version}"
+    run = if_there(client.get_run, str(version.run_id)) if version.run_id else None
+    name = f"{version.name}/{version.version}"
+    return f"models:/{name}", name, run

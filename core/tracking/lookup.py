@@ -32,6 +32,10 @@ if TYPE_CHECKING:
 
 
 CONFIG = "torchyard.config"  # tag of a run that has just started
+DIGEST = "weights_digest"  # tag of a run that has trained
+SEEDS = "torchyard.seeds"  # tag of a run whose children are one configuration's seeds: how many
+MOST_SEEDS = 1000
+PARENT = "mlflow.parentRunId"  # tag of a run, by which MLflow's UI shows it below its parent
 RECENT = 200  # runs among which the nearest name is looked for
 LATEST, BEST, CHAMPION = "latest", "best", "champion"
 ACCEPTED = "an id, a name, latest, best, best:DATASET, champion, MODEL@ALIAS"
@@ -130,6 +134,26 @@ def run_tagged(tag: str, value: str) -> Run | None:
     return found[0] if found else None
 
 
+def unfinished_whole(client: MlflowClient, run: Run) -> Run | None:
+    """The run of several seeds that a run is one of, if that has not finished."""
+    parent = run.data.tags.get(PARENT)
+    whole = if_there(client.get_run, parent) if parent else None
+    if whole is None or SEEDS not in whole.data.tags or whole.info.status == "FINISHED":
+        return None
+    return whole
+
+
+def seeds_of(client: MlflowClient, run: Run) -> dict[int, Run]:
+    """The newest run of each seed, of a run that is several seeds."""
+    found = client.search_runs(
+        [run.info.experiment_id],
+        f"tags.`{PARENT}` = '{run.info.run_id}'",
+        max_results=MOST_SEEDS,
+        order_by=["attributes.start_time ASC"],
+    )
+    return {int(each.data.params["train.seed"]): each for each in found}
+
+
 def find_run(client: MlflowClient, wanted: str) -> Run:
     """The run a person means.
 
@@ -147,7 +171,7 @@ def find_run(client: MlflowClient, wanted: str) -> Run:
     if wanted == BEST or wanted.startswith(f"{BEST}:"):
         return _best(client, experiments, wanted.partition(":")[2])
     if wanted == CHAMPION:
-        return _aliased(client, _only_champion(client), CHAMPION)
+        return _aliased(client, only_champion(client), CHAMPION)
     name, at, alias = wanted.rpartition("@")
     if at and not _named(client, experiments, wanted):
         return _aliased(client, name, alias)
@@ -217,7 +241,12 @@ def _best(client: MlflowClient, experiments: list[str], dataset: str) -> Run:
     return found[name]
 
 
-def _only_champion(client: MlflowClient) -> str:
+def only_champion(client: MlflowClient) -> str:
+    """The name of the registered model that has the alias, where one has.
+
+    Raises:
+        UserError: none has, or several have.
+    """
     models = list(client.search_registered_models())
     names: list[str] = [model.name for model in models if CHAMPION in model.aliases]
     if not names:

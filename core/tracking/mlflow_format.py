@@ -203,6 +203,7 @@ def write_model(
     image_reading: Mapping[str, Any] = MappingProxyType({}),
     encoding: Mapping[str, Any] = MappingProxyType({}),
     torch_version: str,
+    digest: str | None = None,
     run_id: str,
     model_id: str,
     location: str,
@@ -217,6 +218,7 @@ def write_model(
         image_reading: how image files were read, as JSON; older runs' logs have none.
         encoding: how a sample is made of its source, as JSON; empty: as it is there.
         torch_version: torch.__version__ of the process that exported.
+        digest: of the weights; older runs' logs have none.
         run_id, model_id, location: the run, the logged model, and where it will be kept.
 
     Raises:
@@ -263,6 +265,7 @@ def write_model(
             "classes": list(classes),
             "image_reading": dict(image_reading),
             **({"encoding": dict(encoding)} if encoding else {}),
+            **({"weights": digest} if digest else {}),
         },
     )
     model.add_flavor(

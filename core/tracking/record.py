@@ -213,10 +213,7 @@ class RunRecord:
     @property
     def url(self) -> str:
         """The run's page in the MLflow UI."""
-        server = redacted_uri(self._uri) if store.is_server(self._uri) else store.LOCAL_UI
-        page = f"{server.rstrip('/')}/#/experiments/{self.experiment_id}/runs/{self.run_id}"
-        # Without it the UI opens on its side for language models, where metrics do not show.
-        return f"{page}?workflowType=machine_learning"
+        return page_address(self._uri, self.experiment_id, self.run_id)
 
     def log_parameters(self, parameters: Mapping[str, Any]) -> None:
         """Record a nested configuration as "optimizer.lr"; lists, true and null as JSON.
@@ -306,6 +303,7 @@ class RunRecord:
         prepared: PreparedDataset,
         *,
         torch_version: str,
+        digest: str | None = None,
         metrics: Mapping[str, float] | None = None,
         step: int = 0,
     ) -> None:
@@ -317,6 +315,7 @@ class RunRecord:
             exported: the file torch.export.save wrote, its tensors on the CPU.
             prepared: the data set: shape and type of a sample, class names.
             torch_version: torch.__version__ of the process that exported.
+            digest: of the weights, as `core.training.network.export` returns it.
             metrics: the model's results on the test split; they become the run's metrics too.
             step: the epoch the model is from.
 
@@ -333,6 +332,7 @@ class RunRecord:
                 "image_reading": prepared.reading.model_dump(mode="json", exclude_defaults=True),
                 "encoding": prepared.encoding,
                 "torch_version": torch_version,
+                "digest": digest,
             },
             "dataset": mlflow_format.dataset_links(prepared, "test"),
             "metrics": {key: float(value) for key, value in (metrics or {}).items()},
@@ -408,6 +408,14 @@ class RunRecord:
         except OSError as error:
             raise RunError(f"{name} cannot be kept in {self.folder}: {error.strerror}.") from error
         self._log(kind, {**values, "file": str(file.relative_to(self.folder))})
+
+
+def page_address(uri: str, experiment_id: str, run_id: str) -> str:
+    """The address of a run's page in the MLflow UI of a store."""
+    server = redacted_uri(uri) if store.is_server(uri) else store.LOCAL_UI
+    page = f"{server.rstrip('/')}/#/experiments/{experiment_id}/runs/{run_id}"
+    # Without it the UI opens on its side for language models, where metrics do not show.
+    return f"{page}?workflowType=machine_learning"
 
 
 def _link(file: Path, link: Path) -> None:

@@ -216,6 +216,35 @@ def versions_of(client: MlflowClient, model: str) -> list[ModelVersion]:
     return [version for version in found if version.name == model]
 
 
+def registered_version(client: MlflowClient, wanted: str) -> ModelVersion | None:
+    """The version that a person names: NAME, which is its champion, NAME/3, NAME@ALIAS, champion.
+
+    None: what is named is no registered model.
+
+    Raises:
+        UserError: the model has no such version, or no champion.
+    """
+    registered = [found.name for found in client.search_registered_models()]
+    if wanted in registered:
+        if (champion := champion_of(client, wanted)) is None:
+            raise UserError(f"{wanted}: it has no champion; name a version: {wanted}/1")
+        return champion
+    if wanted == CHAMPION:
+        wanted = f"{lookup.only_champion(client)}@{CHAMPION}"
+    name, at, alias = wanted.rpartition("@")
+    if at and name in registered:  # None: the run's own lookup says which aliases there are
+        return if_there(client.get_model_version_by_alias, name, alias)
+    name, slash, number = wanted.rpartition("/")
+    if not slash or name not in registered:
+        return None
+    versions = {str(found.version): found for found in versions_of(client, name)}
+    if number not in versions:
+        raise UserError(
+            f"{wanted}: no such version.{suggestion(number, sorted(versions, key=int))}"
+        )
+    return versions[number]
+
+
 def _predictions_of(client: MlflowClient, champion: ModelVersion | None) -> PredictionTable | None:
     if champion is None:
         return None

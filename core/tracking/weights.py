@@ -9,7 +9,7 @@ from torchyard.core.config.resolve import ResolvedConfig
 from torchyard.core.config.weights import WeightsSource
 from torchyard.core.data.files import cache_folder
 from torchyard.core.errors import UserError
-from torchyard.core.tracking.classifier import model_address
+from torchyard.core.tracking.classifier import found_model
 from torchyard.core.tracking.mlflow_format import DATA, WEIGHTS
 from torchyard.core.tracking.store import current_store, open_existing, store_errors, tracking_uri
 
@@ -39,7 +39,7 @@ def _exported(named: str, uri: str) -> Path:
     import mlflow
 
     with store_errors(uri), current_store(uri):
-        address = model_address(client, named.removeprefix("models:/"))
+        address, _, _ = found_model(client, named.removeprefix("models:/"))
         info = mlflow.models.get_model_info(address)
         if info.flavors.get("pytorch", {}).get("model_data") != DATA:
             raise UserError(f"{named}: its model is not one that torchyard logged.")

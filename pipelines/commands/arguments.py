@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
@@ -55,8 +56,12 @@ def chosen_run(client: MlflowClient, wanted: str) -> Run:
     return run
 
 
-def preset_config(source: str | None, overrides: list[str] | None) -> ResolvedConfig:
+def preset_config(
+    source: str | Mapping[str, Any] | None, overrides: Sequence[str | Mapping[str, Any]] | None
+) -> ResolvedConfig:
     """Read and resolve a configuration; a first argument with '=' is an override."""
+    if isinstance(source, Mapping):
+        return read_config(source, overrides or (), PRESETS, host())
     arguments = [*([source] if source else []), *(overrides or [])]
     start = preset_or_file(source)
     return read_config(start, arguments[start == source :], PRESETS, host())

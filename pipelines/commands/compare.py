@@ -195,6 +195,8 @@ def _cell(row: Mapping[Any, Any], name: str) -> str:
     value = row[name]
     if name == "accuracy" and row["status"] != "FINISHED":
         return str(row["status"])
+    if name == "accuracy" and row["seeds"] == row["seeds"]:
+        return f"{percent(row['mean_accuracy'], space='')} ±{100 * row['spread']:.1f}"
     if value is None or value != value:
         return "–"
     if name == "started":

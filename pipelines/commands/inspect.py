@@ -1,4 +1,4 @@
-"""The commands `torchyard inspect`, `inspect-model` and `predict`: data sets and models."""
+"""The commands `torchyard inspect` and `inspect-model`: data sets, and models layer by layer."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 from statistics import fmean
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
@@ -15,15 +15,12 @@ from rich.text import Text
 from torchyard.core.data.dataset import PreparedDataset
 from torchyard.core.data.files import cache_folder
 from torchyard.core.errors import UserError
-from torchyard.core.formatting import dimensions, percent
-from torchyard.pipelines.commands.arguments import AsJson, plugin_config
-from torchyard.pipelines.display import Display, print_json, print_table, stdout
+from torchyard.core.formatting import dimensions
+from torchyard.pipelines.commands.arguments import plugin_config
+from torchyard.pipelines.display import Display, print_table, stdout
 from torchyard.pipelines.worker.process import Worker
 
-if TYPE_CHECKING:
-    from torchyard.core.tracking.classifier import Guess
-
-NUMBERS = ("parameters", "probability", "train", "validation", "test", "mean", "std")  # columns
+NUMBERS = ("parameters", "train", "validation", "test", "mean", "std")  # columns
 VERBS = {"train": "train", "validation": "validate", "test": "test"}
 MAX_COMPONENTS = 8  # longer vectors are summarized
 
@@ -106,60 +103,6 @@ def inspect_model(
         f"{facts['operations']:,} operations in the forward pass of one sample",
         soft_wrap=True,
     )
-
-
-@commands.command()
-def predict(
-    model: Annotated[
-        str,
-        typer.Argument(
-            metavar="MODEL|RUN", help="a registered model's name (its champion), NAME/3, or a run"
-        ),
-    ],
-    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="image files")],
-    top: Annotated[int, typer.Option(min=1, help="how many classes to print")] = 3,
-    as_json: AsJson = False,
-) -> None:
-    """Classify images with a champion, or with the model of any run.
-
-    A file that cannot be read is reported and skipped, and the exit status is 2.
-    """
-    from torchyard.core.tracking.classifier import ImageClassifier
-
-    served = ImageClassifier.find(model)
-    import numpy as np
-
-    readable, unreadable = [], []
-    for path in images:
-        try:
-            readable.append((path, served.read(path)))
-        except UserError as error:
-            unreadable += error.problems
-    images = [path for path, _ in readable]
-    guesses = served.classify(np.stack([image for _, image in readable]), top) if images else []
-    _print_guesses(images, guesses, as_json)
-    if unreadable:
-        raise UserError(unreadable)
-
-
-def _print_guesses(images: list[Path], guesses: list[list[Guess]], as_json: bool) -> None:
-    if as_json:
-        rows = [
-            {
-                "image": str(path),
-                "classes": [{"class": each.name, "probability": each.probability} for each in best],
-            }
-            for path, best in zip(images, guesses, strict=True)
-        ]
-        print_json(rows, indent=1)
-        return
-    cells = [
-        ("" if rank else str(path), guess.name, percent(guess.probability, space=""))
-        for path, best in zip(images, guesses, strict=True)
-        for rank, guess in enumerate(best)
-    ]
-    if images:
-        print_table(("image", "class", "probability"), cells, right=NUMBERS)
 
 
 def _print_dataset(name: str, data: PreparedDataset, facts: dict[str, Any]) -> None:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import gc
+import functools
 import json
-import logging
 import os
 import sys
 from pathlib import Path
@@ -16,22 +14,30 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from torchyard.core.config.resolve import ResolvedConfig, resolve
+from torchyard.core.config.resolve import ResolvedConfig
 from torchyard.core.errors import RunError, UnreachableError, UserError
 from torchyard.core.formatting import dimensions
-from torchyard.core.hosting.host import host
 from torchyard.core.tracking import store
-from torchyard.core.tracking.lookup import (
-    check_checkpoint,
-    find_run,
-    recorded_config,
-    settle_owner,
-    sync_run,
-)
+from torchyard.core.tracking.lookup import check_checkpoint
 from torchyard.core.tracking.ownership.lease import TakenOverError
 from torchyard.core.tracking.weights import recorded_weights
-from torchyard.pipelines.commands.arguments import Overrides, PresetOrFile, RunName, preset_config
-from torchyard.pipelines.display import Display, JsonDisplay, QuietDisplay, display, stderr, stdout
+from torchyard.pipelines.commands.arguments import (
+    Overrides,
+    PresetOrFile,
+    RunName,
+    preset_config,
+)
+from torchyard.pipelines.display import (
+    Display,
+    JsonDisplay,
+    QuietDisplay,
+    print_json,
+    stderr,
+    stdout,
+)
+from torchyard.pipelines.local_run import local_pipeline
+from torchyard.pipelines.resumption import Resumption
+from torchyard.pipelines.seeds import SeedsOutcome, check_seeds, run_seeds
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -46,6 +52,12 @@ JsonLines = Annotated[bool, typer.Option("--json", help="print one JSON object p
 def run(
     source: PresetOrFile = None,
     overrides: Overrides = None,
+    seeds: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N", help="run it with N seeds from train.seed on, and summarize them"
+        ),
+    ] = None,
     quiet: Quiet = False,
     as_json: JsonLines = False,
 ) -> None:
@@ -56,13 +68,22 @@ def run(
     """
     shown = _display(quiet, as_json)
     resolved = preset_config(source, overrides)
+    if seeds is not None:
+        check_seeds(resolved, seeds)
     store.check_writable(store.tracking_uri())
-    _run_pipeline(resolved, shown)
+    _run_pipeline(resolved, shown, seeds=seeds)
 
 
 @commands.command()
 def resume(
     run: RunName,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[KEY=VALUE]...",
+            help="of a finished run: train it on, e.g. train.epochs=20; a new run, its child",
+        ),
+    ] = None,
     force: Annotated[
         bool, typer.Option("--force", help="even if it may still run on another machine")
     ] = False,
@@ -72,30 +93,26 @@ def resume(
     quiet: Quiet = False,
     as_json: JsonLines = False,
 ) -> None:
-    """Resume a run that was killed or failed from its last checkpoint.
+    """Resume a run that was killed or failed from its last checkpoint; or train a finished one on.
 
-    On a CPU it ends with the same weights, bit for bit, as one that was never interrupted.
+    On a CPU a resumed run ends with the same weights, bit for bit, as one that was never
+    interrupted. Whether one that is trained on ends as one long run would is said when it begins.
     """
     from torchyard.pipelines.worker.process import shared_worker
 
     shown = _display(quiet, as_json)
-    uri = store.tracking_uri()
     shared_worker()  # torch's import overlaps MLflow's
-    client = store.open_existing(uri)
-    with store.store_errors(uri):
-        found = find_run(client, run)
-        run_id, before = found.info.run_id, found.info.status
-        settle_owner(client, found, force=force, say=stderr.print)
-        found = sync_run(client, found)
-        name = found.info.run_name
-        if found.info.status == "FINISHED" == before:  # before Prefect has a flow run of it
-            raise UserError(f"run {run_id} ({name}) is finished: there is nothing left to do.")
-        if found.info.status == "FINISHED":
-            stdout.print(f"{escape(name)}: it had finished, and MLflow now has all of it.")
-            return
-        _check_checkpoint(found, store.run_folder(uri, found), from_start)
-        resolved = resolve(recorded_config(client, found), host())
-    _run_pipeline(resolved, shown, run_id)
+    found = Resumption.find(
+        run,
+        overrides or (),
+        force=force,
+        say=lambda text: stderr.print(escape(text), soft_wrap=True),
+        check=functools.partial(_check_checkpoint, from_start=from_start),
+    )
+    if isinstance(found, str):
+        stdout.print(escape(found))
+    else:
+        _run_pipeline(found.resolved, shown, found.run_id, found.parent, found.seeds)
 
 
 def _check_checkpoint(found: Run, folder: Path, from_start: bool) -> None:
@@ -143,18 +160,26 @@ def _display(quiet: bool, as_json: bool) -> Display:
     return JsonDisplay() if as_json else QuietDisplay() if quiet else Display(stdout)
 
 
-def _run_pipeline(resolved: ResolvedConfig, shown: Display, run_id: str | None = None) -> None:
-    display.set(shown)
+def _run_pipeline(
+    resolved: ResolvedConfig,
+    shown: Display,
+    run_id: str | None = None,
+    parent: str | None = None,
+    seeds: int | None = None,
+) -> None:
+    outcome: SeedsOutcome | None = None
     for change in resolved.changed:
         stderr.print(f"[yellow]note:[/] {escape(change)}", soft_wrap=True)
-    os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
-    # A lost server is reported once, at the end, not for each event and log line.
-    os.environ.setdefault("PREFECT_LOGGING_INTERNAL_LEVEL", "CRITICAL")
-    logging.raiseExceptions = False
     try:
-        _call_flow(resolved, shown, run_id)
+        leave = functools.partial(_leave_prefect, shown=shown, several=seeds is not None)
+        resumed = run_id is not None and seeds is None
+        with local_pipeline(resolved, shown, leave, own_process=True, resumed=resumed) as call:
+            if seeds is None:
+                call(resolved, run_id, parent)
+            else:
+                outcome = run_seeds(call, resolved, seeds, shown, run_id)
     except BaseException as error:
-        if shown.outcome is not None and isinstance(error, Exception):
+        if shown.outcome is not None and isinstance(error, Exception) and seeds is None:
             _end_without_prefect(error, shown)
         if not _is_interruption(error):
             raise
@@ -166,59 +191,27 @@ def _run_pipeline(resolved: ResolvedConfig, shown: Display, run_id: str | None =
             stderr.print("Interrupted.")
             print_notes(error)
         raise typer.Exit(130) from None
-    _print_outcome(shown)
+    if outcome is not None:
+        _print_seeds(outcome, shown)
+    else:
+        _print_outcome(shown)
 
 
-def _call_flow(resolved: ResolvedConfig, shown: Display, run_id: str | None) -> None:
-    # Seconds of imports overlap: torch in the worker, Prefect's server in its process,
-    # Prefect and MLflow here.
-    from torchyard.pipelines.services.prefect_server import PrefectServer, use, without_heartbeat
-    from torchyard.pipelines.worker.process import shared_worker
+def _leave_prefect(error: BaseException | None, shown: Display, several: bool) -> None:
+    """End the process, whose run is recorded: Prefect does not answer.
 
-    worker = shared_worker()
-    with PrefectServer.connect() as server, shown.bars():
-        if server.starting:
-            worker.wait_for_stage()
-        # Imports take longer with the garbage collector (`benchmarks/reasons/startup.md`).
-        gc.disable()
-        from torchyard.pipelines.flow.pipeline import call_pipeline
-        from torchyard.pipelines.flow.prefect_calls import limited_end
-        from torchyard.pipelines.flow.recording import load_libraries
-        from torchyard.pipelines.worker.process import check_config
-
-        load_libraries()
-        gc.freeze()
-        gc.enable()
-
-        resumed = run_id is not None
-        weights = None if resumed else recorded_weights(resolved)
-        check_config(resolved.config, weights=weights, resumed=resumed)
-        # The flow compares the plugins with those of the record, and records what differs.
-        config = resolved.config.model_copy(update={"plugins": dict(resolved.recorded_origins)})
-        quickly = without_heartbeat if server.managed else contextlib.nullcontext
-        with (
-            use(server.wait()),
-            quickly(),
-            limited_end(lambda error: _leave_prefect(error, shown)) as end,
-        ):
-            try:
-                call_pipeline(config, run_id)
-            except Exception:
-                # Prefect may have failed at what ended the run: that is what counts.
-                if isinstance(end.error, UserError | RunError):
-                    raise end.error from None
-                raise
-
-
-def _leave_prefect(error: BaseException | None, shown: Display) -> None:
-    """End the process, whose run is recorded: Prefect does not answer."""
+    Args:
+        several: whether it may be one of several, and the others are left.
+    """
     from torchyard.pipelines.services.server.answer import patience
 
     silence = RunError(f"It has not answered for {patience():g} seconds.")
-    if error is None:
+    if error is None and not several:
         _end_without_prefect(silence, shown)
-    stderr.print(f"[red]failed:[/] {escape(str(error))}", soft_wrap=True)
+    stderr.print(f"[red]failed:[/] {escape(str(error or silence))}", soft_wrap=True)
     print_notes(error or silence)
+    if several:
+        stderr.print("`torchyard resume latest` goes on with the seeds that are left.")
     _exit_without_prefect(silence, 1)
 
 
@@ -249,6 +242,21 @@ def _print_outcome(shown: Display) -> None:
         return
     shown.outcome = dataclasses.replace(outcome, url=served_url(outcome.url))
     shown.result("" if ui_address(uri) else mlflow_ui_command(uri))
+
+
+def _print_seeds(outcome: SeedsOutcome, shown: Display) -> None:
+    if isinstance(shown, QuietDisplay):
+        print(outcome.run_id)
+        return
+    if isinstance(shown, JsonDisplay):
+        summary = dataclasses.asdict(outcome.results.summary)
+        named = {"run_id": outcome.run_id, "name": outcome.name, "url": outcome.url}
+        print_json({"event": "seeds", **named, **summary})
+        return
+    for line in outcome.lines:
+        stdout.print(line, soft_wrap=True)
+    stdout.print(f"MLflow run:  [bold]{escape(outcome.name)}[/]  {outcome.run_id}")
+    stdout.print(f"Look at it:  {outcome.url}", soft_wrap=True)
 
 
 def _is_interruption(error: BaseException) -> bool:

@@ -42,6 +42,7 @@ from torchyard.core.tracking.weights import recorded_weights
 from torchyard.core.training.events import EpochDone, Event, TrainingBatch, WeightsTaken
 from torchyard.pipelines.display import display, epoch_line
 from torchyard.pipelines.flow import recording
+from torchyard.pipelines.flow.extension import FinishedRun
 from torchyard.pipelines.flow.failures import (
     RETRIED,
     ended_as,
@@ -77,12 +78,16 @@ class Outcome:
 
 
 @flow(name=FLOW)
-def train_pipeline(config: RunConfig, run_id: str | None = None) -> Outcome | None:
+def train_pipeline(
+    config: RunConfig, run_id: str | None = None, parent: str | None = None
+) -> Outcome | None:
     """Train a classifier: prepare → train → evaluate → per-class report, in one MLflow run.
 
     Args:
         config: data set, model, training and device.
         run_id: of an MLflow run that ended early, to resume from its last checkpoint.
+        parent: of the MLflow run that this one is a child of, if any: one of several seeds, or
+            a finished run that is extended, from its last weights.
 
     Raises:
         UserError: the configuration or the data are wrong.
@@ -93,18 +98,18 @@ def train_pipeline(config: RunConfig, run_id: str | None = None) -> Outcome | No
         The outcome; None where `train.skip_repeats` let it end before it trained.
     """
     try:
-        return run_cancellable(lambda: _run_stages(config, run_id))
+        return run_cancellable(lambda: _run_stages(config, run_id, parent))
     except recording.FinishedError as error:
         return Completed(message=str(error))  # type: ignore[return-value]
 
 
-def call_pipeline(config: RunConfig, run_id: str | None = None) -> None:
+def call_pipeline(config: RunConfig, run_id: str | None = None, parent: str | None = None) -> None:
     """Call the flow; whenever this process dies, its flow run has a label that names it.
 
     Raises:
         As the flow does.
     """
-    parameters: dict[str, Any] = {"config": config, "run_id": run_id}
+    parameters: dict[str, Any] = {"config": config, "run_id": run_id, "parent": parent}
     with get_client(sync_client=True) as client:
         wanted = FlowRunCreate(
             flow_id=client.create_flow(train_pipeline),
@@ -121,7 +126,7 @@ def call_pipeline(config: RunConfig, run_id: str | None = None) -> None:
 
 
 @recorded()
-def _run_stages(config: RunConfig, run_id: str | None) -> Outcome | None:
+def _run_stages(config: RunConfig, run_id: str | None, parent: str | None) -> Outcome | None:
     redact_logs()
     resolved = _resolve_here(config)
     config = resolved.config
@@ -134,13 +139,15 @@ def _run_stages(config: RunConfig, run_id: str | None) -> Outcome | None:
     resolved = recording.with_drawn_seed(resolved)
     config = resolved.config
     began = time.perf_counter()
-    record = recording.start_record(resolved, run_id)
+    record = recording.start_record(resolved, run_id, parent)
     _records[record.run_id] = record
     display.get().began(record.run_id, record.name)
     try:
         with temporary_files_in(_temporary(record)):
             data = prepare_data(config, record.run_id)
-            if run_id is None and _repeats(record, config, data):
+            if extended := FinishedRun.find(parent):
+                extended.begin(record, config, Path(data), _call, _say)
+            elif run_id is None and _repeats(record, config, data):
                 return None
             trained = train_model(config, data, record.run_id)
             predictions = evaluate_model(config, data, trained, record.run_id)
@@ -279,16 +286,15 @@ def evaluate_model(config: RunConfig, data: str, trained: dict[str, Any], run_id
                     "export", temporary=_temporary(record), target=str(exported), **arguments
                 ) as answer:
                     recording.record_pictures(record, prepared, predictions, result)
-                    refused = answer()["refused"]
+                    done = answer()
+                    refused = done["refused"]
                 if refused:
                     # No reason to fail after hours of training.
                     _say("evaluate", f"no model is logged. {refused}")
                     record.set_tags({"model_not_logged": refused})
                 else:
-                    version = trained["torch_version"]
-                    record.log_model(
-                        exported, prepared, torch_version=version, metrics=metrics, step=epoch
-                    )
+                    about = {"torch_version": trained["torch_version"], "digest": done["digest"]}
+                    record.log_model(exported, prepared, **about, metrics=metrics, step=epoch)
             finally:
                 exported.unlink(missing_ok=True)
         # The overall metrics are those that the model was logged with.

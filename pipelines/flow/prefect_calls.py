@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 Leave = Callable[[BaseException | None], None]
 
 
-@dataclass
+@dataclass(eq=False)  # of two runs of this process
 class End:
     """How the stages of a run ended, whatever Prefect says afterwards.
 

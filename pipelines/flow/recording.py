@@ -31,7 +31,7 @@ from torchyard.core.formatting import percent
 from torchyard.core.report import image_grids, markdown, plots
 from torchyard.core.report.run_page import run_page
 from torchyard.core.tracking import provenance
-from torchyard.core.tracking.lookup import run_tagged
+from torchyard.core.tracking.lookup import PARENT, run_tagged
 from torchyard.core.tracking.mlflow_format import BEST, class_metric_keys, event_metrics
 from torchyard.core.tracking.record import RunRecord
 from torchyard.core.tracking.registry import Judged, promote
@@ -73,13 +73,16 @@ def load_libraries() -> None:
         import mlflow.store.tracking.sqlalchemy_store  # noqa: F401
 
 
-def start_record(resolved: ResolvedConfig, run_id: str | None) -> RunRecord:
+def start_record(
+    resolved: ResolvedConfig, run_id: str | None, parent: str | None = None
+) -> RunRecord:
     """Start or resume the MLflow run, with one name in MLflow and Prefect and links both ways.
 
     A flow run that Prefect retries, or had suspended, resumes its MLflow run.
 
     Args:
         run_id: of the run to resume; None starts a new one.
+        parent: of the run that it is a child of, if any.
 
     Raises:
         FinishedError: it is the flow run of a run that has finished.
@@ -90,6 +93,8 @@ def start_record(resolved: ResolvedConfig, run_id: str | None) -> RunRecord:
     tags |= {f"plugin.{slot}": found.source.identity for slot, found in resolved.plugins.items()}
     if resolved.changed:
         tags["plugins_changed"] = "; ".join(resolved.changed)
+    if parent is not None:
+        tags[PARENT] = parent
     settings = config.model_dump(mode="json")
     parameters = {name: value for name, value in settings.items() if name != "plugins"}
     if flow_run.id is not None:

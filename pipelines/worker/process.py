@@ -94,7 +94,7 @@ class Worker:
         self._tail: deque[str] = deque(maxlen=TAIL_LINES)
         self.on_output = on_output
         self._calling = threading.Lock()
-        self._aborted: Exception | None = None
+        self._aborted: BaseException | None = None
         self._printer = threading.Thread(target=self._forward_output, daemon=True)
         self._printer.start()
 
@@ -176,7 +176,7 @@ class Worker:
         with contextlib.suppress(BrokenPipeError, ValueError):  # the next stage reports it
             self._send({"stage": None})
 
-    def abort(self, reason: Exception) -> None:
+    def abort(self, reason: BaseException) -> None:
         """End the process and those it started, from another thread.
 
         Whoever waits for a stage raises `reason`.
@@ -200,7 +200,7 @@ class Worker:
         self._process.stdin.write(json.dumps(request) + "\n")
         self._process.stdin.flush()
 
-    def _exit_error(self, stage: str) -> Exception:
+    def _exit_error(self, stage: str) -> BaseException:
         status = self._process.wait()
         self._printer.join(timeout=1)
         self._messages.close()
@@ -235,7 +235,7 @@ def shared_worker() -> Worker:
     return _shared[-1]
 
 
-def abort_shared_worker(reason: Exception) -> None:
+def abort_shared_worker(reason: BaseException) -> None:
     """`Worker.abort` the worker of this process, if there is one."""
     for worker in _shared:
         worker.abort(reason)

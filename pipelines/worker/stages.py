@@ -45,6 +45,7 @@ from torchyard.pipelines.worker.config_check import (
     starting_weights,
     step_problems,
 )
+from torchyard.pipelines.worker.extension import extend
 from torchyard.pipelines.worker.judging import judge
 from torchyard.pipelines.worker.plugin_check import try_plugins
 from torchyard.pipelines.worker.summaries import inspect_dataset, inspect_model
@@ -280,15 +281,15 @@ def export(config: Config, data: str, weights: str, target: str, emit: Emit) -> 
     """Write the trained network as a pt2 archive to the file `target`.
 
     Returns:
-        refused: why torch.export cannot write this model, or None.
+        refused: why torch.export cannot write this model, or None; digest: of its weights.
     """
     resolved, prepared = resolve_once(config, host()), PreparedDataset.open(Path(data))
     network = _trained_network(resolved, prepared, Path(weights), torch.device("cpu"))
     try:
-        networks.export(network, prepared, Path(target))
+        digest = networks.export(network, prepared, Path(target))
     except networks.NotExportableError as error:
         return {"refused": str(error)}
-    return {"refused": None}
+    return {"refused": None, "digest": digest}
 
 
 def _network(
@@ -324,7 +325,7 @@ def load_export() -> None:
 STAGES: dict[str, Callable[..., dict[str, Any]]] = {
     stage.__name__: stage
     for stage in (
-        *(check, try_plugins, prepare, train, evaluate, export, judge),
+        *(check, try_plugins, prepare, extend, train, evaluate, export, judge),
         *(inspect_dataset, inspect_model),
     )
 }

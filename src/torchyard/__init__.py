@@ -1,6 +1,9 @@
-"""torchyard: the public names that a plugin needs.
+"""torchyard: the public names that a plugin needs, and those that a program or notebook calls.
 
     from torchyard import ModelParams, hookimpl
+
+    import torchyard
+    run = torchyard.run("digits", "optimizer.lr=0.01")
 
 `core`, `pipelines` and `plugins` in this folder are links to the three folders at the top.
 """
@@ -19,7 +22,7 @@ from torchyard.core.data.raw import (
     SampleSplit,
 )
 from torchyard.core.data.splitting import stratified_fold, stratified_split
-from torchyard.core.errors import UnreachableError, UserError
+from torchyard.core.errors import RunError, UnreachableError, UserError
 from torchyard.core.hosting.hookspecs import Register, hookimpl
 from torchyard.core.hosting.params import (
     Augmentation,
@@ -46,7 +49,11 @@ if TYPE_CHECKING:
     from torchyard.core.evaluation.confidence import calibration
     from torchyard.core.evaluation.figures import top_share
     from torchyard.core.evaluation.metrics import Evaluation, evaluate
-    from torchyard.core.evaluation.paired_test import Comparison, compare
+    from torchyard.core.evaluation.paired_test import Comparison
+    from torchyard.pipelines.python.calls import load, resume, run, runs
+    from torchyard.pipelines.python.comparison import compare
+    from torchyard.pipelines.python.model import Model
+    from torchyard.pipelines.python.run_result import RunResult
 
 __all__ = [
     "ArraySplit",
@@ -64,6 +71,7 @@ __all__ = [
     "MetricParams",
     "Mixing",
     "MixingParams",
+    "Model",
     "ModelParams",
     "OptimizerParams",
     "PredictionTable",
@@ -73,6 +81,8 @@ __all__ = [
     "RawData",
     "RegionParams",
     "Register",
+    "RunError",
+    "RunResult",
     "SampleSpec",
     "SampleSplit",
     "SchedulerParams",
@@ -83,20 +93,30 @@ __all__ = [
     "compare",
     "evaluate",
     "hookimpl",
+    "load",
+    "resume",
+    "run",
+    "runs",
     "stratified_fold",
     "stratified_split",
     "top_share",
 ]
 
-# Imported on first use: they import numpy, which most commands do without.
+# Imported on first use: they import numpy and more, which most commands do without.
 _LAZY = {
     "Comparison": "torchyard.core.evaluation.paired_test",
     "Evaluation": "torchyard.core.evaluation.metrics",
     "PredictionTable": "torchyard.core.data.predictions",
     "Predictions": "torchyard.core.data.predictions",
+    "Model": "torchyard.pipelines.python.model",
+    "RunResult": "torchyard.pipelines.python.run_result",
     "calibration": "torchyard.core.evaluation.confidence",
-    "compare": "torchyard.core.evaluation.paired_test",
+    "compare": "torchyard.pipelines.python.comparison",
     "evaluate": "torchyard.core.evaluation.metrics",
+    "load": "torchyard.pipelines.python.calls",
+    "resume": "torchyard.pipelines.python.calls",
+    "run": "torchyard.pipelines.python.calls",
+    "runs": "torchyard.pipelines.python.calls",
     "top_share": "torchyard.core.evaluation.figures",
 }
 

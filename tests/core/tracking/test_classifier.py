@@ -54,7 +54,9 @@ def test_images_are_read_as_those_that_the_model_was_trained_on(tmp_path, monkey
     about["image_reading"] = reading.model_dump(mode="json", exclude_defaults=True)
     write_model(folder, tmp_path / "exported", **about, **arguments)
     monkeypatch.setattr(classifier, "open_existing", lambda uri: None)
-    monkeypatch.setattr(classifier, "_address", lambda client, wanted: str(folder))
+    monkeypatch.setattr(
+        classifier, "found_model", lambda client, wanted: (str(folder), "m/1", None)
+    )
     written = Model.load(folder)
     info = SimpleNamespace(
         metadata=written.metadata, flavors=written.flavors, signature=written.signature

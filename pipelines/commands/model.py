@@ -1,0 +1,281 @@
+"""The commands `predict`, `serve`, `export` and `verify`: what is done with a run's model."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import re
+import socket
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.markup import escape
+
+from torchyard.core.config.resolve import ResolvedConfig, resolve
+from torchyard.core.data.dataset import PreparedDataset
+from torchyard.core.data.files import cache_folder
+from torchyard.core.errors import RunError, UserError
+from torchyard.core.formatting import byte_size, percent
+from torchyard.core.hosting import host as plugins
+from torchyard.core.proxies import is_loopback
+from torchyard.core.tracking.lookup import DIGEST, recorded_config, recorded_predictions
+from torchyard.core.tracking.mlflow_format import DATA, WEIGHTS
+from torchyard.core.tracking.store import (
+    current_store,
+    open_existing,
+    store_errors,
+    tracking_uri,
+)
+from torchyard.pipelines.commands.arguments import AsJson, RunName, chosen_run
+from torchyard.pipelines.display import Display, print_json, print_table, stdout
+from torchyard.pipelines.worker.process import shared_worker
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run
+
+    from torchyard.core.tracking.classifier import Guess
+
+VERIFIED = "torchyard.verified"  # tag of a run
+
+DEFAULT_PORT = 8123
+CHECKED = 256  # test samples that an exported file is given
+
+commands = typer.Typer()
+
+LoggedModel = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL|RUN", help="a registered model's name (its champion), NAME/3, or a run"
+    ),
+]
+
+
+@commands.command()
+def predict(
+    model: LoggedModel,
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="image files")],
+    top: Annotated[int, typer.Option(min=1, help="how many classes to print")] = 3,
+    as_json: AsJson = False,
+) -> None:
+    """Classify images with a champion, or with the model of any run.
+
+    A file that cannot be read is reported and skipped, and the exit status is 2.
+    """
+    from torchyard.core.tracking.classifier import ImageClassifier
+
+    served = ImageClassifier.find(model)
+    import numpy as np
+
+    readable, unreadable = [], []
+    for path in images:
+        try:
+            readable.append((path, served.read(path)))
+        except UserError as error:
+            unreadable += error.problems
+    images = [path for path, _ in readable]
+    guesses = served.classify(np.stack([image for _, image in readable]), top) if images else []
+    _print_guesses(images, guesses, as_json)
+    if unreadable:
+        raise UserError(unreadable)
+
+
+def _print_guesses(images: list[Path], guesses: list[list[Guess]], as_json: bool) -> None:
+    if as_json:
+        rows = [
+            {
+                "image": str(path),
+                "classes": [{"class": each.name, "probability": each.probability} for each in best],
+            }
+            for path, best in zip(images, guesses, strict=True)
+        ]
+        print_json(rows, indent=1)
+        return
+    cells = [
+        ("" if rank else str(path), guess.name, percent(guess.probability, space=""))
+        for path, best in zip(images, guesses, strict=True)
+        for rank, guess in enumerate(best)
+    ]
+    if images:
+        print_table(("image", "class", "probability"), cells, right=("probability",))
+
+
+@commands.command()
+def serve(
+    model: LoggedModel,
+    host: Annotated[
+        str, typer.Option(metavar="ADDRESS", help="0.0.0.0: whoever reaches this machine may ask")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0: one that is free")] = DEFAULT_PORT,
+) -> None:
+    """Serve a champion, or the model of any run, as an HTTP API until Ctrl-C.
+
+    When the champion changes, the new one is loaded and takes over.
+    Example: [bold]torchyard serve digits[/], then
+    [bold]curl --data-binary @seven.png http://127.0.0.1:8123/predict[/]
+    """
+    with _listening(host, port) as listener:
+        from torchyard.pipelines.serving.served_model import ServedModel
+
+        served = ServedModel.load(model)
+        import uvicorn
+
+        from torchyard.pipelines.serving.app import application
+
+        app = application(served, local=is_loopback(host))
+        settings = uvicorn.Config(app, log_level="warning", access_log=False)
+        address = f"http://{_written(host)}:{listener.getsockname()[1]}"
+        name, kind = escape(served.classifier.version), served.classifier.kind
+        stdout.print(f"{name} takes {kind} at {address}/predict", soft_wrap=True)
+        stdout.print("Ctrl-C stops it.")
+        sys.stdout.flush()
+        with contextlib.suppress(KeyboardInterrupt):
+            uvicorn.Server(settings).run(sockets=[listener])
+    stdout.print("Stopped.")
+
+
+@commands.command("export")
+def export_model(
+    model: LoggedModel,
+    file_format: Annotated[
+        str, typer.Option("--format", metavar="FORMAT", help="onnx, pt2 or safetensors")
+    ],
+    to: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="\\[default: named after the run]")
+    ] = None,
+) -> None:
+    """Write a model as a file, checked against what the evaluation predicted.
+
+    Example: [bold]torchyard export digits --format onnx --to digits.onnx[/]
+    """
+    from torchyard.pipelines.serving.model_file import check_format, write_model_file
+
+    check_format(file_format)
+    if to is not None and not to.absolute().parent.is_dir():
+        raise UserError(f"--to: {to}: there is no such folder")
+    uri = tracking_uri()
+    worker = shared_worker()  # torch's import overlaps MLflow's
+    client = open_existing(uri)
+    import numpy as np
+
+    from torchyard.core.tracking.classifier import Classifier, found_model
+
+    with store_errors(uri):
+        _, name, run = found_model(client, model)
+        if run is None:
+            raise UserError(f"{model}: the run that it is from is deleted, so it cannot be checked")
+        table, config = recorded_predictions(client, run), recorded_config(client, run)
+    classifier = Classifier.find(model)
+    classifier.model  # noqa: B018 - loads it without pickle, and compares its digest
+    to = to or Path(re.sub(r"[^\w.-]+", "-", name).strip("-") + f".{file_format}")
+    shown = Display(stdout)
+    with shown.bars(), tempfile.TemporaryDirectory() as folder:
+        with shown.stage("prepare", config["dataset"]["name"]):
+            prepared = worker.call(
+                "prepare", shown.event, config=config, cache=str(cache_folder())
+            )["folder"]
+        data = PreparedDataset.open(Path(prepared))
+        if data.test_digest != table.test_digest:
+            raise UserError(f"{name}: its test samples have changed, so it cannot be checked")
+        with store_errors(uri), current_store(uri):
+            from mlflow.artifacts import download_artifacts
+
+            logged = Path(download_artifacts(classifier.uri, dst_path=folder))
+        checked = write_model_file(
+            logged / DATA / WEIGHTS,
+            to,
+            file_format,
+            {"model": name, "digest": classifier.digest, "classes": classifier.classes},
+            np.array(data.test.samples[:CHECKED]),
+            table.predictions.logits[:CHECKED],
+        )
+    stdout.print(f"{escape(name)} is in {escape(str(to))}, {byte_size(to.stat().st_size)}.")
+    stdout.print(checked.line, soft_wrap=True)
+
+
+def _listening(host: str, port: int) -> socket.socket:
+    """A socket that listens there, before seconds of imports.
+
+    Raises:
+        UserError: it cannot; the message names the option.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family)
+    except socket.gaierror as error:
+        raise UserError(f"--host: {host} is no address of this machine: {error.strerror}") from None
+    except OSError as error:
+        reason = "another program has it" if error.errno == errno.EADDRINUSE else error.strerror
+        setting = "--host" if error.errno == errno.EADDRNOTAVAIL else "--port"
+        raise UserError(
+            f"{setting}: {_written(host)}:{port} cannot be served at: {reason}"
+        ) from None
+
+
+def _written(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
+
+
+@commands.command()
+def verify(run: RunName) -> None:
+    """Train again from a run's record alone, and compare the weights bit for bit.
+
+    Exit status 0 if they are equal; 1 if not, with everything recorded that differs.
+    """
+    uri = tracking_uri()
+    worker = shared_worker()  # torch's import overlaps MLflow's
+    client = open_existing(uri)
+    with store_errors(uri):
+        found = chosen_run(client, run)
+        recorded = found.data.tags.get(DIGEST)
+        if recorded is None:
+            raise UserError(f"run {found.info.run_name} is {found.info.status} and has no weights.")
+        resolved = resolve(recorded_config(client, found), plugins.host())
+    shown = Display(stdout)
+    config = resolved.config.model_dump(mode="json")
+    with shown.bars(), tempfile.TemporaryDirectory() as folder:
+        with shown.stage("prepare", resolved.config.dataset.name):
+            prepared = worker.call(
+                "prepare", shown.event, config=config, cache=str(cache_folder())
+            )["folder"]
+        with shown.stage("train", resolved.config.model.name):
+            trained = worker.call("train", shown.event, config=config, data=prepared, folder=folder)
+    digest = PreparedDataset.open(Path(prepared)).digest
+    differing = differences(found, resolved, digest, trained["placement"])
+    named = escape(f"{found.info.run_name}  {found.info.run_id}")
+    if trained[DIGEST] == recorded:
+        with store_errors(uri):
+            client.set_tag(found.info.run_id, VERIFIED, recorded)
+        stdout.print(f"[green]Reproduced.[/] {named} trained again has the same weights:")
+        stdout.print(f"sha256 {recorded}", soft_wrap=True)
+        return
+    if differing:
+        rows = [(what, *values) for what, values in differing.items()]
+        print_table(("", "recorded", "now"), rows)
+    known = "the above differs" if differing else "nothing that is recorded differs"
+    raise RunError(
+        f"{found.info.run_name} trained again has other weights; {known}. "
+        f"Recorded sha256 {recorded}, now {trained[DIGEST]}."
+    )
+
+
+def differences(
+    run: Run, resolved: ResolvedConfig, data_digest: str, placement: dict[str, Any]
+) -> dict[str, tuple[str, str]]:
+    """What is recorded of a run and differs now, as (recorded, now).
+
+    That is the data, the plugins, the files that their parameters name, and the placement.
+    """
+    now = {f"plugin.{slot}": used.source.identity for slot, used in resolved.plugins.items()}
+    now |= {key: str(value) for key, value in placement.items()}
+    tags = run.data.tags
+    differing = {
+        key: (tags[key], value) for key, value in now.items() if tags.get(key, value) != value
+    }
+    differing |= {what: pair for what, pair in resolved.changes.items() if " " not in what}
+    digests = [each.dataset.digest for each in run.inputs.dataset_inputs] if run.inputs else []
+    if digests and not any(data_digest.startswith(digest) for digest in digests):
+        differing["data set"] = (digests[0], data_digest[: len(digests[0])])
+    return differing

@@ -1,0 +1,121 @@
+"""How training goes on: of a run that did not finish, of several seeds, or of a finished run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torchyard.core.config.resolve import ResolvedConfig, read_config, resolve
+from torchyard.core.errors import UserError
+from torchyard.core.hosting.host import host
+from torchyard.core.tracking import lookup, store
+from torchyard.core.tracking.lookup import PARENT, SEEDS
+from torchyard.pipelines.commands.arguments import PRESETS
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+
+CHECKPOINTS = ("last.pt", "previous.pt")  # as core/training/checkpoint.py, which imports torch
+
+
+@dataclass(frozen=True)
+class Resumption:
+    """How training goes on.
+
+    Attributes:
+        resolved: the configuration.
+        run_id: of the run that goes on; None where a new one begins, as the child of `parent`.
+        parent: of the run that it is a child of, if any.
+        seeds: how many, where the run is several seeds.
+    """
+
+    resolved: ResolvedConfig
+    run_id: str | None
+    parent: str | None
+    seeds: int | None
+
+    @classmethod
+    def find(
+        cls,
+        wanted: str,
+        overrides: Sequence[str | Mapping[str, Any]] = (),
+        *,
+        force: bool = False,
+        say: Callable[[str], None],
+        check: Callable[[Run, Path], None] = lookup.check_checkpoint,
+    ) -> Resumption | str:
+        """Find the run, and make sure that no process trains it; a text if it had finished.
+
+        Args:
+            wanted: as `lookup.find_run` takes it. Of one of several seeds all are resumed.
+            overrides: of a finished run, which is trained on.
+            force: whether one is taken over that may still run on another machine.
+            say: is told what takes a while, or is not as asked.
+            check: whether the run's checkpoint is in its folder.
+
+        Raises:
+            UserError: there is no such run, it still trains, or nothing is left to do.
+            RunError: the store is out of reach.
+        """
+        uri = store.tracking_uri()
+        client = store.open_existing(uri)
+        with store.store_errors(uri):
+            found = lookup.find_run(client, wanted)
+            if not overrides and (whole := lookup.unfinished_whole(client, found)):
+                say(
+                    f"{found.info.run_name} is one of the seeds of {whole.info.run_name}, "
+                    "which is resumed."
+                )
+                found = whole
+            before = found.info.status
+            lookup.settle_owner(client, found, force=force, say=say)
+            found = lookup.sync_run(client, found)
+            run_id, name, tags = found.info.run_id, found.info.run_name, found.data.tags
+            seeds = int(tags[SEEDS]) if SEEDS in tags else None
+            if overrides and seeds:
+                raise UserError(f"run {run_id} ({name}) is {seeds} seeds: train one of them on.")
+            if overrides:
+                return cls(_extended(client, found, overrides), None, run_id, None)
+            if found.info.status == "FINISHED" == before:  # before Prefect has a flow run of it
+                raise UserError(
+                    f"run {run_id} ({name}) is finished: there is nothing left to do. "
+                    "To train it on, set train.epochs."
+                )
+            if found.info.status == "FINISHED":
+                return f"{name}: it had finished, and MLflow now has all of it."
+            check(found, store.run_folder(uri, found))
+            resolved = resolve(lookup.recorded_config(client, found), host())
+            return cls(resolved, run_id, tags.get(PARENT), seeds)
+
+
+def _extended(
+    client: MlflowClient, found: Run, overrides: Sequence[str | Mapping[str, Any]]
+) -> ResolvedConfig:
+    """The configuration of a run that trains a finished one on.
+
+    Raises:
+        UserError: it is not finished, its checkpoint is not here, or nothing would be trained.
+    """
+    run_id, name = found.info.run_id, found.info.run_name
+    if found.info.status != "FINISHED":
+        raise UserError(
+            f"run {run_id} ({name}) is {found.info.status}: only a finished run is trained on "
+            "with other settings. Resume it without settings first."
+        )
+    resolved = read_config(lookup.recorded_config(client, found), overrides, PRESETS, host())
+    trained, wanted = int(found.data.metrics.get("train/epochs", 0)), resolved.config.train.epochs
+    problems = []
+    if wanted <= trained:
+        problems.append(
+            f"train.epochs: {trained} epochs are trained already, so it must be greater than "
+            f"{trained}, not {wanted}"
+        )
+    folder = store.run_folder(client.tracking_uri, found)
+    if not any((folder / each).exists() for each in CHECKPOINTS):
+        problems.append(f"run {run_id} ({name}): there is no checkpoint of it in {folder}")
+    if problems:
+        raise UserError(problems)
+    return resolved

@@ -1,0 +1,188 @@
+"""The first checkpoint of a run that trains on where a finished one ended."""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from torchyard.core.config.resolve import ResolvedConfig, resolve_once
+from torchyard.core.data.dataset import PreparedDataset
+from torchyard.core.data.raw import stratified_split
+from torchyard.core.errors import RunError, UserError
+from torchyard.core.hosting.host import host
+from torchyard.core.training import checkpoint
+from torchyard.core.training import device as devices
+from torchyard.core.training import network as networks
+from torchyard.core.training.batches import steps_per_epoch, total_steps
+from torchyard.core.training.events import Emit
+from torchyard.core.training.execution import Execution
+from torchyard.pipelines.worker.config_check import Config, model_size
+
+
+def extend(
+    config: Config, before: Config, data: str, source: str, folder: str, emit: Emit
+) -> dict[str, Any]:
+    """Write the checkpoint with which a run begins that trains on where a finished one ended.
+
+    Weights, random generators and the optimizer's state are those of the last checkpoint. The
+    schedule is the new run's, as many steps on as the old one was. Hyperparameters of the
+    optimizer are replaced where the new settings, or the new schedule, make them others.
+
+    Args:
+        config, before: of the run that begins, and of the finished one.
+        data: folder of the prepared data set.
+        source, folder: of the finished run, and of the one that begins.
+
+    Returns:
+        epochs: how many are trained already; reasons: why the weights will not be those of one
+        long run, besides settings that differ; none if they will; placement: the device.
+
+    Raises:
+        UserError: nothing would be trained, or the weights do not fit the model.
+        RunError: the finished run has no checkpoint that can be read.
+    """
+    new, old = resolve_once(config, host()), resolve_once(before, host())
+    prepared = PreparedDataset.open(Path(data))
+    if (last := checkpoint.find(Path(source))) is None:
+        raise RunError(f"There is no checkpoint in {source} that can be read.")
+    state = checkpoint.load(last)
+    position = state["position"]
+    _check_that_something_is_left(position, new, _batches(prepared, new))
+
+    network = networks.Network(
+        new.model.build(prepared.shape, len(prepared.classes)),
+        prepared,
+        new.config.dataset.normalize,
+    )
+    try:
+        network.load_state_dict(state["network"])
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:300]
+        raise UserError(f"model: the weights of the finished run do not fit it: {reason}") from None
+    taken = int(state["scheduler"].get("last_epoch", position["step"]))
+    lengths = [total_steps(_count(prepared, run), run.config.train) for run in (old, new)]
+    batches = [_batches(prepared, run) for run in (old, new)]
+    ended_early = position["step"] != position["epoch"] * batches[0]
+    then, longer = (_Schedule(old, network, length, taken) for length in lengths)
+    if batches[0] != batches[1]:  # as if the epochs so far had had batches of this size
+        counted, position["step"] = position["step"], position["epoch"] * batches[1]
+        taken = taken * position["step"] // counted
+    now = _Schedule(new, network, lengths[1], taken)
+    _move_on(state, then, now, fresh=_other_parameters(old, new))
+    device = devices.choose_device(new.config.device)
+    size = model_size(new, prepared.spec)
+    executions = [
+        Execution.choose(run.config, network.model, size, length, device)
+        for run, length in zip((old, new), lengths, strict=True)
+    ]
+    if not state["scaler"]:
+        enabled = executions[1].precision == "float16"
+        state["scaler"] = torch.amp.GradScaler(device.type, enabled=enabled).state_dict()
+    checkpoint.save(state, Path(folder) / checkpoint.LAST)
+
+    reasons = []
+    if ended_early:
+        reasons.append("its last epoch ended early, by train.max_steps")
+    if then.rates != longer.rates:
+        reasons.append(
+            f"the schedule '{old.config.scheduler.name}' depends on the length of the run: with "
+            f"{new.config.train.epochs} epochs from the start, earlier steps would have had other "
+            "learning rates"
+        )
+    if executions[0] != executions[1]:
+        reasons.append("a run of that length computes otherwise (train.compile)")
+    if device.type != "cpu" and not new.config.train.deterministic:
+        reasons.append(f"on {device} no two runs are equal without train.deterministic=true")
+    placement = devices.describe_device(device)
+    return {"epochs": position["epoch"], "reasons": reasons, "placement": placement}
+
+
+def _check_that_something_is_left(
+    position: dict[str, Any], new: ResolvedConfig, batches: int
+) -> None:
+    settings, epochs = new.config.train, position["epoch"]
+    if epochs >= settings.epochs:
+        raise UserError(
+            f"train.epochs: {epochs} epochs are trained already, so it must be greater than "
+            f"{epochs}, not {settings.epochs}"
+        )
+    if settings.max_steps is not None and epochs * batches >= settings.max_steps:
+        trained = f"{epochs * batches:,} steps are trained already"
+        raise UserError(f"train.max_steps: {trained}: add a greater one, or train.max_steps=none")
+    if settings.patience is not None and epochs - position["best_epoch"] >= settings.patience:
+        raise UserError(
+            f"train.patience: {epochs - position['best_epoch']} epochs have passed without a "
+            "lower validation loss: add a greater one, or train.patience=none"
+        )
+
+
+def _count(prepared: PreparedDataset, run: ResolvedConfig) -> int:
+    """How many samples are trained on."""
+    settings = run.config.train
+    if prepared.validation is not None or not settings.validation:
+        return len(prepared.train)
+    labels = prepared.train.labels
+    return len(stratified_split(labels, settings.validation, settings.drawn_seed)[0])
+
+
+def _batches(prepared: PreparedDataset, run: ResolvedConfig) -> int:
+    """How many an epoch has."""
+    return steps_per_epoch(_count(prepared, run), run.config.train.batch_size)
+
+
+def _other_parameters(old: ResolvedConfig, new: ResolvedConfig) -> bool:
+    """Whether the optimizer is another one, or optimizes other parameters."""
+    return (
+        old.config.optimizer.name != new.config.optimizer.name
+        or old.config.model.freeze != new.config.model.freeze
+    )
+
+
+class _Schedule:
+    """Optimizer and schedule of a run of `total` steps after some, in which nothing was optimized.
+
+    Attributes:
+        rates: a digest of the hyperparameters of each step until then.
+        optimizer, scheduler: their states then.
+    """
+
+    def __init__(
+        self, run: ResolvedConfig, network: networks.Network, total: int, taken: int
+    ) -> None:
+        trained = {p for p in network.parameters() if p.requires_grad}
+        networks.freeze(network.model, run.config.model.freeze)
+        optimizer = run.optimizer.build([p for p in network.parameters() if p.requires_grad])
+        for parameter in trained:  # as the model makes them
+            parameter.requires_grad_(True)
+        scheduler = run.scheduler.build(optimizer, total)
+        rates = hashlib.sha256()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that the optimizer made no step
+            for _ in range(taken):
+                for group in optimizer.param_groups:
+                    rates.update(repr({k: v for k, v in group.items() if k != "params"}).encode())
+                scheduler.step()
+        self.rates = rates.hexdigest()
+        self.optimizer, self.scheduler = optimizer.state_dict(), scheduler.state_dict()
+
+
+def _move_on(state: dict[str, Any], then: _Schedule, now: _Schedule, *, fresh: bool) -> None:
+    """Replace in a checkpoint what the new run's settings make another.
+
+    Args:
+        fresh: whether the optimizer begins anew.
+    """
+    if repr(then.scheduler) != repr(now.scheduler):
+        state["scheduler"] = now.scheduler
+    groups, before, after = (
+        each["param_groups"] for each in (state["optimizer"], then.optimizer, now.optimizer)
+    )
+    if fresh or [each["params"] for each in groups] != [each["params"] for each in after]:
+        state["optimizer"] = now.optimizer
+        return
+    for group, old, new in zip(groups, before, after, strict=True):
+        group |= {key: value for key, value in new.items() if repr(old.get(key)) != repr(value)}
