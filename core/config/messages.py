@@ -5,6 +5,7 @@ from __future__ import annotations
 import types
 import typing
 from collections.abc import Iterable, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args
 
@@ -45,19 +46,41 @@ def explain(
             reason = f"unknown {noun}{owner}.{_nearest(model, location, path)}"
         elif problem["type"] == "missing":
             reason = "is missing"
+        elif (union := _union_at(model, path)) and problem["type"] != "value_error":
+            depth, field = union
+            location = section + [str(part) for part in path[:depth]]
+            reason = f"must be {accepted(field)}"
+            if len(path) == depth + 1 and not any(map(is_secret, location)):  # of the whole value
+                inputs[".".join(location)] = f", not {_shown(problem['input'])}"
         else:
             # The first half of "must be a valid integer, unable to parse string as an integer".
             reason = problem["msg"].removeprefix("Value error, ").partition(", unable to")[0]
             reason = _WORDING.get(problem["type"], reason.replace("Input should be", "must be"))
             one_value = problem["type"] != "value_error" and not isinstance(problem["input"], dict)
             if one_value and not any(map(is_secret, location)):
-                written = repr(problem["input"])
-                shown = written if len(written) <= MOST_SHOWN else f"{written[:MOST_SHOWN]}…"
-                inputs[".".join(location)] = f", not {shown}"
+                inputs[".".join(location)] = f", not {_shown(problem['input'])}"
         reasons.setdefault(".".join(location), []).append(reason)
     for setting, alternatives in reasons.items():
         message = " or ".join(dict.fromkeys(alternatives)) + inputs.get(setting, "")
         yield f"{setting}: {message}" if setting else message
+
+
+def _shown(value: Any) -> str:
+    written = repr(value)
+    return written if len(written) <= MOST_SHOWN else f"{written[:MOST_SHOWN]}…"
+
+
+def _union_at(model: type[BaseModel], path: tuple[int | str, ...]) -> tuple[int, FieldInfo] | None:
+    """The field of several types that a problem is in, and how many parts of the path lead to it.
+
+    Behind them pydantic names the type.
+    """
+    for depth, part in enumerate(path[1:], start=1):
+        fields = _model_at(model, path[: depth - 1])
+        field = fields.model_fields.get(str(path[depth - 1])) if fields else None
+        if field and isinstance(part, str) and not _model_at(model, path[:depth]):
+            return depth, field
+    return None
 
 
 def _nearest(model: type[BaseModel], location: list[str], within: tuple[int | str, ...]) -> str:
@@ -80,19 +103,24 @@ def _nearest(model: type[BaseModel], location: list[str], within: tuple[int | st
 
 def _fields_at(model: type[BaseModel], location: tuple[int | str, ...]) -> Iterable[str]:
     """The names of the settings in the section at that path; none where it is no section."""
+    section = _model_at(model, location)
+    return section.model_fields if section else ()
+
+
+def _model_at(model: type[BaseModel], location: tuple[int | str, ...]) -> type[BaseModel] | None:
+    """The section at that path; None where it is no section."""
     for part in location:
-        if isinstance(part, int):  # an item of a list of sections
-            continue
-        annotation = model.model_fields[part].annotation if part in model.model_fields else None
+        field = model.model_fields.get(part) if isinstance(part, str) else None
+        annotation = field.annotation if field else None
         sections = [
             member
             for member in (annotation, *get_args(annotation))
             if isinstance(member, type) and issubclass(member, BaseModel)
         ]
         if not sections:
-            return ()
+            return None
         model = sections[0]
-    return model.model_fields
+    return model
 
 
 _TYPES = {int: "integer", str: "text", bool: "true or false", type(None): "none", Path: "path"}
@@ -111,7 +139,7 @@ def accepted(field: FieldInfo) -> str:
 def _bounded(annotation: Any, metadata: Iterable[Any]) -> str:
     text = _in_words(annotation)
     limits = [
-        words.format(f"{value:g}" if isinstance(value, int | float) else value)
+        words.format(f"{value:.10g}" if isinstance(value, int | float) else value)
         for limit in metadata
         for name, words in _LIMITS.items()
         if (value := getattr(limit, name, None)) is not None
@@ -125,7 +153,8 @@ def _bounded(annotation: Any, metadata: Iterable[Any]) -> str:
 def _in_words(annotation: Any) -> str:
     origin, inner = typing.get_origin(annotation), typing.get_args(annotation)
     if origin is Annotated:
-        return _bounded(inner[0], inner[1:])
+        limits = (each.metadata if isinstance(each, FieldInfo) else [each] for each in inner[1:])
+        return _bounded(inner[0], chain.from_iterable(limits))
     if origin is Literal:
         return _either([str(value) for value in inner])
     if origin in (Union, types.UnionType):

@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from torchyard.core.config.files import file_identity, named_files
 from torchyard.core.config.hardware import device_problem
 from torchyard.core.config.messages import explain
-from torchyard.core.config.parsing import as_section, read_overridden
+from torchyard.core.config.parsing import as_section, preset_names, read_overridden
 from torchyard.core.config.schema import (
     DEFAULT_GATES,
     SINGLE_KINDS,
@@ -111,7 +111,13 @@ def read_config(
     Raises:
         UserError: with everything that is wrong with file, overrides and settings.
     """
-    settings, problems = read_overridden(source, overrides, presets)
+    try:
+        settings, problems = read_overridden(source, overrides, presets)
+    except UserError as error:
+        _, *others = error.problems
+        if hint := _plugin_in_place(source, presets, host):
+            raise UserError([hint, *others]) from None
+        raise
     try:
         resolved = resolve(settings, host)
     except UserError as error:
@@ -122,6 +128,19 @@ def read_config(
 
 
 _Typed: TypeAlias = tuple[Any, dict[str, Any]]
+
+
+def _plugin_in_place(source: str, presets: Path, host: Host) -> str:
+    """How to write it, where a plugin's name stands in the place of a preset's; "" elsewhere."""
+    for kind in SINGLE_KINDS:
+        if source in dict(host.listed(kind)):
+            fields = host.find(kind, source).params.model_fields.items()
+            needs = "".join(f" {kind}.{name}=…" for name, field in fields if field.is_required())
+            return (
+                f"'{source}' is the name of a {kind}, not of a preset: choose it in one, such as "
+                f"{preset_names(presets)[0]} {kind}={source}{needs}"
+            )
+    return ""
 
 
 @dataclass(frozen=True)

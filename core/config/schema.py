@@ -25,6 +25,7 @@ from pydantic import (
 from pydantic.fields import FieldInfo
 
 from torchyard.core.data.image_reading import ImageReading
+from torchyard.core.errors import UserError
 from torchyard.core.hosting.params import KINDS
 
 
@@ -228,11 +229,25 @@ class TrainConfig(BaseModel):
             raise ValueError(f"{processes} processes cannot share a batch of {self.batch_size}")
         if self.compile and self.parallel != "none":
             raise ValueError("compile is for one process: leave train.parallel=none")
-        if self.patience is not None and self.validation == 0:
-            raise ValueError("patience needs a validation split: set train.validation, e.g. 0.1")
-        if self.monitor != "loss" and self.validation == 0:
-            raise ValueError("monitor needs a validation split: set train.validation, e.g. 0.1")
         return self
+
+    def check_validation(self, has_own: bool) -> None:
+        """Find out whether there is a validation split where one is needed.
+
+        Args:
+            has_own: whether the data set has one.
+
+        Raises:
+            UserError: there is none for `patience` or `monitor`.
+        """
+        needing = ["train.patience"] * (self.patience is not None)
+        needing += ["train.monitor"] * (self.monitor != "loss")
+        if needing and self.validation == 0 and not has_own:
+            raise UserError(
+                f"{setting}: needs a validation split, and the data set has none of its own: "
+                "set train.validation, e.g. 0.1"
+                for setting in needing
+            )
 
     @property
     def drawn_seed(self) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -45,7 +46,7 @@ def check_cache() -> None:
 
 
 def check_folder(folder: Path, what: str, advice: str = "") -> None:
-    """Make a folder, if it is not there, and write to it.
+    """Make a folder that is the user's alone, if it is not there, and write to it.
 
     Args:
         folder: to be written to.
@@ -56,13 +57,24 @@ def check_folder(folder: Path, what: str, advice: str = "") -> None:
         UserError: that cannot be done; the message says why.
     """
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         with tempfile.TemporaryFile(dir=folder) as probe:
             probe.write(b"\0" * 4096)  # an empty file fits on a full disk
             probe.flush()
     except OSError as error:
         reason = "it is not a folder" if isinstance(error, FileExistsError) else error.strerror
         raise UserError(f"The {what} {folder} cannot be written: {reason}.{advice}") from error
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder that is not there, and those around it, so that nobody else can open them.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    for each in (*reversed(folder.parents), folder):
+        if each == folder or not each.exists():
+            each.mkdir(mode=0o700, exist_ok=True)
 
 
 @contextmanager
@@ -107,12 +119,16 @@ def private_folder(path: Path) -> Path:
     """Make a folder that nobody else can read or write, or make sure that it is one.
 
     Raises:
-        OSError: it cannot be made, or belongs to another user.
+        OSError: it cannot be made, belongs to another user, or stays open to others.
     """
-    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    make_folder(path)
     if path.stat().st_uid != os.geteuid():
         raise PermissionError(errno.EPERM, "it belongs to another user", str(path))
-    path.chmod(0o700)
+    if stat.S_IMODE(path.stat().st_mode) & 0o077:
+        path.chmod(0o700)
+        if stat.S_IMODE(path.stat().st_mode) & 0o077:
+            what = "it is open to other users, and its disk cannot change that"
+            raise PermissionError(errno.EPERM, what, str(path))
     return path
 
 

@@ -293,11 +293,10 @@ class ImageSet:
                         file.keep(kept)
             named = [f"{names[index]}: {why}" for index, why in refused]
             everything += named
-            self.problems += named[:LISTED]
-            if len(named) > LISTED:
-                self.problems.append(
-                    f"… and {len(named) - LISTED} more of the {total} {part} images cannot be used"
-                )
+        self.problems += everything[:LISTED]
+        if len(everything) > LISTED:
+            more = len(everything) - LISTED
+            self.problems.append(f"… and {more:,} more of {len(self):,} images cannot be used")
         return everything
 
     def _advise(self, reasons: list[str]) -> None:

@@ -62,14 +62,16 @@ class LogDelivery:
     Attributes:
         folder: the run's.
         log: in that folder.
-        recorded: (key, step) of every metric that is not to be recorded again.
+        recorded: the value of every metric at every step, by (key, step): none is recorded again.
+        differing: the last step of every loss and accuracy that had another value the second time.
         set_aside: how many lines could not be sent, and were put into the file `refused.jsonl`.
     """
 
     def __init__(self, client: MlflowClient, run: Run, lease: Lease | None = None) -> None:
         self.folder = run_folder(client.tracking_uri, run)
         self.log = RunLog(self.folder)
-        self.recorded: set[tuple[str, int]] = set()
+        self.recorded: dict[tuple[str, int], float] = {}
+        self.differing: dict[str, int] = {}
         self.set_aside = 0
         self._noted = 0  # the lines before this byte are in `recorded`
         self._client = client
@@ -130,7 +132,7 @@ class LogDelivery:
             together = groupby(
                 chain([first], waiting), lambda line: line.kind in METRICS or line.end
             )
-            before = self._noted, set(self.recorded)
+            before = self._noted, dict(self.recorded)
             try:
                 self._send_all((list(lines) for _, lines in together), refused, file)
             except StoreUnavailableError:
@@ -219,9 +221,8 @@ class LogDelivery:
         for line in lines:
             if line.kind in METRICS or "metrics" in line.values:
                 with suppress(LookupError, TypeError, ValueError, AttributeError):  # damaged
-                    self.recorded |= {
-                        (point["key"], point["step"]) for point in metric_points(line)
-                    }
+                    for point in metric_points(line):
+                        self.recorded.setdefault((point["key"], point["step"]), point["value"])
             self._noted = line.end
 
     def send(self, lines: list[Line]) -> None:
@@ -260,13 +261,22 @@ class LogDelivery:
             case "model":
                 self._send_model(lines[0], self._attached(values))
             case "end":
+                if self._lease is not None:
+                    self._lease.check()  # the run may have been taken over since it was renewed
                 end_run(client, run_id, **values, end_time=lines[0].time)
             case _:
-                points: dict[tuple[str, int], dict[str, Any]] = {}
-                for point in chain.from_iterable(map(metric_points, lines)):
-                    if (step := (point["key"], point["step"])) not in self.recorded:
-                        points.setdefault(step, point)
-                self._log_points(points.values())
+                self._log_points(self._new_points(lines))
+
+    def _new_points(self, lines: Iterable[Line]) -> list[dict[str, Any]]:
+        """The metrics in lines, without the steps that are recorded."""
+        new: dict[tuple[str, int], dict[str, Any]] = {}
+        for point in chain.from_iterable(map(metric_points, lines)):
+            key, step, value = point["key"], point["step"], point["value"]
+            if (first := self.recorded.get((key, step))) is None:
+                first = new.setdefault((key, step), point)["value"]
+            if key.endswith(("loss", "/accuracy")) and str(value) != str(first):  # NaN is NaN
+                self.differing[key] = step
+        return [*new.values()]
 
     def _send_artifact(self, file: Path, folder: str | None) -> None:
         if not file.exists():

@@ -174,7 +174,7 @@ class RunRecord:
             shutil.rmtree(record.folder / ATTACHMENTS, ignore_errors=True)  # all are sent
             for key in run.data.metrics:
                 history = client.get_metric_history(run_id, key)
-                record._delivery.recorded |= {(key, metric.step) for metric in history}
+                record._delivery.recorded |= {(key, each.step): each.value for each in history}
             inputs = run.inputs.dataset_inputs if run.inputs else []
             record._digests = {found.dataset.digest for found in inputs}
         return record
@@ -204,6 +204,11 @@ class RunRecord:
         lines = [line for line in self._delivery.log.read() if line.kind in METRICS]
         points = [point for line in lines for point in mlflow_format.metric_points(line)]
         return self._metrics | {point["key"]: point["value"] for point in points}
+
+    @property
+    def differing(self) -> str:
+        """Of which metrics MLflow keeps what it had, though training anew gave other values."""
+        return ", ".join(f"{key} to {step}" for key, step in self._delivery.differing.items())
 
     @property
     def pending(self) -> int:
@@ -349,12 +354,14 @@ class RunRecord:
             whether MLflow has it all: otherwise it waits on disk.
 
         Raises:
-            RunError: the store refused a FINISHED run's last lines. For one that FAILED or
-                was KILLED the refusal goes to the log: it must not hide what ended the run.
+            RunError: the store refused a FINISHED run's last lines, or another process has taken
+                the run over. For one that FAILED or was KILLED that goes to the log: it must not
+                hide what ended the run.
         """
         values = {"status": status, "reason": shortened(redacted(reason), MAX_TAG)}
         ended = False
         try:
+            self.keeper.check_owner()
             self._log("end", values, send=False)
             if status == "FINISHED":
                 ended = self.sync()

@@ -24,13 +24,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import unquote, urlsplit
 
-from torchyard.core.data.files import check_folder
+from torchyard.core.data.files import check_folder, make_folder
 from torchyard.core.errors import RunError, StoreUnavailableError, UserError
 from torchyard.core.proxies import check_proxy, is_loopback
 from torchyard.core.redaction import ESCAPES, redacted, redacted_uri
 from torchyard.core.tracking.location.address import check_address, local_address
 from torchyard.core.tracking.location.relocation import FOLDER, RUNS_NAME, relocate
-from torchyard.core.tracking.ownership.folders import is_own, private_folder
+from torchyard.core.tracking.ownership.folders import is_own, user_folder
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -82,6 +82,12 @@ _TROUBLES: tuple[tuple[str, type[UserError | RunError], str], ...] = (
     ("^Invalid url", UserError, f"is no address: {ESCAPES}"),
     ("file lock .* could not be acquired", StoreUnavailableError, "is busy with another start"),
     ("too many ([45][0-9][0-9]) error", StoreUnavailableError, "answers with status {0}"),
+    (
+        "Failed to resolve|Name or service not known",
+        StoreUnavailableError,
+        "does not answer: its name is not known here",
+    ),
+    (r"(certificate verify failed[^()\[\]]*\w)", StoreUnavailableError, "does not answer: {0}"),
     ("Max retries exceeded|Connection|[Tt]imed out", StoreUnavailableError, "does not answer"),
 )
 # What MLflow's server answers where it does not refuse for good.
@@ -137,6 +143,9 @@ def open_store(uri: str) -> MlflowClient:
     if database is None:
         return MlflowClient(tracking_uri=uri)
     relocate(database)
+    # What runs record is the user's alone; the files that SQLite makes beside it are as it is.
+    database.touch(mode=0o600)
+    make_folder(database.parent / "artifacts")
     # MLflow writes the place of its own experiment into SQL as it is, without regard to quotes.
     os.environ[_ARTIFACT_ROOT] = (database.parent / "artifacts").as_uri()
     try:
@@ -232,7 +241,7 @@ def store_lock(uri: str) -> Iterator[None]:
 
     database = database_of(uri)
     if database is None:
-        path = private_folder("locks") / f"{sha256(uri.encode()).hexdigest()[:16]}.lock"
+        path = user_folder("locks") / f"{sha256(uri.encode()).hexdigest()[:16]}.lock"
     else:
         path = database.parent / ".torchyard.lock"
     with FileLock(path, timeout=LOCK_TIMEOUT_SECONDS):
@@ -330,17 +339,19 @@ def store_errors(uri: str) -> Iterator[None]:
         text = redacted(str(error).strip() or type(error).__name__)
         says = f"refused: {text.splitlines()[0][:300]}"
         kind: type[UserError | RunError] = RunError
+        details = text
         for sign, known, meaning in _TROUBLES:
             if found := re.search(sign, text):
                 kind, says = known, meaning.format(*found.groups(), uri=redacted_uri(uri)) + "."
+                details = ""  # it says as much, in MLflow's words
                 break
         else:
             local = isinstance(error, OSError) and error.filename is not None
             if is_server(uri) and not local and not _is_refusal(error):
                 kind, says = StoreUnavailableError, f"answers, but not as MLflow: {_answer(text)}."
-                text = ""  # a whole page, as a rule
+                details = ""  # a whole page, as a rule
         message = f"The MLflow store {redacted_uri(uri)} {says}"
-        raise (kind(message, text) if issubclass(kind, RunError) else kind(message)) from error
+        raise (kind(message, details) if issubclass(kind, RunError) else kind(message)) from error
 
 
 def _is_refusal(error: Exception) -> bool:
@@ -424,7 +435,9 @@ def copy_template_database(program: str, url: str) -> None:
         suppress(OSError),
         tempfile.TemporaryDirectory(dir=database.parent) as scratch,
     ):
-        os.link(shutil.copyfile(template, Path(scratch) / "copy"), database)
+        copy = shutil.copyfile(template, Path(scratch) / "copy")
+        copy.chmod(0o600)
+        os.link(copy, database)
 
 
 def database_of(url: str) -> Path | None:
@@ -451,7 +464,7 @@ def runs_folder(uri: str) -> Path:
     if chosen := os.environ.get(RUNS):
         return Path(chosen).expanduser().absolute()
     database = database_of(uri)
-    return database.parent / RUNS_NAME if database else private_folder(RUNS_NAME)
+    return database.parent / RUNS_NAME if database else user_folder(RUNS_NAME)
 
 
 def run_folder(uri: str, run: Run) -> Path:

@@ -19,6 +19,7 @@ from prefect.states import Cancelled
 from prefect.tasks import Task
 
 from torchyard.core.errors import RunError, StoreUnavailableError, UnreachableError, UserError
+from torchyard.core.tracking.store import tracking_uri
 from torchyard.pipelines.services.reaper import end_dead_flow_runs, owner_labels
 from torchyard.pipelines.worker.process import abort_shared_worker
 
@@ -119,7 +120,7 @@ def _poll_state(run: UUID, ended: threading.Event) -> None:
                 if not labelled:
                     client.update_flow_run_labels(run, {**owner_labels(found.state)})
                     labelled = True
-                    end_dead_flow_runs()
+                    end_dead_flow_runs(stores=[tracking_uri()])
                 if end := _end_of(found.state):
                     if isinstance(end, CancelledRun) and ended.wait(patience):
                         return

@@ -231,6 +231,8 @@ def train_model(config: RunConfig, data: str, run_id: str) -> dict[str, Any]:
             arguments["weights"] = recorded_weights(_resolve_here(config))
         done = _call("train", run_id, classes, **arguments)
         recording.record_training(record, done)
+        if note := recording.differing_note(record):
+            _say("train", note)
         fit, placement = done["fit"], done["placement"]
         balance = done["balance"].get("balance", "")
         trained = "parameters to train" if config.model.freeze else "parameters"

@@ -48,10 +48,9 @@ from torchyard.pipelines.display import display
 from torchyard.pipelines.flow.failures import ended_as, is_deployed
 from torchyard.pipelines.flow.prefect_calls import tell
 from torchyard.pipelines.services.manager import served_url
+from torchyard.pipelines.services.reaper import FLOW_RUN_ID
 from torchyard.pipelines.worker.judging import judge_in_worker
 from torchyard.pipelines.worker.process import abort_shared_worker
-
-FLOW_RUN_ID = "prefect.flow_run_id"  # tag of an MLflow run
 
 # The facts about a run's environment that the page shows below its headline facts.
 ENVIRONMENT_FACTS = (
@@ -222,6 +221,21 @@ def record_training(record: RunRecord, trained: Mapping[str, Any]) -> None:
     metrics |= {f"system/{key}": value for key, value in trained["peaks"].items()}
     record.log_metrics(metrics, step=fit["epochs"])
     record.log_metrics(kept_metrics(curves(record.folder), fit["best_epoch"]), fit["best_epoch"])
+
+
+def differing_note(record: RunRecord) -> str:
+    """Which steps of the curves in MLflow are of an earlier training; "" where none are.
+
+    On a CPU what is trained again gives the same. MLflow would show both values of a step.
+    """
+    if not record.flush() or not record.differing:
+        return ""
+    note = (
+        f"steps were trained again, and not alike: MLflow keeps the first values of "
+        f"{record.differing}; the report has the last"
+    )
+    record.set_tags({"trained_again": note})
+    return note
 
 
 def kept_metrics(

@@ -30,6 +30,7 @@ from pathlib import Path
 from types import TracebackType
 from urllib.parse import urlsplit
 
+from torchyard.core.data.files import private_folder
 from torchyard.core.errors import RunError, UserError
 from torchyard.core.proxies import is_loopback, settle_proxies
 from torchyard.core.redaction import redacted_uri
@@ -43,7 +44,7 @@ from torchyard.pipelines.services.daemon import (
 )
 from torchyard.pipelines.services.prefect_settings import configured_api_url, setting
 from torchyard.pipelines.services.server import process
-from torchyard.pipelines.services.server.access import password, private_folder
+from torchyard.pipelines.services.server.access import password
 from torchyard.pipelines.services.server.answer import check_prefect, patience
 
 FLOW = "train_pipeline"
@@ -188,7 +189,10 @@ def state_folder() -> Path:
         return private_folder(folder)
     except OSError as error:
         home = folder.parent
-        raise UserError(f"PREFECT_HOME={home}: no Prefect server can start: {error}") from error
+        raise UserError(
+            f"PREFECT_HOME={home}: no Prefect server can start: {error}. Name a folder of your own "
+            "in PREFECT_HOME."
+        ) from error
 
 
 def _folder() -> Path:

@@ -7,25 +7,31 @@ services the next run ends the flow runs.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
 
 import httpx
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import FlowRunFilter, TaskRunFilter, WorkPoolFilter
 from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.exceptions import PrefectException
-from prefect.states import Cancelled, Crashed
+from prefect.states import Cancelled, Completed, Crashed, Failed
 
+from torchyard.core.tracking.delivery import REASON
 from torchyard.core.tracking.lookup import end_orphans
 from torchyard.core.tracking.ownership.process import owner_lives, owner_tags
-from torchyard.core.tracking.store import load_mlflow, open_store, store_lock
+from torchyard.core.tracking.store import database_of, load_mlflow, open_store, store_lock
 from torchyard.pipelines.services.deployments import OUR_FLOW, has_active_run, list_deployments
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run
 
 MISSED = timedelta(minutes=10)  # a run that is later than this is cancelled instead of started
 SILENT = timedelta(minutes=10)  # a started run names its process within seconds
 LAST_EVENTS = timedelta(minutes=1)  # the states of tasks reach the server after the flow run's
+FLOW_RUN_ID = "prefect.flow_run_id"  # tag of an MLflow run
 STATE = "torchyard.state"  # label: the id of the Running state that the labels belong to
 
 ENDED = "Its process ended without reporting why."
@@ -35,8 +41,8 @@ NEVER_BEGAN = f"No process has taken it up within {SILENT.seconds // 60} minutes
 def end_dead_runs(tracking_uri: str) -> None:
     """Set the MLflow runs of a store whose process on this machine has died to KILLED."""
     load_mlflow()
-    client = open_store(tracking_uri)
     with store_lock(tracking_uri):  # a run that is being resumed briefly has no owner
+        client = open_store(tracking_uri)
         end_orphans(client, *(each.experiment_id for each in client.search_experiments()))
 
 
@@ -49,30 +55,63 @@ def owner_labels(state: State[Any] | None = None) -> dict[str, str]:
     return owner_tags() | ({STATE: str(state.id)} if state else {})
 
 
-def end_dead_flow_runs(pool: str | None = None) -> None:
+def end_dead_flow_runs(pool: str | None = None, stores: Iterable[str] = ()) -> None:
     """End the flow runs whose process has died, and the task runs of all that have ended.
 
-    They become Crashed; those that were being cancelled, or paused where Prefect cannot resume
-    them, become Cancelled.
+    They end as MLflow has recorded: the process may have outlived Prefect's server. Where nothing
+    is recorded they become Crashed; those that were being cancelled, or paused where Prefect
+    cannot resume them, become Cancelled.
 
     Args:
         pool: of this machine. What waits there for a process, or began without naming one, has
             ten minutes.
+        stores: addresses of the MLflow stores in which the runs may be recorded.
     """
-    ended = []
     with get_client(sync_client=True) as client:
-        for run in _flow_runs(client, StateType.RUNNING, StateType.CANCELLING,
-                              StateType.PENDING, StateType.PAUSED):  # fmt: skip
-            if reason := _reason_to_end(run, pool):
-                crashed = run.state_type in (StateType.RUNNING, StateType.PENDING)
-                state: State[None] = (Crashed if crashed else Cancelled)(message=reason)
-                # The server's failure to end one run must not keep the others RUNNING.
-                with contextlib.suppress(httpx.HTTPError, PrefectException):
-                    client.set_flow_run_state(run.id, state, force=True)
-                    ended.append(run.id)
-        if ended:
-            _end_tasks(client, {"id": {"any_": ended}})
+        running = _flow_runs(
+            client, StateType.RUNNING, StateType.CANCELLING, StateType.PENDING, StateType.PAUSED
+        )
+        dead = {run.id: (run, why) for run in running if (why := _reason_to_end(run, pool))}
+        recorded = _recorded(dead, stores)
+        for identity, (run, why) in dead.items():
+            state = _last_state(run, why, recorded.get(identity))
+            # The server's failure to end one run must not keep the others RUNNING.
+            with contextlib.suppress(httpx.HTTPError, PrefectException):
+                client.set_flow_run_state(identity, state, force=True)
+        if dead:
+            _end_tasks(client, {"id": {"any_": [*dead]}})
         _end_tasks(client, {"end_time": {"before_": datetime.now(UTC) - LAST_EVENTS}})
+
+
+def _recorded(flow_runs: Collection[UUID], stores: Iterable[str]) -> dict[UUID, Run]:
+    """The MLflow runs of flow runs whose processes have died, as far as the stores answer."""
+    found: dict[UUID, Run] = {}
+    for uri in stores if flow_runs else ():
+        database = database_of(uri)
+        if database and not database.exists():
+            continue
+        # A store that does not answer must not keep the flow runs RUNNING.
+        with contextlib.suppress(Exception):
+            end_dead_runs(uri)  # a run's log may have its true end
+            client = open_store(uri)
+            experiments = [each.experiment_id for each in client.search_experiments()]
+            for flow_run in flow_runs:
+                chosen = f"tags.`{FLOW_RUN_ID}` = '{flow_run}'"
+                for run in client.search_runs(experiments, chosen, max_results=1):
+                    found[flow_run] = run
+    return found
+
+
+def _last_state(run: FlowRun, reason: str, record: Run | None) -> State[None]:
+    if record and record.info.status == "FINISHED":
+        name = record.info.run_name
+        return Completed(message=f"{name} is finished, as MLflow has recorded.")
+    if record:
+        reason = record.data.tags.get(REASON, reason)
+    if record and record.info.status == "FAILED":
+        return Failed(message=reason)
+    crashed = run.state_type in (StateType.RUNNING, StateType.PENDING)
+    return (Crashed if crashed else Cancelled)(message=reason)
 
 
 def _reason_to_end(run: FlowRun, pool: str | None) -> str | None:
@@ -99,18 +138,22 @@ def _flow_runs(client: SyncPrefectClient, *states: StateType) -> Iterable[FlowRu
 
 
 def _end_tasks(client: SyncPrefectClient, chosen: dict[str, Any]) -> None:
-    """Set what still runs of the chosen flow runs, if they have ended, to Crashed."""
-    over = [StateType.CRASHED, StateType.FAILED, StateType.CANCELLED, StateType.COMPLETED]
+    """End what still runs of the chosen flow runs, if they have ended."""
     active = [StateType.RUNNING, StateType.PENDING, StateType.SCHEDULED]
-    left = client.read_task_runs(
-        flow_filter=OUR_FLOW,
-        flow_run_filter=FlowRunFilter.model_validate(chosen | {"state": {"type": {"any_": over}}}),
-        task_run_filter=TaskRunFilter.model_validate({"state": {"type": {"any_": active}}}),
-    )
-    for task in left:
-        state: State[None] = Crashed(message="Its flow run has ended.")
-        with contextlib.suppress(httpx.HTTPError, PrefectException):
-            client.set_task_run_state(task.id, state, force=True)
+    for end, over in (
+        (Completed, [StateType.COMPLETED]),
+        (Crashed, [StateType.CRASHED, StateType.FAILED, StateType.CANCELLED]),
+    ):
+        of = chosen | {"state": {"type": {"any_": over}}}
+        left = client.read_task_runs(
+            flow_filter=OUR_FLOW,
+            flow_run_filter=FlowRunFilter.model_validate(of),
+            task_run_filter=TaskRunFilter.model_validate({"state": {"type": {"any_": active}}}),
+        )
+        for task in left:
+            state: State[None] = end(message="Its flow run has ended.")
+            with contextlib.suppress(httpx.HTTPError, PrefectException):
+                client.set_task_run_state(task.id, state, force=True)
 
 
 def skip_missed(pool: str) -> None:

@@ -143,10 +143,11 @@ class Supervisor:
                 self._server.wait()
                 pool = pool_name(self._server.api_url)
                 reaper.skip_missed(pool)
-                reaper.end_dead_flow_runs(pool)
+                stores = [*filter(store_folder_exists, self._manager.stores)]
+                reaper.end_dead_flow_runs(pool, stores)
                 reaper.delete_retired()
                 self._cleaned.set()
-                for store in filter(store_folder_exists, self._manager.stores):
+                for store in stores:
                     reaper.end_dead_runs(store)
             except Exception as error:  # a server is down: try again
                 self._log("reaper", error)

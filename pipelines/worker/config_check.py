@@ -76,6 +76,11 @@ def check(
     except UserError as error:
         problems += error.problems
     size = start = groups = None
+    if prepared is not None:
+        try:
+            resolved.config.train.check_validation(prepared.validation is not None)
+        except UserError as error:
+            problems += error.problems
     if not resumed:
         try:
             start = starting_weights(resolved, weights)
@@ -203,7 +208,8 @@ def step_problems(
                     trial_step.try_region(plugin, number)
                 else:
                     trial_step.try_augmentation(plugin, samples)
-        gradient = None
+        # The model is tried whatever is wrong with the loss.
+        gradient = torch.ones(2, spec.num_classes or 2)
         if spec.num_classes is not None:
             with trying("loss: "):
                 counts = [1] * spec.num_classes
@@ -238,7 +244,7 @@ def step_problems(
     if schedule is not None:
         with trying("scheduler: "):
             trial_step.try_schedule(resolved.scheduler, schedule)
-    problems += _misfits(resolved)
+    problems += _misfits(resolved, prepared)
     for number, (name, gate) in enumerate(resolved.named_gates):
         with trying(f"promote.gates.{number}: '{name}': "):
             gate.build()
@@ -293,10 +299,11 @@ def _figure_problems(resolved: ResolvedConfig, classes: Sequence[str]) -> list[s
     return problems
 
 
-def _misfits(resolved: ResolvedConfig) -> list[str]:
+def _misfits(resolved: ResolvedConfig, prepared: PreparedDataset | None) -> list[str]:
     """What an optimizer or a schedule needs, and this configuration does not give it."""
     config, problems = resolved.config, []
-    if resolved.scheduler.follows_metric and not config.train.validation:
+    has_none = prepared is not None and prepared.validation is None and not config.train.validation
+    if resolved.scheduler.follows_metric and has_none:
         problems.append(
             f"scheduler: '{config.scheduler.name}' follows a figure of the validation: set "
             "train.validation, e.g. 0.1"

@@ -59,6 +59,9 @@ def prepare(config: Config, cache: str, emit: Emit) -> dict[str, Any]:
 
     Returns:
         folder: where they are; found: whether they were there already.
+
+    Raises:
+        UserError: the data are wrong, or lack a validation split that is needed.
     """
     resolved = resolve_once(config, host())
     chosen, folder = resolved.config.dataset, Path(cache)
@@ -70,6 +73,7 @@ def prepare(config: Config, cache: str, emit: Emit) -> dict[str, Any]:
         lambda *step: emit(StageProgress(*step)),
         chosen.reading,
     )
+    resolved.config.train.check_validation(prepared.validation is not None)
     return {"folder": str(prepared.folder), "found": prepared == before}
 
 

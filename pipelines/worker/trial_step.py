@@ -130,7 +130,7 @@ def try_model(
     build: Callable[[str], Network],
     size: DryRun,
     samples: torch.Tensor,
-    gradient: torch.Tensor | None,
+    gradient: torch.Tensor,
     *,
     single: str = "",
     exports: bool = False,
@@ -156,14 +156,14 @@ def try_model(
 
 
 def try_network(
-    network: Network, samples: torch.Tensor, gradient: torch.Tensor | None, single: str
+    network: Network, samples: torch.Tensor, gradient: torch.Tensor, single: str
 ) -> None:
     """Evaluate two samples and one, then train with two: forward, and backward.
 
     Args:
         network: on the device of the samples.
         samples: two, as they are stored.
-        gradient: of the loss by the logits, 2 x classes; None if it is not known.
+        gradient: of the loss by the logits, 2 x classes.
         single: why training has batches of one sample; "" if it has none.
 
     Raises:
@@ -179,16 +179,13 @@ def try_network(
             logits = network(samples[:count])
         except Exception as error:
             raise ValueError(refusal(error, what)) from error
-        expected = (count, *(gradient.shape[1:] if gradient is not None else logits.shape[1:]))
+        expected = (count, *gradient.shape[1:])
         if not isinstance(logits, torch.Tensor) or logits.shape != expected:
             raise ValueError(f"returns {_layout(logits)} for {what}, not {expected}")
-    if gradient is not None:
-        try:
-            logits.backward(gradient.to(logits.device))
-        except Exception as error:
-            raise ValueError(
-                f"has no gradient: {type(error).__name__}: {first_line(error)}"
-            ) from error
+    try:
+        logits.backward(gradient.to(logits.device))
+    except Exception as error:
+        raise ValueError(f"has no gradient: {type(error).__name__}: {first_line(error)}") from error
 
 
 def try_export(network: Network, samples: torch.Tensor) -> None:

@@ -101,3 +101,19 @@ def test_the_login_page_enters_the_password(workspace, fooled):
     expect(page.get_by_role("button", name="Logout")).to_be_visible(timeout=60_000)
     assert workspace.environment["PREFECT_API_AUTH_STRING"] not in page.url
     assert "#" not in page.url
+
+
+def test_a_page_of_another_site_cannot_enter_a_password_of_its_own(workspace, fooled, elsewhere):
+    folder = Path(workspace.environment["PREFECT_HOME"]) / "torchyard"
+    address = workspace.api_url.removesuffix("/api")
+    page = fooled.new_page()
+    page.goto(login_page(folder, address).as_uri())
+    expect(page.get_by_role("button", name="Logout")).to_be_visible(timeout=60_000)
+    kept = "localStorage.getItem('prefect-password')"
+    before = page.evaluate(kept)
+    for key in ("dG9yY2h5YXJkOmd1ZXNz", "", "not%20base64", "\\u0000"):
+        page.goto(elsewhere)
+        page.evaluate(f"location.href = '{address}/torchyard-login#{key}'")
+        # Prefect's page forgets a password that it cannot try, as when it is left too soon.
+        expect(page.get_by_role("button", name="Logout")).to_be_visible(timeout=60_000)
+        assert page.evaluate(kept) == before

@@ -9,9 +9,11 @@ from pathlib import Path
 
 from platformdirs import user_data_path
 
+from torchyard.core.data.files import private_folder
 
-def private_folder(name: str) -> Path:
-    """A folder that nobody else can read, below that of the user's data; it is made.
+
+def user_folder(name: str) -> Path:
+    """A `private_folder` below that of the user's data.
 
     Where the user has no home that can be written to, it is in the working folder.
 
@@ -21,9 +23,7 @@ def private_folder(name: str) -> Path:
     for home in (user_data_path("torchyard"), Path("mlruns").absolute()):
         folder = home / name
         with suppress(OSError):
-            home.mkdir(mode=0o700, parents=True, exist_ok=True)
-            folder.mkdir(mode=0o700, exist_ok=True)
-            if is_own(folder):
+            if not folder.is_symlink() and is_own(private_folder(folder)):
                 return folder
     raise OSError(f"{folder} cannot be made, or is not this user's own")
 

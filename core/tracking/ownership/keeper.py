@@ -64,6 +64,22 @@ class Keeper:
             with suppress(RunError, UserError):  # the next call of the run's own raises it
                 self.send(refused="keep")
 
+    def check_owner(self) -> None:
+        """Raise TakenOverError if the run is another process's by now, however short a time.
+
+        What else the store answers is left to whoever sends something.
+        """
+        if self._lease is None or self.unavailable:
+            return
+        try:
+            with store_errors(self._uri):
+                self._lease.check()
+        except TakenOverError as error:
+            self.taken_over = error
+            raise
+        except (RunError, UserError):
+            return
+
     def send(
         self, *lines: Line, first: bool = False, refused: Literal["keep", "drop"] = "drop"
     ) -> bool:

@@ -47,13 +47,14 @@ class Lease:
             MlflowException, OSError: the store does not answer.
         """
         if _uptime() >= self._next:
-            self.check(get_run(self._client, self._run_id))
+            self.check()
             self._renewals += 1
             self._client.set_tag(self._run_id, LEASE, str(self._renewals))
             self._next = _uptime() + RENEW_SECONDS
 
-    def check(self, run: Run) -> None:
-        """Raise TakenOverError unless the run, as it was just read, is this process's."""
+    def check(self, run: Run | None = None) -> None:
+        """Raise TakenOverError unless the run is this process's, as it was just read or is now."""
+        run = run or get_run(self._client, self._run_id)
         if run.data.tags.get(PROCESS) != self._process:
             taken = described_owner(run.data.tags)
             raise TakenOverError(

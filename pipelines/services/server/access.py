@@ -8,51 +8,35 @@ mean 127.0.0.1, says so in the headers `Origin` and `Host` of its requests.
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import os
 import secrets
 import shlex
-import stat
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from torchyard.core.data.files import atomic_write
-from torchyard.core.errors import UserError
 from torchyard.core.proxies import LOOPBACK
 
 PASSWORD_FILE = "password"  # in the state folder; whole, it is what Prefect's UI asks for
 LOGIN_PATH = "/torchyard-login"
 
-# Prefect's UI keeps the password so. What follows the # is not sent to any server.
+# Prefect's UI keeps the password so. What follows the # is not sent to any server. It is kept once
+# the API takes it: any page can lead the browser here, with a password of its own.
 LOGIN_PAGE = b"""<!doctype html><script>
-localStorage.setItem("prefect-password", location.hash.slice(1)); location.replace("/");
+const key = location.hash.slice(1), headers = {Authorization: "Basic " + key};
+fetch("/api/admin/version", {headers}).then(answer => {
+    if (answer.ok) localStorage.setItem("prefect-password", key);
+}).finally(() => location.replace("/"));
 </script>"""
+GREETING_SECONDS = 10.0  # in which a websocket must send its first message, the password
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
-
-
-def private_folder(folder: Path) -> Path:
-    """Make a folder that only this user can open, or close it to others.
-
-    Raises:
-        UserError: it is another user's, or stays open to others.
-        OSError: it cannot be made.
-    """
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    if folder.stat().st_uid != os.geteuid():
-        raise UserError(f"{folder} is another user's; name a folder of your own in PREFECT_HOME.")
-    if stat.S_IMODE(folder.stat().st_mode) & 0o077:
-        folder.chmod(0o700)
-        if stat.S_IMODE(folder.stat().st_mode) & 0o077:
-            raise UserError(
-                f"{folder} is open to other users, and its disk cannot change that; "
-                "name a folder on another disk in PREFECT_HOME."
-            )
-    return folder
 
 
 def password(folder: Path) -> str:
@@ -113,8 +97,31 @@ class OwnPagesOnly:
                 await _answer(send, 403, b"text/plain", b"Only this machine's own pages may ask.\n")
         elif scope["type"] == "http" and scope["path"] == LOGIN_PATH:
             await _answer(send, 200, b"text/html", LOGIN_PAGE)
+        elif scope["type"] == "websocket":
+            await self._app(scope, _greeted(receive, send), send)
         else:
             await self._app(scope, receive, send)
+
+
+def _greeted(receive: Receive, send: Send) -> Receive:
+    """A `receive` by which a websocket ends that is open and does not say who it is.
+
+    Prefect asks for the password in the first message, and waits for it for ever.
+    """
+    received = 0
+
+    async def limited() -> MutableMapping[str, Any]:
+        nonlocal received
+        received += 1
+        if received != 2:  # the first is the connection itself
+            return await receive()
+        try:
+            return await asyncio.wait_for(receive(), GREETING_SECONDS)
+        except TimeoutError:
+            await send({"type": "websocket.close", "code": 1008})
+            return {"type": "websocket.disconnect", "code": 1008}
+
+    return limited
 
 
 def is_own_page(headers: Iterable[tuple[bytes, bytes]]) -> bool:

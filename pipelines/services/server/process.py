@@ -65,6 +65,7 @@ def _serve(folder: Path, listener: socket.socket, lock: int) -> None:
     That, and importing without the garbage collector, saves three of ten CPU seconds to the first
     answer (`benchmarks/reasons/startup.md`).
     """
+    os.umask(0o077)  # its database has the configurations of all runs
     os.set_inheritable(lock, False)  # its children must not hold the lock after its death
     persistent = (folder / SERVICES_FILE).exists()
     # A temporary server must not plan runs, or mark them late, that it will not see start. The

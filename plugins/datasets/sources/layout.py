@@ -75,6 +75,12 @@ class Layout:
         names = [*source.files, *source.folders]
         self.names = Names(names, encoding, source.old_names, source.says_utf8)
         self.notes = [self.names.note] if self.names.note else []
+        if source.replaced:
+            named = _shortened(map(self.names.text, sorted(source.replaced)))
+            self.notes.append(
+                f"{len(source.replaced):,} files are replaced by later ones of the same name in "
+                f"the archive: {named}"
+            )
         around, folders = self._without_wrapping()
         parts = self._parts(folders)
         self.validation: Classes | None = None

@@ -14,7 +14,8 @@ from typing import Any
 from torchyard.plugins.datasets.sources.tree import DEEPEST, Entry, too_deep, walk_tree
 
 LARGEST = 1 << 30  # bytes of one file that is read: a photo of 300 megapixels, not compressed
-DANGLING = "dangling (a link that leads nowhere, or out of the archive)"
+DANGLING = "a link that leads nowhere, or out of the archive"
+OUTSIDE = "outside (an absolute path, or one with '..')"
 SPECIAL = "special (a pipe, socket or device)"
 
 
@@ -25,11 +26,13 @@ class ImageSource:
     A name that is not UTF-8 holds its other bytes as `os.fsdecode` writes them.
 
     Attributes:
-        files: arguments of `read`, by file name: the path within the source, with slashes.
+        files: arguments of `read`, by file name: the path within the source, with slashes. That of
+            a link in an archive that leads nowhere is None, and cannot be read.
         folders: names of all folders that the source lists, empty ones too.
         read: returns the bytes of one file; can be pickled.
         close: to be called after the last read, or None.
-        left_out: the kind of each entry that is neither a file nor a folder, by name.
+        left_out: the kind of each entry that is neither a file nor a folder in it, by name.
+        replaced: names of members that a later one replaces.
         old_names: the encoding of names that are not UTF-8, where nothing better is found.
         says_utf8: whether names that are UTF-8 are so for sure, and not by chance.
     """
@@ -39,11 +42,19 @@ class ImageSource:
     read: Callable[[Any], bytes]
     close: Callable[[], None] | None = None
     left_out: dict[str, str] = field(default_factory=dict)
+    replaced: list[str] = field(default_factory=list)
     old_names: str = "cp1252"
     says_utf8: bool = False
 
-    def follow(self, links: dict[str, str]) -> None:
-        """Add the files and folders that symbolic links within an archive lead to.
+    def forget(self, name: str, links: dict[str, str]) -> None:
+        """Make room for a member of that name: the later one counts, as where it is unpacked."""
+        for earlier in (self.files, self.left_out, links):
+            if name in earlier:
+                del earlier[name]
+                self.replaced.append(name)
+
+    def settle(self, links: dict[str, str]) -> None:
+        """Add what symbolic links within an archive lead to, and leave out what is not within.
 
         Args:
             links: what they lead to, from the folder they lie in, by their names.
@@ -51,8 +62,19 @@ class ImageSource:
         Raises:
             UserError: folders link to one another.
         """
-        if not links:
-            return
+        if all(name.startswith("/") for name in (*self.files, *self.folders, *links)):
+            self.files = {name[1:]: reference for name, reference in self.files.items()}
+            self.folders = {name[1:] for name in self.folders}
+            links = {name[1:]: target for name, target in links.items()}
+        for name in filter(_is_outside, [*self.files, *links]):
+            self.files.pop(name, None)
+            links.pop(name, None)
+            self.left_out[name] = OUTSIDE
+        self.folders = {name for name in self.folders if not _is_outside(name)}
+        if links:
+            self._follow(links)
+
+    def _follow(self, links: dict[str, str]) -> None:
         inside: dict[str, dict[str, None]] = {"": {}}
         for name in [*self.folders, *self.files, *links]:
             known = False
@@ -77,7 +99,7 @@ class ImageSource:
             elif real in inside:
                 self.folders.add(name)
             else:
-                self.left_out[name] = DANGLING
+                files[name] = None
         self.files = files
 
 
@@ -112,8 +134,12 @@ def check_size(size: int) -> None:
         raise ValueError(f"its {size / 1e9:,.1f} GB are too many for an image file")
 
 
+def _is_outside(name: str) -> bool:
+    return name.startswith("/") or ".." in name.split("/")
+
+
 def cleaned(name: str) -> str:
-    """A member's name without "./" and extra slashes.
+    """A member's name without "./" and extra slashes; an absolute one begins with one.
 
     Raises:
         UserError: more than `DEEPEST` folders lie within one another.
@@ -121,4 +147,4 @@ def cleaned(name: str) -> str:
     parts = [part for part in name.split("/") if part not in ("", ".")]
     if len(parts) > DEEPEST:
         raise too_deep("/".join(parts))
-    return "/".join(parts)
+    return "/" * (name.startswith("/") and bool(parts)) + "/".join(parts)

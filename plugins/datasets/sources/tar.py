@@ -105,7 +105,7 @@ def tar_source(path: Path, plain: Path) -> ImageSource:
             _check_end(plain, archive.offset)
     except tarfile.TarError as error:
         raise UserError(f"{path} is damaged or cut short: {error}") from error
-    source.follow(links)
+    source.settle(links)
     return source
 
 
@@ -116,9 +116,7 @@ def _add(source: ImageSource, links: dict[str, str], member: tarfile.TarInfo) ->
     if member.isdir():
         source.folders.add(name)
         return
-    # Of two members with one name the later one counts, whatever it is, as where tar unpacks them.
-    for earlier in (source.files, source.left_out, links):
-        earlier.pop(name, None)
+    source.forget(name, links)
     if member.issparse():
         source.files[name] = (member.offset_data, member.size, tuple(member.sparse or ()))
     elif member.isreg():
@@ -132,7 +130,7 @@ def _add(source: ImageSource, links: dict[str, str], member: tarfile.TarInfo) ->
     elif target in links:
         links[name] = links[target]
     else:
-        source.left_out[name] = DANGLING
+        source.files[name] = None
 
 
 def _check_end(plain: Path, offset: int) -> None:
@@ -148,12 +146,16 @@ def _check_end(plain: Path, offset: int) -> None:
             end = file.read(1 << 20)
 
 
-def read_extent(path: Path, extent: tuple[int, int] | tuple[int, int, tuple[Any, ...]]) -> bytes:
+def read_extent(
+    path: Path, extent: tuple[int, int] | tuple[int, int, tuple[Any, ...]] | None
+) -> bytes:
     """The bytes of a member of an uncompressed .tar, by its offset and size.
 
     Of a sparse one also by the offsets and sizes of the pieces that are not only zeros, which
     follow one another in the .tar.
     """
+    if extent is None:
+        raise ValueError(DANGLING)
     offset, size, *sparse = extent
     check_size(size)
     file = os.open(path, os.O_RDONLY)  # faster than Path.open

@@ -13,7 +13,13 @@ from pathlib import Path
 
 from torchyard import UserError
 from torchyard.plugins.datasets.sources.names import is_image
-from torchyard.plugins.datasets.sources.source import SPECIAL, ImageSource, check_size, cleaned
+from torchyard.plugins.datasets.sources.source import (
+    DANGLING,
+    SPECIAL,
+    ImageSource,
+    check_size,
+    cleaned,
+)
 
 UNIX = 3  # the system that made a member; others may have no links, and "\" between folders
 UTF8, ENCRYPTED = 0x800, 1  # flags of a member
@@ -48,8 +54,7 @@ def zip_source(path: Path, encoding: str | None) -> ImageSource:
                     continue
                 if not (name := cleaned(name)):
                     continue
-                for earlier in (source.files, source.left_out, links):  # the last one counts
-                    earlier.pop(name, None)
+                source.forget(name, links)
                 if member.flag_bits & ENCRYPTED:
                     raise UserError(f"{path} is encrypted: {name}")
                 if kind == stat.S_IFLNK and member.file_size <= LONGEST_LINK:
@@ -63,8 +68,8 @@ def zip_source(path: Path, encoding: str | None) -> ImageSource:
     except (zipfile.BadZipFile, zlib.error, OSError, ValueError) as error:
         raise UserError(f"{path} is damaged or cut short: {error}") from error
     _check_methods(path, [members[i] for name, i in source.files.items() if is_image(name)])
-    source.follow(links)
     source.folders.discard("")
+    source.settle(links)
     return source
 
 
@@ -122,7 +127,9 @@ def _check_methods(path: Path, images: list[zipfile.ZipInfo]) -> None:
         )
 
 
-def _read(path: Path, state: tuple[int, int], index: int) -> bytes:
+def _read(path: Path, state: tuple[int, int], index: int | None) -> bytes:
+    if index is None:
+        raise ValueError(DANGLING)
     archive = _opened(path, state)
     member = archive.infolist()[index]
     check_size(member.file_size)

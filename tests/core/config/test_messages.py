@@ -6,8 +6,9 @@ from typing import Literal
 import pytest
 from pydantic import Field, PositiveInt
 
-from tests.core.config.reading import only_problem
+from tests.core.config.reading import only_problem, read
 from torchyard.core.config.messages import accepted
+from torchyard.core.errors import UserError
 from torchyard.core.hosting.params import ModelParams
 
 
@@ -34,8 +35,8 @@ from torchyard.core.hosting.params import ModelParams
         ("optimizer.momentum=1", "optimizer.momentum: must be less than 1, not '1'"),
         ("model.hidden=[8, 0]", "model.hidden.1: must be greater than 0, not 0"),
         ("model.hidden=8", "model.hidden: must be a list, e.g. [1,2], not '8'"),
+        ("train.seed=-1", "train.seed: must be integer ≥ 0 and < 4294967296, or per_run, not '-1'"),
         ("model.activation=rleu", "model.activation: must be 'relu', 'gelu' or 'tanh'"),
-        ("train.patience=3", "train: patience needs a validation split"),
         (
             "precision=int8",
             "precision: must be 'auto', 'float32', 'bfloat16' or 'float16', not 'int8'",
@@ -57,9 +58,25 @@ def test_a_problem_is_said_in_one_line(small, override, problem):
     assert "\n" not in said
 
 
+@pytest.mark.parametrize("given", ["'0'", "'abc'", "[0, 3]", "[1, 2, 3]", "{'height': 3}"])
+def test_a_setting_of_several_types_says_all_that_are_accepted(tmp_path, given):
+    overrides = ("dataset.name=image_folder", f"dataset.path={tmp_path}")
+    problem = only_problem("digits", *overrides, f"dataset.image_size={given.strip(chr(39))}")
+    accepts = "integer > 0, or (integer > 0, integer > 0), or none"
+    assert problem == f"dataset.image_size: must be {accepts}, not {given}"
+
+
 def test_an_unknown_parameter_lists_those_there_are(small):
     assert only_problem(small, "model.width=9").endswith("(accepts: hidden, activation, dropout)")
     assert only_problem(small, "model=lenet", "model.width=9").endswith("(accepts: none)")
+
+
+def test_patience_without_any_validation_is_refused_once_that_is_known():
+    train = read("digits", "train.patience=3").config.train  # the data set may have its own
+    train.check_validation(has_own=True)
+    with pytest.raises(UserError, match=r"train\.patience: needs a validation split.* set train"):
+        train.check_validation(has_own=False)
+    read("digits", "train.patience=3", "train.validation=0.1").config.train.check_validation(False)
 
 
 def test_a_missing_parameter_is_named(small):

@@ -76,6 +76,15 @@ def test_unknown_preset_and_file_name_the_nearest(tmp_path, small):
     assert only_problem(wrong) == f"{wrong}: no such file. Did you mean '{small}'?"
 
 
+def test_a_plugins_name_in_the_place_of_a_preset_is_told_how_to_write():
+    assert only_problem("image_folder") == (
+        "'image_folder' is the name of a dataset, not of a preset: choose it in one, such as "
+        "cifar10 dataset=image_folder dataset.path=…"
+    )
+    assert only_problem("resnet18").endswith("such as cifar10 model=resnet18")
+    assert problems("mnist", "epochs")[1].startswith("'epochs' is not of the form")
+
+
 def test_all_malformed_overrides_and_the_missing_preset_come_at_once():
     said = problems("digit", "epochs", "a b=1", "train.epochs=2")
     assert [line.partition(" ")[0] for line in said] == ["no", "'epochs'", "'a"]

@@ -97,7 +97,7 @@ def test_unreadable_images_are_named_and_counted(
     assert found[1] == f"{files[70]}: not an image, or of a format that is not supported"
     assert found[2].startswith(f"{files[100]}: ")
     assert "truncated" in found[2]
-    assert found[10] == "… and 3 more of the 400 train images cannot be used"
+    assert found[10] == "… and 3 more of 403 images cannot be used"
     everything = Path(found[11].removeprefix("all of them are named in ")).read_text().splitlines()
     broken = [3, 70, *range(100, 110), 301]
     assert [line.partition(":")[0] for line in everything] == [str(files[n]) for n in broken]

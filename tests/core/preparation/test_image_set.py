@@ -87,8 +87,7 @@ def test_a_broken_first_image_hides_no_other(tmp_path: Path) -> None:
         file.write_bytes(b"")
     found = problems(raw(image_split(files, OPEN), image_split(files, OPEN)), tmp_path)
     assert [line for line in found if "the file is empty" not in line] == [
-        "… and 30 more of the 40 train images cannot be used",
-        "… and 30 more of the 40 test images cannot be used",
+        "… and 70 more of 80 images cannot be used",
         f"all of them are named in {next(tmp_path.rglob('*.broken.txt'))}",
         "set dataset.broken=skip to leave out images that cannot be read",
     ]

@@ -131,6 +131,25 @@ def test_the_workers_metrics_are_sent_with_the_rest_and_a_step_once(record: RunR
     assert (metrics["val/loss"], metrics["val/accuracy"]) == (0.4, 0.8)
 
 
+def test_what_is_trained_again_with_another_result_is_known(record: RunRecord) -> None:
+    """As on a GPU, or where all checkpoints were damaged and the first machine is another."""
+    for step, loss in ((10, 0.5), (20, math.nan), (30, 0.1)):
+        record.log_metrics({"train/running_loss": loss, "train/images_per_second": loss}, step)
+    record.finish("FAILED", "killed")
+    again = RunRecord.resume(record.run_id)
+    for step, loss in ((10, 0.5), (20, math.nan)):  # the same
+        again.log_metrics({"train/running_loss": loss, "train/images_per_second": 7.0}, step)
+    again.flush()
+    assert again.differing == ""
+    again.log_metrics({"train/running_loss": 0.2}, 30)
+    again.log_metrics({"train/running_loss": 0.1}, 40)
+    again.flush()
+    assert again.differing == "train/running_loss to 30"
+    history = again._client.get_metric_history(record.run_id, "train/running_loss")
+    assert [point.step for point in history] == [10, 20, 30, 40]
+    again.finish("FINISHED")
+
+
 def test_a_file_is_linked_and_stays_where_it_was(record: RunRecord) -> None:
     file = record.folder / "predictions.parquet"
     file.write_text("rows")
@@ -339,8 +358,11 @@ def test_a_server_that_is_not_there_is_one_message(
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
-    with pytest.raises(RunError, match=r"^The MLflow store http://127.0.0.1:9 does not answer\.$"):
+    with pytest.raises(
+        RunError, match=r"^The MLflow store http://127.0.0.1:9 does not answer\.$"
+    ) as raised:
         start()
+    assert raised.value.details == ""
     assert capfd.readouterr() == ("", "")
 
 

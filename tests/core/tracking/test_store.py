@@ -1,5 +1,6 @@
 """Where runs are kept, which experiment they belong to, and what a store's errors mean."""
 
+import os
 import re
 import stat
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 from tests.core.tracking.runs import start
 from torchyard.core.errors import RunError, UserError
 from torchyard.core.tracking import store
-from torchyard.core.tracking.ownership.folders import private_folder
+from torchyard.core.tracking.ownership.folders import user_folder
 from torchyard.core.tracking.store import check_writable, tracking_uri
 
 pytestmark = pytest.mark.usefixtures("environment")
@@ -113,6 +114,19 @@ def test_the_experiment_is_the_one_the_environment_names(
             "then 'mlflow db upgrade postgresql://h/d'.",
         ),
         ("Connection refused", RunError, "does not answer."),
+        (
+            "Max retries exceeded (Caused by NameResolutionError(\"Failed to resolve 'h' ("
+            '[Errno -2] Name or service not known)"))',
+            RunError,
+            "does not answer: its name is not known here.",
+        ),
+        (
+            "Max retries exceeded (Caused by SSLError(SSLCertVerificationError(1, '[SSL: "
+            "CERTIFICATE_VERIFY_FAILED] certificate verify failed: self-signed certificate "
+            "(_ssl.c:1006)')))",
+            RunError,
+            "does not answer: certificate verify failed: self-signed certificate.",
+        ),
         ("something new\nwith details", RunError, "refused: something new"),
     ],
 )
@@ -120,11 +134,35 @@ def test_what_a_store_says_becomes_one_message_without_the_password(text, kind, 
     with pytest.raises(kind) as failure, store.store_errors("postgresql://me:secret@h/d"):
         raise OSError(text)
     assert str(failure.value) == f"The MLflow store postgresql://h/d {says}"
+    # What MLflow said is shown only where that is not understood.
+    if isinstance(failure.value, RunError):
+        assert failure.value.details == (text if says.startswith("refused") else "")
 
 
 def test_a_bug_is_not_a_store_error() -> None:
     with pytest.raises(TypeError), store.store_errors("sqlite:///x.db"):
         raise TypeError("a bug")
+
+
+@pytest.mark.parametrize("template", [True, False])
+def test_what_is_made_for_the_runs_is_the_users_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, template: bool
+) -> None:
+    if not template:
+        monkeypatch.setattr(store, "template_database", lambda program: tmp_path / "none")
+    before = os.umask(0o022)
+    try:
+        record = start()
+        record.log_text("private", "text.txt")
+        record.finish("FINISHED")
+    finally:
+        os.umask(before)
+    folder = tmp_path / "mlruns"
+    modes = {
+        path.name: stat.S_IMODE(path.stat().st_mode)
+        for path in (folder, folder / "mlflow.db", folder / "artifacts", record.folder)
+    }
+    assert [*modes.values()] == [0o700, 0o600, 0o700, 0o700], modes
 
 
 def test_a_runs_folder_is_never_one_that_the_store_names(
@@ -168,11 +206,11 @@ def test_without_a_home_the_working_folder_has_what_is_the_users_own(
 ) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "file"))
-    assert private_folder("locks") == tmp_path / "mlruns/locks"
+    assert user_folder("locks") == tmp_path / "mlruns/locks"
     (tmp_path / "mlruns/locks").rmdir()
     (tmp_path / "mlruns/locks").symlink_to(tmp_path)
     with pytest.raises(OSError, match="is not this user's own"):
-        private_folder("locks")
+        user_folder("locks")
 
 
 def test_no_run_begins_where_its_folder_cannot_be_made(workspace: str) -> None:

@@ -148,6 +148,7 @@ def test_two_first_runs_share_one_server_until_the_last_has_ended(
 ) -> None:
     state = folder / "home" / "torchyard" / "server.lock"
     state.parent.mkdir(parents=True)
+    state.parent.parent.chmod(0o700)
     state.write_text("http://127.0.0.1:1/api, left by a server that was killed long ago")
 
     first, second = new_user(), new_user()
@@ -178,6 +179,8 @@ def test_two_first_runs_share_one_server_until_the_last_has_ended(
     assert wait_until(lambda: not servers(env["PREFECT_HOME"])), "nobody uses it any more"
 
     # What Prefect sends at the very end of a process has arrived as well, in the user's database.
+    modes = [(folder / name).stat().st_mode & 0o777 for name in ("home", "home/prefect.db")]
+    assert modes == [0o700, 0o600]
     with sqlite3.connect(folder / "home" / "prefect.db") as database:
         states = database.execute("select state_type from task_run").fetchall()
     assert states == [("COMPLETED",)] * 5

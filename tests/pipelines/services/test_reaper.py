@@ -93,6 +93,41 @@ def test_flow_runs_of_dead_processes_end_and_those_of_living_ones_go_on(client, 
         client.delete_flow_run(run.id)
 
 
+def test_a_flow_run_whose_process_could_not_tell_ends_as_mlflow_has_it(client) -> None:
+    """The server was killed, and the run went on to its end."""
+    from prefect import task
+    from prefect.states import Running
+
+    from torchyard.core.tracking.record import RunRecord
+    from torchyard.core.tracking.store import tracking_uri
+    from torchyard.pipelines.flow.pipeline import train_pipeline
+    from torchyard.pipelines.services import reaper
+
+    @task
+    def trains() -> None:
+        pass
+
+    dead, found = labels_of_a_dead_process(), {}
+    for status in ("FINISHED", "FAILED", "KILLED"):
+        run = client.create_flow_run(train_pipeline)
+        client.update_flow_run_labels(run.id, {**dead})
+        client.set_flow_run_state(run.id, Running(), force=True)
+        last = client.create_task_run(trains, run.id, dynamic_key="0", state=Running())
+        record = RunRecord.start(
+            name_stem="told", parameters={}, tags={reaper.FLOW_RUN_ID: str(run.id)}
+        )
+        record.finish(status, "" if status == "FINISHED" else "the reason")
+        found[run.id] = (record.name, last.id)
+    reaper.end_dead_flow_runs(stores=["sqlite:////none/mlflow.db", tracking_uri()])
+    ends = [("Completed", "Completed"), ("Failed", "Crashed"), ("Crashed", "Crashed")]
+    for (run_id, (name, task_id)), (state, of_task) in zip(found.items(), ends, strict=True):
+        ended = client.read_flow_run(run_id).state
+        assert ended.name == state
+        finished = f"{name} is finished, as MLflow has recorded."
+        assert ended.message == (finished if state == "Completed" else "the reason")
+        assert client.read_task_run(task_id).state.name == of_task
+
+
 def test_a_flow_run_that_starts_again_is_not_taken_for_the_process_before(
     client, deployment, monkeypatch
 ) -> None:

@@ -98,6 +98,16 @@ def test_a_torch_that_no_test_has_seen_trains_without_its_private_parts(trained,
         trained("device=cpu", "train.compile=true")
 
 
+def test_patience_is_refused_where_the_data_have_no_validation_split(tmp_path):
+    settings = config("train.patience=2")
+    for _ in range(2):  # with the data not yet prepared, and then
+        with pytest.raises(UserError, match="has none of its own: set train"):
+            stages.prepare(settings, str(tmp_path), print)
+    with pytest.raises(UserError, match="has none of its own: set train"):
+        stages.check(settings, str(tmp_path), print)
+    stages.prepare(config("train.patience=2", "train.validation=0.2"), str(tmp_path), print)
+
+
 @pytest.mark.parametrize("share", [0, 0.5])
 def test_a_validation_split_of_its_own_is_validated_on(tmp_path, share):
     for part, count in (("train", 6), ("val", 2), ("test", 1)):

@@ -294,6 +294,13 @@ def test_all_that_is_wrong_is_said_at_once(plugins, tmp_path):
     assert [line.partition(":")[0] for line in said] == ["loss", "model", "optimizer", "scheduler"]
 
 
+@pytest.mark.parametrize("model", ["squeezed", "pair", "detached", "of_two", "large"])
+def test_what_is_wrong_with_a_model_is_the_same_beside_a_wrong_loss(plugins, tmp_path, model):
+    [alone] = problems(tmp_path, f"model={model}")
+    _, beside = problems(tmp_path, f"model={model}", "loss=three")
+    assert beside == alone
+
+
 def test_optimizer_and_schedule_are_tried_where_the_samples_are_not_known(plugins, tmp_path):
     data = tmp_path / "images.npz"
     overrides = ("dataset=image_folder", f"dataset.path={tmp_path}", "optimizer=lbfgs")

@@ -94,6 +94,44 @@ def test_a_process_is_told_that_its_run_was_taken_over(quick) -> None:
     record.finish("FAILED")
 
 
+@pytest.mark.parametrize("status", ["FINISHED", "FAILED", "KILLED"])
+def test_a_run_that_was_just_taken_over_does_not_get_the_end_of_the_process_before(
+    workspace: str, status
+) -> None:
+    """Before the lease is renewed again; neither in the store nor in the log, which both share."""
+    record = start()
+    other = str(dataclasses.replace(ProcessIdentity.of(1), boot="another"))
+    record._client.set_tag(record.run_id, PROCESS, other)
+    if status == "FINISHED":
+        with pytest.raises(TakenOverError, match="was taken over by process 1 on "):
+            record.finish(status)
+    else:
+        assert record.finish(status, "it stopped") is False
+    assert not record.discard()
+    run = stored(record)
+    assert (run.info.status, run.data.tags[PROCESS]) == ("RUNNING", other)
+    assert "torchyard.reason" not in run.data.tags
+    assert "end" not in [line.kind for line in record._delivery.log.read()]
+
+
+def test_a_run_that_is_taken_over_while_its_last_lines_are_sent_does_not_end(
+    workspace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record = start()
+    record.log_metrics({"train/loss": 0.5}, 1)
+    client, log_batch = record._client, record._client.log_batch
+
+    def slow(*arguments, **options) -> None:
+        log_batch(*arguments, **options)
+        other = dataclasses.replace(ProcessIdentity.of(1), boot="another")
+        client.set_tag(record.run_id, PROCESS, str(other))
+
+    monkeypatch.setattr(client, "log_batch", slow)
+    with pytest.raises(TakenOverError):
+        record.finish("FINISHED")
+    assert stored(record).info.status == "RUNNING"
+
+
 def test_a_checkpoint_that_is_elsewhere_is_missed(quick, elsewhere) -> None:
     record = start()
     assert record.finish("KILLED")

@@ -15,13 +15,15 @@ import pytest
 import websockets.sync.client
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
+from torchyard.core.data.files import private_folder
 from torchyard.core.errors import UserError
+from torchyard.pipelines.services.prefect_server import state_folder
+from torchyard.pipelines.services.server import access
 from torchyard.pipelines.services.server.access import (
     LOGIN_PATH,
     OwnPagesOnly,
     login_page,
     password,
-    private_folder,
 )
 
 NOBODY = 65534
@@ -148,11 +150,13 @@ def test_the_password_is_kept_in_a_file_that_nobody_else_can_read(tmp_path):
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a folder away")
-def test_a_folder_of_another_user_is_refused(tmp_path):
+def test_a_folder_of_another_user_is_refused(tmp_path, monkeypatch):
     (tmp_path / "theirs").mkdir()
     os.chown(tmp_path / "theirs", NOBODY, NOBODY)
-    with pytest.raises(UserError, match=r"another user's.*PREFECT_HOME"):
-        private_folder(tmp_path / "theirs")
+    (tmp_path / "theirs").rename(tmp_path / "torchyard")
+    monkeypatch.setenv("PREFECT_HOME", str(tmp_path))
+    with pytest.raises(UserError, match=r"belongs to another user.*PREFECT_HOME"):
+        state_folder()
 
 
 # ------------------------------------------------------------------------------ the application
@@ -172,3 +176,38 @@ def test_two_hosts_in_one_request_are_none():
     asyncio.run(OwnPagesOnly(application)(scope, None, send))
     assert sent[0] == 403
     assert "answered" not in sent
+
+
+def test_a_websocket_that_does_not_say_who_it_is_is_closed(monkeypatch):
+    monkeypatch.setattr(access, "GREETING_SECONDS", 0.05)
+    got, sent = [], []
+
+    async def application(scope, receive, send):
+        got.extend([await receive(), await receive()])
+
+    async def receive():
+        if got or entered:
+            await asyncio.sleep(60)
+        entered.append(True)
+        return {"type": "websocket.connect"}
+
+    async def send(message):
+        sent.append(message)
+
+    entered: list[bool] = []
+    scope = {"type": "websocket", "path": "/api/events/out", "headers": [(b"host", b"127.0.0.1")]}
+    asyncio.run(OwnPagesOnly(application)(scope, receive, send))
+    assert [message["type"] for message in got] == ["websocket.connect", "websocket.disconnect"]
+    assert sent == [{"type": "websocket.close", "code": 1008}]
+
+
+@pytest.mark.slow
+def test_the_server_closes_websockets_that_stay_silent(workspace):
+    """Without a password in the first message, whoever opened them: nothing stays open."""
+    for path in ("events/in", "events/out", "logs/out", "task_runs/subscriptions/scheduled"):
+        address = workspace.api_url.replace("http", "ws", 1) + "/" + path
+        with (
+            websockets.sync.client.connect(address, proxy=None, subprotocols=["prefect"]) as socket,
+            pytest.raises(ConnectionClosed),
+        ):
+            socket.recv(timeout=60)

@@ -43,10 +43,9 @@ def test_long_names_links_and_names_that_lead_outside(tmp_path: Path) -> None:
         archive = tmp_path / f"{format}.tar.gz"
         with tarfile.open(archive, "w:gz", format=format) as packed:
             packed.add(folder, "images")
-            for name, target in (("images/cat/a.png", "/etc/passwd"), ("images/dog/b", "..")):
-                link = tarfile.TarInfo(name)
-                link.type, link.linkname = tarfile.SYMTYPE, target
-                packed.addfile(link)
+            link = tarfile.TarInfo("images/dog/b")
+            link.type, link.linkname = tarfile.SYMTYPE, ".."
+            packed.addfile(link)
             outside = tarfile.TarInfo("../../outside.png")
             outside.size = 4
             packed.addfile(outside, io.BytesIO(b"evil"))
