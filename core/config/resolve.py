@@ -115,7 +115,7 @@ def read_config(
         settings, problems = read_overridden(source, overrides, presets)
     except UserError as error:
         _, *others = error.problems
-        if hint := _plugin_in_place(source, presets, host):
+        if isinstance(source, str) and (hint := _plugin_in_place(source, presets, host)):
             raise UserError([hint, *others]) from None
         raise
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 
 from torchyard.core.config.resolve import ResolvedConfig, resolve_once
 from torchyard.core.data.dataset import PreparedDataset
-from torchyard.core.data.raw import stratified_split
+from torchyard.core.data.splitting import stratified_split
 from torchyard.core.errors import RunError, UserError
 from torchyard.core.hosting.host import host
 from torchyard.core.training import checkpoint
@@ -67,14 +68,14 @@ def extend(
     lengths = [total_steps(_count(prepared, run), run.config.train) for run in (old, new)]
     batches = [_batches(prepared, run) for run in (old, new)]
     ended_early = position["step"] != position["epoch"] * batches[0]
-    then, longer = (_Schedule(old, network, length, taken) for length in lengths)
+    (size, groups), (_, groups_before) = (model_size(run, prepared.spec) for run in (new, old))
+    then, longer = (_Schedule(old, network, groups_before, length, taken) for length in lengths)
     if batches[0] != batches[1]:  # as if the epochs so far had had batches of this size
         counted, position["step"] = position["step"], position["epoch"] * batches[1]
         taken = taken * position["step"] // counted
-    now = _Schedule(new, network, lengths[1], taken)
+    now = _Schedule(new, network, groups, lengths[1], taken)
     _move_on(state, then, now, fresh=_other_parameters(old, new))
     device = devices.choose_device(new.config.device)
-    size = model_size(new, prepared.spec)
     executions = [
         Execution.choose(run.config, network.model, size, length, device)
         for run, length in zip((old, new), lengths, strict=True)
@@ -125,8 +126,8 @@ def _count(prepared: PreparedDataset, run: ResolvedConfig) -> int:
     settings = run.config.train
     if prepared.validation is not None or not settings.validation:
         return len(prepared.train)
-    labels = prepared.train.labels
-    return len(stratified_split(labels, settings.validation, settings.drawn_seed)[0])
+    train, seed = prepared.train, settings.drawn_seed
+    return len(stratified_split(train.labels, settings.validation, seed, train.groups)[0])
 
 
 def _batches(prepared: PreparedDataset, run: ResolvedConfig) -> int:
@@ -151,18 +152,20 @@ class _Schedule:
     """
 
     def __init__(
-        self, run: ResolvedConfig, network: networks.Network, total: int, taken: int
+        self,
+        run: ResolvedConfig,
+        network: networks.Network,
+        groups: Sequence[networks.Group],
+        total: int,
+        taken: int,
     ) -> None:
-        trained = {p for p in network.parameters() if p.requires_grad}
-        networks.freeze(network.model, run.config.model.freeze)
-        optimizer = run.optimizer.build([p for p in network.parameters() if p.requires_grad])
-        for parameter in trained:  # as the model makes them
-            parameter.requires_grad_(True)
+        parameters = dict(network.model.named_parameters())
+        optimizer = networks.build_optimizer(run.optimizer, parameters, groups)
         scheduler = run.scheduler.build(optimizer, total)
         rates = hashlib.sha256()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that the optimizer made no step
-            for _ in range(taken):
+            for _ in range(0 if run.scheduler.follows_metric else taken):
                 for group in optimizer.param_groups:
                     rates.update(repr({k: v for k, v in group.items() if k != "params"}).encode())
                 scheduler.step()

@@ -11,17 +11,21 @@ from torch import nn
 from torchyard.core.data.dataset import PreparedDataset
 from torchyard.core.data.files import atomic_write
 from torchyard.core.errors import RunError
+from torchyard.core.training.network.network import weights_digest
 
 
 class NotExportableError(RunError):
     """A network whose computation torch.export cannot write down."""
 
 
-def export(network: nn.Module, data: PreparedDataset, path: Path) -> None:
+def export(network: nn.Module, data: PreparedDataset, path: Path) -> str:
     """Write the network as a pt2 archive that takes any number of raw samples.
 
     Args:
         network: on the CPU.
+
+    Returns:
+        The `weights_digest` by name of the network that is loaded from it.
 
     Raises:
         NotExportableError: torch.export cannot trace the model.
@@ -31,6 +35,7 @@ def export(network: nn.Module, data: PreparedDataset, path: Path) -> None:
     program = traced(network, samples)
     with atomic_write(path) as file:
         torch.export.save(program, file)
+    return weights_digest(program.module(), by_name=True)
 
 
 def traced(network: nn.Module, samples: torch.Tensor) -> torch.export.ExportedProgram:

@@ -97,10 +97,14 @@ def model_input(spec: SampleSpec, normalize: Normalization) -> torch.dtype:
     return torch.int64 if kept else torch.float32
 
 
-def weights_digest(network: nn.Module) -> str:
-    """sha256 of every parameter and buffer, in the order and under the names they have."""
+def weights_digest(network: nn.Module, *, by_name: bool = False) -> str:
+    """sha256 of every parameter and buffer, under the names they have and in their order.
+
+    An exported network has another order: `by_name` takes them in that of their names.
+    """
     digest = hashlib.sha256()
-    for name, tensor in network.state_dict().items():
+    weights = network.state_dict()
+    for name, tensor in sorted(weights.items()) if by_name else weights.items():
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         # Flat first: a tensor of no dimension (batch norm's counter) has no bytes to view.
         flat = tensor.detach().cpu().contiguous().reshape(-1)
