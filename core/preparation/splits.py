@@ -72,6 +72,7 @@ class RawSplits:
             self._check(part, split)
         self._check_alike()
         self.annotations, problems = annotation_arrays(raw, self.counts)
+        self._given = dict(self.annotations)  # of all samples, also of those left out later
         self._problems += problems
         self._raise_problems()
         self.shape, self.dtype = self._layouts["train"]
@@ -86,7 +87,7 @@ class RawSplits:
 
     @property
     def contents(self) -> str | None:
-        """A digest of classes, labels and files; None where some samples are not in files.
+        """A digest of classes, labels, files, groups and weights; None: samples not in files.
 
         For after `write` or `images.read_checksums`.
         """
@@ -96,6 +97,8 @@ class RawSplits:
                 return None
             digest.update(np.asarray(split.labels).astype("<i8").data)
             digest.update(np.asarray(self.images.checksums[part]).astype("<u8").data)
+        for (part, kind), values in sorted(self._given.items()):
+            digest.update(f"{part} {kind}".encode() + values.tobytes())
         return digest.hexdigest()
 
     def write(

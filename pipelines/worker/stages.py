@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -229,18 +228,20 @@ def _train(
 
 
 def _balance(resolved: ResolvedConfig, fitted: LossParams, train: Split) -> dict[str, str]:
-    """What was done about classes that differ in frequency, in words, and the numbers."""
-    given = resolved.loss.model_dump()
-    filled_in = {name: value for name, value in fitted.model_dump().items() if value != given[name]}
-    told = [
-        f"loss.{name}={given[name]}: classes weighted {min(value):.3g} to {max(value):.3g}"
-        for name, value in filled_in.items()
-        if isinstance(value, tuple)
-    ]
+    """What was done about classes that differ in frequency, in words, and the loss's numbers."""
+    given, told, filled_in = resolved.loss.model_dump(), [], []
+    for name, value in fitted.model_dump().items():
+        if value == given[name]:
+            continue
+        if isinstance(value, tuple) and all(isinstance(each, int | float) for each in value):
+            span = f"{min(value):.3g} to {max(value):.3g}"
+            told.append(f"loss.{name}={given[name]}: classes weighted {span}")
+            value = f"[{','.join(f'{number:.5g}' for number in value)}]"
+        filled_in.append(f"loss.{name}={value}")
     if drawn := sampling(train, resolved.config.train.sampler):
         told.append(drawn)
-    found = {"balance": "; ".join(told)} if told else {}
-    return found | ({"loss_filled_in": json.dumps(filled_in)} if filled_in else {})
+    found = {"balance": "; ".join(told), "loss_filled_in": " ".join(filled_in)}
+    return {tag: text for tag, text in found.items() if text}
 
 
 def _compile(

@@ -31,6 +31,7 @@ USUAL = {
 }
 # More classes than these, and than half the rows, are numbers or names, but no classes.
 MOST_CLASSES = 50
+EXACT = 2**53  # up to which a float64 has every whole number
 
 
 class RowSettings(HeldOut):
@@ -99,7 +100,7 @@ class Rows:
         classes: sorted names.
         labels: int64 N.
         parts: row numbers of each part: "train", "test" and perhaps "validation".
-        groups: N texts, or None.
+        groups: N texts (of any length, so they are objects), or None.
         weights: float64 N, or None.
         notes: what was assumed.
     """
@@ -107,7 +108,7 @@ class Rows:
     classes: list[str]
     labels: npt.NDArray[np.int64]
     parts: dict[str, npt.NDArray[np.int64]] = field(default_factory=dict)
-    groups: npt.NDArray[np.str_] | None = None
+    groups: npt.NDArray[np.object_] | None = None
     weights: npt.NDArray[np.float64] | None = None
     notes: list[str] = field(default_factory=list)
 
@@ -131,22 +132,18 @@ class Rows:
         classes, labels = _classes(texts)
         problems += _class_problems(classes, len(texts), columns["label"])
         found = cls(classes, labels, notes=notes)
-        times = None
         if "group" in columns:
             found.groups = found._grouped(frame[columns["group"]])
-        for role in ("weight", "time"):
-            if role in columns:
-                try:
-                    numbers = _finite(frame[columns[role]], moments=role == "time")
-                except ValueError as error:
-                    problems.append(f"dataset.{role}: the column '{columns[role]}' has {error}")
-                else:
-                    found.weights, times = (
-                        (numbers, times) if role == "weight" else (found.weights, numbers)
-                    )
+        numbers = {}
+        for role in {"weight", "time"} & {*columns}:
+            try:
+                numbers[role] = _finite(frame[columns[role]], moments=role == "time")
+            except ValueError as error:
+                problems.append(f"dataset.{role}: the column '{columns[role]}' has {error}")
+        found.weights = numbers.get("weight")
         if not problems:
             try:
-                found.parts = found._divided(frame, columns, settings, times)
+                found.parts = found._divided(frame, columns, settings, numbers.get("time"))
             except UserError as error:
                 problems += error.problems
         if problems:
@@ -168,17 +165,15 @@ class Rows:
             **more,
         )
 
-    def _grouped(self, column: pd.Series) -> npt.NDArray[np.str_]:
+    def _grouped(self, column: pd.Series) -> npt.NDArray[np.object_]:
         import numpy as np
 
         groups = texts_of(column)
         alone = np.flatnonzero(groups == "")
         if len(alone):
             self.notes.append(f"{len(alone):,} rows have no group: each is one of its own")
-            # No name begins with a line break.
-            groups = groups.astype(object)
-            groups[alone] = [f"\nrow {row + 1}" for row in alone]
-        return groups.astype(str)
+            groups[alone] = [f"\nrow {row + 1}" for row in alone]  # no name begins with a \n
+        return groups
 
     def _divided(
         self,
@@ -210,18 +205,20 @@ class Rows:
         return parts | {"train": train[rest], "test": train[test]}
 
 
-def texts_of(column: pd.Series) -> npt.NDArray[np.str_]:
+def texts_of(column: pd.Series) -> npt.NDArray[np.object_]:
     """The values as texts, whole numbers without a point; "" where one is missing."""
     import numpy as np
     import pandas as pd
 
-    if pd.api.types.is_float_dtype(column) and (column.dropna() % 1 == 0).all():
-        column = column.astype("Int64")
+    if pd.api.types.is_float_dtype(column):
+        present = column.dropna()
+        if (present % 1 == 0).all() and (present.abs() < EXACT).all():
+            column = column.astype("Int64")
     texts = column.astype(object).where(column.notna(), "")
-    return np.array([str(value).strip() for value in texts], dtype=str)
+    return np.array([str(value).strip() for value in texts], dtype=object)
 
 
-def _classes(texts: npt.NDArray[np.str_]) -> tuple[list[str], npt.NDArray[np.int64]]:
+def _classes(texts: npt.NDArray[np.object_]) -> tuple[list[str], npt.NDArray[np.int64]]:
     """Sorted names, numbers by their value, and the index of each text."""
     import numpy as np
 

@@ -44,7 +44,7 @@ class HeldOut(DatasetParams):
         return self
 
     def drawn(
-        self, labels: npt.NDArray[np.int64], groups: npt.NDArray[np.str_] | None = None
+        self, labels: npt.NDArray[np.int64], groups: npt.NDArray[np.object_] | None = None
     ) -> tuple[Indices, Indices]:
         """Indices of the training and the test samples: each class in proportion, groups whole.
 
@@ -72,7 +72,7 @@ def parts_of(values: Iterable[str], column: str) -> tuple[dict[str, Indices], li
     """The rows of each part that a column names, and what was assumed.
 
     Args:
-        values: of the column; "" where one is missing.
+        values: of the column, stripped; "" where one is missing.
         column: its name, for messages.
 
     Returns:
@@ -83,16 +83,16 @@ def parts_of(values: Iterable[str], column: str) -> tuple[dict[str, Indices], li
     """
     import numpy as np
 
-    every = np.array([value.strip() for value in values])
-    names = {value: part_named(value) for value in np.unique(every).tolist()}
+    every = [*values]
+    names = {value: part_named(value) for value in sorted({*every})}
     if unknown := [value for value, part in names.items() if part is None]:
-        counts = Counter(every.tolist())
+        counts = Counter(every)
         named = listed(f"{value!r} ({counts[value]:,} rows)" for value in unknown)
         raise UserError(
             f"dataset.split: the column '{column}' has values that name no part: {named}; "
             "they are train, validation and test, or other usual names of these"
         )
-    found = np.array([names[value] for value in every.tolist()])
+    found = np.array([names[value] for value in every])
     parts = {part: np.flatnonzero(found == part) for part in (TRAIN, *OTHERS)}
     others = [part for part in OTHERS if len(parts[part])]
     if not len(parts[TRAIN]):
@@ -115,7 +115,7 @@ def parts_of(values: Iterable[str], column: str) -> tuple[dict[str, Indices], li
 def newest(
     times: npt.NDArray[np.float64],
     fraction: float,
-    groups: npt.NDArray[np.str_] | None = None,
+    groups: npt.NDArray[np.object_] | None = None,
 ) -> tuple[Indices, Indices]:
     """Indices of the older samples and of the newest.
 

@@ -61,8 +61,15 @@ class Column(BaseModel):
             missing = np.isnan(numbers)
             filled = np.where(missing, self.median, numbers)
             return np.stack([filled, missing], axis=1)[:, : 1 + self.indicator]
-        own: Numbers = texts_of(column)[:, None] == np.array(self.categories, dtype=str)
+        own: Numbers = self.codes(column)[:, None] == np.arange(len(self.categories))
         return own.astype(np.float64)
+
+    def codes(self, column: pd.Series) -> npt.NDArray[np.intp]:
+        """The index of each value's category; -1 where it is of none."""
+        import pandas as pd
+
+        own = pd.Index(texts_of(column), dtype=object)
+        return pd.Index(self.categories, dtype=object).get_indexer(own)
 
 
 class Encoding(BaseModel):
@@ -148,10 +155,9 @@ class Encoding(BaseModel):
                 f"{sum(missing.values()):,} missing numbers are the median of the training rows, "
                 f"and marked as missing where training rows are, too: {_counted(missing)}"
             )
-        unknown = {}
-        for column in others:
-            texts = texts_of(frame[column.name])
-            unknown[column.name] = sum(text not in column.categories for text in texts.tolist())
+        unknown = {
+            column.name: int((column.codes(frame[column.name]) < 0).sum()) for column in others
+        }
         if any(unknown.values()):
             yield (
                 f"{sum(unknown.values()):,} values that are missing, or that no training row has, "

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from torchyard import RawData, Register, UnreachableError, UserError, hookimpl
 from torchyard.plugins.datasets.paths import state_of
@@ -33,6 +33,16 @@ class HuggingFace(ImageRows, VectorSettings):
     revision: str | None = Field(None, description="commit, tag or branch, on the hub")
     image: str | None = Field(AUTO, description="column of the images; auto: the first; none: none")
 
+    @field_validator("path")
+    @classmethod
+    def _saved_or_a_name(cls, path: str) -> str:
+        folder = Path(path).expanduser()
+        if not folder.is_dir() and path.startswith(("/", ".", "~")):
+            raise ValueError(f"no such folder: {path}")
+        if folder.is_dir() and not any((folder / name).is_file() for name in SAVED):
+            raise ValueError(f"{folder} is no folder that `save_to_disk` wrote")
+        return path
+
     @model_validator(mode="after")
     def _can_be_read(self) -> Self:
         spec = importlib.util.find_spec(LIBRARY)
@@ -40,10 +50,6 @@ class HuggingFace(ImageRows, VectorSettings):
             raise ValueError(
                 "needs Hugging Face's library: python -m pip install 'torchyard[huggingface]'"
             )
-        if self._folder is None and self.path.startswith(("/", ".", "~")):
-            raise ValueError(f"path: no such folder: {self.path}")
-        if self._folder and not any((self._folder / name).is_file() for name in SAVED):
-            raise ValueError(f"path: {self._folder} is no folder that `save_to_disk` wrote")
         return self
 
     def build(self, downloads: Path) -> RawData:
@@ -57,6 +63,8 @@ class HuggingFace(ImageRows, VectorSettings):
 
         splits = self._loaded(downloads)
         features = next(iter(splits.values())).features
+        if others := [name for name, split in splits.items() if {*split.features} != {*features}]:
+            raise UserError(f"{self.path}: the columns of {', '.join(others)} differ from the rest")
         image = self._image_in(features)
         columns = self.columns_in([name for name in features if name != image])
         frames = []

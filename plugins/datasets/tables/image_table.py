@@ -23,7 +23,7 @@ from torchyard.plugins.datasets.tables.packed import PackedFiles
 from torchyard.plugins.datasets.tables.table_file import TableFile
 
 if TYPE_CHECKING:
-    pass
+    import pandas as pd
 
 
 class ImageTable(ImageRows, RowSettings):
@@ -53,14 +53,17 @@ class ImageTable(ImageRows, RowSettings):
         wanted = [name for role, name in columns.items() if role != "image" or not inside]
         texts = [name for role, name in columns.items() if role not in ("weight", "time")]
         frame = table.read([*dict.fromkeys(wanted)], texts)
-        rows = Rows.of(frame, columns, self)
+        problems = [] if inside else self._problems(frame[columns["image"]])
+        try:
+            rows = Rows.of(frame, columns, self)
+        except UserError as error:
+            raise UserError([*error.problems, *problems]) from None
+        if problems:
+            raise UserError(problems)
         if inside:
             files = PackedFiles.of(table.cells(columns["image"]), downloads)
             return self.image_data(rows, files, str(self.path))
-        paths = frame[columns["image"]]
-        if unnamed := rows_of(paths.isna().to_numpy()):
-            raise UserError(f"the column '{columns['image']}' names no image in {unnamed}")
-        return self._listed(rows, paths.tolist(), downloads)
+        return self._listed(rows, frame[columns["image"]].tolist(), downloads)
 
     def describe(self) -> SampleSpec | None:
         """The shape, from the parameters and the first image."""
@@ -104,31 +107,39 @@ class ImageTable(ImageRows, RowSettings):
         cell = next(table.cells(column, at_once=1))
         return cell["bytes"] if isinstance(cell, dict) else cell
 
+    def _problems(self, paths: pd.Series) -> list[str]:
+        """Rows without a path, and files that are missing in the folder."""
+        if unnamed := rows_of(paths.isna().to_numpy()):
+            return [f"the column '{paths.name}' names no image in {unnamed}"]
+        names = self._names(paths.tolist()) if self._root.is_dir() else []
+        return self._missing([name for name in names if not _is_file(name)], len(paths))
+
+    def _names(self, paths: list[str]) -> list[str]:
+        return [os.path.join(self._root, path) for path in paths]  # noqa: PTH118 (many)
+
+    def _missing(self, names: list[str], total: int) -> list[str]:
+        return [
+            f"{len(names):,} of {total:,} images are missing: {listed(names)}; paths start from "
+            f"{self._root} (dataset.root)"
+        ] * bool(names)
+
     def _listed(self, rows: Rows, paths: list[str], downloads: Path) -> RawData:
-        """The images of a folder or an archive, all of which must be there."""
-        names = [os.path.join(self._root, path) for path in paths]  # noqa: PTH118 (many)
+        """The images of a folder or an archive."""
+        names, origin = self._names(paths), str(self.path)
         if self._root.is_dir():
-            missing = [name for path, name in zip(paths, names, strict=True) if not _is_file(name)]
-            self._refuse(missing, len(paths))
-            read = partial(read_file, self._root)
-            return self.listed_data(rows, read, paths, names, str(self.path))
+            return self.listed_data(rows, partial(read_file, self._root), paths, names, origin)
         source = open_source(self._root, downloads)
         try:
             inner = [cleaned(path) for path in paths]
-            self._refuse([name for name in inner if name not in source.files], len(paths))
+            lacking = [name for name in inner if name not in source.files]
+            if problems := self._missing(lacking, len(paths)):
+                raise UserError(problems)
         except BaseException:
             if source.close:
                 source.close()
             raise
         references = [source.files[name] for name in inner]
-        return self.listed_data(rows, source.read, references, names, str(self.path), source.close)
-
-    def _refuse(self, missing: list[str], total: int) -> None:
-        if missing:
-            raise UserError(
-                f"{len(missing):,} of {total:,} images are missing: {listed(missing)}; paths start "
-                f"from {self._root} (dataset.root)"
-            )
+        return self.listed_data(rows, source.read, references, names, origin, source.close)
 
 
 def _is_file(path: str) -> bool:

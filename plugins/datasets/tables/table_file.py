@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 GZIP = b"\x1f\x8b"  # pandas reads a .gz by its suffix
 PARQUET, FEATHER = (b"PAR1",), (b"ARROW1", b"FEA1")
 OTHERS = {b"PK\x03\x04": "a .zip archive or a spreadsheet", b"\xd0\xcf\x11\xe0": "a spreadsheet"}
+INDEX = "__index_level_"  # pandas' name in Parquet and Feather for an index that has none
 DELIMITERS = ",;\t|"
 FIRST_BYTES = 1 << 16
 # What stands for a missing value in a CSV file, but for labels, names and paths.
@@ -29,7 +31,7 @@ class TableFile:
         path: of the file.
 
     Attributes:
-        columns: their names.
+        columns: their names, but for an index without one, as pandas writes it.
 
     Raises:
         UserError: it is no table, is empty, or two columns have one name.
@@ -42,7 +44,7 @@ class TableFile:
         with path.open("rb") as file:
             first = file.read(FIRST_BYTES)
         if first.startswith(GZIP):
-            with self._readable(), gzip.open(path) as file:
+            with _readable(path), gzip.open(path) as file:
                 first = file.read(FIRST_BYTES)
         for magic, other in OTHERS.items():
             if first.startswith(magic):
@@ -73,7 +75,7 @@ class TableFile:
         import pandas as pd
 
         frame: pd.DataFrame
-        with self._readable():
+        with _readable(self.path):
             if self._form == "csv":
                 frame = pd.read_csv(
                     **self._csv(),
@@ -82,14 +84,10 @@ class TableFile:
                     keep_default_na=False,
                     na_values={name: [""] if name in texts else list(MISSING) for name in columns},
                     nrows=rows,
+                    low_memory=False,  # one type for a whole column
                 )
-            elif self._form == "feather":
-                frame = pd.read_feather(self.path, columns=list(columns))
-            elif rows is None:
-                frame = pd.read_parquet(self.path, columns=list(columns))
             else:
-                batches = self._parquet().iter_batches(batch_size=rows, columns=list(columns))
-                frame = next(batches).to_pandas()
+                frame = self._arrow(list(columns), rows).to_pandas(ignore_metadata=True)
         return frame
 
     def holds_files(self, column: str) -> bool:
@@ -105,23 +103,31 @@ class TableFile:
 
     def cells(self, column: str, at_once: int = 64) -> Iterator[Any]:
         """The values of a Parquet column, one after another: never all of them in memory."""
-        with self._readable():
+        with _readable(self.path):
             for batch in self._parquet().iter_batches(batch_size=at_once, columns=[column]):
                 yield from batch.column(0).to_pylist()
 
     def _names(self) -> list[str]:
-        with self._readable():
+        with _readable(self.path):
             if self._form == "csv":
                 import pandas as pd
 
                 # As a row, so that pandas does not rename the second of two.
                 header = pd.read_csv(**self._csv(), header=None, nrows=1, dtype=str)
-                return [str(name) for name in header.iloc[0].fillna("").tolist()]
-            if self._form == "parquet":
-                return list(self._parquet().schema_arrow.names)
+                names = header.iloc[0].dropna().tolist()
+            else:
+                names = self._arrow(None, 1).schema.names
+            return [str(name) for name in names if not str(name).startswith(INDEX)]
+
+    def _arrow(self, columns: list[str] | None, rows: int | None) -> Any:
+        """Some columns, None for all, and some rows, as pyarrow has them."""
+        if self._form == "feather":
             from pyarrow import feather
 
-            return list(feather.read_table(self.path, memory_map=True).schema.names)
+            return feather.read_table(self.path, columns, memory_map=True)
+        if rows is None:
+            return self._parquet().read(columns)
+        return next(self._parquet().iter_batches(batch_size=rows, columns=columns))
 
     def _parquet(self) -> Any:
         from pyarrow.parquet import ParquetFile
@@ -136,26 +142,17 @@ class TableFile:
             "skipinitialspace": True,
         }
 
-    def _readable(self) -> _Readable:
-        return _Readable(self.path)
 
-
-class _Readable:
-    """Turns what reading a damaged table raises into one line."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
-        if isinstance(error, UnicodeDecodeError):
-            raise UserError(f"{self._path} is not UTF-8: save it in that encoding") from error
-        # pandas' own errors, and pyarrow's, are ValueErrors.
-        if isinstance(error, ValueError | OSError | EOFError):
-            reason = str(error).strip().partition("\n")[0]
-            raise UserError(f"{self._path} cannot be read as a table: {reason}") from error
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """Turn what reading a damaged table raises into one line."""
+    try:
+        yield
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8: save it in that encoding") from error
+    except (ValueError, OSError, EOFError) as error:  # pandas' own errors, and pyarrow's, are such
+        reason = str(error).strip().partition("\n")[0]
+        raise UserError(f"{path} cannot be read as a table: {reason}") from error
 
 
 def _delimiter(first: bytes) -> str:

@@ -68,3 +68,15 @@ def test_a_class_that_a_split_lacks_is_said(tmp_path: Path) -> None:
         "warning: no training sample is of 1 of 3 classes, which cannot be learnt: fish",
         "no test sample is of 1 of 3 classes, whose accuracy is not known: fish",
     )
+
+
+def test_other_groups_of_the_same_files_are_noticed(tmp_path: Path) -> None:
+    train, test = (
+        image_split(image_files(tmp_path / "a", 6)),
+        image_split(image_files(tmp_path / "b", 2)),
+    )
+    for groups in ([0, 0, 1, 1, 2, 2], [0, 1, 2, 3, 4, 5], [0, 1, 2, 3, 4, 5]):
+        content = replace(raw(train, test), groups={"train": groups})
+        found = prepared(content, tmp_path / "cache", verify=True)
+        assert found.train.groups is not None
+        assert found.train.groups.tolist() == groups

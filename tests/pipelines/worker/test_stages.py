@@ -270,3 +270,26 @@ def test_groups_are_held_out_whole(tmp_path, monkeypatch, people):
     assert not {*train} & {*held_out}
     assert len(train) + len(held_out) == 40
     assert len(held_out) == pytest.approx(10, abs=2)
+
+
+def test_what_is_done_about_unbalanced_classes_is_said(tmp_path):
+    settings = {
+        "dataset": {"name": "digits", "image_size": 8},
+        "model": {"name": "linear"},
+        "loss": {"name": "cross_entropy", "weight": "balanced"},
+        "train": {"epochs": 1, "sampler": "balanced", "max_steps": 2, "validation": 0.5},
+        "device": "cpu",
+    }
+    threads = torch.get_num_threads()
+    folder = stages.prepare(settings, str(tmp_path), print)["folder"]
+    done = stages.train(settings, folder, str(tmp_path), lambda event: None)
+    torch.set_num_threads(threads)
+    labels = PreparedDataset.open(Path(folder)).train.labels
+    rest, _ = stratified_split(labels, 0.5, 0)
+    weights = len(rest) / (10 * np.bincount(labels[rest]))
+    numbers = ",".join(f"{weight:.5g}" for weight in weights)
+    assert done["balance"] == {
+        "balance": f"loss.weight=balanced: classes weighted {weights.min():.3g} to "
+        f"{weights.max():.3g}; classes drawn equally often",
+        "loss_filled_in": f"loss.weight=[{numbers}]",
+    }

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.plugins.datasets.image_files import FLAT, pack, prepared, problems, tree
+from tests.plugins.datasets.image_files import DIVIDED, FLAT, pack, prepared, problems, tree
 from torchyard import PreparedDataset
 from torchyard.core.preparation.prepare import find_prepared
 from torchyard.plugins.datasets.image_folder import ImageFolder
@@ -40,6 +40,18 @@ def test_the_drawn_test_part_is_stratified_and_seeded(tmp_path: Path) -> None:
     assert prepared(folder, tmp_path / "cache", seed=1).digest != one.digest
     larger = prepared(folder, tmp_path / "cache", test_fraction=0.5)
     assert np.bincount(larger.test.labels).tolist() == [10, 10, 10]
+
+
+def test_folds_of_a_folder_divide_it(tmp_path: Path) -> None:
+    folder = tree(tmp_path / "i", *[f"{label}/{n}.png" for label in "abc" for n in range(4)])
+    found = [prepared(folder, tmp_path / "cache", folds=4, fold=fold) for fold in range(4)]
+    assert [np.bincount(each.test.labels).tolist() for each in found] == [[1, 1, 1]] * 4
+    tested = {each.test.samples.tobytes() for each in found}
+    assert len(tested) == 4
+    both = tree(tmp_path / "other" / "parts", *DIVIDED)
+    assert problems(both, folds=2, fold=0) == [
+        "dataset.folds draws the test part, but there is a test part in the folder"
+    ]
 
 
 def test_size_and_channels(tmp_path: Path) -> None:

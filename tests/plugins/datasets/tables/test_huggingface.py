@@ -93,6 +93,9 @@ def test_what_is_no_data_set_is_refused(tmp_path: Path) -> None:
     assert problems("huggingface", tmp_path / "cache", path=str(path), label="knid") == [
         "dataset.label: there is no column 'knid'. Did you mean 'kind'?  (has: kind)"
     ]
+    other = datasets.DatasetDict(train=images(), test=images().remove_columns("kind"))
+    [problem] = problems("huggingface", tmp_path / "cache", path=str(saved(tmp_path / "o", other)))
+    assert problem == f"{tmp_path}/o: the columns of test differ from the rest"
     (path / "dataset_info.json").write_text("{")
     [problem] = problems("huggingface", tmp_path / "cache", path=str(path), label="kind")
     assert problem.startswith(f"{path} cannot be read: ")

@@ -86,6 +86,9 @@ def test_all_missing_files_are_counted_and_the_first_are_named(tmp_path: Path) -
         f"12 of 30 images are missing: {named} … and 2 more; paths start from {tmp_path} "
         "(dataset.root)"
     ]
+    both = refused(write(tmp_path / "t.csv", columns | {"label": [None, *columns["label"][1:]]}))
+    assert both[0] == "the column 'label' has no label in 1 row: 1"
+    assert both[1].startswith("12 of 30 images are missing: ")
     columns["path"][3] = None
     assert refused(write(tmp_path / "t.csv", columns)) == [
         "the column 'path' names no image in 1 row: 4"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from torchyard import UserError
@@ -53,3 +54,17 @@ def test_what_is_no_table(tmp_path: Path, content: bytes, message: str) -> None:
 def test_a_folder_is_no_table(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is no file: name a CSV"):
         TableFile(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet", "feather"])
+@pytest.mark.parametrize("name", [None, "id"])
+def test_the_index_that_pandas_writes(tmp_path: Path, kind: str, name: str | None) -> None:
+    frame = pd.DataFrame({"a": [1, 2, 3], "b": ["x", "y", "z"]}, index=[4, 5, 6]).iloc[1:]
+    frame.index.name = name
+    path = tmp_path / f"t.{kind}"
+    write = {"csv": frame.to_csv, "parquet": frame.to_parquet, "feather": frame.to_feather}[kind]
+    write(path)  # type: ignore[operator]
+    table = TableFile(path)
+    assert sorted(table.columns) == ["a", "b", *filter(None, [name])]
+    assert table.read(table.columns)["a"].tolist() == [2, 3]
+    assert table.read(["b"], rows=1)["b"].tolist()[:1] == ["y"]
