@@ -98,13 +98,25 @@ def test_a_hook_and_what_its_plugins_implement_are_documented(kind):
     _, found, section = PAGE.partition(f"\n### {HOOKS[kind]}({arguments})\n")
     assert found
     block = re.search(r"```python\n(.*?)```", section, re.DOTALL)[1].splitlines()
+    assert block == [f"class {base.__name__}:", *members(base)]
+
+
+@pytest.mark.parametrize("base", [torchyard.MixingParams, torchyard.RegionParams])
+def test_the_augmentations_of_a_special_kind_are_documented(base):
+    block = PAGE.partition(f"\nclass {base.__name__}(AugmentationParams):\n")[2]
+    assert block.partition("```")[0].splitlines()[: len(members(base))] == members(base)
+
+
+def members(base):
+    """The lines in which the page documents what a base class declares."""
+    declared = inspect.get_annotations(base)
+    settings = [f"    {name}: {type_} = {getattr(base, name)}" for name, type_ in declared.items()]
     methods = [
         each
         for name, each in vars(base).items()
         if inspect.isfunction(each) and not name.startswith("_")
     ]
-    expected = [f"class {base.__name__}:", *(f"    def {signature(each)}" for each in methods)]
-    assert block == expected
+    return [*settings, *(f"    def {signature(each)}" for each in methods)]
 
 
 def test_the_page_tells_of_no_hook_that_is_none():
