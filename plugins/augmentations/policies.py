@@ -1,7 +1,7 @@
 """Policies: operations drawn for each image from the same fourteen, RandAugment and TrivialAugment.
 
 The operations and their magnitudes are those of torchvision.transforms.v2. Those that move pixels
-are one affine map, those that blend an image with another one blend.
+are one affine map.
 """
 
 from __future__ import annotations
@@ -12,7 +12,12 @@ from typing import TYPE_CHECKING
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
 from torchyard import Augmentation, AugmentationParams, Register, hookimpl
-from torchyard.plugins.augmentations.colour import blend, colour_shape, greys
+from torchyard.plugins.augmentations.colour import (
+    brightened,
+    colour_shape,
+    contrasted,
+    saturated,
+)
 from torchyard.plugins.augmentations.geometry import Interpolation, warp
 from torchyard.plugins.augmentations.images import chance, change_, per_sample
 
@@ -65,17 +70,10 @@ def operate(
     def warped(some: torch.Tensor, operation: torch.Tensor, level: torch.Tensor) -> torch.Tensor:
         return warp(some, _sources(some, operation, level, limits), interpolation, fill)
 
-    def blended(some: torch.Tensor, operation: torch.Tensor, level: torch.Tensor) -> torch.Tensor:
-        return blend(some, _blended_with(some, operation), 1 + limits.blend * level)
-
     signed = level * sign
     samples = change_(samples, operation <= ROTATE, warped, operation, signed)
-    is_blend = (operation >= BRIGHTNESS) & (operation < SHARPNESS)
-    if samples.shape[1] == 1:
-        is_blend &= operation != COLOR
-    samples = change_(samples, is_blend, blended, operation, signed)
-    factor = 1 + limits.blend * signed
-    samples = change_(samples, operation == SHARPNESS, sharpened, factor)
+    for wanted, how in BLENDS.items():
+        samples = change_(samples, operation == wanted, how, 1 + limits.blend * signed)
     bits = (8 - level * limits.posterize).round()
     samples = change_(samples, operation == POSTERIZE, posterized, bits)
     samples = change_(samples, operation == SOLARIZE, solarized, 255 * (1 - level))
@@ -101,15 +99,6 @@ def _sources(
     across = [cos, shear_x - sin, shear_x * height / 2 - right]
     along = [shear_y + sin, cos, shear_y * width / 2 - down]
     return torch.stack([*across, *along], 1).view(-1, 2, 3)
-
-
-def _blended_with(samples: torch.Tensor, operation: torch.Tensor) -> torch.Tensor:
-    """Black for brightness, the greys for color, and their mean for contrast."""
-    import torch
-
-    operation, grey = per_sample(operation, samples), greys(samples)
-    mean = grey.mean((1, 2, 3), keepdim=True)
-    return torch.where(operation == COLOR, grey, torch.where(operation == CONTRAST, mean, 0.0))
 
 
 def sharpened(samples: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
@@ -169,6 +158,14 @@ def equalized(samples: torch.Tensor) -> torch.Tensor:
         samples,
         table.clamp_(0, 255).gather(2, values).to(samples.dtype).view_as(samples),
     )
+
+
+BLENDS = {
+    BRIGHTNESS: brightened,
+    COLOR: saturated,
+    CONTRAST: contrasted,
+    SHARPNESS: sharpened,
+}
 
 
 class RandAugment(AugmentationParams):

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torchvision.transforms import v2
 
-from tests.plugins.augmentations.trying import changed, images, params, smooth
+from tests.plugins.augmentations.trying import changed, images, smooth
 from torchyard.plugins.augmentations import geometry
 
 SHAPES = [(3, 24, 24), (1, 17, 30), (3, 31, 16)]
@@ -93,8 +93,3 @@ def test_no_rotation_and_no_map_leave_images_as_they_are(interpolation):
     assert torch.equal(changed("rotate", samples, **none), samples)
     none |= {"translate": (0, 0), "scale": (1, 1), "shear": 0}
     assert torch.equal(changed("affine", samples, **none), samples)
-
-
-def test_the_defaults_move_and_scale():
-    plugin = params("affine")
-    assert (plugin.translate, plugin.scale) == ((0.1, 0.1), (0.9, 1.1))

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.plugins.augmentations.trying import COUNT, applied, images, one_hot, params, shapes
+from tests.plugins.augmentations.trying import COUNT, images, one_hot, params, shapes
 
 NAMES = ("cutmix", "mixup", "mixup_or_cutmix")
 
@@ -146,11 +146,3 @@ def test_the_area_of_cutmix_has_the_share_that_is_drawn():
     assert own.min() == pytest.approx(0.5, abs=0.2)
     mean = 1 - (math.sqrt(0.5) * (1 - math.sqrt(0.5) / 4)) ** 2
     assert own.mean() == pytest.approx(mean, abs=0.01)
-
-
-def test_what_mixes_is_applied_after_what_was_before_it():
-    samples = images((3, 9, 9))
-    torch.manual_seed(0)
-    result, targets = applied(params("mixup"), samples)
-    assert result.shape == samples.shape
-    assert targets.shape == (COUNT, 5)
