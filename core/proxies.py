@@ -7,11 +7,15 @@ process and those that it starts.
 
 from __future__ import annotations
 
+import http.client
 import ipaddress
 import os
 import re
+import ssl
+import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from email.message import Message
 from importlib.util import find_spec
 from urllib.parse import urlsplit
 
@@ -65,6 +69,46 @@ def check_proxy(url: str) -> None:
     reason = _unusable.get(parts.scheme) or _unusable.get("all")
     if reason and not urllib.request.getproxies_environment().get(parts.scheme):
         raise UserError(f"{reason} Asked for: {parts.scheme}://{host}.")
+
+
+ANSWER_SECONDS = 2.0
+
+
+def answers(url: str) -> bool:
+    """Whether anything answers there at once, be it with a refusal."""
+    try:
+        http_get(url, ANSWER_SECONDS)
+    except (OSError, http.client.HTTPException):
+        return False
+    return True
+
+
+def http_get(
+    url: str, timeout: float, headers: Mapping[str, str] | None = None
+) -> tuple[Message, bytes]:
+    """Headers and body of any HTTP answer, also a refusing one: something answers there.
+
+    Raises:
+        TimeoutError: nothing does within `timeout` seconds.
+        OSError, http.client.HTTPException: nothing does, or it speaks no HTTP.
+    """
+    parts = urlsplit(url)
+    # A proxy would not know this machine's own address; urllib takes a password for the port.
+    proxies = urllib.request.ProxyHandler({} if is_loopback(parts.hostname) else None)
+    address = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+    try:
+        request = urllib.request.Request(address, headers=dict(headers or {}))
+        with urllib.request.build_opener(proxies).open(request, timeout=timeout) as answer:
+            return answer.headers, answer.read()
+    except urllib.error.HTTPError as refusal:
+        with refusal:
+            return refusal.headers, refusal.read()
+    except urllib.error.URLError as error:
+        if isinstance(error.reason, ssl.SSLError):  # its certificate is for the client to judge
+            return Message(), b""
+        if isinstance(error.reason, TimeoutError):
+            raise error.reason from error
+        raise
 
 
 def _fault(proxy: str) -> str | None:

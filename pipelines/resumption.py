@@ -11,6 +11,7 @@ from torchyard.core.config.resolve import ResolvedConfig, read_config, resolve
 from torchyard.core.errors import UserError
 from torchyard.core.hosting.host import host
 from torchyard.core.tracking import lookup, store
+from torchyard.core.tracking.location.errors import store_errors
 from torchyard.core.tracking.lookup import PARENT, SEEDS
 from torchyard.pipelines.commands.arguments import PRESETS
 
@@ -62,7 +63,7 @@ class Resumption:
         """
         uri = store.tracking_uri()
         client = store.open_existing(uri)
-        with store.store_errors(uri):
+        with store_errors(uri):
             found = lookup.find_run(client, wanted)
             if not overrides and (whole := lookup.unfinished_whole(client, found)):
                 say(

@@ -13,6 +13,7 @@ from torchyard.core.config.resolve import ResolvedConfig
 from torchyard.core.errors import UserError
 from torchyard.core.formatting import percent
 from torchyard.core.tracking import lookup, store
+from torchyard.core.tracking.location.errors import store_errors
 from torchyard.pipelines.display import Display
 from torchyard.pipelines.local_run import CallFlow
 
@@ -121,7 +122,7 @@ def _run_seed(
     before = _children(record).get(seed)
     if before is not None:
         client = store.open_store(uri)
-        with store.store_errors(uri):
+        with store_errors(uri):
             lookup.settle_owner(client, before, force=False, say=lambda text: None)
             before = lookup.sync_run(client, before)
         if before.info.status == "FINISHED":
@@ -143,5 +144,5 @@ def _run_seed(
 
 def _children(record: RunRecord) -> dict[int, Run]:
     client = store.open_store(uri := store.tracking_uri())
-    with store.store_errors(uri):
+    with store_errors(uri):
         return lookup.seeds_of(client, client.get_run(record.run_id))

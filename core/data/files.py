@@ -94,6 +94,14 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
         partial.unlink(missing_ok=True)
 
 
+def link_or_copy(file: Path, link: Path) -> None:
+    """Give a file a second name, or copy it to another file system."""
+    try:
+        os.link(file, link)
+    except OSError:
+        shutil.copyfile(file, link)
+
+
 def remove_partial(folder: Path) -> None:
     """Remove what `atomic_write` left below a folder when its process was killed.
 

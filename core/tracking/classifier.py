@@ -15,16 +15,11 @@ from pydantic import ValidationError
 from torchyard.core.data.image_reading import READING, ImageReading
 from torchyard.core.errors import RunError, UserError
 from torchyard.core.formatting import dimensions
+from torchyard.core.tracking.location.errors import store_errors
 from torchyard.core.tracking.lookup import DIGEST, find_run, logged_model_id
 from torchyard.core.tracking.mlflow_format import DATA, LOADER
 from torchyard.core.tracking.registry import registered_version
-from torchyard.core.tracking.store import (
-    current_store,
-    if_there,
-    open_existing,
-    store_errors,
-    tracking_uri,
-)
+from torchyard.core.tracking.store import current_store, if_there, open_existing, tracking_uri
 
 if TYPE_CHECKING:
     import numpy as np
@@ -233,7 +228,7 @@ class ImageClassifier(Classifier):
         Raises:
             ValueError: they cannot be decoded.
         """
-        from torchyard.core.preparation.image_file import decode_image
+        from torchyard.core.data.image_file import decode_image
 
         channels, height, width = self.shape
         return decode_image(data, (channels, height, width), reading=self.reading)

@@ -2,35 +2,29 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import logging
 import os
 import shutil
 import tempfile
-import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from itertools import chain, groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from torchyard.core.errors import RunError, StoreUnavailableError
 from torchyard.core.redaction import redacted
 from torchyard.core.tracking import mlflow_format
+from torchyard.core.tracking.location.address import database_of, is_server
+from torchyard.core.tracking.location.errors import store_errors
 from torchyard.core.tracking.location.relocation import relocate
 from torchyard.core.tracking.mlflow_format import metric_points
 from torchyard.core.tracking.ownership.folders import is_own
 from torchyard.core.tracking.ownership.lease import Lease
-from torchyard.core.tracking.store import (
-    database_of,
-    get_run,
-    is_server,
-    run_folder,
-    store_errors,
-)
+from torchyard.core.tracking.store import get_run, run_folder
 from torchyard.core.training.events import TrainingMetrics
-from torchyard.core.training.run_log import Line, RunLog
+from torchyard.core.training.run_log import Line, Offset, RunLog
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -73,6 +67,7 @@ class LogDelivery:
         self.recorded: dict[tuple[str, int], float] = {}
         self.differing: dict[str, int] = {}
         self.set_aside = 0
+        self._sent = Offset(self.folder / SENT)
         self._noted = 0  # the lines before this byte are in `recorded`
         self._client = client
         self._run_id: str = run.info.run_id
@@ -80,12 +75,7 @@ class LogDelivery:
 
     def __len__(self) -> int:
         """How many lines are pending."""
-        try:
-            with (self.folder / SENT).open("rb") as file:
-                sent = _offset(file)
-        except FileNotFoundError:
-            sent = 0
-        return sum(1 for _ in self.log.read(sent))
+        return sum(1 for _ in self.log.read(self._sent.get()))
 
     def attachment(self, name: str) -> Path:
         """Where to put a file of that name, for a line to name it.
@@ -117,11 +107,11 @@ class LogDelivery:
                 f"{self.folder} belongs to another user, or everybody can write to it: nothing in "
                 "it is sent."
             )
-        with _locked(self.folder / SENT) as file:
-            sent = _offset(file)
+        with self._sent.locked():
+            sent = self._sent.get()
             if sent > (size := self.log.path.stat().st_size):  # a power cut took the last lines
                 sent = size
-                _move_offset(file, size)
+                self._sent.set(size)
             if self._noted < sent:  # sent by another process
                 self._note(line for line in self.log.read(self._noted) if line.end <= sent)
             waiting = self.log.read(sent)
@@ -134,13 +124,13 @@ class LogDelivery:
             )
             before = self._noted, dict(self.recorded)
             try:
-                self._send_all((list(lines) for _, lines in together), refused, file)
+                self._send_all((list(lines) for _, lines in together), refused)
             except StoreUnavailableError:
                 if is_server(self._client.tracking_uri):
                     self._noted, self.recorded = before
                 raise
 
-    def _send_all(self, batches: Iterable[list[Line]], refused: str, file: BinaryIO) -> None:
+    def _send_all(self, batches: Iterable[list[Line]], refused: str) -> None:
         done: list[Line] = []
         try:
             for batch in batches:
@@ -150,14 +140,14 @@ class LogDelivery:
         except StoreUnavailableError:
             # Who knows what a server has got: it is sent all of it again, which is harmless.
             if not is_server(self._client.tracking_uri):
-                self._settle(done, file)
+                self._settle(done)
             raise
         except RunError:
             if refused == "drop" and batch[0].kind not in METRICS:
                 done += batch
-            self._settle(done, file)
+            self._settle(done)
             raise
-        self._settle(done, file)
+        self._settle(done)
 
     def _send_batch(self, batch: list[Line], refused: str) -> None:
         """Send lines; where those are to be skipped that cannot be sent, set them aside."""
@@ -180,11 +170,11 @@ class LogDelivery:
             with (self.folder / SET_ASIDE).open("a", encoding="utf-8") as aside:
                 aside.write(json.dumps(entry) + "\n")
 
-    def _settle(self, done: list[Line], file: BinaryIO) -> None:
+    def _settle(self, done: list[Line]) -> None:
         """Note that MLflow has these lines."""
         if done:
             self._confirm(done)
-            _move_offset(file, done[-1].end)
+            self._sent.set(done[-1].end)
             for line in done:
                 self._remove_attachment(line)
 
@@ -385,28 +375,3 @@ def _patience(size: int) -> Iterator[None]:
         yield
     finally:
         os.environ[name] = before
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[BinaryIO]:
-    """Open the file of the offset; other threads and processes wait until it is closed."""
-    path.touch()
-    with path.open("r+b", buffering=0) as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield file
-
-
-def _offset(file: BinaryIO) -> int:
-    offset, _, checksum = file.read().partition(b" ")
-    # Empty, or damaged: all is sent again, which does no harm.
-    return int(offset) if checksum == _checksum(offset) else 0
-
-
-def _move_offset(file: BinaryIO, offset: int) -> None:
-    # In place and in one write: no reader sees half of it, and it needs no room on a full disk.
-    digits = b"%020d" % offset
-    os.pwrite(file.fileno(), digits + b" " + _checksum(digits), 0)
-
-
-def _checksum(digits: bytes) -> bytes:
-    return b"%08x" % zlib.crc32(digits)

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 from torchyard.core.config.parsing import settings_in
 from torchyard.core.errors import UserError, suggestion
 from torchyard.core.tracking.delivery import SET_ASIDE, LogDelivery, end_run
+from torchyard.core.tracking.location.address import database_of
 from torchyard.core.tracking.location.relocation import FOLDER, moved_config
 from torchyard.core.tracking.ownership import lease
 from torchyard.core.tracking.ownership.process import described_owner, owner_lives
 from torchyard.core.tracking.store import (
     RUNS,
     chosen_experiment,
-    database_of,
     if_there,
     locked_store,
     run_folder,

@@ -132,6 +132,21 @@ def dataset_links(prepared: PreparedDataset, part: str) -> dict[str, str]:
     }
 
 
+def described_model(
+    prepared: PreparedDataset, torch_version: str, digest: str | None
+) -> dict[str, Any]:
+    """What `write_model` has to know of a network and its data, in plain values."""
+    return {
+        "dtype": prepared.dtype,
+        "shape": prepared.shape,
+        "classes": prepared.classes,
+        "image_reading": prepared.reading.model_dump(mode="json", exclude_defaults=True),
+        "encoding": prepared.encoding,
+        "torch_version": torch_version,
+        "digest": digest,
+    }
+
+
 def described_dataset(prepared: PreparedDataset) -> list[dict[str, str]]:
     """The splits in plain texts: digest, schema, source, and a profile the UI lists."""
     import numpy as np

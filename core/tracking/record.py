@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
@@ -16,21 +15,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from torchyard.core.data.dataset import PreparedDataset
-from torchyard.core.data.files import remove_partial
+from torchyard.core.data.files import link_or_copy, remove_partial
 from torchyard.core.errors import RunError, UserError
 from torchyard.core.redaction import redacted, redacted_uri, without_passwords
 from torchyard.core.tracking import mlflow_format, provenance, store, table
 from torchyard.core.tracking.delivery import ATTACHMENTS, METRICS, REASON, LogDelivery
+from torchyard.core.tracking.location.address import is_server
+from torchyard.core.tracking.location.errors import check_answer, store_errors
 from torchyard.core.tracking.location.relocation import FOLDER
 from torchyard.core.tracking.lookup import CONFIG, check_checkpoint, end_orphans
 from torchyard.core.tracking.mlflow_format import MAX_PARAMETER, MAX_TAG, safe_key, shortened
 from torchyard.core.tracking.ownership.folders import is_own
 from torchyard.core.tracking.ownership.keeper import Keeper
-from torchyard.core.tracking.ownership.lease import (
-    LEASE,
-    Lease,
-    check_resumable,
-)
+from torchyard.core.tracking.ownership.lease import LEASE, Lease, check_resumable
 from torchyard.core.tracking.ownership.process import (
     PROCESS,
     hold_folder,
@@ -119,7 +116,7 @@ class RunRecord:
                 tags=_tags(tags),
                 run_name=f"{name_stem} #{number}",
             )
-            store.check_answer(bool(run.info.run_id), True)
+            check_answer(bool(run.info.run_id), True)
         record = cls(client, run, Lease(client, run.info.run_id, owner[PROCESS]))
         try:
             record._begin()
@@ -290,7 +287,7 @@ class RunRecord:
     def log_file(self, file: Path) -> None:
         """Store a file as an artifact, under its own name."""
         with self._artifact(file.name) as attachment:
-            _link(file, attachment)
+            link_or_copy(file, attachment)
 
     def log_figure(self, figure: Figure | None, artifact_path: str) -> None:
         """Store a figure, if there is one; the ending of `artifact_path` says in which format."""
@@ -330,21 +327,13 @@ class RunRecord:
         if not exported.is_file():
             raise RunError(f"The exported network {exported} is missing.")
         values = {
-            "about": {
-                "dtype": prepared.dtype,
-                "shape": prepared.shape,
-                "classes": prepared.classes,
-                "image_reading": prepared.reading.model_dump(mode="json", exclude_defaults=True),
-                "encoding": prepared.encoding,
-                "torch_version": torch_version,
-                "digest": digest,
-            },
+            "about": mlflow_format.described_model(prepared, torch_version, digest),
             "dataset": mlflow_format.dataset_links(prepared, "test"),
             "metrics": {key: float(value) for key, value in (metrics or {}).items()},
             "step": step,
         }
         with self._attached("model", "model.pt2", values) as file:
-            _link(exported, file)
+            link_or_copy(exported, file)
         self.has_model = True
 
     def finish(self, status: Literal["FINISHED", "FAILED", "KILLED"], reason: str = "") -> bool:
@@ -382,7 +371,7 @@ class RunRecord:
         if self._digests or self.keeper.taken_over:
             return False
         try:
-            with store.store_errors(self._uri):
+            with store_errors(self._uri):
                 self._client.delete_run(self.run_id)
         except (RunError, UserError):
             return False
@@ -419,18 +408,10 @@ class RunRecord:
 
 def page_address(uri: str, experiment_id: str, run_id: str) -> str:
     """The address of a run's page in the MLflow UI of a store."""
-    server = redacted_uri(uri) if store.is_server(uri) else store.LOCAL_UI
+    server = redacted_uri(uri) if is_server(uri) else store.LOCAL_UI
     page = f"{server.rstrip('/')}/#/experiments/{experiment_id}/runs/{run_id}"
     # Without it the UI opens on its side for language models, where metrics do not show.
     return f"{page}?workflowType=machine_learning"
-
-
-def _link(file: Path, link: Path) -> None:
-    """Give a file a second name, or copy it to another file system."""
-    try:
-        os.link(file, link)
-    except OSError:
-        shutil.copyfile(file, link)
 
 
 def _tags(tags: Mapping[str, Any]) -> dict[str, str]:

@@ -17,9 +17,10 @@ from torchyard.core.errors import RunError, UserError, suggestion
 from torchyard.core.hosting.params import GateParams, Verdict
 from torchyard.core.redaction import redacted
 from torchyard.core.tracking import lookup
+from torchyard.core.tracking.location.errors import store_errors
 from torchyard.core.tracking.lookup import CHAMPION
 from torchyard.core.tracking.provenance import user_name
-from torchyard.core.tracking.store import current_store, if_there, store_errors, store_lock
+from torchyard.core.tracking.store import current_store, if_there, store_lock
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -1,34 +1,33 @@
-"""The MLflow store runs are kept in: where it is, opening it, and what its errors mean."""
+"""The MLflow store runs are kept in: where it is, and opening it."""
 
 from __future__ import annotations
 
-import http.client
 import logging
 import os
 import re
 import shutil
-import sqlite3
-import ssl
 import sys
 import tempfile
 import time
-import urllib.error
-import urllib.request
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from email.message import Message
 from functools import lru_cache
 from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
-from urllib.parse import unquote, urlsplit
 
 from torchyard.core.data.files import check_folder, make_folder
-from torchyard.core.errors import RunError, StoreUnavailableError, UserError
-from torchyard.core.proxies import check_proxy, is_loopback
-from torchyard.core.redaction import ESCAPES, redacted, redacted_uri
-from torchyard.core.tracking.location.address import check_address, local_address
+from torchyard.core.errors import StoreUnavailableError, UserError
+from torchyard.core.proxies import check_proxy
+from torchyard.core.redaction import redacted_uri
+from torchyard.core.tracking.location.address import (
+    check_address,
+    database_of,
+    is_server,
+    local_address,
+)
+from torchyard.core.tracking.location.errors import check_answer, store_errors
 from torchyard.core.tracking.location.relocation import FOLDER, RUNS_NAME, relocate
 from torchyard.core.tracking.ownership.folders import is_own, user_folder
 
@@ -62,37 +61,6 @@ _SETTINGS = {
 }
 
 _ARTIFACT_ROOT = "_MLFLOW_SERVER_ARTIFACT_ROOT"  # where MLflow looks for it as it opens a database
-
-# A pattern of a store's error, the error raised for it, and its message.
-_TROUBLES: tuple[tuple[str, type[UserError | RunError], str], ...] = (
-    ("database is locked", StoreUnavailableError, "is locked by another program"),
-    (
-        "disk is full|No space left|quota exceeded",
-        StoreUnavailableError,
-        "has no space left on its disk",
-    ),
-    ("readonly database|Permission denied|Read-only", StoreUnavailableError, "cannot be written"),
-    ("unable to open database", StoreUnavailableError, "cannot be written"),
-    (
-        "out-of-date database schema|Can't locate revision",
-        UserError,
-        "was made by another version of MLflow; back it up, then 'mlflow db upgrade {uri}'",
-    ),
-    ("file is not a database|malformed", UserError, "is not a readable MLflow database"),
-    ("^Invalid url", UserError, f"is no address: {ESCAPES}"),
-    ("file lock .* could not be acquired", StoreUnavailableError, "is busy with another start"),
-    ("too many ([45][0-9][0-9]) error", StoreUnavailableError, "answers with status {0}"),
-    (
-        "Failed to resolve|Name or service not known",
-        StoreUnavailableError,
-        "does not answer: its name is not known here",
-    ),
-    (r"(certificate verify failed[^()\[\]]*\w)", StoreUnavailableError, "does not answer: {0}"),
-    ("Max retries exceeded|Connection|[Tt]imed out", StoreUnavailableError, "does not answer"),
-)
-# What MLflow's server answers where it does not refuse for good.
-_PASSING = {"TEMPORARILY_UNAVAILABLE", "DEADLINE_EXCEEDED", "REQUEST_LIMIT_EXCEEDED"}
-_PASSING |= {"RESOURCE_EXHAUSTED", "UNAUTHENTICATED", "CUSTOMER_UNAUTHORIZED", "PERMISSION_DENIED"}
 
 
 def tracking_uri() -> str:
@@ -295,15 +263,6 @@ def get_run(client: MlflowClient, run_id: str) -> Run:
     return run
 
 
-def check_answer(found: object, expected: object) -> None:
-    """Raise OSError unless an answer names what was asked for: MLflow takes an empty one for good.
-
-    A proxy or a captive portal in front of it may answer anything.
-    """
-    if found != expected:
-        raise OSError(f"status 200, with {found!r} in place of {expected!r}")
-
-
 @contextmanager
 def current_store(uri: str) -> Iterator[None]:
     """Make a store the one that MLflow's functions without a client use."""
@@ -318,103 +277,6 @@ def current_store(uri: str) -> Iterator[None]:
         mlflow.set_tracking_uri(None)  # type: ignore[arg-type]
         if before is not None:
             os.environ[TRACKING_URI] = before
-
-
-@contextmanager
-def store_errors(uri: str) -> Iterator[None]:
-    """Turn what the store raises into one message; other exceptions pass.
-
-    Raises:
-        UserError: the store is of another version of MLflow, or not a store at all.
-        StoreUnavailableError: it is locked, full, read-only or out of reach.
-        RunError: it refused.
-    """
-    from google.protobuf.json_format import ParseError
-    from mlflow.exceptions import MlflowException
-    from sqlalchemy.exc import SQLAlchemyError
-
-    try:
-        yield
-    except (MlflowException, SQLAlchemyError, ParseError, sqlite3.Error, OSError) as error:
-        text = redacted(str(error).strip() or type(error).__name__)
-        says = f"refused: {text.splitlines()[0][:300]}"
-        kind: type[UserError | RunError] = RunError
-        details = text
-        for sign, known, meaning in _TROUBLES:
-            if found := re.search(sign, text):
-                kind, says = known, meaning.format(*found.groups(), uri=redacted_uri(uri)) + "."
-                details = ""  # it says as much, in MLflow's words
-                break
-        else:
-            local = isinstance(error, OSError) and error.filename is not None
-            if is_server(uri) and not local and not _is_refusal(error):
-                kind, says = StoreUnavailableError, f"answers, but not as MLflow: {_answer(text)}."
-                details = ""  # a whole page, as a rule
-        message = f"The MLflow store {redacted_uri(uri)} {says}"
-        raise (kind(message, details) if issubclass(kind, RunError) else kind(message)) from error
-
-
-def _is_refusal(error: Exception) -> bool:
-    """Whether an error is MLflow's own answer, and not to be had otherwise by waiting."""
-    from mlflow.exceptions import RestException
-    from mlflow.protos.databricks_pb2 import ErrorCode
-
-    code = error.json.get("error_code") if isinstance(error, RestException) else None
-    return code in ErrorCode.keys() and code not in _PASSING  # noqa: SIM118 - no mapping
-
-
-def _answer(text: str) -> str:
-    """What answered, in a line: the status, and the beginning of the body."""
-    status = re.search(r"(?:error code|status) (\d{3})|(\d{3}) (?:Client|Server) Error", text)
-    body = re.search(r"Response(?: body| text)?: '?(.*)", text, re.DOTALL)
-    words = re.sub(r"<(script|style).*?</\1>|<[^>]*>|\s+", " ", body[1] if body else text)
-    shown = " ".join(words.split()).rstrip("'")[:120] or "nothing"
-    return f"status {status[1] or status[2]}, {shown}" if status and body else shown
-
-
-def is_server(uri: str) -> bool:
-    """Whether the store is a server, which can be asked whether it answers."""
-    return uri.startswith(("http://", "https://"))
-
-
-ANSWER_SECONDS = 2.0
-
-
-def answers(url: str) -> bool:
-    """Whether anything answers there at once, be it with a refusal."""
-    try:
-        http_get(url, ANSWER_SECONDS)
-    except (OSError, http.client.HTTPException):
-        return False
-    return True
-
-
-def http_get(
-    url: str, timeout: float, headers: Mapping[str, str] | None = None
-) -> tuple[Message, bytes]:
-    """Headers and body of any HTTP answer, also a refusing one: something answers there.
-
-    Raises:
-        TimeoutError: nothing does within `timeout` seconds.
-        OSError, http.client.HTTPException: nothing does, or it speaks no HTTP.
-    """
-    parts = urlsplit(url)
-    # A proxy would not know this machine's own address; urllib takes a password for the port.
-    proxies = urllib.request.ProxyHandler({} if is_loopback(parts.hostname) else None)
-    address = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
-    try:
-        request = urllib.request.Request(address, headers=dict(headers or {}))
-        with urllib.request.build_opener(proxies).open(request, timeout=timeout) as answer:
-            return answer.headers, answer.read()
-    except urllib.error.HTTPError as refusal:
-        with refusal:
-            return refusal.headers, refusal.read()
-    except urllib.error.URLError as error:
-        if isinstance(error.reason, ssl.SSLError):  # its certificate is for the client to judge
-            return Message(), b""
-        if isinstance(error.reason, TimeoutError):
-            raise error.reason from error
-        raise
 
 
 def template_database(program: str) -> Path:
@@ -438,20 +300,6 @@ def copy_template_database(program: str, url: str) -> None:
         copy = shutil.copyfile(template, Path(scratch) / "copy")
         copy.chmod(0o600)
         os.link(copy, database)
-
-
-def database_of(url: str) -> Path | None:
-    """The file of a SQLite database; None for any other, and for one in memory."""
-    match = re.match(r"sqlite(\+\w+)?:///([^?]+)", url)
-    if not match or ":memory:" in match[2]:
-        return None
-    return Path(unquote(match[2])).absolute()
-
-
-def store_folder_exists(uri: str) -> bool:
-    """Whether the folder of a local store is there; True for any other store."""
-    database = database_of(uri)
-    return database is None or database.parent.is_dir()
 
 
 def runs_folder(uri: str) -> Path:

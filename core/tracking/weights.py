@@ -10,8 +10,9 @@ from torchyard.core.config.weights import WeightsSource
 from torchyard.core.data.files import cache_folder
 from torchyard.core.errors import UserError
 from torchyard.core.tracking.classifier import found_model
+from torchyard.core.tracking.location.errors import store_errors
 from torchyard.core.tracking.mlflow_format import DATA, WEIGHTS
-from torchyard.core.tracking.store import current_store, open_existing, store_errors, tracking_uri
+from torchyard.core.tracking.store import current_store, open_existing, tracking_uri
 
 
 def recorded_weights(resolved: ResolvedConfig) -> str | None:

@@ -8,6 +8,7 @@ Every line ends with its checksum: one that is damaged is left out, with a warni
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import logging
 import os
@@ -16,6 +17,7 @@ import time
 import weakref
 import zlib
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -109,6 +111,35 @@ class RunLog:
                         )
                     continue
                 yield line
+
+
+class Offset:
+    """A byte offset in a file of its own: that up to which a log has been delivered."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Have other threads and processes wait until the body has ended."""
+        self._path.touch()
+        with self._path.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
+    def get(self) -> int:
+        """The offset; 0 where there is none or it is damaged: to send all again does no harm."""
+        try:
+            digits, _, checksum = self._path.read_bytes().partition(b" ")
+        except FileNotFoundError:
+            return 0
+        return int(digits) if checksum == b"%08x" % zlib.crc32(digits) else 0
+
+    def set(self, offset: int) -> None:
+        """Move it, in one write: no reader sees half of it, and it needs no room on a full disk."""
+        digits = b"%020d" % offset
+        with self._path.open("r+b", buffering=0) as file:
+            file.write(b"%s %08x" % (digits, zlib.crc32(digits)))
 
 
 def _checked(line: bytes) -> bytes:

@@ -13,7 +13,8 @@ from rich.markup import escape
 from torchyard.core.data.files import atomic_write
 from torchyard.core.errors import UserError
 from torchyard.core.formatting import number, percent, points, printable
-from torchyard.core.tracking.store import open_existing, store_errors, tracking_uri
+from torchyard.core.tracking.location.errors import store_errors
+from torchyard.core.tracking.store import open_existing, tracking_uri
 from torchyard.core.tracking.table import COLUMNS, RunQuery
 from torchyard.pipelines.commands.arguments import AsJson, chosen_run
 from torchyard.pipelines.display import print_json, print_table, stderr, stdout

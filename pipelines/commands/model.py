@@ -21,14 +21,10 @@ from torchyard.core.errors import RunError, UserError
 from torchyard.core.formatting import byte_size, percent
 from torchyard.core.hosting import host as plugins
 from torchyard.core.proxies import is_loopback
+from torchyard.core.tracking.location.errors import store_errors
 from torchyard.core.tracking.lookup import DIGEST, recorded_config, recorded_predictions
 from torchyard.core.tracking.mlflow_format import DATA, WEIGHTS
-from torchyard.core.tracking.store import (
-    current_store,
-    open_existing,
-    store_errors,
-    tracking_uri,
-)
+from torchyard.core.tracking.store import current_store, open_existing, tracking_uri
 from torchyard.pipelines.commands.arguments import AsJson, RunName, chosen_run
 from torchyard.pipelines.display import Display, print_json, print_table, stdout
 from torchyard.pipelines.worker.process import shared_worker

@@ -16,7 +16,8 @@ from rich.text import Text
 
 from torchyard.core.config.resolve import ResolvedConfig
 from torchyard.core.errors import RunError, UserError
-from torchyard.core.tracking.store import answers, check_writable, tracking_uri
+from torchyard.core.proxies import answers
+from torchyard.core.tracking.store import check_writable, tracking_uri
 from torchyard.pipelines.commands import arguments
 from torchyard.pipelines.commands.arguments import Overrides, PresetOrFile
 from torchyard.pipelines.display import print_json, print_table, stderr, stdout
@@ -116,7 +117,7 @@ def schedule_runs(
     Example: [bold]torchyard schedule cifar10 model=resnet18 --cron "0 3 * * *"
     --timezone Asia/Shanghai[/]
     """
-    from torchyard.pipelines.services import deployments, schedules
+    from torchyard.pipelines.services.scheduling import deployments, schedules
 
     problems: list[str] = []
     resolved = _read(problems, arguments.preset_config, source, overrides)
@@ -142,7 +143,7 @@ def unschedule(
     name: Annotated[str, typer.Argument(metavar="NAME", help="as `torchyard status` lists it")],
 ) -> None:
     """Remove a schedule or a deployment; a run that has started continues."""
-    from torchyard.pipelines.services import deployments
+    from torchyard.pipelines.services.scheduling import deployments
 
     with _prefect():
         deleted = deployments.remove(name)
@@ -171,11 +172,12 @@ def deploy(
     Example: [bold]torchyard deploy cifar10 --pool gpus
     --job-variable env.MLFLOW_TRACKING_URI=http://tracking:5000[/]
     """
-    from torchyard.pipelines.services import deployments
+    from torchyard.pipelines.services.scheduling import deployments
+    from torchyard.pipelines.services.scheduling.job_variables import read_variables
 
     problems: list[str] = []
     resolved = _read(problems, arguments.preset_config, source, overrides)
-    variables = _read(problems, deployments.read_variables, job_variables or [])
+    variables = _read(problems, read_variables, job_variables or [])
     name = _read(problems, check_name, name, source)
     if problems or resolved is None or variables is None or name is None:
         raise UserError(problems)
@@ -228,7 +230,7 @@ def _plan(prefect: ServiceStatus) -> list[dict[str, Any]]:
     """What is scheduled and deployed; nothing while there is no server to ask."""
     if prefect.state == DOWN or not answers(f"{prefect.api}/health"):  # it may be starting
         return []
-    from torchyard.pipelines.services import deployments
+    from torchyard.pipelines.services.scheduling import deployments
 
     with use(prefect.api):
         return deployments.overview()

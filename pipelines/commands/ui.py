@@ -19,7 +19,8 @@ from rich.markup import escape
 from torchyard.core.errors import RunError, UserError
 from torchyard.core.redaction import redacted_uri
 from torchyard.core.tracking import store, table
-from torchyard.core.tracking.location.address import local_address
+from torchyard.core.tracking.location.address import database_of, is_server, local_address
+from torchyard.core.tracking.location.errors import store_errors
 from torchyard.pipelines.commands.arguments import chosen_run
 from torchyard.pipelines.display import stdout
 from torchyard.pipelines.services.manager import (
@@ -55,7 +56,7 @@ def ui(
         _open_prefect()
         return
     uri = store.tracking_uri()
-    address = redacted_uri(uri) if store.is_server(uri) else ui_address(uri)
+    address = redacted_uri(uri) if is_server(uri) else ui_address(uri)
     page = _page(uri, run)  # fails before a server is started if there is no run
     if address is not None:
         _open(address + page)
@@ -82,10 +83,10 @@ def ui(
 
 def mlflow_ui_command(tracking_uri: str) -> str:
     """The shell command that shows the runs of a store; the address of a store that is a server."""
-    if store.is_server(tracking_uri):
+    if is_server(tracking_uri):
         return redacted_uri(tracking_uri)
     uri = '"$MLFLOW_TRACKING_URI"'  # whose value may contain a password
-    if database := store.database_of(tracking_uri):
+    if database := database_of(tracking_uri):
         uri = shlex.quote(local_address(_relative(database)))
     # One process of MLflow's server starts faster than the default four.
     return f"{_mlflow()} ui --backend-store-uri {uri} --workers 1"
@@ -107,7 +108,7 @@ def _relative(path: Path) -> Path:
 def _page(uri: str, run: str | None) -> str:
     """The path of the page in MLflow's UI."""
     client = store.open_existing(uri)
-    with store.store_errors(uri):
+    with store_errors(uri):
         if run is None:
             experiment = store.chosen_experiment(client, uri).experiment_id
             return f"/#/experiments/{experiment}/runs?viewStateShareKey={table.KEY}"

@@ -9,15 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from torchyard.core.config.schema import RunConfig
 from torchyard.core.data.dataset import PreparedDataset
+from torchyard.core.tracking.location.errors import store_errors
 from torchyard.core.tracking.lookup import SEEDS, recorded_config
 from torchyard.core.tracking.mlflow_format import flattened
-from torchyard.core.tracking.store import (
-    get_run,
-    open_store,
-    run_folder,
-    store_errors,
-    tracking_uri,
-)
+from torchyard.core.tracking.store import get_run, open_store, run_folder, tracking_uri
 
 if TYPE_CHECKING:
     from mlflow.entities import Run

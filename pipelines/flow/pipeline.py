@@ -52,9 +52,9 @@ from torchyard.pipelines.flow.failures import (
     run_cancellable,
 )
 from torchyard.pipelines.flow.prefect_calls import recorded
-from torchyard.pipelines.services.deployments import NEEDS
 from torchyard.pipelines.services.prefect_server import FLOW
 from torchyard.pipelines.services.reaper import owner_labels
+from torchyard.pipelines.services.scheduling.deployments import NEEDS
 from torchyard.pipelines.worker.process import check_config, shared_worker
 
 

@@ -31,17 +31,13 @@ from torchyard.core.formatting import percent
 from torchyard.core.report import image_grids, markdown, plots
 from torchyard.core.report.run_page import run_page
 from torchyard.core.tracking import provenance
+from torchyard.core.tracking.location.address import database_of
+from torchyard.core.tracking.location.errors import store_errors
 from torchyard.core.tracking.lookup import PARENT, run_tagged
 from torchyard.core.tracking.mlflow_format import BEST, class_metric_keys, event_metrics
 from torchyard.core.tracking.record import RunRecord
 from torchyard.core.tracking.registry import Judged, promote
-from torchyard.core.tracking.store import (
-    database_of,
-    load_mlflow,
-    open_store,
-    store_errors,
-    tracking_uri,
-)
+from torchyard.core.tracking.store import load_mlflow, open_store, tracking_uri
 from torchyard.core.training.events import EpochDone
 from torchyard.core.training.run_log import RunLog
 from torchyard.pipelines.display import display

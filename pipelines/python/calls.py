@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from torchyard.core.errors import RunError
 from torchyard.core.tracking import store
+from torchyard.core.tracking.location.errors import store_errors
 from torchyard.pipelines.commands.arguments import preset_config
 from torchyard.pipelines.display import Display, PrintableConsole
 from torchyard.pipelines.local_run import local_pipeline
@@ -184,7 +185,7 @@ def runs(
     query = RunQuery.parse(conditions, sort, reverse)
     uri = store.tracking_uri()
     client = store.open_existing(uri)
-    with store.store_errors(uri):
+    with store_errors(uri):
         table = query.table(client, limit, settings=True)
         if table.empty:
             query.check_names(client)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from torchyard.core.errors import UserError
 from torchyard.core.formatting import percent
 from torchyard.core.tracking import lookup, store
+from torchyard.core.tracking.location.errors import store_errors
 from torchyard.core.tracking.record import page_address
 from torchyard.core.tracking.registry import registered_version
 from torchyard.pipelines.python.model import Model
@@ -48,7 +49,7 @@ class RunResult:
         """The run that is meant, as `torchyard.load` takes it."""
         uri = store.tracking_uri()
         client = store.open_existing(uri)
-        with store.store_errors(uri):
+        with store_errors(uri):
             version = registered_version(client, wanted)
             if version is None:
                 return cls(client, lookup.find_run(client, wanted))
@@ -64,14 +65,14 @@ class RunResult:
         if self.status == "FINISHED" or not inputs:
             return self
         chosen = f"attributes.status = 'FINISHED' and tags.`{INPUTS}` = '{inputs}'"
-        with store.store_errors(self._client.tracking_uri):
+        with store_errors(self._client.tracking_uri):
             found = self._client.search_runs([self._run.info.experiment_id], chosen, max_results=1)
         return RunResult(self._client, found[0]) if found else self
 
     @cached_property
     def config(self) -> dict[str, Any]:
         """The whole configuration; `torchyard.run(run.config)` runs it again."""
-        with store.store_errors(self._client.tracking_uri):
+        with store_errors(self._client.tracking_uri):
             return lookup.recorded_config(self._client, self._run)
 
     @cached_property
@@ -81,7 +82,7 @@ class RunResult:
         Raises:
             UserError: it has recorded none.
         """
-        with store.store_errors(self._client.tracking_uri):
+        with store_errors(self._client.tracking_uri):
             return lookup.recorded_predictions(self._client, self._run)
 
     @cached_property
@@ -97,7 +98,7 @@ class RunResult:
         """The runs of the seeds, if it was run with several; else none."""
         if lookup.SEEDS not in self._run.data.tags:
             return []
-        with store.store_errors(self._client.tracking_uri):
+        with store_errors(self._client.tracking_uri):
             children = lookup.seeds_of(self._client, self._run)
         return [RunResult(self._client, run) for _, run in sorted(children.items())]
 

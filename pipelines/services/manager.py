@@ -27,19 +27,12 @@ from urllib.parse import urlsplit
 
 from torchyard.core.data.files import atomic_write
 from torchyard.core.errors import RunError, UserError
+from torchyard.core.proxies import ANSWER_SECONDS, answers
 from torchyard.core.redaction import redacted_uri
+from torchyard.core.tracking.location.address import database_of, is_server, store_folder_exists
 from torchyard.core.tracking.location.relocation import relocate
 from torchyard.core.tracking.provenance import user_name
-from torchyard.core.tracking.store import (
-    ANSWER_SECONDS,
-    LOCAL_UI,
-    answers,
-    check_writable,
-    database_of,
-    is_server,
-    store_folder_exists,
-    tracking_uri,
-)
+from torchyard.core.tracking.store import LOCAL_UI, check_writable, tracking_uri
 from torchyard.pipelines.services.daemon import (
     Daemon,
     DaemonState,

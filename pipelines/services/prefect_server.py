@@ -32,9 +32,8 @@ from urllib.parse import urlsplit
 
 from torchyard.core.data.files import private_folder
 from torchyard.core.errors import RunError, UserError
-from torchyard.core.proxies import is_loopback, settle_proxies
+from torchyard.core.proxies import http_get, is_loopback, settle_proxies
 from torchyard.core.redaction import redacted_uri
-from torchyard.core.tracking.store import http_get
 from torchyard.pipelines.services.daemon import (
     Daemon,
     is_served_by_this_user,

@@ -20,10 +20,15 @@ from prefect.exceptions import PrefectException
 from prefect.states import Cancelled, Completed, Crashed, Failed
 
 from torchyard.core.tracking.delivery import REASON
+from torchyard.core.tracking.location.address import database_of
 from torchyard.core.tracking.lookup import end_orphans
 from torchyard.core.tracking.ownership.process import owner_lives, owner_tags
-from torchyard.core.tracking.store import database_of, load_mlflow, open_store, store_lock
-from torchyard.pipelines.services.deployments import OUR_FLOW, has_active_run, list_deployments
+from torchyard.core.tracking.store import load_mlflow, open_store, store_lock
+from torchyard.pipelines.services.scheduling.deployments import (
+    OUR_FLOW,
+    has_active_run,
+    list_deployments,
+)
 
 if TYPE_CHECKING:
     from mlflow.entities import Run

@@ -15,13 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from torchyard.core.redaction import redact_logs
-from torchyard.core.tracking.store import (
-    LOCAL_UI,
-    database_of,
-    is_server,
-    store_folder_exists,
-    store_lock,
-)
+from torchyard.core.tracking.location.address import database_of, is_server, store_folder_exists
+from torchyard.core.tracking.store import LOCAL_UI, store_lock
 from torchyard.pipelines.services.daemon import Daemon, exec_command, report_pid, state_lock
 from torchyard.pipelines.services.manager import ServiceManager, mlflow_server, pool_name
 from torchyard.pipelines.services.prefect_server import PrefectServer, named_server, use

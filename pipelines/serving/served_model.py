@@ -8,8 +8,9 @@ from dataclasses import dataclass
 
 from torchyard.core.errors import RunError, UserError
 from torchyard.core.tracking.classifier import Classifier
+from torchyard.core.tracking.location.errors import store_errors
 from torchyard.core.tracking.registry import registered_version
-from torchyard.core.tracking.store import open_existing, store_errors, tracking_uri
+from torchyard.core.tracking.store import open_existing, tracking_uri
 
 logger = logging.getLogger(__name__)
 

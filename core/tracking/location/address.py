@@ -1,4 +1,4 @@
-"""The address of a tracking store as people write it: what is wrong with one, before any work."""
+"""The address of a tracking store: what it names, and what is wrong with one, before any work."""
 
 from __future__ import annotations
 
@@ -24,6 +24,25 @@ def local_address(database: Path) -> str:
         # MLflow makes the folder of an address with `sqlite:///`, and takes its text for the path.
         return "sqlite+pysqlite:///" + path.replace("%", "%25").replace("?", "%3F")
     return f"sqlite:///{path}"
+
+
+def is_server(uri: str) -> bool:
+    """Whether the store is a server, which can be asked whether it answers."""
+    return uri.startswith(("http://", "https://"))
+
+
+def database_of(url: str) -> Path | None:
+    """The file of a SQLite database; None for any other, and for one in memory."""
+    match = re.match(r"sqlite(\+\w+)?:///([^?]+)", url)
+    if not match or ":memory:" in match[2]:
+        return None
+    return Path(unquote(match[2])).absolute()
+
+
+def store_folder_exists(uri: str) -> bool:
+    """Whether the folder of a local store is there; True for any other store."""
+    database = database_of(uri)
+    return database is None or database.parent.is_dir()
 
 
 def check_address(address: str, shown: str) -> None:

@@ -12,9 +12,9 @@ from typing import Literal
 
 from torchyard.core.errors import RunError, StoreUnavailableError, UserError
 from torchyard.core.tracking.delivery import LogDelivery
+from torchyard.core.tracking.location.errors import store_errors
 from torchyard.core.tracking.ownership import lease as leases
 from torchyard.core.tracking.ownership.lease import Lease, TakenOverError
-from torchyard.core.tracking.store import store_errors
 from torchyard.core.training.run_log import Line
 
 logger = logging.getLogger(__name__)

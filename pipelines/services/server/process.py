@@ -21,7 +21,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from torchyard.core.tracking.store import copy_template_database, http_get
+from torchyard.core.proxies import http_get
+from torchyard.core.tracking.store import copy_template_database
 from torchyard.pipelines.services.daemon import open_lock, report_pid, try_lock
 from torchyard.pipelines.services.server.access import OwnPagesOnly, authorization, password
 

@@ -12,6 +12,7 @@ import pytest
 from tests.core.tracking.runs import start
 from torchyard.core.errors import RunError, UserError
 from torchyard.core.tracking import store
+from torchyard.core.tracking.location.errors import store_errors
 from torchyard.core.tracking.ownership.folders import user_folder
 from torchyard.core.tracking.store import check_writable, tracking_uri
 
@@ -131,7 +132,7 @@ def test_the_experiment_is_the_one_the_environment_names(
     ],
 )
 def test_what_a_store_says_becomes_one_message_without_the_password(text, kind, says) -> None:
-    with pytest.raises(kind) as failure, store.store_errors("postgresql://me:secret@h/d"):
+    with pytest.raises(kind) as failure, store_errors("postgresql://me:secret@h/d"):
         raise OSError(text)
     assert str(failure.value) == f"The MLflow store postgresql://h/d {says}"
     # What MLflow said is shown only where that is not understood.
@@ -140,7 +141,7 @@ def test_what_a_store_says_becomes_one_message_without_the_password(text, kind, 
 
 
 def test_a_bug_is_not_a_store_error() -> None:
-    with pytest.raises(TypeError), store.store_errors("sqlite:///x.db"):
+    with pytest.raises(TypeError), store_errors("sqlite:///x.db"):
         raise TypeError("a bug")
 
 

@@ -10,6 +10,7 @@ import yaml
 from torchyard.core.config.resolve import read_config
 from torchyard.core.config.schema import RunConfig
 from torchyard.core.data.predictions import Predictions
+from torchyard.core.errors import RunError
 from torchyard.core.evaluation.metrics import evaluate
 from torchyard.core.hosting.host import host
 from torchyard.core.tracking.record import RunRecord
@@ -101,3 +102,17 @@ def test_only_the_same_configuration_data_and_code_are_a_repeat(recorded, tmp_pa
     later.finish("KILLED")
     for run in (record, later):
         recorded.client.delete_run(run.run_id)
+
+
+@pytest.mark.parametrize(
+    ("taken_over", "recorded", "says"),
+    [
+        (None, True, "Recorded as KILLED: lenet #1  abc"),
+        (None, False, "KILLED, but MLflow does not have all of it yet; that waits on disk: "),
+        (RunError("taken over"), False, "Another process has the run now: lenet #1  abc"),
+    ],
+)
+def test_what_is_told_of_a_run_that_ended_early(taken_over, recorded, says):
+    keeper = SimpleNamespace(taken_over=taken_over)
+    record = SimpleNamespace(name="lenet #1", run_id="abc", keeper=keeper)
+    assert recording.ending_note(record, "KILLED", recorded).startswith(says)

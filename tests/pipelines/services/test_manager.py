@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from tests.pipelines.services.sandbox import LONG, OFTEN, SECONDS, Sandbox, eventually
-from torchyard.core.tracking.store import database_of
+from torchyard.core.tracking.location.address import database_of
 from torchyard.pipelines.services.manager import ServiceManager, mlflow_server
 
 

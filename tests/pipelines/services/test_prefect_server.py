@@ -24,7 +24,7 @@ import psutil
 import pytest
 
 from torchyard.core.errors import RunError, UserError
-from torchyard.core.tracking import store
+from torchyard.core.proxies import http_get
 from torchyard.pipelines.services import prefect_server
 from torchyard.pipelines.services.daemon import Daemon, is_served_by_this_user, state_lock
 from torchyard.pipelines.services.prefect_server import PrefectServer
@@ -163,7 +163,7 @@ def test_two_first_runs_share_one_server_until_the_last_has_ended(
         "127.0.0.1"
     }
     assert os.getsid(server.pid) != os.getsid(first.process.pid), "Ctrl-C would reach it"
-    _, settings = store.http_get(address.replace("/api", "/ui-settings"), 5)
+    _, settings = http_get(address.replace("/api", "/ui-settings"), 5)
     assert json.loads(settings)["api_url"] == "/api"
 
     first.process.send_signal(signal.SIGKILL)

@@ -26,8 +26,8 @@ def client(workspace: Any) -> Iterator[Any]:
 def deployment(client: Any) -> Iterator[Any]:
     """A deployment that is scheduled every hour."""
     from torchyard.pipelines.commands.arguments import preset_config
-    from torchyard.pipelines.services import deployments
-    from torchyard.pipelines.services.schedules import parse_schedule
+    from torchyard.pipelines.services.scheduling import deployments
+    from torchyard.pipelines.services.scheduling.schedules import parse_schedule
 
     hourly = parse_schedule(None, "1h", None, "UTC")
     deployments.schedule(preset_config("digits", []), "reaped", hourly, "reaped")
@@ -185,8 +185,9 @@ def test_a_deployment_unscheduled_in_mid_run_is_deleted_when_that_has_ended(
     from prefect.states import Completed, Running
 
     from torchyard.pipelines.commands.arguments import preset_config
-    from torchyard.pipelines.services import deployments, reaper
-    from torchyard.pipelines.services.schedules import parse_schedule
+    from torchyard.pipelines.services import reaper
+    from torchyard.pipelines.services.scheduling import deployments
+    from torchyard.pipelines.services.scheduling.schedules import parse_schedule
 
     run = client.create_flow_run_from_deployment(deployment.id, parameters=deployment.parameters)
     client.set_flow_run_state(run.id, Running(), force=True)

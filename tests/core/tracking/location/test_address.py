@@ -12,15 +12,14 @@ from hypothesis import strategies as st
 
 from tests.core.tracking.runs import start
 from torchyard.core.errors import UserError
-from torchyard.core.tracking.location.address import check_address, local_address
-from torchyard.core.tracking.lookup import find_run
-from torchyard.core.tracking.store import (
-    check_writable,
+from torchyard.core.tracking.location.address import (
+    check_address,
     database_of,
     is_server,
-    open_existing,
-    tracking_uri,
+    local_address,
 )
+from torchyard.core.tracking.lookup import find_run
+from torchyard.core.tracking.store import check_writable, open_existing, tracking_uri
 
 NAMES = st.text(st.characters(exclude_categories=["Cs", "Cc"], exclude_characters="/"), min_size=1)
 

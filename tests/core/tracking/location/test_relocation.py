@@ -15,10 +15,11 @@ from mlflow import MlflowClient
 from mlflow.tracking._tracking_service import utils
 
 from tests.core.tracking.runs import start, stored
+from torchyard.core.tracking.location.address import database_of
 from torchyard.core.tracking.location.relocation import relocate
 from torchyard.core.tracking.lookup import find_run, recorded_config, recorded_predictions
 from torchyard.core.tracking.record import RunRecord
-from torchyard.core.tracking.store import database_of, open_existing
+from torchyard.core.tracking.store import open_existing
 
 ADDRESS = "runs.artifact_uri"
 NAMES = st.text("aé猫 %?#'\"20;&=+", min_size=1, max_size=8)

@@ -1,8 +1,11 @@
-"""Deployments: their variables and form, schedules that fire, and workers of other machines."""
+"""Deployments: their environment and form, schedules that fire, and workers of other machines."""
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -10,95 +13,23 @@ from typing import Any
 
 import psutil
 import pytest
+from mlflow import MlflowClient
 
 from tests.pipelines.services.sandbox import LONG, OFTEN, Sandbox, eventually
 from torchyard.core.errors import UserError
+from torchyard.core.training.run_log import RunLog
 from torchyard.pipelines.commands.arguments import preset_config
-from torchyard.pipelines.services.deployments import (
+from torchyard.pipelines.services.scheduling.deployments import (
     deploy,
-    fit_variables,
     form,
     local_environment,
     overview,
-    read_variables,
     remove,
     schedule,
 )
-from torchyard.pipelines.services.schedules import parse_schedule
+from torchyard.pipelines.services.scheduling.schedules import parse_schedule
 
-ROOT = Path(__file__).parents[3]
-
-
-def test_job_variables_have_sections():
-    found = read_variables(["env.A=1", "env.B=x=y", "working_dir=/tmp", 'labels={"a": 1}'])
-    assert found == {"env": {"A": "1", "B": "x=y"}, "working_dir": "/tmp", "labels": {"a": 1}}
-    with pytest.raises(UserError) as caught:
-        read_variables(["env", "=3", "a=1", "a.b=2"])
-    assert len(caught.value.problems) == 3
-
-
-@pytest.mark.parametrize(
-    ("assignment", "says"),
-    [
-        ("env=[", "is neither a list [a, b] nor a mapping {a: b}"),
-        ("env={a: b", "is neither a list"),
-        ("env={a: &a [*a]}", ""),
-        ("env={a: .nan}", "has a value or a key that JSON does not know"),
-        ("env={? [a] : b}", ""),
-        ("env=" + "[" * 5000, ""),
-    ],
-)
-def test_an_odd_value_is_refused_in_one_line(assignment, says):
-    with pytest.raises(UserError) as caught:
-        read_variables([assignment])
-    [problem] = caught.value.problems
-    assert problem.startswith(f"--job-variable: '{assignment}': ")
-    assert says in problem
-
-
-@pytest.mark.parametrize(
-    ("text", "value"),
-    [
-        ("{a: 2020-01-01}", {"a": "2020-01-01"}),
-        ("{1: b}", {"1": "b"}),
-        ("!!python/object:os.system {a: b}", "!!python/object:os.system {a: b}"),
-    ],
-)
-def test_an_odd_value_that_is_plain_is_taken_as_it_is_written(text, value):
-    assert read_variables([f"env={text}"]) == {"env": value}
-
-
-def test_job_variables_are_those_of_the_pool_and_of_their_types():
-    from prefect.workers.process import ProcessWorker
-
-    template = ProcessWorker.get_default_base_job_template()
-    limits = {"properties": {"limit": {"type": "integer"}, "spec": {"$ref": "#/definitions/S"}}}
-    limits["definitions"] = {"S": {"type": "object", "required": ["a"]}}
-    given = ["env.A=1", "stream_output=False", "working_dir=/tmp", "name={{ prefect.x }}"]
-    assert fit_variables(read_variables(given), template) == {
-        "env": {"A": "1"}, "stream_output": False, "working_dir": "/tmp", "name": "{{ prefect.x }}",
-    }  # fmt: skip
-    given = ["limit=30", "spec={a: 1}"]
-    assert fit_variables(read_variables(given), {"variables": limits}) == {
-        "limit": 30, "spec": {"a": 1},
-    }  # fmt: skip
-    with pytest.raises(UserError) as caught:
-        fit_variables(
-            read_variables(["env={A: 1}", "workingdir=/tmp", "stream_output=7", "labels=x"]),
-            template,
-        )
-    problems = "\n".join(caught.value.problems)
-    assert len(caught.value.problems) == 4
-    assert "--job-variable: env.A: 1 is not valid" in problems
-    assert "no variable 'workingdir'. Did you mean 'working_dir'?" in problems
-    assert "--job-variable: stream_output: '7' is not of type 'boolean'" in problems
-    assert "--job-variable: labels: 'x' is not of type 'object'" in problems
-
-
-def test_a_variable_is_given_once():
-    with pytest.raises(UserError) as caught:
-        read_variables(["env.A=1", "env={B: 2}", "name=x", "name=y"])
-    assert len(caught.value.problems) == 2
+ROOT = Path(__file__).parents[4]
 
 
 def test_a_scheduled_run_gets_what_this_shell_has_and_no_password(monkeypatch, tmp_path):
@@ -241,6 +172,15 @@ def test_a_schedule_fires_here_and_a_run_that_would_overlap_is_skipped(sandbox: 
     assert Path(psutil.Process(sandbox.processes("prefect.engine")[0].pid).cwd()) == (
         sandbox.folder / "work"
     )
+    # The link that Prefect shows leads to the MLflow that `up` serves.
+    mine = {
+        "flow_runs": {"id": {"any_": [flow_run]}},
+        "artifacts": {"key": {"any_": ["mlflow-run"]}},
+    }
+    [artifact] = eventually(lambda: sandbox.post("artifacts/filter", **mine))
+    served = sandbox.services()["MLflow"]["address"]
+    assert f"({served}/#/experiments/" in artifact["data"]
+    assert record["id"] in artifact["data"]
     [skipped, *_] = eventually(lambda: sandbox.runs("CANCELLED"))
     assert "concurrency limit" in skipped["state"]["message"]
     assert len(sandbox.runs("RUNNING")) == 1
@@ -334,3 +274,65 @@ def test_a_worker_of_a_pool_runs_what_was_deployed_or_says_what_it_lacks(sandbox
     assert {"bare", "digits-from-prefect-yaml"} <= names
     for name in names:
         sandbox.torchyard("unschedule", name)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_run_whose_worker_died_with_it_goes_on_where_its_folder_is_shared(
+    sandbox: Sandbox,
+) -> None:
+    """As where a machine of the pool is gone, and another has its disk."""
+    sandbox.torchyard("up")
+    sandbox.unschedule_often()
+    shared, there, here = (sandbox.folder / name for name in ("shared", "there", "here"))
+    for folder in (shared, there, here):
+        folder.mkdir()
+    places = {
+        "MLFLOW_TRACKING_URI": f"sqlite:///{sandbox.folder}/work/mlruns/mlflow.db",
+        "TORCHYARD_RUNS": str(shared),
+        "TORCHYARD_PLUGINS": str(sandbox.folder / "work" / "torchyard_plugins"),
+    }
+    environment = sandbox.environment | {
+        "PREFECT_API_URL": sandbox.api,
+        "PREFECT_API_AUTH_STRING": sandbox.password,
+    }
+    prefect = [sys.executable, "-P", "-m", "prefect", "--no-prompt"]
+
+    def called(*command: str, **options: Any) -> None:
+        done = subprocess.run(
+            command, env=environment, capture_output=True, text=True, timeout=300, **options
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    called(*prefect, "work-pool", "create", "far", "--type", "process", cwd=there)
+    variables = [f"--job-variable=env.{name}={value}" for name, value in places.items()]
+    long = ("digits", "model=straight", "train.epochs=800", "train.batch_size=256")
+    sandbox.torchyard("deploy", *long, "--pool", "far", "--name", "far", *variables)
+    [deployment] = [each for each in sandbox.post("deployments/filter") if each["name"] == "far"]
+    flow_run = sandbox.post(f"deployments/{deployment['id']}/create_flow_run")["id"]
+    with subprocess.Popen(
+        [*prefect, "worker", "start", "--pool", "far"], cwd=there, env=environment,
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    ) as worker:  # fmt: skip
+        try:
+            [checkpoint] = eventually(lambda: list(shared.glob("*/last.pt")))
+        finally:
+            family = [worker.pid, *(each.pid for each in psutil.Process(worker.pid).children(True))]
+            for process in family:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(process, signal.SIGKILL)
+    run_id = checkpoint.parent.name
+    assert eventually(lambda: sandbox.run(flow_run)["state_type"] == "CRASHED")
+    log = RunLog(shared / run_id)
+    before = [line.values["epoch"] for line in log.read() if line.kind == "EpochDone"]
+    assert 1 <= len(before) < 800
+    environment |= places
+    called(sys.executable, "-m", "torchyard", "resume", run_id, cwd=here)
+    epochs = [line.values["epoch"] for line in log.read() if line.kind == "EpochDone"]
+    assert epochs[: len(before)] == before
+    assert before[-1] <= epochs[len(before)] <= before[-1] + 1  # not from the first on
+    assert epochs[-1] == 800
+    client = MlflowClient(places["MLFLOW_TRACKING_URI"])
+    assert client.get_run(run_id).info.status == "FINISHED"
+    assert not any(here.iterdir())
+    sandbox.torchyard("unschedule", "far")

@@ -24,10 +24,8 @@ from prefect.client.schemas.objects import ConcurrencyLimitStrategy, FlowRun, St
 from prefect.client.schemas.responses import DeploymentResponse
 from prefect.client.schemas.sorting import FlowRunSort
 from prefect.exceptions import ObjectAlreadyExists
-from prefect.utilities.schema_tools.validation import validate
 from prefect.utilities.urls import url_for
 
-from torchyard.core.config.parsing import parse_value
 from torchyard.core.config.resolve import ResolvedConfig
 from torchyard.core.config.schema import SINGLE_KINDS, RunConfig
 from torchyard.core.data.files import CACHE, cache_folder
@@ -35,7 +33,8 @@ from torchyard.core.errors import UserError, suggestion
 from torchyard.core.hosting.sources import PLUGIN_FOLDERS
 from torchyard.core.tracking.store import RUNS, tracking_uri
 from torchyard.pipelines.services.prefect_server import FLOW
-from torchyard.pipelines.services.schedules import Schedule, describe
+from torchyard.pipelines.services.scheduling.job_variables import fit_variables
+from torchyard.pipelines.services.scheduling.schedules import Schedule, describe
 
 ENTRYPOINT = "torchyard.pipelines.flow.pipeline.train_pipeline"
 OUR_FLOW = FlowFilter.model_validate({"name": {"any_": [FLOW]}})
@@ -46,87 +45,6 @@ RETIRED = "torchyard:retired"  # tag of a deployment to be deleted once its last
 ACTIVE = {"state": {"type": {"any_": [StateType.RUNNING, StateType.PENDING, StateType.CANCELLING]}}}
 RECENT = 50  # runs among which the last is looked for that was not skipped
 NEEDS = "TORCHYARD_NEEDS"  # in the environment of a deployed run: its plugins and their sources
-
-
-def read_variables(assignments: Sequence[str]) -> dict[str, Any]:
-    """Job variables from `key=value`; a dot in the key opens a section, as in `env.NAME`.
-
-    Raises:
-        UserError: with every problem.
-    """
-    variables: dict[str, Any] = {}
-    problems = []
-    for assignment in assignments:
-        key, separator, value = assignment.partition("=")
-        *sections, last = key.split(".")
-        inner = variables
-        for section in sections:
-            inner = inner.setdefault(section, {}) if isinstance(inner, dict) else inner
-        if not separator or not all([*sections, last]) or not isinstance(inner, dict):
-            problems.append(f"--job-variable: '{assignment}' is not of the form key=value")
-        elif last in inner:
-            problems.append(f"--job-variable: '{key}' is given twice")
-        else:
-            try:
-                inner[last] = _read_value(value)
-            except ValueError as error:
-                problems.append(f"--job-variable: '{assignment}': {error}")
-    if problems:
-        raise UserError(problems)
-    return variables
-
-
-def _read_value(text: str) -> Any:
-    """Text, or the list or mapping that it stands for.
-
-    Raises:
-        ValueError: it is none, or one that JSON, and so Prefect, does not know.
-    """
-    if not text.startswith(("[", "{")) or text.startswith("{{"):  # {{ }}: filled in by Prefect
-        return text
-    value = parse_value(text)
-    if isinstance(value, str):
-        raise ValueError("is neither a list [a, b] nor a mapping {a: b}")
-    try:
-        same = json.loads(json.dumps(value, allow_nan=False)) == value
-    except (TypeError, ValueError):
-        same = False
-    if not same:
-        raise ValueError("has a value or a key that JSON does not know")
-    return value
-
-
-def fit_variables(variables: Mapping[str, Any], template: Mapping[str, Any]) -> dict[str, Any]:
-    """Job variables of the types that a work pool's job template declares: `30` as a number.
-
-    Raises:
-        UserError: with every one that the template does not have, or not of that type.
-    """
-    declared = template.get("variables", {})
-    known = list(declared.get("properties", {}))
-    fitted, problems = {}, []
-    for key, value in variables.items():
-        if key not in known:
-            hint = suggestion(key, known)
-            problems.append(f"--job-variable: the pool has no variable '{key}'.{hint}")
-            continue
-        meant = [value]
-        if isinstance(value, str):
-            with contextlib.suppress(ValueError):
-                meant.append(json.loads(value.lower()))
-        wrong = [
-            validate({key: each}, declared, preprocess=False, ignore_required=True)
-            for each in meant
-        ]
-        valid = [each for each, errors in zip(meant, wrong, strict=True) if not errors]
-        fitted[key] = (valid or meant)[0]
-        if not valid and "{{" not in str(value):
-            for error in wrong[0]:
-                where = ".".join(map(str, error.absolute_path))
-                problems.append(f"--job-variable: {where}: {error.message}")
-    if problems:
-        raise UserError(problems)
-    return fitted
 
 
 def schedule(resolved: ResolvedConfig, name: str, when: Schedule, pool: str) -> tuple[str, bool]:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from torchyard.core.errors import UserError
-from torchyard.pipelines.services.schedules import parse_schedule
+from torchyard.pipelines.services.scheduling.schedules import parse_schedule
 
 
 def parse(cron=None, interval=None, rrule=None, timezone="Asia/Shanghai"):

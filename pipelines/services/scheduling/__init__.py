@@ -1,0 +1,1 @@
+"""Deployments and schedules in Prefect: what they run, when, and on which work pool."""
