@@ -36,6 +36,7 @@ DIGEST = "weights_digest"  # tag of a run that has trained
 SEEDS = "torchyard.seeds"  # tag of a run whose children are one configuration's seeds: how many
 MOST_SEEDS = 1000
 PARENT = "mlflow.parentRunId"  # tag of a run, by which MLflow's UI shows it below its parent
+SILENT_SECONDS = 600.0  # without a renewed lease: its machine is cut off, suspended or gone
 RECENT = 200  # runs among which the nearest name is looked for
 LATEST, BEST, CHAMPION = "latest", "best", "champion"
 ACCEPTED = "an id, a name, latest, best, best:DATASET, champion, MODEL@ALIAS"
@@ -65,6 +66,16 @@ def end_orphans(client: MlflowClient, *experiment_ids: str) -> None:
         except Exception as error:  # of one run: the others go on
             reason += f"; {pending} cannot be delivered: {error}"
         end_run(client, run.info.run_id, "KILLED", reason)
+
+
+def silent_runs(client: MlflowClient, *experiment_ids: str) -> list[Run]:
+    """The runs that are RUNNING by what a store says, of whose machine nothing is heard."""
+    return [
+        run
+        for run in client.search_runs(list(experiment_ids), "attributes.status = 'RUNNING'")
+        if lease.silent_seconds(run) > SILENT_SECONDS
+        and owner_lives(run.data.tags, run_folder(client.tracking_uri, run)) is None
+    ]
 
 
 def sync_run(client: MlflowClient, run: Run) -> Run:

@@ -27,7 +27,7 @@ from torchyard.core.tracking.lookup import CONFIG, check_checkpoint, end_orphans
 from torchyard.core.tracking.mlflow_format import MAX_PARAMETER, MAX_TAG, safe_key, shortened
 from torchyard.core.tracking.ownership.folders import is_own
 from torchyard.core.tracking.ownership.keeper import Keeper
-from torchyard.core.tracking.ownership.lease import LEASE, Lease, check_resumable
+from torchyard.core.tracking.ownership.lease import LEASE, Lease, check_resumable, lease_text
 from torchyard.core.tracking.ownership.process import (
     PROCESS,
     hold_folder,
@@ -95,7 +95,7 @@ class RunRecord:
         folder = store.runs_folder(store.tracking_uri())
         owner = owner_tags()
         own = provenance.source_tags() | provenance.git_tags() | owner
-        own |= {CONFIG: without_passwords(json.dumps(parameters)), LEASE: "0"}
+        own |= {CONFIG: without_passwords(json.dumps(parameters)), LEASE: lease_text(0)}
         tags = _redacted(tags) | own | {FOLDER: str(folder)}
         with store.locked_store() as client:
             try:

@@ -12,8 +12,11 @@ from rich.markup import escape
 
 from torchyard.core.data.files import atomic_write
 from torchyard.core.errors import UserError
-from torchyard.core.formatting import number, percent, points, printable
+from torchyard.core.formatting import duration, number, percent, points, printable
 from torchyard.core.tracking.location.errors import store_errors
+from torchyard.core.tracking.lookup import silent_runs
+from torchyard.core.tracking.ownership.lease import silent_seconds
+from torchyard.core.tracking.ownership.process import described_owner
 from torchyard.core.tracking.store import open_existing, tracking_uri
 from torchyard.core.tracking.table import COLUMNS, RunQuery
 from torchyard.pipelines.commands.arguments import AsJson, chosen_run
@@ -66,6 +69,8 @@ def runs(
         if table.empty:
             query.check_names(client)
         left_out = len(table) < limit and query.leaves_out(client)
+        every = (each.experiment_id for each in client.search_experiments())
+        silent = silent_runs(client, *every)
     if as_csv:
         text = table.to_csv(index=False)
         print(printable(text) if stdout.is_terminal else text, end="")
@@ -78,6 +83,13 @@ def runs(
         _print_runs(table)
     if left_out:
         stderr.print(f"Runs without {escape(sort)} are left out.")
+    for run in silent:
+        stderr.print(
+            f"{escape(run.info.run_name)} has not been heard of for "
+            f"{duration(silent_seconds(run))}: {described_owner(run.data.tags)}. If that runs no "
+            f"more, `torchyard resume {run.info.run_id} --force` goes on with it.",
+            soft_wrap=True,
+        )
 
 
 @commands.command()

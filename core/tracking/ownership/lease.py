@@ -1,6 +1,7 @@
 """A run's lease: what its process renews in the store, by which other machines see that it lives.
 
-No clocks are compared: whoever wants the run watches whether the lease changes.
+No clocks are compared: whoever wants the run watches whether the lease changes. The time that
+stands in it is for people alone.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
-LEASE = "torchyard.lease"  # tag of a run: how often its process has renewed it
+LEASE = "torchyard.lease"  # tag of a run: how often its process has renewed it, and when last
 RENEW_SECONDS = 5.0
 WATCH_SECONDS = 30.0  # six renewals, or two by a store that takes seconds to answer
 
@@ -49,7 +50,7 @@ class Lease:
         if _uptime() >= self._next:
             self.check()
             self._renewals += 1
-            self._client.set_tag(self._run_id, LEASE, str(self._renewals))
+            self._client.set_tag(self._run_id, LEASE, lease_text(self._renewals))
             self._next = _uptime() + RENEW_SECONDS
 
     def check(self, run: Run | None = None) -> None:
@@ -61,6 +62,11 @@ class Lease:
                 f"run {self._run_id} ({run.info.run_name}) was taken over by {taken}: this "
                 "process stops, and records no more of it."
             )
+
+
+def lease_text(renewals: int) -> str:
+    """The tag of a lease that has been renewed so often, the last time now."""
+    return f"{renewals} {time.time():.0f}"
 
 
 def _uptime() -> float:
@@ -78,6 +84,12 @@ def is_renewed(client: MlflowClient, run: Run) -> bool | None:
         if get_run(client, run.info.run_id).data.tags.get(LEASE) != before:
             return True
     return None
+
+
+def silent_seconds(run: Run) -> float:
+    """How long ago the lease was renewed, by the clocks of two machines; 0 if that is not known."""
+    renewed = run.data.tags.get(LEASE, "").partition(" ")[2]
+    return max(0.0, time.time() - int(renewed)) if renewed.isdecimal() else 0.0
 
 
 def check_resumable(run: Run, alive: bool | None, *, force: bool = False) -> None:

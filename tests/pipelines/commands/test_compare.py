@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
+import time
 
 import pandas as pd
 import pytest
 
 from torchyard.core.errors import UserError
+from torchyard.core.tracking.ownership.lease import LEASE
+from torchyard.core.tracking.ownership.process import MACHINE, PROCESS, ProcessIdentity
 
 
 @pytest.fixture
@@ -47,6 +51,26 @@ def test_the_commands_list_and_compare(here, runs, tmp_path) -> None:
     assert re.search(r"猫 🐈 +– +– +– +\S+ · \S+ · – +0", printed)
     assert re.search(r"class .* precision +images", printed)
     assert re.search(r"^device +cpu +cpu", printed, re.MULTILINE)
+
+
+def test_a_run_of_a_machine_that_is_gone_is_told_with_what_goes_on_with_it(
+    here, recorded, capsys
+) -> None:
+    process = dataclasses.replace(ProcessIdentity.of(1), number=4711, boot="another", machine="")
+    tags = {PROCESS: str(process), MACHINE: "trainer-2", LEASE: f"9 {time.time() - 10801:.0f}"}
+    run = recorded.client.create_run("0", tags=tags, run_name="lenet [1]")
+    from torchyard.pipelines.cli import app
+
+    try:
+        app(["runs", "model=lenet"], standalone_mode=False)
+    finally:
+        recorded.client.delete_run(run.info.run_id)
+    said = " ".join(capsys.readouterr().err.split())
+    assert re.fullmatch(
+        r"lenet \[1\] has not been heard of for 3 h 0 min: process 4711 on trainer-2\. If that "
+        rf"runs no more, `torchyard resume {run.info.run_id} --force` goes on with it\.",
+        said,
+    )
 
 
 def test_best_says_what_it_was_chosen_by(here, recorded, capsys) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from tests.core.tracking.runs import start, stored
 from torchyard.core.errors import UserError
-from torchyard.core.tracking.lookup import check_checkpoint, settle_owner
+from torchyard.core.tracking.lookup import check_checkpoint, settle_owner, silent_runs
 from torchyard.core.tracking.ownership import lease, process
 from torchyard.core.tracking.ownership.lease import TakenOverError
 from torchyard.core.tracking.ownership.process import PROCESS, ProcessIdentity
@@ -92,6 +92,24 @@ def test_a_process_is_told_that_its_run_was_taken_over(quick) -> None:
         time.sleep(0.05)
     assert "was taken over by process 1 on " in str(told[0])
     record.finish("FAILED")
+
+
+def test_a_run_of_whose_machine_nothing_is_heard_is_known(workspace: str, elsewhere) -> None:
+    record = start()
+    record.keeper.stop()
+
+    def silent() -> list[str]:
+        return [run.info.run_id for run in silent_runs(record._client, record.experiment_id)]
+
+    record._client.set_tag(record.run_id, lease.LEASE, f"9 {time.time() - 3 * 3600:.0f}")
+    assert silent() == []  # here it is known that its process lives
+    elsewhere()
+    assert silent() == [record.run_id]
+    assert lease.silent_seconds(stored(record)) == pytest.approx(3 * 3600, abs=60)
+    for text in (lease.lease_text(9), "9", "", "9 soon"):  # 9: of torchyard 0.3
+        record._client.set_tag(record.run_id, lease.LEASE, text)
+        assert silent() == []
+    record.finish("KILLED")
 
 
 @pytest.mark.parametrize("status", ["FINISHED", "FAILED", "KILLED"])
