@@ -11,27 +11,36 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 _LISTS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
 
 def depths(network: nn.Module) -> dict[str, int]:
     """The block of each parameter, by the parameter's name; the first block is 0."""
-    total = sum(weight.numel() for weight in network.parameters())
+    total = _size(network)
     found: dict[str, int] = {}
     count = 0
     for name, block in _blocks(network, "", total):
         weights = dict(block.named_parameters())
-        count += bool(count == 0 or any(weight.ndim > 1 for weight in weights.values()))
+        matrices = (is_lazy(each) or each.ndim > 1 for each in weights.values())
+        count += bool(
+            count == 0 or any(is_lazy(each) or each.ndim > 1 for each in weights.values())
+        )
         found |= {f"{name}.{each}": count - 1 for each in weights}
     # One that several modules share is named once, by `named_parameters`.
     return {name: found.get(name, 0) for name, _ in network.named_parameters()}
 
 
+def _size(module: nn.Module) -> int:
+    """How many values its parameters have; a lazy one, whose shape its first batch gives, one."""
+    return sum(1 if is_lazy(weight) else weight.numel() for weight in module.parameters())
+
+
 def _blocks(module: nn.Module, prefix: str, total: int) -> Iterator[tuple[str, nn.Module]]:
     """The blocks of a module with their names."""
     for name, child in module.named_children():
-        weights = sum(weight.numel() for weight in child.parameters())
+        weights = _size(child)
         inner = any(True for _ in child.children())
         if not weights:
             continue
