@@ -24,9 +24,7 @@ def depths(network: nn.Module) -> dict[str, int]:
     for name, block in _blocks(network, "", total):
         weights = dict(block.named_parameters())
         matrices = (is_lazy(each) or each.ndim > 1 for each in weights.values())
-        count += bool(
-            count == 0 or any(is_lazy(each) or each.ndim > 1 for each in weights.values())
-        )
+        count += bool(count == 0 or any(matrices))
         found |= {f"{name}.{each}": count - 1 for each in weights}
     # One that several modules share is named once, by `named_parameters`.
     return {name: found.get(name, 0) for name, _ in network.named_parameters()}
