@@ -154,8 +154,9 @@ def _run_stages(config: RunConfig, run_id: str | None, parent: str | None) -> Ou
             outcome = report_per_class(config, data, trained, predictions, record.run_id)
             if config.promote:
                 promote_model(config, record.run_id)
-            record.log_metrics({"time/total_seconds": time.perf_counter() - began}, step=0)
-            record.finish("FINISHED")
+        # Behind the temporary files: nothing looks for those of a finished run.
+        record.log_metrics({"time/total_seconds": time.perf_counter() - began}, step=0)
+        record.finish("FINISHED")
         display.get().outcome = outcome
         if record.pending:
             _say(
