@@ -178,6 +178,36 @@ def test_a_model_is_shown_for_a_data_set_and_its_frozen_layers_are_told(torchyar
 # ---- predict
 
 
+@pytest.fixture(scope="module")
+def photos(workspace, tmp_path_factory):
+    """A folder of photos of several sizes, in parts."""
+    folder, rng = tmp_path_factory.mktemp("photos"), np.random.default_rng(0)
+    for part, count in (("train", 6), ("test", 3)):
+        for label, level in (("dark", 0), ("light", 60)):
+            (folder / part / label).mkdir(parents=True)
+            for number in range(count):
+                pixels = rng.integers(0, 190, (90 + 9 * number, 120, 3)) + level
+                image = Image.fromarray(pixels.astype(np.uint8))
+                image.save(folder / part / label / f"{number}.jpg")
+    return folder
+
+
+@pytest.mark.parametrize("resize", [None, "pad"])
+def test_photos_are_predicted_as_they_were_evaluated(workspace, torchyard, photos, resize):
+    """No skew: with the crop of the run's own transform, which is not the default of arrays."""
+    from torchyard.core.data.predictions import PredictionTable
+
+    dataset = {"name": "image_folder", "path": str(photos), "image_size": 70, "resize": resize}
+    run = train(dataset=dataset, train={"epochs": 1}).run_id
+    file = workspace.folder / "mlruns" / "runs" / run / "predictions.parquet"
+    evaluated = PredictionTable.read(file)
+    files = sorted((photos / "test").glob("*/*.jpg"))
+    answer = json.loads(torchyard("predict", run, *map(str, files), "--json", "--top", "2"))
+    for row, expected in zip(answer, evaluated.predictions.probabilities, strict=True):
+        found = {each["class"]: each["probability"] for each in row["classes"]}
+        assert [found[name] for name in evaluated.classes] == pytest.approx(expected, abs=1e-5)
+
+
 def test_predicting_without_any_run_leaves_no_store_behind(tmp_path):
     [said] = refused(tmp_path, "predict", "abc", "image.png")
     assert said == f"There is no run yet: {tmp_path}/mlruns/mlflow.db is not there."
