@@ -27,6 +27,7 @@ ROWS = (
     "resnet18",
     "accuracy",
     "prepare",
+    "photos",
     "evaluate",
     "memory",
     "logging",
