@@ -8,6 +8,7 @@ which processes would have to load and hand over (`benchmarks/reasons/photos.md`
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import warnings
@@ -181,14 +182,17 @@ class EncodedSamples:
             try:
                 if batch.parts is None:
                     pixels[place] = decode_image(data, self._image, True, self._reading)
-                elif self.index[index]["plain"] in (self._image[0], 1):
-                    part, size = batch.parts[place], self.size(index)
-                    pixels[place] = _plain_part(data, part, size, self._image)
                 else:
-                    part, size = batch.parts[place], self.size(index)
-                    pixels[place] = decode_part(data, part, size, self._image, self._reading)
+                    pixels[place] = self._decode_part(index, data, batch.parts[place])
             except ValueError as error:
                 raise self._damaged(f"image {index} of it: {error}") from error
+
+    def _decode_part(self, index: int, data: bytes, part: Part) -> npt.NDArray[np.uint8]:
+        size = self.size(index)
+        if self.index[index]["plain"] in (self._image[0], 1):
+            with contextlib.suppress(ValueError):  # of flaws that Pillow overlooks, too
+                return _plain_part(data, part, size, self._image)
+        return decode_part(data, part, size, self._image, self._reading)
 
     def _damaged(self, reason: str) -> RunError:
         return RunError(

@@ -100,6 +100,18 @@ def test_a_part_of_a_large_jpeg_is_decoded_at_a_reduced_scale(tmp_path):
         assert np.abs(pixels.transpose(1, 2, 0).astype(int) - np.asarray(expected)).mean() < 5
 
 
+def test_a_jpeg_with_a_flaw_that_pillow_overlooks_is_read_throughout(tmp_path):
+    clean = jpeg(smooth(60, 80))
+    files = saved(tmp_path / "flawed", smooth(60, 80), smooth(70, 80), format="JPEG")
+    files[0].write_bytes(clean[:-200] + clean[-2:])  # what is missing becomes grey
+    split = image_split(files, SHAPE)
+    data = prepared(raw(split, split), tmp_path, storage="encoded")
+    [(found, _)] = data.train.samples.decoded([Wanted([0], [(0, 0, 60, 60)], None)])
+    np.testing.assert_array_equal(
+        found[0], decode_part(files[0].read_bytes(), (0, 0, 60, 60), (60, 80), SHAPE)
+    )
+
+
 def test_batches_are_the_same_from_any_number_of_threads(photos):
     data, _ = photos
     batches = [Wanted(np.arange(start, 9), None, start) for start in range(9)]
