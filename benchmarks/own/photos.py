@@ -13,7 +13,12 @@ from benchmarks.own.settings import configuration, nothing
 from torchyard.core.config.resolve import resolve_once
 from torchyard.core.data.dataset import PreparedDataset
 from torchyard.core.hosting.host import host
-from torchyard.core.training.batches import Batches, TrainingData, steps_per_epoch
+from torchyard.core.training.batches import (
+    Batches,
+    TrainingData,
+    build_augmentation,
+    steps_per_epoch,
+)
 from torchyard.core.training.network import Normalize
 from torchyard.core.training.parallel.strategy import Strategy
 from torchyard.pipelines.worker import stages
@@ -38,9 +43,10 @@ def main(folder: str, cache: str, workers: str, batch_size: str, size: str) -> N
     resolved = resolve_once(config, host())
     region, changes = region_first(resolved.augmentations, data)
     assert region is not None
-    augmentations = [plugin.build(data.shape) for plugin in changes]
+    classes = len(data.classes)
+    augmentations = [build_augmentation(plugin, data.shape, classes) for plugin in changes]
     cpu, settings = torch.device("cpu"), resolved.config.train
-    training = TrainingData(data.train, None, augmentations, cpu, region.region)
+    training = TrainingData(data.train, None, augmentations, cpu, region=region.region)
     batches = Batches(training, settings, cpu)
     normalize = Normalize(data.mean, data.std, data.shape, 255)
     batches.first(2)  # an import is not reading

@@ -1,8 +1,8 @@
 """The batches of a training split: their order, their samples on the device, augmented.
 
-Augmentations draw from torch's generators when a batch is
-taken, never ahead of it: a checkpoint between two batches holds their state. Encoded images are
-decoded ahead, and which part of one is a function of seed, epoch and image alone.
+Augmentations draw from torch's generators when a batch is taken, never ahead of it: a checkpoint
+between two batches holds their state. Encoded images are decoded ahead; which part of one is a
+function of seed, epoch, image and its place in the epoch's order, which seed and epoch determine.
 """
 
 from __future__ import annotations
@@ -102,11 +102,16 @@ class Batch:
 
 @dataclass(frozen=True)
 class Shard:
-    """The samples of one process's part of a batch: their indices; else as in `Batch`."""
+    """The samples of one process's part of a batch: their indices; else as in `Batch`.
+
+    Attributes:
+        places: of encoded images, their places in the epoch: a sampler may take one repeatedly.
+    """
 
     index: torch.Tensor
     size: int
     weight: float
+    places: torch.Tensor | None = None
 
 
 def steps_per_epoch(samples: int, batch_size: int) -> int:
@@ -147,9 +152,14 @@ class Batches:
 
         def shards() -> Iterator[Shard]:
             for number in range(first, end):
-                whole = order[number * self._size : (number + 1) * self._size]
-                index, weight = strategy.shard(whole)
-                yield Shard(index, len(whole), weight)
+                start = number * self._size
+                whole = order[start : start + self._size]
+                if self._photos is None:
+                    index, weight = strategy.shard(whole)
+                    yield Shard(index, len(whole), weight)
+                else:
+                    places, weight = strategy.shard(torch.arange(start, start + len(whole)))
+                    yield Shard(order[places], len(whole), weight, places)
 
         for inputs, shard in self._read(shards(), epoch):
             yield Batch(*self._augmented(inputs, shard.index, epoch), shard.size, shard.weight)
@@ -159,7 +169,8 @@ class Batches:
         # The random numbers drawn here must not change those of the training.
         with torch.random.fork_rng([self._device] if self._device.type == "cuda" else []):
             index = self._order(0)[:size]
-            [(inputs, _)] = self._read([Shard(index, len(index), 1.0)], 0)
+            whole = Shard(index, len(index), 1.0, torch.arange(len(index)))
+            [(inputs, _)] = self._read([whole], 0)
             return self._augmented(inputs, index, 0)
 
     def _order(self, epoch: int) -> torch.Tensor:
@@ -184,13 +195,15 @@ class Batches:
         """Which images to decode, and which part of each."""
         indices, parts = shard.index.numpy(), None
         if self._data.region is not None:
-            parts = [self._part(index, epoch) for index in indices.tolist()]
+            assert shard.places is not None
+            drawn = zip(indices.tolist(), shard.places.tolist(), strict=True)
+            parts = [self._part(index, place, epoch) for index, place in drawn]
         return Wanted(indices, parts, shard)
 
-    def _part(self, index: int, epoch: int) -> Part:
+    def _part(self, index: int, place: int, epoch: int) -> Part:
         assert self._photos is not None
         assert self._data.region is not None
-        generator = np.random.default_rng((self._seed, epoch, index))
+        generator = np.random.default_rng((self._seed, epoch, index, place))
         height, width = self._photos.size(index)
         top, left, rows, columns = part = self._data.region(height, width, generator)
         if not (0 <= top < top + rows <= height and 0 <= left < left + columns <= width):

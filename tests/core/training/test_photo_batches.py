@@ -14,7 +14,7 @@ from tests.core.small_training import CPU, same, weights
 from torchyard.core.config.schema import TrainConfig
 from torchyard.core.data.dataset import Split
 from torchyard.core.errors import RunError
-from torchyard.core.training import batches, loop
+from torchyard.core.training import batches, loop, sampling
 from torchyard.core.training.events import RunningLoss
 from torchyard.core.training.parallel.strategy import Strategy
 from torchyard.core.training.state import TrainingState
@@ -50,7 +50,7 @@ def noise(samples, indices, epoch):
 
 def make_batches(split, draw=region, augmentations=(), **settings):
     settings = TrainConfig(**({"batch_size": 6, "seed": 3} | settings))
-    data = batches.TrainingData(split, None, augmentations, CPU, draw)
+    data = batches.TrainingData(split, None, augmentations, CPU, region=draw)
     return batches.Batches(data, settings, CPU)
 
 
@@ -81,7 +81,7 @@ def test_parts_change_with_seed_and_epoch_and_not_with_where_it_resumes(split):
     whole = taken(split)
     assert equal(whole[2:], taken(split, first=2))
     assert not equal(whole, taken(split, seed=4))
-    order = batches.epoch_order(22, 3, 0), batches.epoch_order(22, 3, 1)
+    order = sampling.epoch_order(22, 3, 0), sampling.epoch_order(22, 3, 1)
     images = [np.concatenate([inputs for inputs, _ in taken(split, epoch=epoch)])
               for epoch in (0, 1)]  # fmt: skip
     by_image = [pixels[place.argsort()] for pixels, place in zip(images, order, strict=True)]
@@ -92,7 +92,7 @@ def test_without_regions_the_images_are_those_that_are_evaluated(split):
     chosen = np.array([1, 4, 5, 8, 9, 12, 17, 20])
     part = Split(split.samples, split.labels, chosen)
     found = make_batches(part, None, batch_size=8).epoch(0, 0, 1, Strategy())
-    order = chosen[batches.epoch_order(8, 3, 0)]
+    order = chosen[sampling.epoch_order(8, 3, 0)]
     [batch] = list(found)
     np.testing.assert_array_equal(batch.inputs.numpy(), split.samples[order])
     np.testing.assert_array_equal(batch.targets.numpy(), split.labels[order])
@@ -100,10 +100,19 @@ def test_without_regions_the_images_are_those_that_are_evaluated(split):
 
 def test_the_first_samples_are_those_of_the_first_batch(split):
     torch.manual_seed(0)
-    samples, labels = make_batches(split).first(4)
+    samples, _, labels = make_batches(split).first(4)
     [(inputs, targets), *_] = taken(split)
     np.testing.assert_array_equal(samples.numpy(), inputs[:4])
     np.testing.assert_array_equal(labels.numpy(), targets[:4])
+
+
+def test_an_image_that_is_drawn_twice_gets_two_parts(split):
+    rare = Split(split.samples, split.labels, np.array([0, 2, 4, 6, 8, 10, 12, 14, 16, 3]))
+    found = make_batches(rare, sampler="balanced", batch_size=10).epoch(0, 0, 1, Strategy())
+    [batch] = list(found)
+    parts = batch.inputs[batch.labels == 1]
+    assert len(parts) == 5  # of the one image of its class
+    assert len(np.unique(parts.numpy(), axis=0)) == 5
 
 
 def test_processes_share_the_same_parts(split):
@@ -138,7 +147,7 @@ def fit(split, folder, emit=lambda event: None, **settings):
     loop.fit(
         TrainingState(network, optimizer, schedule, device=CPU),
         nn.CrossEntropyLoss(),
-        batches.TrainingData(split, None, [noise], CPU, region),
+        batches.TrainingData(split, None, [noise], CPU, region=region),
         TrainConfig(**settings),
         strategy=Strategy(),
         compiled=None,
