@@ -18,7 +18,14 @@ from rich.table import Table
 from rich.text import Text
 
 from torchyard.core.formatting import percent, printable
-from torchyard.core.training.events import EpochDone, Event, Progress, RunningLoss, StageProgress
+from torchyard.core.training.events import (
+    BatchSplit,
+    EpochDone,
+    Event,
+    Progress,
+    RunningLoss,
+    StageProgress,
+)
 
 
 class PrintableConsole(Console):
@@ -128,6 +135,8 @@ class Display:
         match event:
             case EpochDone():
                 self.line("train", epoch_line(event))
+            case BatchSplit():
+                self.line("train", split_line(event))
             case RunningLoss():
                 self._loss = f"loss {event.loss:.4f}  "
             case StageProgress(description, done, total):
@@ -195,6 +204,8 @@ class JsonDisplay(Display):
     def event(self, event: Event) -> None:  # noqa: D102
         if isinstance(event, EpochDone):
             self._print("epoch", **dataclasses.asdict(event))
+        if isinstance(event, BatchSplit):
+            self.line("train", split_line(event))
 
     def result(self, ui_command: str) -> None:  # noqa: D102
         self._print("result", **dataclasses.asdict(self.outcome))
@@ -232,6 +243,14 @@ def epoch_line(done: EpochDone) -> str:
             f", validation loss {done.validation_loss:.4f}, accuracy {done.validation_accuracy:.1%}"
         )
     return f"{line}, {done.images_per_second:,.0f} images/s, {done.seconds:.1f} s"
+
+
+def split_line(split: BatchSplit) -> str:
+    """That batches are split from here on."""
+    return (
+        f"out of memory at step {split.step:,}: each batch is computed in {split.parts} parts "
+        "from here on, with the same update"
+    )
 
 
 # Prefect runs tasks in copies of the caller's context: what the command line sets here

@@ -70,7 +70,7 @@ def main(*overrides: str) -> None:
             except _Enough:
                 state.position.batch = 0
         (first, begin), *_, (last, end) = began
-        return (end - begin) * settings.batch_size / (last - first)
+        return (end - begin) * settings.known_batch_size / (last - first)
 
     train(0.3)
     print(execution, flush=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -61,6 +61,14 @@ class ResolvedConfig:
     gates: tuple[params.GateParams, ...] = ()
     group_settings: tuple[Mapping[str, Any], ...] = ()
     weights: str | None = None
+
+    def with_batch_size(self, size: int) -> ResolvedConfig:
+        """The same with a number for `train.batch_size=auto`."""
+        train = self.config.train
+        if train.batch_size != "auto":
+            return self
+        train = train.model_copy(update={"batch_size": size})
+        return replace(self, config=self.config.model_copy(update={"train": train}))
 
     @property
     def named_gates(self) -> list[tuple[str, params.GateParams]]:

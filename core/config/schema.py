@@ -161,7 +161,9 @@ class TrainConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     epochs: PositiveInt = Field(5, description="passes over the training split")
-    batch_size: PositiveInt = Field(32, description="samples per step")
+    batch_size: PositiveInt | Literal["auto"] = Field(
+        32, description="samples per step; 'auto': as many as fit into memory, 1,024 at most"
+    )
     seed: Annotated[int, Field(ge=0, lt=2**32)] | Literal["per_run"] = Field(
         0,
         description="of initial weights, order of samples and dropout; 'per_run' draws another "
@@ -192,6 +194,16 @@ class TrainConfig(BaseModel):
         description="shuffle: an epoch takes each sample once; balanced: draws each class equally "
         "often, with replacement; weighted: each sample in proportion to the weight that the data "
         "set gives it; none: weighted if it gives weights, else shuffle",
+    )
+    accumulate: PositiveInt = Field(
+        1, description="compute each batch in so many parts: less memory, the same update"
+    )
+    ema: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        description="decay of an exponential moving average of the weights, which is validated, "
+        "kept and evaluated in their place, e.g. 0.999",
     )
     clip_norm: PositiveFloat | None = Field(None, description="clip the gradient's norm to this")
     log_every: PositiveInt = Field(100, description="batches between two recorded training losses")
@@ -224,11 +236,23 @@ class TrainConfig(BaseModel):
     def _fits_together(self) -> TrainConfig:
         if self.processes is not None and self.parallel != "ddp":
             raise ValueError("processes are those of ddp: set train.parallel=ddp")
+        if self.compile and self.accumulate > 1:
+            raise ValueError("compile is for whole batches: leave train.accumulate=1")
+        if self.compile and self.parallel != "none":
+            raise ValueError("compile is for one process: leave train.parallel=none")
+        if self.batch_size == "auto":
+            if self.accumulate > 1 or self.parallel == "ddp":
+                raise ValueError(
+                    "batch_size=auto is for one process that computes whole batches: set a number "
+                    "beside train.accumulate or train.parallel=ddp"
+                )
+            return self
         if self.batch_size < self.world_size:
             processes = self.world_size
             raise ValueError(f"{processes} processes cannot share a batch of {self.batch_size}")
-        if self.compile and self.parallel != "none":
-            raise ValueError("compile is for one process: leave train.parallel=none")
+        if self.accumulate > self.batch_size // self.world_size:
+            share = self.batch_size // self.world_size
+            raise ValueError(f"accumulate={self.accumulate}: a batch has {share} samples to divide")
         return self
 
     def check_validation(self, has_own: bool) -> None:
@@ -256,9 +280,26 @@ class TrainConfig(BaseModel):
         return self.seed
 
     @property
+    def known_batch_size(self) -> int:
+        """The batch size of a training: a number."""
+        assert self.batch_size != "auto"
+        return self.batch_size
+
+    @property
     def world_size(self) -> int:
         """How many processes train together."""
         return (self.processes or 2) if self.parallel == "ddp" else 1
+
+
+class EvaluateConfig(BaseModel):
+    """How the trained network is evaluated, and served."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    views: Literal["one", "mirror", "mirror_and_shifts"] = Field(
+        "one",
+        description="of each image, whose logits are averaged, by the network that is logged, too",
+    )
 
 
 DEFAULT_GATES = (Choice(name="beats_champion"),)
@@ -304,6 +345,7 @@ class RunConfig(BaseModel):
         (), description="further figures of the validation and the test"
     )
     train: TrainConfig = TrainConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
     device: str = Field("auto", description="auto, cpu, cuda, cuda:N, mps")
     precision: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto", description="of the forward pass in training; weights stay float32"

@@ -145,6 +145,21 @@ def learning_curves(runs: Sequence[Curves]) -> list[Markup]:
     return curves
 
 
+def learning_rate_figure(
+    rates: Sequence[float], losses: Sequence[float], suggestion: float
+) -> Figure:
+    """Draw the smoothed loss by the learning rate, and the rate that is suggested."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.4, 4))
+    axes = figure.add_axes(AXES)
+    axes.plot(rates, losses, color=SERIES[0], linewidth=2)
+    axes.axvline(suggestion, color=MUTED, linewidth=1, linestyle="--")
+    axes.set_xscale("log")
+    _plain(axes, x="learning rate", title=f"loss; suggested: {suggestion:.2g}")
+    return figure
+
+
 def reliability_figure(calibration: Calibration) -> Figure:
     """Draw a reliability diagram: accuracy by confidence, above the samples of each bin."""
     from matplotlib.figure import Figure

@@ -17,7 +17,7 @@ import yaml
 
 from torchyard.core.data.dataset import PreparedDataset
 from torchyard.core.redaction import without_passwords
-from torchyard.core.training.events import EpochDone, Event, GradientNorms, RunningLoss
+from torchyard.core.training.events import BatchSplit, EpochDone, Event, GradientNorms, RunningLoss
 from torchyard.core.training.run_log import Line
 
 if TYPE_CHECKING:
@@ -88,6 +88,8 @@ def event_metrics(event: Event) -> tuple[dict[str, float], int]:
         case GradientNorms(step, norms):
             layers = {layer.removeprefix("model."): norm for layer, norm in norms.items()}
             return {f"gradient_norm/{layer}": norm for layer, norm in layers.items()}, step
+        case BatchSplit(step, parts):
+            return {"train/accumulate": parts}, step
         case EpochDone():
             metrics = {
                 "train/loss": event.loss,

@@ -120,9 +120,18 @@ def steps_per_epoch(samples: int, batch_size: int) -> int:
     return max(1, full + (1 if rest > 1 or (rest == 1 and batch_size == 1) else 0))
 
 
+def part_count(samples: int, size: int) -> int:
+    """Into how many parts of about `size` a batch is split; none is a single sample, unless asked.
+
+    Batch norm has no variance of one sample.
+    """
+    count = -(-samples // size)
+    return count if size == 1 else min(count, max(1, samples // 2))
+
+
 def total_steps(samples: int, settings: TrainConfig) -> int:
     """Batches of a whole run."""
-    steps = steps_per_epoch(samples, settings.batch_size) * settings.epochs
+    steps = steps_per_epoch(samples, settings.known_batch_size) * settings.epochs
     return min(steps, settings.max_steps or steps)
 
 
@@ -137,7 +146,7 @@ class Batches:
 
     def __init__(self, data: TrainingData, settings: TrainConfig, device: torch.device) -> None:
         self._data, self._device = data, device
-        self._size, self._seed = settings.batch_size, settings.drawn_seed
+        self._size, self._seed = settings.known_batch_size, settings.drawn_seed
         self._sampler = settings.sampler
         self._workers = settings.workers or decoding_threads(settings.world_size)
         # The memory map or its file on the CPU, copied once to a GPU; encoded images stay.

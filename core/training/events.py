@@ -54,6 +54,14 @@ class GradientNorms:
 
 
 @dataclass(frozen=True)
+class BatchSplit:
+    """From this step on each batch is computed in so many parts, for want of memory."""
+
+    step: int
+    parts: int
+
+
+@dataclass(frozen=True)
 class StageProgress:
     """How far a stage has come: what is being done, samples done, samples in all."""
 
@@ -78,7 +86,7 @@ class WeightsTaken:
 
 
 # A run records these; the other events are for the display.
-TrainingMetrics = RunningLoss | EpochDone | GradientNorms
+TrainingMetrics = RunningLoss | EpochDone | GradientNorms | BatchSplit
 Event = Progress | StageProgress | TrainingBatch | WeightsTaken | TrainingMetrics
 Emit = Callable[[Event], None]
 

@@ -23,7 +23,14 @@ from torchyard.core.evaluation.predict import predict
 from torchyard.core.hosting.params import Loss
 from torchyard.core.training import checkpoint
 from torchyard.core.training.batches import Batches, TrainingData, steps_per_epoch, total_steps
-from torchyard.core.training.events import EpochDone, Event, GradientNorms, Progress, RunningLoss
+from torchyard.core.training.events import (
+    BatchSplit,
+    EpochDone,
+    Event,
+    GradientNorms,
+    Progress,
+    RunningLoss,
+)
 from torchyard.core.training.execution import CompiledStep
 from torchyard.core.training.parallel.strategy import Strategy
 from torchyard.core.training.state import TrainingState
@@ -40,6 +47,7 @@ class FitResult:
     Attributes:
         epochs: epochs finished; steps: batches trained.
         best_epoch: the epoch whose weights were kept.
+        file: the checkpoint in the folder that has them.
         stopped_early: whether patience ran out.
         seconds: time in training steps.
         images_per_second: samples trained on in that time.
@@ -48,6 +56,7 @@ class FitResult:
     epochs: int
     steps: int
     best_epoch: int
+    file: str
     stopped_early: bool
     seconds: float
     images_per_second: float
@@ -84,12 +93,13 @@ def fit(
     if (last := strategy.broadcast(found)) is not None:
         state.load(last, strategy)
     position, patience = state.position, settings.patience
+    position.parts = max(position.parts, settings.accumulate)
     network, device = state.network, state.device
 
     # ---- what is trained on, and how
     batches = Batches(data, settings, device)
     step = Step(state, loss_function, settings, strategy, compiled)
-    batches_per_epoch = steps_per_epoch(len(data.train), settings.batch_size)
+    batches_per_epoch = steps_per_epoch(len(data.train), settings.known_batch_size)
     last_step = total_steps(len(data.train), settings)
 
     def out_of_patience() -> bool:
@@ -112,7 +122,10 @@ def fit(
 
         for batch in batches.epoch(position.epoch, position.batch, epoch_end, strategy):
             learning_rate = state.optimizer.param_groups[0]["lr"]
+            parts = position.parts
             losses[pending], right = step(batch)
+            if position.parts != parts:
+                emit(BatchSplit(position.step + 1, position.parts))
             sizes[pending] = batch.size
             if batch.weight:
                 correct += right
@@ -122,7 +135,9 @@ def fit(
 
             now = time.perf_counter()
             if now - reported >= PROGRESS_SECONDS:
-                rate = (position.step - reported_step) * settings.batch_size / (now - reported)
+                rate = (
+                    (position.step - reported_step) * settings.known_batch_size / (now - reported)
+                )
                 emit(Progress(position.epoch + 1, position.step, last_step, rate))
                 reported, reported_step = now, position.step
 
@@ -154,16 +169,20 @@ def fit(
         # ---- the epoch's end: validate, keep the best, report
         _check_weights(state, folder)
         figures: dict[str, float] = {}
-        if data.validation is not None:
-            # The main process alone predicts; the others wait for it.
-            figures = strategy.broadcast(validate(state, data) if strategy.is_main else figures)
-            if state.follows_metric:
-                monitored = figures[settings.monitor]
-                error = (
-                    monitored if data.figures.lower_is_better(settings.monitor) else 1 - monitored
-                )
-                state.scheduler.step(error)  # type: ignore[arg-type]
         position.epoch += 1
+        with state.averaged():
+            if data.validation is not None:
+                # The main process alone predicts; the others wait for it.
+                figures = strategy.broadcast(validate(state, data) if strategy.is_main else {})
+            monitored = figures.get(settings.monitor, math.nan)
+            if not figures:
+                position.best_epoch = position.epoch
+            elif data.figures.improves(settings.monitor, monitored, position.best_value):
+                position.best_epoch, position.best_value = position.epoch, monitored
+                state.keep_best()
+        if state.follows_metric:
+            lower = data.figures.lower_is_better(settings.monitor)
+            state.scheduler.step(monitored if lower else 1 - monitored)  # type: ignore[arg-type]
         done = EpochDone(
             epoch=position.epoch,
             step=position.step,
@@ -182,25 +201,25 @@ def fit(
         position.total_seconds += position.seconds
         position.batch = position.seen = position.correct = 0
         position.loss_sum = position.seconds = 0.0
-        monitored = figures.get(settings.monitor, math.nan)
-        if not figures:
-            position.best_epoch = position.epoch
-        elif data.figures.improves(settings.monitor, monitored, position.best_value):
-            position.best_epoch, position.best_value = position.epoch, monitored
-            state.keep_best()
         emit(done)  # before the checkpoint: a run that resumes there does not report it again
         state.save(folder / checkpoint.LAST, strategy)
         saved = time.monotonic()
 
     # ---- the best weights are the result
-    if state.best is not None and position.best_epoch != position.epoch:
+    best_epoch, file = position.best_epoch or position.epoch, checkpoint.LAST
+    if state.best is not None:
         network.load_state_dict(state.best)
+    elif state.average:
+        state.average.copy_to_network()
+    if best_epoch != position.epoch or state.average:
+        file = checkpoint.BEST
         if strategy.is_main:
-            checkpoint.save({"network": state.best}, folder / checkpoint.BEST)
+            checkpoint.save({"network": network.state_dict()}, folder / file)
     return FitResult(
         epochs=position.epoch,
         steps=position.step,
-        best_epoch=position.best_epoch or position.epoch,
+        best_epoch=best_epoch,
+        file=file,
         stopped_early=out_of_patience() and position.epoch < settings.epochs,
         seconds=position.total_seconds,
         images_per_second=position.total_seen / position.total_seconds,

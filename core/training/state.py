@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from torch import nn
 from torchyard.core.training import checkpoint
 from torchyard.core.training.network.freezing import Freezing
 from torchyard.core.training.parallel.strategy import Strategy
+from torchyard.core.training.weights.average import WeightAverage
 
 STATE_KEYS = ("network", "optimizer", "scheduler", "scaler")
 
@@ -28,6 +30,7 @@ class Position:
         loss_sum, correct, seen: sums over the samples of the epoch under way.
         seconds: training time of the epoch under way.
         total_seconds, total_seen: of the epochs finished.
+        parts: into which each batch is split, to be computed one after the other.
         best_value: the best value so far of the monitored figure, after `best_epoch` epochs.
     """
 
@@ -40,6 +43,7 @@ class Position:
     seconds: float = 0.0
     total_seconds: float = 0.0
     total_seen: int = 0
+    parts: int = 1
     best_value: float | None = None
     best_epoch: int = 0
 
@@ -60,7 +64,9 @@ class TrainingState:
         precision: of the forward pass, "float32", "bfloat16" or "float16"; weights stay float32.
         position: how far it has come.
         best: the network's state, on the CPU, after `position.best_epoch`, where it is validated.
+        ema: decay of the weights' average, which is validated and kept in their place; None: none.
         scaler: of the loss, for float16.
+        average: of the weights.
     """
 
     network: nn.Module
@@ -73,10 +79,17 @@ class TrainingState:
     follows_metric: bool = False
     needs_closure: bool = False
     freezing: Freezing | None = None
+    ema: float | None = None
     scaler: torch.amp.GradScaler = field(init=False)
+    average: WeightAverage | None = field(init=False)
 
     def __post_init__(self) -> None:
+        self.average = WeightAverage(self.network, self.ema) if self.ema is not None else None
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == "float16")
+
+    def averaged(self) -> AbstractContextManager[None]:
+        """Have the network hold the weights that are its result: their average, if there is one."""
+        return self.average.in_network() if self.average else nullcontext()
 
     def keep_best(self) -> None:
         """Keep the weights that the network has now as the best."""
@@ -95,6 +108,8 @@ class TrainingState:
         # Every process draws from its own generators.
         state["random"] = strategy.all_gather(checkpoint.random_state(self.device))
         state |= {"position": asdict(self.position), "best": self.best}
+        if self.average:
+            state["average"] = self.average.state_dict()
         if strategy.is_main:
             checkpoint.save_beside(state, path)
 
@@ -109,6 +124,10 @@ class TrainingState:
             getattr(self, name).load_state_dict(state[name])
         if strategy.rank < len(state["random"]):
             checkpoint.restore_random_state(state["random"][strategy.rank], self.device)
+        if self.average and "average" in state:
+            self.average.load_state_dict(state["average"])
+        elif self.ema is not None:  # the run was trained on with another setting
+            self.average = WeightAverage(self.network, self.ema)
         position = state["position"]
         if "best_loss" in position:  # before there was `train.monitor`, it was the loss
             loss = position.pop("best_loss")

@@ -12,7 +12,7 @@ from torch import nn
 from torchyard.core.config.schema import TrainConfig
 from torchyard.core.errors import RunError
 from torchyard.core.hosting.params import Loss
-from torchyard.core.training.batches import Batch
+from torchyard.core.training.batches import Batch, part_count
 from torchyard.core.training.execution import CompiledStep
 from torchyard.core.training.parallel.strategy import Strategy
 from torchyard.core.training.state import TrainingState
@@ -38,8 +38,9 @@ class Step:
         compiled: CompiledStep | None,
     ) -> None:
         self._state, self._loss_function, self._compiled = state, loss_function, compiled
-        self._clip_norm = settings.clip_norm
-        self._strategy = strategy
+        self._clip_norm, self._strategy = settings.clip_norm, strategy
+        # Of a batch, in this process.
+        self._share = -(-settings.known_batch_size // strategy.world_size)
         self._forward = strategy.wrap(state.network)
         self._autocast = torch.autocast(
             state.device.type,
@@ -72,21 +73,65 @@ class Step:
                 nn.utils.clip_grad_norm_(state.network.parameters(), self._clip_norm)
             state.scaler.step(state.optimizer)
             state.scaler.update()
+        if state.average:
+            state.average.update()
         if not state.follows_metric:
             state.scheduler.step()
         return loss, right
 
     def _backward(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-        """Set the gradients of a batch; its loss and how many were right."""
-        state = self._state
+        """Set the gradients of a batch, in twice as many parts each time that memory is short.
+
+        Raises:
+            RunError: there is no memory for a single sample.
+        """
+        position = self._state.position
+        while True:
+            parts = part_count(len(batch.inputs), -(-self._share // position.parts))
+            try:
+                return self._in_parts(batch, parts)
+            except torch.OutOfMemoryError as error:
+                memory = (
+                    f"{self._state.device} has too little memory for {len(batch.inputs)} samples"
+                )
+                if self._strategy.world_size > 1:  # each process would have to know of it
+                    raise RunError(f"{memory}: set train.accumulate, e.g. 4") from error
+                if parts > len(batch.inputs) // 2:
+                    raise RunError(f"{memory}, even one after the other") from error
+            # Here, because the error holds what the part had in memory.
+            position.parts *= 2
+            if self._state.device.type == "cuda":
+                torch.cuda.empty_cache()
+
+    def _in_parts(self, batch: Batch, parts: int) -> tuple[torch.Tensor, torch.Tensor]:
+        self._state.optimizer.zero_grad(set_to_none=True)
+        if parts == 1:
+            return self._add_gradients(batch.inputs, batch.targets, batch.labels, batch.weight)
+        losses, rights = [], []
+        split = (each.tensor_split(parts) for each in (batch.inputs, batch.targets, batch.labels))
+        for number, (inputs, targets, labels) in enumerate(zip(*split, strict=True), 1):
+            weight = batch.weight * len(inputs) / len(batch.inputs)
+            with self._strategy.exchange(self._forward, wanted=number == parts):
+                loss, right = self._add_gradients(inputs, targets, labels, weight)
+            losses.append(loss)
+            rights.append(right)
+        return torch.stack(losses).sum(), torch.stack(rights).sum()
+
+    def _add_gradients(
+        self,
+        inputs: torch.Tensor,
+        targets: torch.Tensor,
+        labels: torch.Tensor,
+        weight: float,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Add the gradients of weight x mean loss; returns that, and how many were right."""
         with self._autocast:
-            logits = self._forward(batch.inputs)
-            loss = self._loss_function(logits, batch.targets)
-        if batch.weight != 1:
-            loss = loss * batch.weight
-        state.optimizer.zero_grad(set_to_none=True)
-        state.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
-        return loss.detach(), (logits.detach().argmax(1) == batch.labels).sum()
+            logits = self._forward(inputs)
+            loss = self._loss_function(logits, targets)
+        if weight != 1:
+            loss = loss * weight
+        self._state.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        return loss.detach(), (logits.detach().argmax(1) == labels).sum()
 
     def _step_with_closure(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         """Let the optimizer compute the gradients; the loss and how many were right at first.

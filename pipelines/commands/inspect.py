@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 from statistics import fmean
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
@@ -16,9 +16,19 @@ from torchyard.core.data.dataset import PreparedDataset
 from torchyard.core.data.files import cache_folder
 from torchyard.core.errors import UserError
 from torchyard.core.formatting import dimensions
-from torchyard.pipelines.commands.arguments import plugin_config
-from torchyard.pipelines.display import Display, print_table, stdout
+from torchyard.core.tracking.weights import recorded_weights
+from torchyard.pipelines.commands.arguments import (
+    AsJson,
+    Overrides,
+    PresetOrFile,
+    plugin_config,
+    preset_config,
+)
+from torchyard.pipelines.display import Display, print_json, print_table, stdout
 from torchyard.pipelines.worker.process import Worker
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 NUMBERS = ("parameters", "train", "validation", "test", "mean", "std")  # columns
 VERBS = {"train": "train", "validation": "validate", "test": "test"}
@@ -43,10 +53,7 @@ def inspect_dataset(
     Example: [bold]torchyard inspect image_folder path=photos/ --picture photos.png[/]
     """
     resolved = plugin_config("dataset", dataset, parameters)
-    if picture is not None and picture.suffix.lower() != ".png":
-        raise UserError(f"--picture: {picture}: its name must end with .png")
-    if picture is not None and not picture.absolute().parent.is_dir():
-        raise UserError(f"--picture: {picture}: there is no such folder")
+    _check_picture("--picture", picture)
     arguments: dict[str, Any] = {
         "config": resolved.config.model_dump(mode="json"),
         "cache": str(cache_folder()),
@@ -153,6 +160,67 @@ def _print_statistics(data: PreparedDataset) -> None:
     print_table((component, "mean", "std"), cells, right=NUMBERS)
 
 
+@commands.command("lr-find")
+def find_learning_rate(
+    source: PresetOrFile = None,
+    overrides: Overrides = None,
+    plot: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.png", help="also draw the loss by the learning rate"),
+    ] = None,
+    steps: Annotated[int, typer.Option(min=10, help="batches to train, at most")] = 100,
+    as_json: AsJson = False,
+) -> None:
+    """Find a learning rate: train some batches, each with a greater one, and see the loss fall.
+
+    Nothing of it is recorded or kept. The range test of Smith, arXiv:1506.01186.
+
+    Example: [bold]torchyard lr-find cifar10 optimizer=adamw --plot rates.png[/]
+    """
+    resolved = preset_config(source, overrides)
+    _check_picture("--plot", plot)
+    config = resolved.config.model_dump(mode="json")
+    cache, weights = str(cache_folder()), recorded_weights(resolved)
+    shown = Display(stdout if not as_json else None)
+    with closing(Worker(shown.output)) as worker, shown.bars():
+        worker.call("check", config=config, cache=cache, weights=weights)
+        with shown.stage("prepare", resolved.config.dataset.name):
+            prepared = worker.call("prepare", shown.event, config=config, cache=cache)
+        with shown.stage("train", resolved.config.model.name):
+            arguments = {"data": prepared["folder"], "steps": steps, "weights": weights}
+            found = worker.call("find_learning_rate", shown.event, config=config, **arguments)
+    suggestion = float(f"{found['suggestion']:.2g}")
+    if plot is not None:
+        from torchyard.core.report.plots import learning_rate_figure
+
+        _save(learning_rate_figure(found["rates"], found["losses"], suggestion), "--plot", plot)
+    if as_json:
+        print_json(found | {"suggestion": suggestion})
+        return
+    losses = found["losses"]
+    stdout.print(
+        f"The loss fell from {losses[0]:.4f} to {min(losses):.4f} within {len(losses)} batches of "
+        f"{found['batch_size']} samples, with rates up to {found['rates'][-1]:.2g}."
+    )
+    stdout.print(f"Suggested:  [bold]optimizer.lr={suggestion:g}[/]")
+    if plot is not None:
+        stdout.print(f"Drawn in {escape(str(plot))}", soft_wrap=True)
+
+
+def _check_picture(option: str, file: Path | None) -> None:
+    if file is not None and file.suffix.lower() != ".png":
+        raise UserError(f"{option}: {file}: its name must end with .png")
+    if file is not None and not file.absolute().parent.is_dir():
+        raise UserError(f"{option}: {file}: there is no such folder")
+
+
+def _save(figure: Figure, option: str, file: Path) -> None:
+    try:
+        figure.savefig(file)
+    except OSError as error:
+        raise UserError(f"{option}: {file}: {error.strerror}") from error
+
+
 def _draw(data: PreparedDataset, file: Path) -> None:
     from torchyard.core.report.image_grids import labelled_images_figure
 
@@ -162,10 +230,7 @@ def _draw(data: PreparedDataset, file: Path) -> None:
     if figure is None:
         stdout.print(f"There is no picture: samples of {dimensions(data.shape)} are not images.")
         return
-    try:
-        figure.savefig(file)
-    except OSError as error:
-        raise UserError(f"--picture: {file}: {error.strerror}") from error
+    _save(figure, "--picture", file)
     stdout.print(f"Some of the images are drawn in {escape(str(file))}", soft_wrap=True)
 
 

@@ -39,8 +39,14 @@ from torchyard.core.redaction import redact_logs
 from torchyard.core.tracking.record import RunRecord
 from torchyard.core.tracking.store import check_writable, tracking_uri
 from torchyard.core.tracking.weights import recorded_weights
-from torchyard.core.training.events import EpochDone, Event, TrainingBatch, WeightsTaken
-from torchyard.pipelines.display import display, epoch_line
+from torchyard.core.training.events import (
+    BatchSplit,
+    EpochDone,
+    Event,
+    TrainingBatch,
+    WeightsTaken,
+)
+from torchyard.pipelines.display import display, epoch_line, split_line
 from torchyard.pipelines.flow import recording
 from torchyard.pipelines.flow.extension import FinishedRun
 from torchyard.pipelines.flow.failures import (
@@ -238,13 +244,16 @@ def train_model(config: RunConfig, data: str, run_id: str) -> dict[str, Any]:
         balance = done["balance"].get("balance", "")
         trained = "parameters to train" if config.model.freeze else "parameters"
         compiled = f", compiled {placement['compiled']}" * (placement["compiled"] != "false")
+        steps = f"{fit['steps']:,} steps"
+        if config.train.batch_size == "auto":
+            steps += f" of {placement['batch_size']} samples"
         early = "; stopped early" * fit["stopped_early"]
         if fit["best_epoch"] != fit["epochs"]:
             by = f" by {config.train.monitor}" * (config.train.monitor != "loss")
             early += f"; the weights of epoch {fit['best_epoch']}, the best{by}, are kept"
         _say(
             "train",
-            f"{config.model.name} with {done['parameters']:,} {trained}, {fit['steps']:,} steps "
+            f"{config.model.name} with {done['parameters']:,} {trained}, {steps} "
             f"in {fit['seconds']:.1f} s on {placement['device']} ({placement['device_name']}), "
             f"{placement['execution']}{compiled}{early}",
         )
@@ -396,6 +405,8 @@ def _call(stage: str, run_id: str, classes: Sequence[str] = (), **arguments: Any
             record.set_tags({"weights": event.line, "weights_file": event.file})
         if isinstance(event, EpochDone):
             logger.info(epoch_line(event))
+        if isinstance(event, BatchSplit):
+            logger.warning(split_line(event))
 
     def on_output(line: str) -> None:
         shown.output(line)

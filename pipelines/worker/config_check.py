@@ -18,6 +18,7 @@ from torchyard.core.data.dataset import PreparedDataset
 from torchyard.core.data.raw import SampleSpec
 from torchyard.core.errors import UserError, suggestion
 from torchyard.core.evaluation.figures import standard_names
+from torchyard.core.formatting import dimensions
 from torchyard.core.hosting.host import host
 from torchyard.core.hosting.params import AugmentationParams, LossParams, MixingParams, RegionParams
 from torchyard.core.preparation.prepare import find_prepared
@@ -41,6 +42,7 @@ from torchyard.pipelines.worker import trial_step
 from torchyard.pipelines.worker.trial_step import random_samples
 
 Config = Mapping[str, Any]
+UNKNOWN_BATCH_SIZE = 32  # in place of `auto`, before there are data
 
 
 def check(
@@ -65,7 +67,7 @@ def check(
     Raises:
         UserError: with every problem found.
     """
-    resolved = resolve_once(config, host())
+    resolved = resolve_once(config, host()).with_batch_size(UNKNOWN_BATCH_SIZE)
     chosen = resolved.config.dataset
     prepared = find_prepared(chosen.name, resolved.dataset, Path(cache), chosen.reading)
     spec = prepared.spec if prepared else resolved.dataset.describe()
@@ -198,6 +200,10 @@ def step_problems(
     before, threads = checkpoint.random_state(torch.device("cpu")), torch.get_num_threads()
     torch.set_num_threads(1)  # with so little work, several would wait for each other
     weights, groups = trial_step.some_weights(), groups or []
+    views = resolved.config.evaluate.views
+    if spec is not None and len(spec.shape) != 3 and views != "one":
+        shape = dimensions(spec.shape)
+        problems.append(f"evaluate.views: {views} is for images, and a sample is {shape}")
     if spec is not None:
         samples = trial_step.first_samples(prepared) if prepared else random_samples(spec)
         encoded = prepared.encoded if prepared else resolved.config.dataset.storage == "encoded"
@@ -328,13 +334,15 @@ def region_first(
 
 def _why_single(settings: TrainConfig, prepared: PreparedDataset | None) -> str:
     """Why training has batches of a single sample, as far as one can tell; "" if it has none."""
-    if settings.batch_size == 1:
+    if settings.known_batch_size == 1:
         return "as train.batch_size=1 asks for"
+    if settings.accumulate * settings.world_size == settings.known_batch_size:
+        return f"as train.accumulate={settings.accumulate} asks for"
     processes, last = settings.world_size, 0
     if prepared is not None:
-        last = prepared.counts["train"] % settings.batch_size
+        last = prepared.counts["train"] % settings.known_batch_size
     # A process without a sample of its own takes one with a weight of 0.
-    if processes > 1 and (settings.batch_size < 2 * processes or 1 < last < 2 * processes):
+    if processes > 1 and (settings.known_batch_size < 2 * processes or 1 < last < 2 * processes):
         return f"as {processes} processes share a batch"
     return ""
 

@@ -22,6 +22,7 @@ from torchyard.core.training.batches import steps_per_epoch, total_steps
 from torchyard.core.training.events import Emit
 from torchyard.core.training.execution import Execution
 from torchyard.pipelines.worker.config_check import Config, model_size
+from torchyard.pipelines.worker.search.batch_size import with_recorded_batch_size
 
 
 def extend(
@@ -46,7 +47,10 @@ def extend(
         UserError: nothing would be trained, or the weights do not fit the model.
         RunError: the finished run has no checkpoint that can be read.
     """
-    new, old = resolve_once(config, host()), resolve_once(before, host())
+    new, old = (
+        with_recorded_batch_size(resolve_once(each, host()), Path(source), Path(folder))
+        for each in (config, before)
+    )
     prepared = PreparedDataset.open(Path(data))
     if (last := checkpoint.find(Path(source))) is None:
         raise RunError(f"There is no checkpoint in {source} that can be read.")
@@ -132,7 +136,7 @@ def _count(prepared: PreparedDataset, run: ResolvedConfig) -> int:
 
 def _batches(prepared: PreparedDataset, run: ResolvedConfig) -> int:
     """How many an epoch has."""
-    return steps_per_epoch(_count(prepared, run), run.config.train.batch_size)
+    return steps_per_epoch(_count(prepared, run), run.config.train.known_batch_size)
 
 
 def _other_parameters(old: ResolvedConfig, new: ResolvedConfig) -> bool:

@@ -23,6 +23,7 @@ from torchyard.core.data.splitting import stratified_split
 from torchyard.core.errors import RunError, UserError
 from torchyard.core.evaluation.figures import Figures
 from torchyard.core.evaluation.predict import predict
+from torchyard.core.evaluation.views import Views
 from torchyard.core.hosting.host import host
 from torchyard.core.hosting.params import Loss, LossParams
 from torchyard.core.preparation.prepare import find_prepared, prepare_dataset
@@ -37,6 +38,7 @@ from torchyard.core.training.run_log import with_metrics_logged
 from torchyard.core.training.sampling import sampling
 from torchyard.core.training.state import TrainingState
 from torchyard.pipelines.worker.config_check import (
+    UNKNOWN_BATCH_SIZE,
     Config,
     check,
     model_size,
@@ -47,6 +49,12 @@ from torchyard.pipelines.worker.config_check import (
 from torchyard.pipelines.worker.extension import extend
 from torchyard.pipelines.worker.judging import judge
 from torchyard.pipelines.worker.plugin_check import try_plugins
+from torchyard.pipelines.worker.search.batch_size import (
+    find_batch_size,
+    with_found_batch_size,
+)
+from torchyard.pipelines.worker.search.learning_rate import range_test, suggested_rate
+from torchyard.pipelines.worker.search.trial_training import new_network
 from torchyard.pipelines.worker.summaries import inspect_dataset, inspect_model
 
 BATCH_SHOWN = 36  # samples in the picture of a training batch
@@ -131,12 +139,22 @@ def _train(
     start = None
     if strategy.broadcast(found) is None:  # which has the weights
         start = starting_weights(resolved, arguments[3])
+    train, validation = _splits(prepared, settings)
+    if settings.batch_size == "auto":
+        some = resolved.with_batch_size(UNKNOWN_BATCH_SIZE)
+        steps = total_steps(len(train), some.config.train)
+        size, groups = model_size(some, prepared.spec, start)
+        if problems := step_problems(some, prepared.spec, size, groups, steps, prepared):
+            raise UserError(problems)
+        emit(StageProgress("finding the batch size", 0, 0))
+        resolved = with_found_batch_size(resolved, prepared, train, device, folder, start)
+        settings = resolved.config.train
     size, groups = model_size(resolved, prepared.spec, start)
     checkpoint.seed_everything(settings.drawn_seed)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
 
-    network = _network(resolved, prepared, start)
+    network = new_network(resolved, prepared, start)
     if start is not None:
         asked = resolved.config.dataset.normalize
         taken = start.apply(network, resolved.config.model.name, prepared.spec, asked)
@@ -144,16 +162,6 @@ def _train(
             emit(WeightsTaken(taken, file_identity(start.file)))
     freezing = networks.Freezing.of(network.model, resolved.config.model)
     network = network.to(device)
-    train, validation = prepared.train, prepared.validation
-    if validation is None and settings.validation:
-        try:
-            rest, held_out = stratified_split(
-                train.labels, settings.validation, settings.drawn_seed, train.groups
-            )
-        except ValueError as error:
-            raise UserError(f"train.validation={settings.validation:g}: {error}") from None
-        validation = replace(train, indices=held_out)
-        train = replace(train, indices=rest)
     steps = total_steps(len(train), settings)
     execution = Execution.choose(
         resolved.config, network.model, size, steps, device, resolved.optimizer.needs_closure
@@ -197,6 +205,7 @@ def _train(
         follows_metric=resolved.scheduler.follows_metric,
         needs_closure=resolved.optimizer.needs_closure,
         freezing=freezing,
+        ema=settings.ema,
     )
     compiled, compilation = None, "false"
     if execution.compiled:
@@ -204,9 +213,8 @@ def _train(
         compiled, compilation = _compile(state, loss, data, settings)
     emit = with_metrics_logged(folder, emit) if strategy.is_main else emit
     result = loop.fit(state, loss, data, settings, strategy, compiled, folder, emit)
-    best = validation is not None and result.best_epoch != result.epochs
     return {
-        "weights": str(folder / (checkpoint.BEST if best else checkpoint.LAST)),
+        "weights": str(folder / result.file),
         "weights_digest": networks.weights_digest(network),
         "parameters": size.parameters,
         "fit": asdict(result),
@@ -221,10 +229,29 @@ def _train(
             "execution": str(execution),
             "compiled": compilation,
             "processes": str(strategy.world_size),
+            "batch_size": str(settings.known_batch_size),
         },
         "balance": _balance(resolved, fitted, train),
         "peaks": devices.peak_memory(device),
     }
+
+
+def _splits(prepared: PreparedDataset, settings: TrainConfig) -> tuple[Split, Split | None]:
+    """What is trained on, and what is held out for validation.
+
+    Raises:
+        UserError: nothing can be held out.
+    """
+    train, validation = prepared.train, prepared.validation
+    if validation is None and settings.validation:
+        seed = 0 if settings.seed == "per_run" else settings.seed
+        try:
+            rest, held_out = stratified_split(train.labels, settings.validation, seed, train.groups)
+        except ValueError as error:
+            raise UserError(f"train.validation={settings.validation:g}: {error}") from None
+        validation = replace(train, indices=held_out)
+        train = replace(train, indices=rest)
+    return train, validation
 
 
 def _balance(resolved: ResolvedConfig, fitted: LossParams, train: Split) -> dict[str, str]:
@@ -252,7 +279,7 @@ def _compile(
     Raises:
         RunError: it cannot be compiled, and `train.compile` asks for it.
     """
-    batch = Batches(data, settings, state.device).first(settings.batch_size)
+    batch = Batches(data, settings, state.device).first(settings.known_batch_size)
     gradients_used = settings.clip_norm is not None or settings.log_gradients
     try:
         step = CompiledStep(
@@ -297,23 +324,49 @@ def export(config: Config, data: str, weights: str, target: str, emit: Emit) -> 
     return {"refused": None, "digest": digest}
 
 
-def _network(
-    resolved: ResolvedConfig, prepared: PreparedDataset, start: networks.StartingWeights | None
-) -> networks.Network:
-    model = resolved.model.build(prepared.shape, len(prepared.classes))
-    normalize = resolved.config.dataset.normalize
-    if start is not None and normalize == "auto":
-        normalize = start.normalization(prepared.spec) or normalize
-    return networks.Network(model, prepared, normalize)
-
-
 def _trained_network(
     resolved: ResolvedConfig, prepared: PreparedDataset, weights: Path, device: torch.device
 ) -> networks.Network:
-    network = _network(resolved, prepared, None)
+    """The network as it is evaluated and served."""
+    network = new_network(resolved, prepared, None)
     # The normalization is among the weights: it may be that of those which training began with.
     network.load_state_dict(checkpoint.load(weights)["network"])
+    views = resolved.config.evaluate.views
+    if views != "one":
+        network.views = Views(*prepared.shape[1:], shifts=views == "mirror_and_shifts")
     return network.to(device)
+
+
+def find_learning_rate(
+    config: Config, data: str, steps: int, emit: Emit, weights: str | None = None
+) -> dict[str, Any]:
+    """Train a little with growing learning rates; nothing of it is kept.
+
+    Args:
+        weights: the file with those of a run that `model.weights` names.
+
+    Returns:
+        rates, losses: of each step; suggestion: a rate; batch_size: of the steps.
+    """
+    resolved, prepared = resolve_once(config, host()), PreparedDataset.open(Path(data))
+    device = devices.choose_device(resolved.config.device)
+    train, _ = _splits(prepared, resolved.config.train)
+    start = starting_weights(resolved, weights)
+    if resolved.config.train.batch_size == "auto":
+        size = find_batch_size(resolved, prepared, train, device, start)
+        resolved = resolved.with_batch_size(size)
+    size = resolved.config.train.known_batch_size
+    rates, losses = range_test(
+        resolved,
+        prepared,
+        train,
+        device,
+        start,
+        steps,
+        lambda done: emit(StageProgress("learning rates", done, steps)),
+    )
+    suggestion = suggested_rate(rates, losses)
+    return {"rates": rates, "losses": losses, "suggestion": suggestion, "batch_size": size}
 
 
 def load_compiler() -> None:
@@ -331,6 +384,6 @@ STAGES: dict[str, Callable[..., dict[str, Any]]] = {
     stage.__name__: stage
     for stage in (
         *(check, try_plugins, prepare, extend, train, evaluate, export, judge),
-        *(inspect_dataset, inspect_model),
+        *(inspect_dataset, inspect_model, find_learning_rate),
     )
 }

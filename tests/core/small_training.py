@@ -45,7 +45,9 @@ def run_fit(folder, network, *, train=None, validation=None, emit=None, lr=0.1, 
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 100)
     folder.mkdir(exist_ok=True)
     return loop.fit(
-        TrainingState(network, optimizer, scheduler, device=CPU, precision=precision),
+        TrainingState(
+            network, optimizer, scheduler, device=CPU, precision=precision, ema=settings.ema
+        ),
         loss or nn.CrossEntropyLoss(),
         batches.TrainingData(train, validation, augmentations, CPU, figures or Figures()),
         settings,

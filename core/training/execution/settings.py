@@ -79,7 +79,7 @@ class Execution:
         """
         settings = config.train
         on_cpu = device.type == "cpu"
-        work = size.flops * settings.batch_size
+        work = size.flops * settings.known_batch_size // settings.accumulate
         grouped = any(getattr(layer, "groups", 1) > 1 for layer in model.modules())
         uses = work / max(1, size.parameters)
         heavy = on_cpu and work >= HEAVY_BATCH_FLOPS
@@ -103,6 +103,7 @@ class Execution:
             raise UserError(f"train.compile: is not for {what}")
         if compiled is None:
             alone = on_cpu and settings.parallel == "none" and precision == "float32"
+            alone = alone and settings.accumulate == 1
             worth_it = work < WORTH_ONEDNN and steps >= WORTH_COMPILING
             compiled = alone and worth_it and not (plain_torch or changing)
         return cls(

@@ -70,10 +70,16 @@ class Network(nn.Module):
         if model_input(data.spec, normalize) == torch.float32:
             self.normalize = Normalize(mean, std, data.shape, scale)
         self.model = model
+        self.views: nn.Module | None = None
 
     def forward(self, samples: torch.Tensor) -> torch.Tensor:
-        """Raw samples to logits."""
-        logits: torch.Tensor = self.model(self.normalize(samples))
+        """Raw samples to logits; with views, to the mean of theirs."""
+        logits: torch.Tensor
+        if self.views is None:
+            logits = self.model(self.normalize(samples))
+            return logits
+        seen = (weight * self.model(self.normalize(view)) for view, weight in self.views(samples))
+        logits = torch.stack(list(seen)).sum(0)
         return logits
 
 

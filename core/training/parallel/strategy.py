@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, TypeVar
 
 import torch
@@ -37,6 +38,13 @@ class Strategy:
     def wrap(self, network: nn.Module) -> nn.Module:
         """What to call in place of the network in training."""
         return network
+
+    def exchange(self, wrapped: nn.Module, *, wanted: bool) -> AbstractContextManager[Any]:
+        """Whether a backward pass ends with the gradients' average over the processes.
+
+        Of a batch in parts only the last does: its sum is averaged.
+        """
+        return nullcontext()
 
     def shard(self, index: torch.Tensor) -> tuple[torch.Tensor, float]:
         """This process's samples of a batch, and the weight of their mean loss.
@@ -87,6 +95,12 @@ class DistributedDataParallel(Strategy):
         if self.is_main:
             _print_sizes(network, "Outside:", lambda: self._batch_size)
         return nn.parallel.DistributedDataParallel(network)
+
+    def exchange(  # noqa: D102 - as above
+        self, wrapped: nn.Module, *, wanted: bool
+    ) -> AbstractContextManager[Any]:
+        assert isinstance(wrapped, nn.parallel.DistributedDataParallel)
+        return nullcontext() if wanted else wrapped.no_sync()
 
     def shard(self, index: torch.Tensor) -> tuple[torch.Tensor, float]:
         """Every N-th sample; one of weight 0 where there are fewer samples than processes."""

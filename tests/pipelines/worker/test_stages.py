@@ -55,6 +55,26 @@ def test_stages_from_data_to_exported_model(worker, cache, tmp_path):
     assert exported.stat().st_size > 0
 
 
+def test_views_are_a_layer_of_what_is_evaluated_and_exported(worker, cache, tmp_path):
+    plain = config("train.epochs=1", "train.max_steps=9", "device=cpu")
+    data = worker.call("prepare", config=plain, cache=cache)["folder"]
+    weights = worker.call("train", config=plain, data=data, folder=str(tmp_path))["weights"]
+    made = {}
+    for views in ("one", "mirror", "mirror_and_shifts"):
+        arguments = {"data": data, "weights": weights} | {
+            "config": config("train.epochs=1", f"evaluate.views={views}", "device=cpu")
+        }
+        worker.call("evaluate", target=str(tmp_path / f"{views}.npz"), **arguments)
+        worker.call("export", target=str(tmp_path / f"{views}.pt2"), **arguments)
+        made[views] = Predictions.load(tmp_path / f"{views}.npz").logits
+        network = torch.export.load(tmp_path / f"{views}.pt2").module()
+        samples = torch.from_numpy(PreparedDataset.open(Path(data)).test.samples[:50].copy())
+        np.testing.assert_allclose(network(samples).detach(), made[views][:50], atol=1e-4)
+        if views == "one":
+            mirrored = network(samples.flip(-1)).detach().numpy()
+    np.testing.assert_allclose(made["mirror"][:50], (made["one"][:50] + mirrored) / 2, atol=1e-4)
+
+
 def test_only_what_is_in_the_table_is_a_stage(worker):
     for name in ("_train", "load_export", "torch"):
         with pytest.raises(RunError, match=f"'{name}' failed: KeyError"):

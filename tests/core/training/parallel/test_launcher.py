@@ -116,6 +116,17 @@ def test_two_processes_train_what_one_does(trained, tmp_path, capfd, caplog, mon
     assert "train.processes=2 on 1 cores: they wait for each other" in caplog.text
 
 
+def test_two_processes_train_what_one_does_in_parts_and_averaged(trained, tmp_path):
+    settings = {"accumulate": 4, "ema": 0.9, "seed": 4}
+    _, alone, _ = trained(tmp_path / "one", ema=0.9, seed=4)
+    _, together, _ = trained(tmp_path / "two", parallel="ddp", processes=2, **settings)
+    for name, weight in alone["network"].items():
+        torch.testing.assert_close(together["network"][name], weight, rtol=1e-5, atol=1e-6)
+    for name, average in alone["average"]["averages"].items():
+        other = together["average"]["averages"][name]
+        torch.testing.assert_close(other, average, rtol=1e-5, atol=1e-6)
+
+
 def test_data_parallel_shows_the_sizes_inside_and_outside(trained, tmp_path, capfd):
     _, wrapped, _ = trained(tmp_path / "wrapped", parallel="data_parallel")
     _, plain, _ = trained(tmp_path / "plain")
