@@ -26,6 +26,7 @@ ROWS = (
     "throughput",
     "resnet18",
     "accuracy",
+    "finetuning",
     "prepare",
     "photos",
     "evaluate",

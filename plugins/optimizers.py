@@ -60,8 +60,9 @@ class _TorchOptimizer(OptimizerParams):
             for each in given
             for weight in (each["params"] if isinstance(each, dict) else [each])
         ]
-        # torch refuses it for complex weights.
-        fused = name in FUSED and all(weight.is_floating_point() for weight in weights)
+        # torch refuses it for complex weights. Its SGD fails where some learn later than others:
+        # it has a momentum for all of them or for none.
+        fused = name in FUSED and all(w.is_floating_point() and w.requires_grad for w in weights)
         settings = {"fused": True} if fused else {}
         made: torch.optim.Optimizer = getattr(torch.optim, name)(
             given, **settings, **self.model_dump()

@@ -110,7 +110,9 @@ def _fields_at(model: type[BaseModel], location: tuple[int | str, ...]) -> Itera
 def _model_at(model: type[BaseModel], location: tuple[int | str, ...]) -> type[BaseModel] | None:
     """The section at that path; None where it is no section."""
     for part in location:
-        field = model.model_fields.get(part) if isinstance(part, str) else None
+        if isinstance(part, int):  # an item of a list of sections
+            continue
+        field = model.model_fields.get(part)
         annotation = field.annotation if field else None
         sections = [
             member
@@ -163,6 +165,8 @@ def _in_words(annotation: Any) -> str:
         return f"({', '.join(_in_words(member) for member in inner)})"
     if origin in _SEQUENCES:
         return f"list of {_in_words(inner[0])}"
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return "section"
     if isinstance(annotation, type) and origin is None:
         return _TYPES.get(annotation, annotation.__name__)
     return str(annotation).replace("typing.", "")

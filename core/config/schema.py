@@ -85,7 +85,10 @@ class DatasetChoice(ImageReading, Choice):
 
 
 def _one_is_enough(value: object) -> object:
-    return (value,) if isinstance(value, str) else value
+    if not isinstance(value, list | tuple):
+        value = (value,)
+    # Layers of an nn.Sequential have numbers for names.
+    return tuple(str(each) if type(each) is int else each for each in value)
 
 
 Patterns = Annotated[tuple[str, ...], BeforeValidator(_one_is_enough)]

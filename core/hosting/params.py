@@ -201,8 +201,9 @@ class SchedulerParams(PluginParams):
     """A learning-rate schedule, stepped after every batch.
 
     Attributes:
-        follows_metric: whether it is stepped at the end of each epoch instead, with the loss of
-            the validation, as torch.optim.lr_scheduler.ReduceLROnPlateau needs it.
+        follows_metric: whether it is stepped at the end of each epoch instead, with the
+            validation's `train.monitor` (1 less a figure that is to be high), as
+            torch.optim.lr_scheduler.ReduceLROnPlateau needs it.
     """
 
     kind = "scheduler"

@@ -122,7 +122,7 @@ def assert_optimizer_plugin(params: kinds.OptimizerParams) -> None:
                 # The last weight has no gradient, like a layer that is not used.
                 quadratic = sum((weight.square().sum() for weight in weights[:-1]), torch.zeros(()))
                 quadratic.backward()  # type: ignore[no-untyped-call]
-            return float(quadratic)
+            return quadratic.item()
 
         for _ in range(steps):
             if not params.needs_closure:

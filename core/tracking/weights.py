@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from pathlib import Path
 
 from torchyard.core.config.resolve import ResolvedConfig
@@ -34,7 +33,6 @@ def recorded_weights(resolved: ResolvedConfig) -> str | None:
         raise UserError([f"model.weights: {problem}" for problem in error.problems]) from error
 
 
-@functools.cache  # the command line asks before there is a flow, and the flow asks again
 def _exported(named: str, uri: str) -> Path:
     client = open_existing(uri)
     import mlflow
@@ -48,8 +46,9 @@ def _exported(named: str, uri: str) -> Path:
         file = folder / DATA / WEIGHTS
         if not file.is_file():
             folder.mkdir(parents=True, exist_ok=True)
+            where = client.get_logged_model(info.model_id).artifact_location
             mlflow.artifacts.download_artifacts(
-                artifact_uri=f"models:/{info.model_id}/{DATA}", dst_path=str(folder)
+                artifact_uri=f"{where}/{DATA}", dst_path=str(folder)
             )
     if not file.is_file():
         raise UserError(f"{named}: its model has no file {DATA}/{WEIGHTS}.")

@@ -142,7 +142,7 @@ def _run_stages(config: RunConfig, run_id: str | None, parent: str | None) -> Ou
     resumed = run_id is not None
     weights = None if resumed else recorded_weights(resolved)
     check_config(config, weights=weights, resumed=resumed)
-    resolved = recording.with_drawn_seed(resolved)
+    resolved = recording.with_drawn_seed(recording.with_weights(resolved, weights))
     config = resolved.config
     began = time.perf_counter()
     record = recording.start_record(resolved, run_id, parent)
@@ -155,7 +155,9 @@ def _run_stages(config: RunConfig, run_id: str | None, parent: str | None) -> Ou
                 extended.begin(record, config, Path(data), _call, _say)
             elif run_id is None and _repeats(record, config, data):
                 return None
-            trained = train_model(config, data, record.run_id)
+            if resumed and not any(record.folder.glob("*.pt")):  # a checkpoint has the weights
+                weights = recorded_weights(resolved)
+            trained = train_model(config, data, record.run_id, weights)
             predictions = evaluate_model(config, data, trained, record.run_id)
             outcome = report_per_class(config, data, trained, predictions, record.run_id)
             if config.promote:
@@ -225,17 +227,22 @@ def prepare_data(config: RunConfig, run_id: str) -> str:
     task_run_name="train_model: {config.model.name}, {config.optimizer.name}",
     cache_policy=NO_CACHE,
 )
-def train_model(config: RunConfig, data: str, run_id: str) -> dict[str, Any]:
-    """Train; returns `weights` (the checkpoint to use), placement, `fit` and `parameters`."""
+def train_model(
+    config: RunConfig, data: str, run_id: str, weights: str | None = None
+) -> dict[str, Any]:
+    """Train, from `weights` if a file is given.
+
+    Returns:
+        `weights` (the checkpoint to use), placement, `fit` and `parameters`.
+    """
     with _stage("train", run_id, config.model.name):
         record, classes = _record(run_id), PreparedDataset.open(Path(data)).classes
         arguments: dict[str, Any] = {
             "config": _plain(config),
             "data": data,
             "folder": str(record.folder),
+            "weights": weights,
         }
-        if not any(record.folder.glob("*.pt")):  # a checkpoint has the weights
-            arguments["weights"] = recorded_weights(_resolve_here(config))
         done = _call("train", run_id, classes, **arguments)
         recording.record_training(record, done)
         if note := recording.differing_note(record):

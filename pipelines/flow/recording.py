@@ -21,6 +21,7 @@ from prefect.client.orchestration import get_client
 from prefect.runtime import flow_run
 from prefect.utilities.urls import url_for
 
+from torchyard.core.config.files import file_identity
 from torchyard.core.config.resolve import ResolvedConfig
 from torchyard.core.config.schema import SINGLE_KINDS, RunConfig
 from torchyard.core.data.dataset import PreparedDataset
@@ -150,6 +151,15 @@ def with_drawn_seed(resolved: ResolvedConfig) -> ResolvedConfig:
     seed = int.from_bytes(hashlib.sha256(source).digest()[:4])
     drawn = config.model_copy(update={"train": config.train.model_copy(update={"seed": seed})})
     return dataclasses.replace(resolved, config=drawn)
+
+
+def with_weights(resolved: ResolvedConfig, file: str | None) -> ResolvedConfig:
+    """The configuration with the digest of the weights of the run that `model.weights` names."""
+    if file is None:
+        return resolved
+    plugins = resolved.config.plugins | {"model.weights": file_identity(Path(file))}
+    config = resolved.config.model_copy(update={"plugins": plugins})
+    return dataclasses.replace(resolved, config=config)
 
 
 def repeated_run(record: RunRecord, config: RunConfig, prepared: PreparedDataset) -> str | None:

@@ -199,7 +199,8 @@ def step_problems(
     trying = functools.partial(trial_step.trying, problems)
     before, threads = checkpoint.random_state(torch.device("cpu")), torch.get_num_threads()
     torch.set_num_threads(1)  # with so little work, several would wait for each other
-    weights, groups = trial_step.some_weights(), groups or []
+    weights = trial_step.some_weights()
+    tried: list[Group] = []
     views = resolved.config.evaluate.views
     if spec is not None and len(spec.shape) != 3 and views != "one":
         shape = dimensions(spec.shape)
@@ -239,9 +240,10 @@ def step_problems(
                 weights = trial_step.try_model(
                     built, size, samples, gradient, single=single, exports=exports
                 )
+                tried = groups or []
     optimizer = schedule = None
     with trying("optimizer: "):
-        optimizer = build_optimizer(resolved.optimizer, weights, groups)
+        optimizer = build_optimizer(resolved.optimizer, weights, tried)
     if optimizer is not None:
         with trying("scheduler: "):
             schedule = resolved.scheduler.build(optimizer, steps)

@@ -26,10 +26,16 @@ def params(name, **settings):
 
 
 def descend(weight, optimizer, steps):
+    def closure():
+        with torch.enable_grad():
+            optimizer.zero_grad()
+            loss = (0.5 * CURVATURE * (weight - CENTRE) ** 2).sum()
+            loss.backward()
+        return loss.detach()
+
     for _ in range(steps):
-        optimizer.zero_grad()
-        (0.5 * CURVATURE * (weight - CENTRE) ** 2).sum().backward()
-        optimizer.step()
+        closure()
+        optimizer.step(closure)
     return weight.detach().clone()
 
 
@@ -108,6 +114,16 @@ def muon(lr=0.02, momentum=0.6, weight_decay=0.0, others=10.0):
     return sgd(others * lr, momentum, weight_decay=weight_decay, nesterov=True)
 
 
+def sam(lr=1e-3, rho=0.05, momentum=0.0):
+    """SGD with the gradient at the weights, moved by rho along the gradient."""
+    weight, velocity = START.clone(), torch.zeros_like(START)
+    while True:
+        slope = gradient(weight)
+        velocity = momentum * velocity + gradient(weight + rho * slope / slope.norm())
+        weight = weight - lr * velocity
+        yield weight
+
+
 REFERENCES = {
     "gradient_descent": gradient_descent,
     "sgd": sgd,
@@ -116,6 +132,7 @@ REFERENCES = {
     "rmsprop": rmsprop,
     "adagrad": adagrad,
     "muon": muon,
+    "sam": sam,
 }
 CASES = [
     ("gradient_descent", {}),
@@ -141,6 +158,8 @@ CASES = [
     ("adagrad", {"lr": 0.5, "weight_decay": 0.1, "initial_accumulator_value": 2.0}),
     ("muon", {}),
     ("muon", {"lr": 0.05, "momentum": 0.9, "weight_decay": 0.1, "others": 2.0}),
+    ("sam", {}),
+    ("sam", {"lr": 0.05, "rho": 0.5}),
 ]
 
 
@@ -162,7 +181,7 @@ def test_a_parameter_without_a_gradient_stays(name):
     frozen, weight = torch.nn.Parameter(torch.ones(2)), torch.nn.Parameter(torch.ones(2))
     optimizer = params(name).build([frozen, weight])
     weight.sum().backward()
-    optimizer.step()
+    optimizer.step(lambda: None)
     assert frozen.tolist() == [1, 1]
     assert all(value < 1 for value in weight.tolist())
 
@@ -176,8 +195,29 @@ def test_parameters_may_come_from_a_generator_and_the_rate_be_changed(name):
         assert group["lr"] == 1
         group["lr"] = 0.0  # as a schedule does
     network(torch.ones(1, 3)).sum().backward()
-    optimizer.step()
+    optimizer.step(lambda: None)
     assert torch.equal(network.weight, before)
+
+
+def test_sam_steps_by_any_of_the_others():
+    def closure():
+        return None  # the gradient stays
+
+    weights = []
+    for given in (
+        params("sam", lr=0.1, base={"name": "adamw", "weight_decay": 0.5}),
+        params("adamw", lr=0.1, weight_decay=0.5),
+    ):
+        weight = torch.nn.Parameter(START.clone())
+        weight.grad = gradient(START)
+        optimizer = given.build([weight])
+        for _ in range(3):
+            optimizer.step(closure)
+        weights.append(weight.detach())
+    torch.testing.assert_close(weights[0], weights[1])
+    for wrong in ("sgdd", {"name": "sgd", "momentun": 1}, {"lr": 1}, {"nesterov": True}):
+        with pytest.raises(ValidationError, match="base"):
+            params("sam", base=wrong)
 
 
 @pytest.mark.parametrize(("name", "settings"), CASES)

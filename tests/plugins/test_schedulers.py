@@ -76,7 +76,42 @@ def one_cycle(total, peak=LR, share=0.3, div=25.0, final=1e4, linear=False):
 
 
 def test_every_scheduler_is_tested_here():
-    assert [name for name, _ in host().registrations("scheduler")] == list(SCHEDULERS)
+    assert [name for name, _ in host().registrations("scheduler")] == sorted(
+        [*SCHEDULERS, "plateau"]
+    )
+
+
+@pytest.mark.parametrize("warmup", [0, 3])
+@pytest.mark.parametrize(
+    ("name", "chosen"),
+    [
+        *(("constant", {}), ("step", {"step_size": 3}), ("cosine", {})),
+        *(("cosine", {"eta_min": 0.05}), ("one_cycle", {}), ("one_cycle", {"max_lr": 2.0})),
+    ],
+)
+def test_groups_keep_the_ratio_of_their_rates(name, chosen, warmup):
+    chosen = chosen if name == "one_cycle" else {"warmup_steps": warmup, **chosen}
+    alone = run(name, 12, **chosen)
+    weights = [torch.nn.Parameter(torch.ones(1)) for _ in range(2)]
+    optimizer = torch.optim.SGD(
+        [{"params": weights[:1]}, {"params": weights[1:], "lr": LR / 4}], LR
+    )
+    scheduler = params(name, **chosen).build(optimizer, 12)
+    for rate in alone:
+        first, second = (group["lr"] for group in optimizer.param_groups)
+        assert (first, second) == (pytest.approx(rate), pytest.approx(rate / 4))
+        optimizer.step()
+        scheduler.step()
+
+
+def test_a_plateau_lowers_the_rate_after_patience_is_over():
+    optimizer = optimizer_of()
+    scheduler = params("plateau", patience=1, factor=0.5).build(optimizer, 100)
+    seen = []
+    for loss in (1.0, 0.9, 0.9, 0.9, 0.8, 0.7, 0.7):
+        scheduler.step(loss)
+        seen.append(optimizer.param_groups[0]["lr"])
+    assert seen == [LR, LR, LR, LR / 2, LR / 2, LR / 2, LR / 2]
 
 
 @pytest.mark.parametrize("warmup", [0, 1, 4, 11])

@@ -13,7 +13,20 @@ from collections.abc import Iterator
 from torch import nn
 from torch.nn.parameter import is_lazy
 
+from torchyard.core.errors import UserError
+
 _LISTS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
+
+
+def check_shapes_known(network: nn.Module, setting: str) -> None:
+    """Refuse a setting that needs the shapes of a network's parameters where they are not known.
+
+    Raises:
+        UserError: a layer is lazy: it finds its width when it is first run.
+    """
+    for name, weight in network.named_parameters():
+        if isinstance(weight, nn.UninitializedParameter):
+            raise UserError(f"{setting}: the shape of '{name}' is known once the model is run")
 
 
 def depths(network: nn.Module) -> dict[str, int]:

@@ -12,7 +12,7 @@ from torch import nn
 from torchyard.core.config.schema import OptimizerChoice
 from torchyard.core.errors import UserError, suggestion
 from torchyard.core.hosting.params import OptimizerParams
-from torchyard.core.training.network.blocks import depths
+from torchyard.core.training.network.blocks import check_shapes_known, depths
 from torchyard.core.training.network.freezing import layers, matching
 
 
@@ -64,15 +64,18 @@ def parameter_groups(
                 problems.append(f"{slot}: '{pattern}' matches {why}")
             some |= bool(found) and not own.keys() >= set(found)
             own |= {name: values for name in found if name not in own}
-        if not problems and not some:
+        if not some and all(matching(pattern, learning) for pattern in group.match):
             problems.append(f"{slot}: all that it matches is in a group before it")
     decay, fields = chosen.layer_decay, type(optimizer).model_fields
     if decay is not None and "lr" not in fields:
         problems.append(f"optimizer.layer_decay: '{chosen.name}' has no parameter 'lr'")
     if problems:
         raise UserError(problems)
-    blocks, weights = depths(model), dict(model.named_parameters())
-    last = max(blocks.values())
+    weights = dict(model.named_parameters())
+    if not chosen.decay_norms:
+        check_shapes_known(model, "optimizer.decay_norms")
+    blocks = {} if decay is None else depths(model)
+    last = max(blocks.values(), default=0)
     groups: dict[str, tuple[list[str], dict[str, Any]]] = {}
     for name in learning:
         changed: dict[str, Any] = {}

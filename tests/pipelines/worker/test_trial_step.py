@@ -152,7 +152,7 @@ def register_optimizers(register):
 
 @hookimpl
 def register_schedulers(register):
-    register("plateau", Plateau)
+    register("by_metric", Plateau)
 
 @hookimpl
 def register_augmentations(register):
@@ -191,7 +191,7 @@ def problems(cache, *overrides, exports=False):
         ("optimizer=odd_state", "optimizer: its state cannot be kept in a checkpoint: "),
         ("optimizer=a_list", "optimizer: builds a list, not a torch.optim.Optimizer"),
         (
-            "scheduler=plateau",
+            "scheduler=by_metric",
             "scheduler: its step(), called after every batch, without a metric, raises TypeError: ",
         ),
         ("loss=three", "loss: TypeError: "),
@@ -289,7 +289,7 @@ def test_a_model_that_cannot_be_exported_is_refused_where_that_is_asked(plugins,
 
 def test_all_that_is_wrong_is_said_at_once(plugins, tmp_path):
     said = problems(
-        tmp_path, "optimizer=lbfgs", "scheduler=plateau", "loss=three", "model=squeezed"
+        tmp_path, "optimizer=lbfgs", "scheduler=by_metric", "loss=three", "model=squeezed"
     )
     assert [line.partition(":")[0] for line in said] == ["loss", "model", "optimizer", "scheduler"]
 
@@ -333,7 +333,7 @@ def test_plugins_are_tried_without_a_configuration(plugins):
     assert said["model 'branching'"].startswith("cannot be exported by torch.export: ")
     assert said["model 'exiting'"] == "raises SystemExit: 3"
     assert said["model 'squeezed'"].startswith("returns float32 (10,) for 1 sample of 3x32x32")
-    assert {line for _, line, message in found if "'plateau'" in message} == {
+    assert {line for _, line, message in found if "'by_metric'" in message} == {
         PLUGINS.splitlines().index("class Plateau(SchedulerParams):") + 1
     }
 

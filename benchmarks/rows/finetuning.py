@@ -1,0 +1,77 @@
+"""What accuracy fine-tuning EfficientNet-Lite0 reaches in how long, against timm and fastai."""
+
+from __future__ import annotations
+
+import tarfile
+from typing import Any
+
+from benchmarks import archive
+from benchmarks.bench import Bench, Run, Skipped
+from benchmarks.comparison import Comparison, Series, Target
+from benchmarks.home import PEERS, Home
+
+TITLE = "Fine-tuning: EfficientNet-Lite0, ImageNet's weights, on 5,000 of CIFAR-10's images"
+TRAIN, TEST, SIZE, EPOCHS = 500, 200, 128, 3  # a class; pixels
+OURS, TIMM, FASTAI = "torchyard", "timm's recipe", "fastai's fine_tune"
+SETTINGS = (
+    *("digits", "dataset.name=image_folder", "augmentations=[random_crop,horizontal_flip]"),
+    *("model=timm", "model.architecture=tf_efficientnet_lite0"),
+    "dataset.normalize=[0.49803922,0.50196078]",  # (x - 127) / 128
+    *("optimizer=adamw", "optimizer.lr=1e-3", "optimizer.weight_decay=0.05"),
+    *("optimizer.layer_decay=0.8", "optimizer.decay_norms=false", "scheduler=one_cycle"),
+    *("loss.label_smoothing=0.1", "train.batch_size=32"),
+)
+
+
+def measure(bench: Bench) -> tuple[list[Comparison], list[str]]:
+    """Each once: the same images, weights, size, batch and number of epochs."""
+    if not PEERS.exists():
+        raise Skipped("needs the peers in benchmarks/.venv, which `make bench` installs")
+    train, test = (max(8, count // 25) if bench.quick else count for count in (TRAIN, TEST))
+    packed = bench.scratch / "finetuning.tar.gz"
+    archive.repacked(bench.archive, packed, train=train, test=test)
+    images, weights = bench.scratch / "finetuning", bench.scratch / "lite0.pth"
+    with tarfile.open(packed) as tar:
+        tar.extractall(images, filter="data")
+    epochs = bench.rounds(EPOCHS) + bench.quick  # fastai takes one for the head
+    with bench.home("ours") as home, bench.home("peers") as peers:
+        peers.script("peers.finetuning", "weights", weights, python=PEERS)
+        given = ("--images", images, "--size", SIZE, "--epochs", epochs)
+
+        def peer(how: str) -> dict[str, Any]:
+            return peers.script("peers.finetuning", how, weights, *given, python=PEERS)
+
+        theirs = {TIMM: peer("timm"), FASTAI: peer("fastai")}
+        ours = _ours(
+            home, f"dataset.path={packed}", f"dataset.image_size={SIZE}",
+            f"model.weights={weights}", f"train.epochs={epochs}",
+        )  # fmt: skip
+    accuracies = {OURS: ours.accuracy} | {how: found["accuracy"] for how, found in theirs.items()}
+    seconds = {OURS: ours.stages["train"]} | {how: each["seconds"] for how, each in theirs.items()}
+    others = (TIMM, FASTAI)
+    return [
+        Comparison(
+            "Test accuracy",
+            "%",
+            True,
+            tuple(Series(name, (100 * value,)) for name, value in accuracies.items()),
+            (Target("at least that of the best of the others", OURS, 1.0, True, others),),
+        ),
+        Comparison(
+            "Seconds of training",
+            "seconds",
+            False,
+            tuple(Series(name, (value,)) for name, value in seconds.items()),
+            (Target("no more than the fastest of the others", OURS, 1.0, False, others),),
+        ),
+    ], [
+        f"{10 * train:,} images to train, {10 * test:,} to test, {SIZE} pixels, {epochs} epochs, "
+        "batch 32. timm: AdamW, layer decay 0.8, cosine, its augmentation, as its train.py puts "
+        "them together; fastai: `fine_tune` with its augmentation, one epoch for the head.",
+    ]
+
+
+def _ours(home: Home, *overrides: str) -> Run:
+    ended = home.torchyard("run", *SETTINGS, *overrides, "--json")
+    home.settle()
+    return Run.of(ended)

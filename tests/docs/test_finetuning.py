@@ -1,0 +1,16 @@
+"""docs/finetuning.md: its commands, one after the other."""
+
+import shlex
+
+import pytest
+
+pytestmark = pytest.mark.slow  # eight runs
+
+DOCUMENT = "finetuning.md"
+
+
+def test_every_command_of_the_page_works(line, workspace):
+    printed = workspace.invoke(*shlex.split(line)[1:])
+    assert "of 359 test samples right" in printed
+    if "model.weights=latest" in line:
+        assert "10 of 10 tensors from latest (model.pt2); normalized as for them" in printed
