@@ -187,7 +187,8 @@ def export_model(
             np.array(data.test.samples[:CHECKED]),
             table.predictions.logits[:CHECKED],
         )
-    stdout.print(f"{escape(name)} is in {escape(str(to))}, {byte_size(to.stat().st_size)}.")
+    size = byte_size(to.stat().st_size)
+    stdout.print(escape(f"{name} is in {to}, {size}."), soft_wrap=True)
     stdout.print(checked.line, soft_wrap=True)
 
 

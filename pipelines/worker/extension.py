@@ -78,14 +78,18 @@ def extend(
         counted, position["step"] = position["step"], position["epoch"] * batches[1]
         taken = taken * position["step"] // counted
     now = _Schedule(new, network, groups, lengths[1], taken)
-    _move_on(state, then, now, fresh=_other_parameters(old, new))
+    other = [group.names for group in groups] != [group.names for group in groups_before]
+    fresh = other or old.config.optimizer.name != new.config.optimizer.name
+    _move_on(state, then, now, fresh=fresh)
     device = devices.choose_device(new.config.device)
     executions = [
-        Execution.choose(run.config, network.model, size, length, device)
-        for run, length in zip((old, new), lengths, strict=True)
+        Execution.choose(
+            run.config, network.model, size, length, device, run.optimizer.needs_closure
+        )
+        for run, length in zip((old, old, new), (*lengths, lengths[1]), strict=True)
     ]
     if not state["scaler"]:
-        enabled = executions[1].precision == "float16"
+        enabled = executions[2].precision == "float16"
         state["scaler"] = torch.amp.GradScaler(device.type, enabled=enabled).state_dict()
     checkpoint.save(state, Path(folder) / checkpoint.LAST)
 
@@ -137,14 +141,6 @@ def _count(prepared: PreparedDataset, run: ResolvedConfig) -> int:
 def _batches(prepared: PreparedDataset, run: ResolvedConfig) -> int:
     """How many an epoch has."""
     return steps_per_epoch(_count(prepared, run), run.config.train.known_batch_size)
-
-
-def _other_parameters(old: ResolvedConfig, new: ResolvedConfig) -> bool:
-    """Whether the optimizer is another one, or optimizes other parameters."""
-    return (
-        old.config.optimizer.name != new.config.optimizer.name
-        or old.config.model.freeze != new.config.model.freeze
-    )
 
 
 class _Schedule:
