@@ -50,7 +50,7 @@ def main(folder: str, cache: str, workers: str, batch_size: str, size: str) -> N
     batches = Batches(training, settings, cpu)
     normalize = Normalize(data.mean, data.std, data.shape, 255)
     batches.first(2)  # an import is not reading
-    last = steps_per_epoch(len(data.train), settings.batch_size)
+    last = steps_per_epoch(len(data.train), settings.known_batch_size)
     started, images = time.perf_counter(), 0
     for batch in batches.epoch(0, 0, last, Strategy()):
         images += len(normalize(batch.inputs))
