@@ -17,7 +17,7 @@ _status = 1  # also of an unexpected error, which ends with a traceback
 def main() -> None:
     """Start the import of torch, run the command line, and exit at once."""
     global _status
-    trains = sys.argv[1:2] in (["run"], ["resume"])
+    trains = sys.argv[1:2] in (["run"], ["sweep"], ["resume"])
     output = protect(goes_on=trains)
     if trains:  # whose terminal is closed
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
@@ -26,7 +26,7 @@ def main() -> None:
     redaction.redact_output()
     redaction.redact_logs()
     try:
-        if sys.argv[1:2] == ["run"] and "--help" not in sys.argv:
+        if sys.argv[1:2] in (["run"], ["sweep"]) and "--help" not in sys.argv:
             # torch is a run's longest import: the worker process begins with it while this one
             # imports the command line and reads the configuration.
             from torchyard.pipelines.worker.process import shared_worker

@@ -92,6 +92,21 @@ class Resumption:
             return cls(resolved, run_id, tags.get(PARENT), seeds)
 
 
+def study_to_resume(wanted: str) -> Run | None:
+    """The own run of the study that is named, or of the unfinished one that a named run is in.
+
+    Raises:
+        UserError: there is no such run.
+        RunError: the store is out of reach.
+    """
+    uri = store.tracking_uri()
+    client = store.open_existing(uri)
+    with store_errors(uri):
+        found = lookup.find_run(client, wanted)
+        study = lookup.study_under_way(client, found, latest=wanted == lookup.LATEST) or found
+    return study if lookup.STUDY in study.data.tags else None
+
+
 def _extended(
     client: MlflowClient, found: Run, overrides: Sequence[str | Mapping[str, Any]]
 ) -> ResolvedConfig:

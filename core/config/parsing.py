@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -91,6 +92,29 @@ def plain(value: Any) -> Any:
     if isinstance(value, Path):
         return str(value)
     return value.tolist() if hasattr(value, "tolist") else value  # numpy's and torch's
+
+
+def with_values(
+    settings: Mapping[str, Any], values: Mapping[str, Any]
+) -> tuple[dict[str, Any], list[str]]:
+    """A copy of settings with values in their places, by their keys: {"optimizer.lr": 0.1}.
+
+    A text is read as that of an override is.
+
+    Returns:
+        The settings, and the problems with the values that are left out.
+    """
+    changed = copy.deepcopy(dict(settings))
+    problems: list[str] = []
+    assignments = []
+    for key, value in values.items():
+        assignments.append((_path(key), parse_value(value) if isinstance(value, str) else value))
+    for path, value in sorted(assignments, key=lambda item: item[0][1:] != ["name"]):
+        try:
+            _assign(changed, path, value)
+        except UserError as error:
+            problems += error.problems
+    return changed, problems
 
 
 def preset_names(presets: Path) -> list[str]:

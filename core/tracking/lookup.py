@@ -36,6 +36,8 @@ DIGEST = "weights_digest"  # tag of a run that has trained
 SEEDS = "torchyard.seeds"  # tag of a run whose children are one configuration's seeds: how many
 MOST_SEEDS = 1000
 PARENT = "mlflow.parentRunId"  # tag of a run, by which MLflow's UI shows it below its parent
+STUDY = "torchyard.study"  # tag of a study's own run: its name
+TRIAL_STATE = "torchyard.trial_state"  # tag of a trial that has ended: complete, pruned or failed
 SILENT_SECONDS = 600.0  # without a renewed lease: its machine is cut off, suspended or gone
 RECENT = 200  # runs among which the nearest name is looked for
 LATEST, BEST, CHAMPION = "latest", "best", "champion"
@@ -163,6 +165,20 @@ def seeds_of(client: MlflowClient, run: Run) -> dict[int, Run]:
         order_by=["attributes.start_time ASC"],
     )
     return {int(each.data.params["train.seed"]): each for each in found}
+
+
+def study_under_way(client: MlflowClient, run: Run, *, latest: bool) -> Run | None:
+    """The own run of the unfinished study that a run is a trial of; None where there is none.
+
+    Args:
+        latest: whether any trial stands for its study; else one that has not ended does.
+    """
+    parent = run.data.tags.get(PARENT)
+    if parent is None or (TRIAL_STATE in run.data.tags and not latest):
+        return None
+    study = if_there(client.get_run, parent)
+    unfinished = study is not None and study.info.status != "FINISHED"
+    return study if study is not None and unfinished and STUDY in study.data.tags else None
 
 
 def find_run(client: MlflowClient, wanted: str) -> Run:

@@ -71,6 +71,7 @@ def fit(
     compiled: CompiledStep | None,
     folder: Path,
     emit: Callable[[Event], None],
+    go_on: Callable[[], bool] = lambda: True,
 ) -> FitResult:
     """Train the state's network in place, from the folder's last checkpoint if it has one.
 
@@ -83,6 +84,8 @@ def fit(
         compiled: does the step of the batches it takes; in float32, in a single process.
         folder: for the checkpoints `last.pt` and `previous.pt`, and the best weights, `best.pt`.
         emit: called with progress, running losses and finished epochs.
+        go_on: asked before each epoch, in a single process: False ends the training there, with
+            a checkpoint.
 
     Raises:
         RunError: the loss became NaN or infinite (the last good checkpoint stays), or a
@@ -111,7 +114,11 @@ def fit(
     correct = torch.zeros((), dtype=torch.int64, device=device)
     saved = time.monotonic()
 
-    while position.epoch < settings.epochs and position.step < last_step and not out_of_patience():
+    def goes_on() -> bool:
+        unfinished = position.epoch < settings.epochs and position.step < last_step
+        return unfinished and not out_of_patience() and go_on()
+
+    while goes_on():
         network.train()
         step.begin_epoch(position.epoch)
         # A run that ends within an epoch finishes that epoch: its metrics are reported.

@@ -7,6 +7,7 @@ import functools
 import json
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -36,7 +37,7 @@ from torchyard.pipelines.display import (
     stdout,
 )
 from torchyard.pipelines.local_run import local_pipeline
-from torchyard.pipelines.resumption import Resumption
+from torchyard.pipelines.resumption import Resumption, study_to_resume
 from torchyard.pipelines.seeds import SeedsOutcome, check_seeds, run_seeds
 
 if TYPE_CHECKING:
@@ -102,6 +103,11 @@ def resume(
 
     shown = _display(quiet, as_json)
     shared_worker()  # torch's import overlaps MLflow's
+    if (study := study_to_resume(run)) is not None:
+        from torchyard.pipelines.commands.sweep import resume_study  # which imports this file
+
+        resume_study(study, overrides or (), force=force, quiet=quiet, as_json=as_json)
+        return
     found = Resumption.find(
         run,
         overrides or (),
@@ -170,16 +176,38 @@ def _run_pipeline(
     outcome: SeedsOutcome | None = None
     for change in resolved.changed:
         stderr.print(f"[yellow]note:[/] {escape(change)}", soft_wrap=True)
-    try:
-        leave = functools.partial(_leave_prefect, shown=shown, several=seeds is not None)
+
+    def call_flow() -> None:
+        nonlocal outcome
+        leave = functools.partial(leave_prefect, shown=shown, several=seeds is not None)
         resumed = run_id is not None and seeds is None
         with local_pipeline(resolved, shown, leave, own_process=True, resumed=resumed) as call:
             if seeds is None:
                 call(resolved, run_id, parent)
             else:
                 outcome = run_seeds(call, resolved, seeds, shown, run_id)
+
+    with_outcome(call_flow, shown, several=seeds is not None)
+    if outcome is not None:
+        _print_seeds(outcome, shown)
+    else:
+        print_outcome(shown)
+
+
+def with_outcome(call: Callable[[], None], shown: Display, *, several: bool = False) -> None:
+    """Call what runs a flow; an interruption exits with status 130.
+
+    Where the outcome is recorded and Prefect is gone, it is printed, and the process ends.
+
+    Args:
+        call: runs it.
+        shown: has the outcome.
+        several: whether that is of one run of several.
+    """
+    try:
+        call()
     except BaseException as error:
-        if shown.outcome is not None and isinstance(error, Exception) and seeds is None:
+        if shown.outcome is not None and isinstance(error, Exception) and not several:
             _end_without_prefect(error, shown)
         if not _is_interruption(error):
             raise
@@ -191,13 +219,9 @@ def _run_pipeline(
             stderr.print("Interrupted.")
             print_notes(error)
         raise typer.Exit(130) from None
-    if outcome is not None:
-        _print_seeds(outcome, shown)
-    else:
-        _print_outcome(shown)
 
 
-def _leave_prefect(error: BaseException | None, shown: Display, several: bool) -> None:
+def leave_prefect(error: BaseException | None, shown: Display, several: bool) -> None:
     """End the process, whose run is recorded: Prefect does not answer.
 
     Args:
@@ -220,7 +244,7 @@ def _end_without_prefect(error: Exception, shown: Display) -> None:
 
     Prefect would try for minutes to report each task to it.
     """
-    _print_outcome(shown)
+    print_outcome(shown)
     _exit_without_prefect(error, 0)
 
 
@@ -233,7 +257,8 @@ def _exit_without_prefect(error: Exception, status: int) -> NoReturn:
     os._exit(status)
 
 
-def _print_outcome(shown: Display) -> None:
+def print_outcome(shown: Display) -> None:
+    """Print what is finished, and where to look at it."""
     from torchyard.pipelines.commands.ui import mlflow_ui_command
     from torchyard.pipelines.services.manager import served_url, ui_address
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from prefect import flow, get_run_logger, task
+from prefect import Flow, flow, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import FlowRunCreate
@@ -31,7 +31,7 @@ from torchyard.core.data.dataset import PreparedDataset
 from torchyard.core.data.files import cache_folder, temporary_files_in
 from torchyard.core.data.predictions import PREDICTIONS_FILE, Predictions, PredictionTable
 from torchyard.core.errors import UserError, without_secrets
-from torchyard.core.evaluation.metrics import evaluate
+from torchyard.core.evaluation.metrics import Evaluation, evaluate
 from torchyard.core.formatting import dimensions
 from torchyard.core.hosting.host import host
 from torchyard.core.hosting.sources import PLUGIN_FOLDERS
@@ -115,12 +115,20 @@ def call_pipeline(config: RunConfig, run_id: str | None = None, parent: str | No
     Raises:
         As the flow does.
     """
-    parameters: dict[str, Any] = {"config": config, "run_id": run_id, "parent": parent}
+    call_flow(train_pipeline, {"config": config, "run_id": run_id, "parent": parent})
+
+
+def call_flow(called: Flow[..., Any], parameters: dict[str, Any]) -> None:
+    """Call a flow whose flow run has labels that name this process from its beginning.
+
+    Raises:
+        As the flow does.
+    """
     with get_client(sync_client=True) as client:
         wanted = FlowRunCreate(
-            flow_id=client.create_flow(train_pipeline),
-            flow_version=train_pipeline.version,
-            parameters=train_pipeline.serialize_parameters(parameters),
+            flow_id=client.create_flow(called),
+            flow_version=called.version,
+            parameters=called.serialize_parameters(parameters),
             state=to_state_create(Pending()),
             labels=owner_labels(),
         )
@@ -128,7 +136,7 @@ def call_pipeline(config: RunConfig, run_id: str | None = None, parent: str | No
         answer = client.request(
             "POST", "/flow_runs/", json=wanted.model_dump(mode="json", exclude_unset=True)
         )
-    run_flow(train_pipeline, FlowRun.model_validate(answer.json()), parameters)
+    run_flow(called, FlowRun.model_validate(answer.json()), parameters)
 
 
 @recorded()
@@ -146,7 +154,7 @@ def _run_stages(config: RunConfig, run_id: str | None, parent: str | None) -> Ou
     config = resolved.config
     began = time.perf_counter()
     record = recording.start_record(resolved, run_id, parent)
-    _records[record.run_id] = record
+    open_records[record.run_id] = record
     display.get().began(record.run_id, record.name)
     try:
         with temporary_files_in(_temporary(record)):
@@ -180,7 +188,7 @@ def _run_stages(config: RunConfig, run_id: str | None, parent: str | None) -> Ou
             error.add_note(recording.ending_note(record, status, recorded))
         raise
     finally:
-        del _records[record.run_id]
+        del open_records[record.run_id]
     return outcome
 
 
@@ -274,26 +282,8 @@ def train_model(
 def evaluate_model(config: RunConfig, data: str, trained: dict[str, Any], run_id: str) -> str:
     """Predict and draw the test split, log model and results; returns the predictions' file."""
     record, epoch = _record(run_id), trained["best_epoch"]
-    target = record.folder / PREDICTIONS_FILE
-    arguments: dict[str, Any] = {
-        "config": _plain(config),
-        "data": data,
-        "weights": trained["weights"],
-    }
-    with _stage("evaluate", run_id, config.dataset.name), tempfile.TemporaryDirectory() as scratch:
-        arrays = Path(scratch) / "predictions.npz"  # the worker does without pyarrow
-        done = _call("evaluate", run_id, target=str(arrays), **arguments)
-        prepared, predictions = PreparedDataset.open(Path(data)), Predictions.load(arrays)
-        result = evaluate(predictions, prepared.classes, done["figures"])
-        table = PredictionTable.of(predictions, record.name, prepared, done["figures"])
-        table.write(target)
-        record.log_file(target)
-        record.set_tags({"worst_class": result.worst_class})
-        _say(
-            "evaluate",
-            f"{result.accuracy:.1%} of {result.images:,} test samples right, "
-            f"cross-entropy {result.cross_entropy:.4f}",
-        )
+    with _stage("evaluate", run_id, config.dataset.name):
+        prepared, predictions, result = predict_test(config, data, trained["weights"], run_id)
         metrics = recording.overall_metrics(result)
         if record.has_model:  # from before the run was resumed
             recording.record_pictures(record, prepared, predictions, result)
@@ -302,7 +292,12 @@ def evaluate_model(config: RunConfig, data: str, trained: dict[str, Any], run_id
             exported = record.folder / ".model.pt2"
             try:
                 with shared_worker().submit(
-                    "export", temporary=_temporary(record), target=str(exported), **arguments
+                    "export",
+                    temporary=_temporary(record),
+                    config=_plain(config),
+                    data=data,
+                    weights=trained["weights"],
+                    target=str(exported),
                 ) as answer:
                     recording.record_pictures(record, prepared, predictions, result)
                     done = answer()
@@ -319,7 +314,30 @@ def evaluate_model(config: RunConfig, data: str, trained: dict[str, Any], run_id
         # The overall metrics are those that the model was logged with.
         metrics |= recording.class_metrics(result, prepared.classes)
         record.log_metrics(metrics, step=epoch)
-    return str(target)
+    return str(record.folder / PREDICTIONS_FILE)
+
+
+def predict_test(
+    config: RunConfig, data: str, weights: str, run_id: str
+) -> tuple[PreparedDataset, Predictions, Evaluation]:
+    """Predict the test split and record what was predicted, but none of the figures."""
+    record = _record(run_id)
+    with tempfile.TemporaryDirectory() as scratch:
+        arrays = Path(scratch) / "predictions.npz"  # the worker does without pyarrow
+        arguments: dict[str, Any] = {"config": _plain(config), "data": data, "weights": weights}
+        done = _call("evaluate", run_id, target=str(arrays), **arguments)
+        prepared, predictions = PreparedDataset.open(Path(data)), Predictions.load(arrays)
+    result = evaluate(predictions, prepared.classes, done["figures"])
+    target = record.folder / PREDICTIONS_FILE
+    PredictionTable.of(predictions, record.name, prepared, done["figures"]).write(target)
+    record.log_file(target)
+    record.set_tags({"worst_class": result.worst_class})
+    _say(
+        "evaluate",
+        f"{result.accuracy:.1%} of {result.images:,} test samples right, "
+        f"cross-entropy {result.cross_entropy:.4f}",
+    )
+    return prepared, predictions, result
 
 
 @task(cache_policy=NO_CACHE, **RETRIED, task_run_name="report_per_class: {config.dataset.name}")
@@ -382,12 +400,12 @@ def _resolve_here(config: RunConfig) -> ResolvedConfig:
         raise UserError([*error.problems, *missing]) from error
 
 
-_records: dict[str, RunRecord] = {}
+open_records: dict[str, RunRecord] = {}  # of the runs under way in this process
 
 
 def _record(run_id: str) -> RunRecord:
     # A task that Prefect runs in another process opens the record there.
-    return _records.get(run_id) or RunRecord.open(run_id)
+    return open_records.get(run_id) or RunRecord.open(run_id)
 
 
 def _temporary(record: RunRecord) -> Path:

@@ -84,11 +84,7 @@ def start_record(
         FinishedError: it is the flow run of a run that has finished.
     """
     config = resolved.config
-    tags = {kind: resolved.plugins[kind].name for kind in SINGLE_KINDS}
-    tags["augmentations"] = ", ".join(choice.name for choice in config.augmentations) or "none"
-    tags |= {f"plugin.{slot}": found.source.identity for slot, found in resolved.plugins.items()}
-    if resolved.changed:
-        tags["plugins_changed"] = "; ".join(resolved.changed)
+    tags = chosen_plugins(resolved)
     if parent is not None:
         tags[PARENT] = parent
     settings = config.model_dump(mode="json")
@@ -100,12 +96,11 @@ def start_record(
             run_id = before.info.run_id
             if before.info.status == "FINISHED":
                 raise FinishedError(f"{before.info.run_name}: it had finished.")
-        tags |= {FLOW_RUN_ID: flow_run.id, "prefect.flow_run_url": _flow_run_url()}
+        tags |= flow_run_tags()
     if run_id is not None:
         record = RunRecord.resume(run_id)
     else:
-        stem = "·".join((config.model.name, config.optimizer.name, config.dataset.name))
-        record = RunRecord.start(name_stem=stem, parameters=parameters, tags=tags)
+        record = RunRecord.start(name_stem=name_stem(config), parameters=parameters, tags=tags)
     record.keeper.on_taken_over = abort_shared_worker
     record.keeper.on_unavailable = functools.partial(display.get().line, "record")
     try:
@@ -116,14 +111,42 @@ def start_record(
         if isinstance(rate := settings["optimizer"].get("lr"), int | float):
             record.log_metrics({"train/base_learning_rate": rate}, step=0)
         record.log_config(config_text(config))
-        if flow_run.id is not None:
-            tell("name", lambda: _rename_flow_run(record.name))
-        link, name = served_url(record.url), record.name
-        tell("link", lambda: create_link_artifact(link, link_text=name, key="mlflow-run"))
+        name_flow_run(record)
     except BaseException as error:
         record.finish(ended_as(error), str(error))
         raise
     return record
+
+
+def flow_run_tags() -> dict[str, str]:
+    """The tags of a run that say which flow run it is; none outside of one."""
+    if flow_run.id is None:
+        return {}
+    return {FLOW_RUN_ID: flow_run.id, "prefect.flow_run_url": _flow_run_url()}
+
+
+def name_flow_run(record: RunRecord) -> None:
+    """Give the flow run the name of its MLflow run, and a link to it."""
+    if flow_run.id is not None:
+        tell("name", lambda: _rename_flow_run(record.name))
+    link, name = served_url(record.url), record.name
+    tell("link", lambda: create_link_artifact(link, link_text=name, key="mlflow-run"))
+
+
+def chosen_plugins(resolved: ResolvedConfig) -> dict[str, str]:
+    """The tags of a run that say which plugins it uses."""
+    tags = {kind: resolved.plugins[kind].name for kind in SINGLE_KINDS}
+    names = [choice.name for choice in resolved.config.augmentations]
+    tags["augmentations"] = ", ".join(names) or "none"
+    tags |= {f"plugin.{slot}": found.source.identity for slot, found in resolved.plugins.items()}
+    if resolved.changed:
+        tags["plugins_changed"] = "; ".join(resolved.changed)
+    return tags
+
+
+def name_stem(config: RunConfig) -> str:
+    """The name of a run without its number."""
+    return "·".join((config.model.name, config.optimizer.name, config.dataset.name))
 
 
 def ending_note(record: RunRecord, status: str, recorded: bool) -> str:

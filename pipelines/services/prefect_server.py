@@ -47,6 +47,7 @@ from torchyard.pipelines.services.server.access import password
 from torchyard.pipelines.services.server.answer import check_prefect, patience
 
 FLOW = "train_pipeline"
+STUDY_FLOW = "sweep"
 
 
 @dataclass(frozen=True)

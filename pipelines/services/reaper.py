@@ -14,7 +14,7 @@ from uuid import UUID
 
 import httpx
 from prefect.client.orchestration import SyncPrefectClient, get_client
-from prefect.client.schemas.filters import FlowRunFilter, TaskRunFilter, WorkPoolFilter
+from prefect.client.schemas.filters import FlowFilter, FlowRunFilter, TaskRunFilter, WorkPoolFilter
 from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.exceptions import PrefectException
 from prefect.states import Cancelled, Completed, Crashed, Failed
@@ -24,15 +24,13 @@ from torchyard.core.tracking.location.address import database_of
 from torchyard.core.tracking.lookup import end_orphans
 from torchyard.core.tracking.ownership.process import owner_lives, owner_tags
 from torchyard.core.tracking.store import load_mlflow, open_store, store_lock
-from torchyard.pipelines.services.scheduling.deployments import (
-    OUR_FLOW,
-    has_active_run,
-    list_deployments,
-)
+from torchyard.pipelines.services.prefect_server import FLOW, STUDY_FLOW
+from torchyard.pipelines.services.scheduling.deployments import has_active_run, list_deployments
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
 
+OUR_FLOWS = FlowFilter.model_validate({"name": {"any_": [FLOW, STUDY_FLOW]}})
 MISSED = timedelta(minutes=10)  # a run that is later than this is cancelled instead of started
 SILENT = timedelta(minutes=10)  # a started run names its process within seconds
 LAST_EVENTS = timedelta(minutes=1)  # the states of tasks reach the server after the flow run's
@@ -139,7 +137,7 @@ def _reason_to_end(run: FlowRun, pool: str | None) -> str | None:
 
 def _flow_runs(client: SyncPrefectClient, *states: StateType) -> Iterable[FlowRun]:
     chosen = FlowRunFilter.model_validate({"state": {"type": {"any_": states}}})
-    return client.read_flow_runs(flow_filter=OUR_FLOW, flow_run_filter=chosen)
+    return client.read_flow_runs(flow_filter=OUR_FLOWS, flow_run_filter=chosen)
 
 
 def _end_tasks(client: SyncPrefectClient, chosen: dict[str, Any]) -> None:
@@ -151,7 +149,7 @@ def _end_tasks(client: SyncPrefectClient, chosen: dict[str, Any]) -> None:
     ):
         of = chosen | {"state": {"type": {"any_": over}}}
         left = client.read_task_runs(
-            flow_filter=OUR_FLOW,
+            flow_filter=OUR_FLOWS,
             flow_run_filter=FlowRunFilter.model_validate(of),
             task_run_filter=TaskRunFilter.model_validate({"state": {"type": {"any_": active}}}),
         )

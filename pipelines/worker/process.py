@@ -21,6 +21,7 @@ import tempfile
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -28,7 +29,7 @@ from torchyard.core.config.schema import RunConfig
 from torchyard.core.data.files import cache_folder, check_cache, private_folder
 from torchyard.core.errors import RunError, UnreachableError, UserError
 from torchyard.core.redaction import redacted
-from torchyard.core.training.events import Emit, from_plain
+from torchyard.core.training.events import Emit, EpochDone, from_plain
 
 TAIL_LINES = 20  # of the worker's output, shown if it dies
 
@@ -108,6 +109,7 @@ class Worker:
         stage: str,
         on_event: Emit = lambda event: None,
         temporary: Path | None = None,
+        go_on: Callable[[EpochDone], bool] | None = None,
         **arguments: Any,
     ) -> dict[str, Any]:
         """Run a stage in the worker and wait for its result.
@@ -119,13 +121,14 @@ class Worker:
             stage: a name in `stages.STAGES`.
             on_event: called with each event.
             temporary: a folder for the stage's temporary files; made if it is not there.
+            go_on: of a training in one process: after each epoch, whether there is to be another.
             arguments: plain values, sent as JSON.
 
         Raises:
             UserError, RunError: as the stage raised them.
             RunError: it raised anything else, or the process died.
         """
-        with self.submit(stage, on_event, temporary, **arguments) as result:
+        with self.submit(stage, on_event, temporary, go_on, **arguments) as result:
             return result()
 
     @contextlib.contextmanager
@@ -134,6 +137,7 @@ class Worker:
         stage: str,
         on_event: Emit = lambda event: None,
         temporary: Path | None = None,
+        go_on: Callable[[EpochDone], bool] | None = None,
         **arguments: Any,
     ) -> Iterator[Callable[[], dict[str, Any]]]:
         """Run a stage beside the body of the `with`; yields a function that waits for its result.
@@ -147,7 +151,11 @@ class Worker:
             for line in self._messages:
                 message = json.loads(line)
                 if "event" in message:
-                    on_event(from_plain(message["event"]))
+                    event = from_plain(message["event"])
+                    on_event(event)
+                    if go_on is not None and isinstance(event, EpochDone):
+                        with contextlib.suppress(BrokenPipeError):  # it died: read to the end
+                            self._send({"go_on": go_on(event)})
                     continue
                 done = True
                 if "error" in message:
@@ -159,8 +167,9 @@ class Worker:
         with self._calling:
             try:
                 try:
-                    folder = temporary and str(temporary)
-                    self._send({"stage": stage, "temporary": folder, "arguments": arguments})
+                    request = {"stage": stage, "temporary": temporary and str(temporary)}
+                    answered = go_on is not None
+                    self._send(request | {"answered": answered, "arguments": arguments})
                 except (BrokenPipeError, ValueError):  # ValueError: it was closed before
                     raise self._exit_error(stage) from None
                 yield wait
@@ -225,19 +234,34 @@ class Worker:
             self.on_output(shown)
 
 
-_shared: list[Worker] = []
+_shared: dict[int, Worker] = {}  # by the place of the trial that uses it
+_place: ContextVar[int] = ContextVar("place", default=0)
 
 
 def shared_worker() -> Worker:
-    """The worker of this process, started where there is none or it has ended."""
-    if not _shared or not _shared[-1].alive:
-        _shared[:] = [Worker()]
-    return _shared[-1]
+    """The worker of this process, started where there is none or it has ended.
+
+    In a trial of a study it is that of the trial's place.
+    """
+    place = _place.get()
+    if place not in _shared or not _shared[place].alive:
+        _shared[place] = Worker()
+    return _shared[place]
+
+
+@contextlib.contextmanager
+def worker_of(place: int) -> Iterator[None]:
+    """Have `shared_worker`, in the body, be the worker of one of several places."""
+    token = _place.set(place)
+    try:
+        yield
+    finally:
+        _place.reset(token)
 
 
 def abort_shared_worker(reason: BaseException) -> None:
-    """`Worker.abort` the worker of this process, if there is one."""
-    for worker in _shared:
+    """`Worker.abort` the workers of this process, if there are any."""
+    for worker in list(_shared.values()):
         worker.abort(reason)
 
 

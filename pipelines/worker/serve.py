@@ -15,6 +15,7 @@ import queue
 import sys
 import threading
 import traceback
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import IO, Any, TextIO
@@ -58,14 +59,19 @@ def serve(messages: IO[str]) -> None:
         while imports and requests.empty() and not waiting:
             imports.pop()()
         request = json.loads(requests.get())
+        if "go_on" in request:  # the training had ended by itself before it was answered
+            continue
         name = request["stage"]
         if waiting := name is None:
             continue
         while imports and name == "train":  # before its compiler's headers go into the run's folder
             imports.pop()()
+        arguments = request["arguments"]
+        if request.get("answered"):
+            arguments |= {"answers": _answers(requests)}
         try:
             with _temporary_files(request["temporary"]), contained():
-                result = stages.STAGES[name](**request["arguments"], emit=emit)
+                result = stages.STAGES[name](**arguments, emit=emit)
             send(result=result)
         except UserError as error:
             unreachable = isinstance(error, UnreachableError)
@@ -73,7 +79,13 @@ def serve(messages: IO[str]) -> None:
         except RunError as error:
             send(error="run", message=str(error), details=error.details)
         except Exception as error:
-            send(error="run", **_unexpected(error, name, request["arguments"]))
+            send(error="run", **_unexpected(error, name, arguments))
+
+
+def _answers(requests: queue.SimpleQueue[str]) -> Iterator[bool]:
+    """Whether to go on, as the parent writes it after each finished epoch."""
+    while True:
+        yield json.loads(requests.get())["go_on"]
 
 
 def _temporary_files(folder: str | None) -> AbstractContextManager[None]:

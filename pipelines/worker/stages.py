@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -60,6 +61,8 @@ from torchyard.pipelines.worker.summaries import inspect_dataset, inspect_model
 BATCH_SHOWN = 36  # samples in the picture of a training batch
 TRAINER_SECONDS = 20.0  # how long to wait for one that ends
 
+Answers = Iterator[bool]
+
 
 def prepare(config: Config, cache: str, emit: Emit) -> dict[str, Any]:
     """Find or make the prepared arrays.
@@ -85,12 +88,18 @@ def prepare(config: Config, cache: str, emit: Emit) -> dict[str, Any]:
 
 
 def train(
-    config: Config, data: str, folder: str, emit: Emit, weights: str | None = None
+    config: Config,
+    data: str,
+    folder: str,
+    emit: Emit,
+    weights: str | None = None,
+    answers: Answers | None = None,
 ) -> dict[str, Any]:
     """Train into `folder`, from its last checkpoint if it has one.
 
     Args:
         weights: the file with those of a run that `model.weights` names.
+        answers: whether to go on after an epoch, from whoever was told of it; in one process.
 
     Returns:
         weights: the checkpoint to use; fit: how training ended; placement: the devices
@@ -107,7 +116,7 @@ def train(
 
             return launch(_train, arguments, settings.world_size, device, emit)
         strategy = DataParallel() if settings.parallel == "data_parallel" else Strategy()
-        return _train(arguments, emit, strategy, device)
+        return _train(arguments, emit, strategy, device, answers)
 
 
 @contextmanager
@@ -129,6 +138,7 @@ def _train(
     emit: Emit,
     strategy: Strategy,
     device: torch.device,
+    answers: Answers | None = None,
 ) -> dict[str, Any]:
     """Train as one process of the strategy; returns what `train` does."""
     config, folder = arguments[0], Path(arguments[2])
@@ -212,7 +222,10 @@ def _train(
         emit(StageProgress("compiling", 0, 0))
         compiled, compilation = _compile(state, loss, data, settings)
     emit = with_metrics_logged(folder, emit) if strategy.is_main else emit
-    result = loop.fit(state, loss, data, settings, strategy, compiled, folder, emit)
+    go_on = itertools.chain([True], answers or itertools.repeat(True))  # before the first epoch
+    result = loop.fit(
+        *(state, loss, data, settings, strategy, compiled, folder, emit), go_on.__next__
+    )
     return {
         "weights": str(folder / result.file),
         "weights_digest": networks.weights_digest(network),

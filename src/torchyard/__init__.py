@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     from torchyard.pipelines.python.comparison import compare
     from torchyard.pipelines.python.model import Model
     from torchyard.pipelines.python.run_result import RunResult
+    from torchyard.pipelines.study.calls import sweep
 
 __all__ = [
     "ArraySplit",
@@ -99,6 +100,7 @@ __all__ = [
     "runs",
     "stratified_fold",
     "stratified_split",
+    "sweep",
     "top_share",
 ]
 
@@ -113,6 +115,7 @@ _LAZY = {
     "calibration": "torchyard.core.evaluation.confidence",
     "compare": "torchyard.pipelines.python.comparison",
     "evaluate": "torchyard.core.evaluation.metrics",
+    "sweep": "torchyard.pipelines.study.calls",
     "load": "torchyard.pipelines.python.calls",
     "resume": "torchyard.pipelines.python.calls",
     "run": "torchyard.pipelines.python.calls",

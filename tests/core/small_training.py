@@ -34,7 +34,7 @@ def make_network(dropout: float = 0.0) -> nn.Module:
 
 
 def run_fit(folder, network, *, train=None, validation=None, emit=None, lr=0.1, momentum=0.9,
-            precision="float32", loss=None, augmentations=(), figures=None,
+            precision="float32", loss=None, augmentations=(), figures=None, go_on=lambda: True,
             **settings):  # fmt: skip
     if validation is not None:
         settings["validation"] = 0.1  # the share is for who splits; here it is split already
@@ -55,6 +55,7 @@ def run_fit(folder, network, *, train=None, validation=None, emit=None, lr=0.1, 
         compiled=None,
         folder=folder,
         emit=emit or (lambda event: None),
+        go_on=go_on,
     )
 
 

@@ -482,3 +482,14 @@ def test_samples_become_a_tensor_without_a_copy(tmp_path):
             augmentations=[brighten_what_comes])  # fmt: skip
     assert not (seen[0] == 200).all()
     assert all((batch == 200).all() for batch in seen[1:])  # one memory: the tensor has it too
+
+
+def test_training_that_is_not_to_go_on_ends_with_a_checkpoint_that_goes_on(tmp_path):
+    whole, pruned = make_network(), make_network()
+    run_fit(tmp_path / "whole", whole)
+    answers = iter([True, True, False])
+    result = run_fit(tmp_path / "pruned", pruned, go_on=answers.__next__)
+    assert (result.epochs, result.stopped_early) == (2, False)
+    run_fit(tmp_path / "pruned", pruned)
+    for one, other in zip(weights(whole), weights(pruned), strict=True):
+        assert torch.equal(one, other)

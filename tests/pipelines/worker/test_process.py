@@ -13,7 +13,12 @@ import pytest
 
 from tests.pipelines.worker.conftest import config
 from torchyard.core.errors import RunError
-from torchyard.pipelines.worker.process import Worker, shared_worker
+from torchyard.pipelines.worker.process import (
+    Worker,
+    abort_shared_worker,
+    shared_worker,
+    worker_of,
+)
 
 
 def until(happened, otherwise):
@@ -148,3 +153,40 @@ def test_the_working_folder_stands_in_for_no_module(tmp_path, monkeypatch, cache
     worker = Worker()
     assert worker.call("check", config=config(), cache=cache)["device"]
     worker.close()
+
+
+def test_a_training_goes_on_after_an_epoch_only_if_its_parent_says_so(worker, cache, tmp_path):
+    settings = config("model=linear", "train.epochs=4")
+    data = worker.call("prepare", config=settings, cache=cache)["folder"]
+    told = []
+
+    def go_on(done):
+        told.append(done.epoch)
+        return done.epoch < 2
+
+    def trained(folder, **answered):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        arguments = {"config": settings, "data": data, "folder": str(tmp_path / folder)}
+        return worker.call("train", **answered, **arguments)
+
+    assert trained("pruned", go_on=go_on)["fit"]["epochs"] == 2
+    assert told == [1, 2]
+    # An answer that came too late, to the last epoch, does not disturb what is called next.
+    whole = trained("whole", go_on=lambda done: True)
+    again = trained("pruned")
+    assert (whole["fit"]["epochs"], again["fit"]["epochs"]) == (4, 4)
+    assert again["weights_digest"] == whole["weights_digest"]
+
+
+def test_each_place_has_a_worker_of_its_own_and_all_are_aborted(monkeypatch):
+    monkeypatch.setattr("torchyard.pipelines.worker.process._shared", {})
+    first = shared_worker()
+    with worker_of(1):
+        second = shared_worker()
+        assert second is shared_worker() is not first
+    assert shared_worker() is first
+    abort_shared_worker(RunError("enough"))
+    for one in (first, second):
+        with pytest.raises(RunError, match="enough"):
+            one.call("check")
+        one.close()

@@ -1,0 +1,95 @@
+"""The report of a study as an HTML page: its trials, and how they compare, in plots that answer."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from markupsafe import Markup
+
+from torchyard.core.report.page import render
+
+if TYPE_CHECKING:
+    from optuna import Study
+
+FEWEST = 3  # complete trials, from which importances are worth a look
+HEIGHT = 480  # pixels of a plot
+
+
+def study_page(
+    study: Study,
+    *,
+    title: str,
+    figure: str,
+    facts: Mapping[str, str | float],
+    trials: Sequence[Mapping[str, Any]],
+    links: Mapping[str, str],
+) -> str:
+    """Make the page: HTML with plotly.js in it, which asks nothing of the network.
+
+    Args:
+        study: in Optuna, whose plots these are.
+        title: of the page.
+        figure: by which the trials are compared.
+        facts: of the study, in the order they are shown.
+        trials: a row each, of the same keys.
+        links: addresses by their names.
+    """
+    from plotly.offline import get_plotlyjs
+
+    return render(
+        "study.html",
+        title=title,
+        facts=facts,
+        plots=dict(_plots(study, figure)),
+        script=Markup(get_plotlyjs()),
+        trials=trials,
+        links=links,
+    )
+
+
+def _plots(study: Study, figure: str) -> list[tuple[str, Markup]]:
+    """The plots that there are enough trials for, with their headings."""
+    from optuna import importance, visualization
+    from optuna.trial import TrialState
+
+    complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    varied = [
+        name for name in study.best_params if len({each.params.get(name) for each in complete}) > 1
+    ]
+    wanted: list[tuple[str, Callable[[], Any]]] = [
+        ("History", lambda: visualization.plot_optimization_history(study, target_name=figure))
+    ]
+    if len(complete) >= FEWEST and varied:
+        wanted += [
+            (
+                "Importances",
+                lambda: visualization.plot_param_importances(
+                    study,
+                    # In place of random forests, which would take seconds of imports.
+                    evaluator=importance.PedAnovaImportanceEvaluator(),
+                    params=varied,
+                    target_name=figure,
+                ),
+            ),
+            (
+                "Parallel coordinates",
+                lambda: visualization.plot_parallel_coordinate(
+                    study, params=varied, target_name=figure
+                ),
+            ),
+        ]
+    if any(len(each.intermediate_values) > 1 for each in study.get_trials(deepcopy=False)):
+        wanted.append(("Epochs", lambda: visualization.plot_intermediate_values(study)))
+    found = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # PED-ANOVA is called experimental; too few good trials
+        for heading, plot in wanted:
+            drawn = plot()
+            drawn.update_layout(title=None, height=HEIGHT, template="plotly_white")
+            text = drawn.to_html(
+                full_html=False, include_plotlyjs=False, config={"displaylogo": False}
+            )
+            found.append((heading, Markup(text)))
+    return found

@@ -1,0 +1,1 @@
+"""A study: many runs of one configuration, some of whose settings are searched."""

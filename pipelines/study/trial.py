@@ -1,0 +1,250 @@
+"""One trial of a study: a run of its own in MLflow, trained by a worker process that stays.
+
+A trial is recorded as any run is, with its configuration, metrics, predictions and the digest of
+its weights. A model to load, the pictures and the report, which take longer than a short training,
+are made where a trial is the best of its study so far, so the best of all has them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from prefect.exceptions import CancelledRun
+
+from torchyard.core.config.resolve import ResolvedConfig
+from torchyard.core.config.schema import RunConfig
+from torchyard.core.data.dataset import PreparedDataset
+from torchyard.core.data.files import cache_folder
+from torchyard.core.errors import RunError, StoreUnavailableError, UserError
+from torchyard.core.hosting.host import host
+from torchyard.core.study.plan import StudyPlan
+from torchyard.core.tracking.lookup import TRIAL_STATE
+from torchyard.core.tracking.mlflow_format import event_metrics
+from torchyard.core.tracking.ownership.lease import TakenOverError
+from torchyard.core.tracking.record import RunRecord
+from torchyard.core.tracking.weights import recorded_weights
+from torchyard.core.training.events import EpochDone, Event, WeightsTaken
+from torchyard.pipelines.flow import pipeline
+from torchyard.pipelines.flow import recording as run_recording
+from torchyard.pipelines.flow.failures import SuspendedError, ended_as, reason_of
+from torchyard.pipelines.study import recording
+from torchyard.pipelines.study.search import Search
+from torchyard.pipelines.worker.process import check_config, shared_worker
+
+NO_MODEL = (
+    "it was not the best trial of its study when it ended. `torchyard run` with its config.yaml "
+    "makes one"
+)
+
+
+class StoppedError(Exception):
+    """The study is being stopped; its trials under way go on when it is resumed."""
+
+
+@dataclass(frozen=True)
+class TrialEnd:
+    """How a trial ended.
+
+    Attributes:
+        state: "stopped" of one that is to be resumed.
+        value: of the study's figure.
+        reason: why it is not complete.
+        error: that ends the whole study.
+        run: its name in MLflow; "" of one that had not begun.
+    """
+
+    state: Literal["complete", "pruned", "failed", "stopped"]
+    value: float | None = None
+    reason: str = ""
+    error: BaseException | None = None
+    run: str = ""
+
+
+@dataclass
+class RunningStudy:
+    """What the trials of a study share.
+
+    Attributes:
+        plan: the study.
+        search: Optuna's part.
+        record: of the study's own run.
+        seed: of the study; that of a trial is its configuration's.
+        begun: ids of the runs of trials that a process before this one began.
+        stopping: set once no trial is to go on.
+    """
+
+    plan: StudyPlan
+    search: Search
+    record: RunRecord
+    seed: int
+    begun: Mapping[int, str] = field(default_factory=dict)
+    stopping: threading.Event = field(default_factory=threading.Event)
+
+    def __post_init__(self) -> None:
+        self._preparing, self._prepared = threading.Lock(), dict[str, str]()
+        self._drawing = threading.Lock()  # matplotlib's fonts are for one thread at a time
+
+    def run_trial(self, number: int) -> TrialEnd:
+        """Run a trial, or go on with it; never raises."""
+        try:
+            resolved = self.resolved(self.search.values(number), number)
+            self._check()
+            begun = self.begun.get(number)
+            record = recording.start_trial(self.plan, self.record, number, resolved, begun)
+        except Exception as error:
+            return _ending(error)
+        pipeline.open_records[record.run_id] = record
+        try:
+            return self._record_trial(number, resolved, record)
+        finally:
+            del pipeline.open_records[record.run_id]
+
+    def _record_trial(self, number: int, resolved: ResolvedConfig, record: RunRecord) -> TrialEnd:
+        began = time.perf_counter()
+        try:
+            end = self._train(number, resolved, record)
+            record.log_metrics({"time/total_seconds": time.perf_counter() - began}, step=0)
+            record.set_tags({TRIAL_STATE: end.state})
+            record.finish("FINISHED" if end.state == "complete" else "KILLED", end.reason)
+        except Exception as error:
+            end = _ending(error)
+            if end.state == "failed":
+                record.set_tags({TRIAL_STATE: end.state})
+            record.finish("KILLED" if end.state == "stopped" else ended_as(error), end.reason)
+        return dataclasses.replace(end, run=record.name)
+
+    def resolved(self, values: Mapping[str, Any], number: int) -> ResolvedConfig:
+        """The configuration of a trial; the seed of `per_run` is one of its number.
+
+        Raises:
+            UserError: with everything that is wrong with it.
+        """
+        resolved = self.plan.resolved(values, host())
+        train = resolved.config.train
+        if train.seed != "per_run":
+            return resolved
+        train = train.model_copy(update={"seed": (self.seed + number) % 2**32})
+        drawn = resolved.config.model_copy(update={"train": train})
+        return dataclasses.replace(resolved, config=drawn)
+
+    def prepare(self, config: RunConfig) -> str:
+        """The folder of a prepared data set; it is prepared once in a study."""
+        key = config.dataset.model_dump_json()
+        with self._preparing:
+            self._check()
+            if key not in self._prepared:
+                plain = config.model_dump(mode="json")
+                done = shared_worker().call("prepare", config=plain, cache=str(cache_folder()))
+                self._prepared[key] = done["folder"]
+            return self._prepared[key]
+
+    def _train(self, number: int, resolved: ResolvedConfig, record: RunRecord) -> TrialEnd:
+        config, resumed = resolved.config, any(record.folder.glob("*.pt"))
+        weights = None if resumed else recorded_weights(resolved)  # a checkpoint has its own
+        check_config(config, weights=weights, resumed=resumed)
+        data = self.prepare(config)
+        prepared = PreparedDataset.open(Path(data))
+        record.log_dataset(prepared)
+        figure = self.plan.settings.figure
+        if self.search.pruned_after(number):  # its process was killed before the study knew
+            return self._pruned(number, config, record)
+
+        def on_event(event: Event) -> None:
+            if isinstance(event, WeightsTaken):
+                record.set_tags({"weights": event.line, "weights_file": event.file})
+            if isinstance(event, EpochDone):
+                value = event_metrics(event)[0].get(figure)
+                if value is not None:
+                    last = event.epoch == config.train.epochs
+                    self.search.report(number, event.epoch, value, last=last)
+
+        def go_on(event: EpochDone) -> bool:
+            return self.search.pruned_after(number) is None
+
+        self._check()
+        began = time.perf_counter()
+        prunes = self.plan.settings.pruner != "none"
+        done = shared_worker().call(
+            "train",
+            on_event,
+            record.folder / ".temporary",
+            go_on if prunes else None,
+            config=config.model_dump(mode="json"),
+            data=data,
+            folder=str(record.folder),
+            weights=weights,
+        )
+        record.log_metrics({"time/train_seconds": time.perf_counter() - began}, step=0)
+        run_recording.record_training(record, done)
+        fit = done["fit"]
+        epochs, best = fit["epochs"], fit["best_epoch"]
+        value = dict(run_recording.curves(record.folder).get(figure, [])).get(best)
+        if value is None:
+            raise RunError(f"It has no {figure}: set train.validation.")
+        if self.search.pruned_after(number) == epochs:
+            return self._pruned(number, config, record)
+        trained = {**done["placement"], **fit} | {
+            "weights": done["weights"],
+            "parameters": done["parameters"],
+            "balance": done["balance"].get("balance", ""),
+        }
+        self._check()
+        self._evaluate(number, config, data, trained, record, value)
+        return TrialEnd("complete", value)
+
+    def _pruned(self, number: int, config: RunConfig, record: RunRecord) -> TrialEnd:
+        figure, epoch = self.plan.settings.figure, self.search.pruned_after(number)
+        value = dict(run_recording.curves(record.folder)[figure])[epoch or 0]
+        after = f"after epoch {epoch} of {config.train.epochs}"
+        return TrialEnd("pruned", value, f"pruned {after}: {figure} {value:.4f}")
+
+    def _evaluate(
+        self,
+        number: int,
+        config: RunConfig,
+        data: str,
+        trained: dict[str, Any],
+        record: RunRecord,
+        value: float,
+    ) -> None:
+        """Predict the test split; of the best trial so far, make a model and a report as well."""
+        if not self.search.is_best(number, value):
+            prepared, _, result = pipeline.predict_test(
+                config, data, trained["weights"], record.run_id
+            )
+            metrics = run_recording.overall_metrics(result)
+            metrics |= run_recording.class_metrics(result, prepared.classes)
+            record.log_metrics(metrics, step=trained["best_epoch"])
+            record.set_tags({"model_not_logged": NO_MODEL})
+            return
+        with self._drawing:
+            batch = record.folder / "training_batch.npz"
+            if batch.exists():
+                classes = PreparedDataset.open(Path(data)).classes
+                run_recording.record_training_batch(record, batch, classes)
+            predictions = pipeline.evaluate_model.fn(config, data, trained, record.run_id)
+            pipeline.report_per_class.fn(config, data, trained, predictions, record.run_id)
+
+    def _check(self) -> None:
+        if self.stopping.is_set():
+            raise StoppedError("interrupted")
+
+
+def _ending(error: Exception) -> TrialEnd:
+    """How an exception ends a trial: the study goes on, unless it was no trial's fault."""
+    reason = reason_of(error) if str(error) else type(error).__name__
+    if isinstance(error, StoppedError):
+        return TrialEnd("stopped", reason="interrupted")
+    ends_study = isinstance(
+        error, StoreUnavailableError | TakenOverError | CancelledRun | SuspendedError
+    )
+    if ends_study:
+        return TrialEnd("stopped", reason=reason, error=error)
+    known = isinstance(error, UserError | RunError)
+    return TrialEnd("failed", reason=reason if known else f"{type(error).__name__}: {error}")
