@@ -129,7 +129,7 @@ class ModelParams(PluginParams):
             ValueError: the network cannot take such samples; the message says why.
         """
 
-    def pretrained(self, name: str) -> Pretrained:
+    def published_weights(self, name: str) -> Pretrained:
         """The published weights that `model.weights=NAME` asks for; "default" are the best ones.
 
         Files, runs and registered models need no method: they serve every model. What fits the

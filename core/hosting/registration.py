@@ -20,8 +20,12 @@ _RESERVED_OF = {
 
 
 def reserved(kind: str) -> set[str]:
-    """The names that no parameter of a plugin of that kind can have."""
-    return _RESERVED | _RESERVED_OF.get(kind, set())
+    """The names that no parameter of a plugin of that kind can have.
+
+    Among them are those of the methods: pydantic would take such a method for a default.
+    """
+    own = {name for name in vars(KINDS[kind]) if not name.startswith(("_", "model_"))}
+    return _RESERVED | _RESERVED_OF.get(kind, set()) | own
 
 
 @dataclass(frozen=True)

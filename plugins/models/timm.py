@@ -57,7 +57,7 @@ class Timm(ModelParams):
         network: nn.Module = timm.create_model(self.architecture, **settings)
         return network
 
-    def pretrained(self, name: str) -> Pretrained:
+    def published_weights(self, name: str) -> Pretrained:
         """The weights that timm publishes."""
         from pathlib import Path
 

@@ -68,7 +68,7 @@ class TorchvisionModel(ModelParams):
         network: nn.Module = get_model(self.architecture, weights=None, **settings)
         return network if channels == 3 else _with_channels(network, channels)
 
-    def pretrained(self, name: str) -> Pretrained:
+    def published_weights(self, name: str) -> Pretrained:
         """The weights that torchvision publishes, in the folder of torch.hub's checkpoints.
 
         https://docs.pytorch.org/vision/stable/models.html

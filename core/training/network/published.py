@@ -23,7 +23,7 @@ def fetch(model: ModelParams, name: str) -> Pretrained:
     """
     try:
         with contained():
-            found = model.pretrained(name)
+            found = model.published_weights(name)
     except UserError:
         raise
     except Exception as error:

@@ -186,6 +186,11 @@ CORPUS = {
         12,
         "ValueError: model 'tiny': no parameter can be named 'freeze'",
     ),
+    "a method of the host's": broken(
+        instead("width: int = 8", "published_weights: bool = False"),
+        12,
+        "ValueError: model 'tiny': no parameter can be named 'published_weights'",
+    ),
     # ---- that work all the same
     "no docstring": Bad(
         instead('    """One layer."""\n', ""),

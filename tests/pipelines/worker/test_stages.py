@@ -198,7 +198,7 @@ def test_token_ids_and_signals_go_all_the_way(tmp_path, monkeypatch, dataset, mo
     assert trained["placement"]["normalization_device"] == "cpu"
     arguments = {"config": settings, "data": data, "weights": trained["weights"], "emit": print}
     stages.evaluate(**arguments, target=str(tmp_path / "predictions.npz"))
-    assert stages.export(**arguments, target=str(target)) == {"refused": None}
+    assert stages.export(**arguments, target=str(target))["refused"] is None
     predicted = Predictions.load(tmp_path / "predictions.npz")
     assert (predicted.predicted == predicted.targets).mean() > 0.6
     exported, samples = torch.export.load(target).module(), PreparedDataset.open(Path(data)).test

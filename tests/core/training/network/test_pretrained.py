@@ -114,7 +114,7 @@ def test_the_normalization_of_published_weights_comes_with_them(tmp_path):
     class Known(Small):
         """Has published weights."""
 
-        def pretrained(self, name):
+        def published_weights(self, name):
             return Pretrained(path, mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6), image_size=224)
 
     found = StartingWeights.open("default", None, Known())
@@ -183,7 +183,7 @@ def test_published_weights_that_cannot_be_fetched_say_where_to_put_them(tmp_path
     class Known(Small):
         """Has published weights."""
 
-        def pretrained(self, name):
+        def published_weights(self, name):
             if name != "default":
                 raise ValueError(f"no weights are named '{name}'")
             return Pretrained(file, "http://127.0.0.1:9/net-0123456789abcdef.pth")
