@@ -11,7 +11,9 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from tests.faults.killing import Watched, figures, kill_once, recorded
 
@@ -33,6 +35,24 @@ KINDS = {
         "promote.model=none",
         "promote.gates=[{name: min_accuracy, threshold: 0.1}]",
     ),
+    "photos": (
+        *("digits", "dataset=image_folder", "dataset.path=photos", "dataset.image_size=32"),
+        *("dataset.storage=encoded", "train.sampler=balanced", *COMMON),
+        "augmentations=[random_resized_crop, horizontal_flip, color_jitter, random_erasing]",
+    ),
+    "mixing": (
+        *("digits", "augmentations=[rotate, mixup_or_cutmix]", "scheduler=plateau", *COMMON),
+    ),
+    "averaged": (*MLP, "train.ema=0.95", "train.accumulate=2", "train.monitor=macro_f1"),
+    "groups": (
+        *(
+            "digits",
+            "optimizer.groups=[{match: 'conv*', lr: 0.0001}]",
+            "optimizer.decay_norms=false",
+        ),
+        *("optimizer=adamw", "model.freeze=[conv*]", "model.freeze_epochs=3", *COMMON),
+    ),
+    "sam": (*MLP, "optimizer=sam", "optimizer.rho=0.05", "optimizer.lr=0.01"),
 }
 DAMAGES = {
     "a bit": lambda data, rng: flipped(data, rng.randrange(8 * len(data))),
@@ -69,6 +89,18 @@ def damage_checkpoint(workspace, run_id, rng):
     damage = rng.choice(list(DAMAGES))
     files[-1].write_bytes(DAMAGES[damage](files[-1].read_bytes(), rng))
     return f"{damage} of {files[-1].name}"
+
+
+def write_photos(folder):
+    """JPEG files of many sizes: a class for each of three hues."""
+    generator = np.random.default_rng(0)
+    for number in range(150):
+        name = ("red", "green", "blue")[number % 3]
+        size = generator.integers(40, 90, 2)
+        pixels = generator.integers(0, 200, (*size, 3)).astype(np.uint8)
+        pixels[..., number % 3] += 55
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(folder / name / f"{number:03}.jpg", quality=90)
 
 
 class Trial:
@@ -146,6 +178,7 @@ def test_a_run_killed_at_any_moment_ends_as_if_it_had_not_been(workspace, monkey
     monkeypatch.setitem(workspace.environment, "TMPDIR", str(temporary))
     monkeypatch.setattr(tempfile, "tempdir", None)
 
+    write_photos(workspace.folder / "photos")
     client = MlflowClient(f"sqlite:///{workspace.folder}/mlruns/mlflow.db")
     rng = random.Random(int(os.environ.get("TORCHYARD_KILLS_SEED", "0")))
     trials, kills = {}, []
