@@ -85,6 +85,8 @@ class DatasetChoice(ImageReading, Choice):
 
 
 def _one_is_enough(value: object) -> object:
+    if value is None:
+        return ()
     if not isinstance(value, list | tuple):
         value = (value,)
     # Layers of an nn.Sequential have numbers for names.

@@ -155,6 +155,8 @@ def model_size(
         raise UserError(problems)
     if not size.parameters:
         raise UserError(f"model: '{chosen.name}' has no parameter that is trained")
+    if chosen.freeze_epochs is not None:  # what is frozen at first learns later
+        size = replace(size, parameters=size.all_parameters)
     return size, groups
 
 

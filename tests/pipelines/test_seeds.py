@@ -11,6 +11,8 @@ from torchyard.core.errors import RunError, UserError
 from torchyard.core.evaluation.seeds import over_seeds
 from torchyard.core.tracking.lookup import recorded_predictions
 
+pytestmark = pytest.mark.slow
+
 SETTINGS = ("digits", "train.epochs=1", "train.seed=3")
 
 

@@ -33,6 +33,7 @@ def test_every_model_of_timm_is_there():
         host.find("model", "timm/resnet81")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["resnet10t", "test_vit", "test_convnext"])
 def test_it_does_what_a_model_must(name):
     assert_model_plugin(model(name)(), input_shape=(1, 32, 32))

@@ -10,6 +10,8 @@ from mlflow import MlflowClient
 from torchyard.core.errors import UserError
 from torchyard.pipelines.flow.extension import EXACT
 
+pytestmark = pytest.mark.slow
+
 PLAIN = ("digits", "scheduler=constant", "train.batch_size=64")
 SETTINGS = (*PLAIN, "train.validation=0.1", "augmentations=[random_crop]")
 

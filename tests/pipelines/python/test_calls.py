@@ -18,6 +18,8 @@ from torchyard.core.errors import RunError
 from torchyard.pipelines.python import calls
 from torchyard.pipelines.resumption import Resumption
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def client(workspace):

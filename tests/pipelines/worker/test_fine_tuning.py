@@ -199,3 +199,13 @@ def test_what_cannot_be_is_refused_before_training(cache, tmp_path):
     ]
     [problem] = problems(cache, "model.weights=default")
     assert problem == ("model.weights: no weights named 'default' are published for this model")
+
+
+def test_what_is_frozen_at_first_counts_as_trained(cache):
+    frozen = ("model.freeze=[conv1]", "train.epochs=2")
+    count = [
+        check(config(*settings), cache, print)["parameters"]
+        for settings in ((), frozen, (*frozen, "model.freeze_epochs=1"))
+    ]
+    assert count == [61_706, 61_550, 61_706]
+    assert check(config("model.freeze=none"), cache, print)["parameters"] == 61_706

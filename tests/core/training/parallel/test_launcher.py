@@ -116,6 +116,7 @@ def test_two_processes_train_what_one_does(trained, tmp_path, capfd, caplog, mon
     assert "train.processes=2 on 1 cores: they wait for each other" in caplog.text
 
 
+@pytest.mark.slow
 def test_two_processes_train_what_one_does_in_parts_and_averaged(trained, tmp_path):
     settings = {"accumulate": 4, "ema": 0.9, "seed": 4}
     _, alone, _ = trained(tmp_path / "one", ema=0.9, seed=4)
