@@ -59,6 +59,9 @@ def read_overridden(
             settings = read_settings(_find_source(source, presets))
     except UserError as error:
         raise UserError(error.problems + problems) from None
+    # A file may write `optimizer.lr: 0.1`, as the command line does.
+    dotted = [key for key in settings if len(path := str(key).split(".")) > 1 and all(path)]
+    assignments = [(_path(key), settings.pop(key)) for key in dotted] + assignments
     # Names first, wherever they are on the line: they decide which parameters the others set.
     for path, value in sorted(assignments, key=lambda item: item[0][1:] != ["name"]):
         try:

@@ -28,6 +28,15 @@ def test_a_preset_wins_over_a_file_of_its_name_unless_the_path_is_written(tmp_pa
     assert read("digits.yaml").config.dataset.name == "cifar10"
 
 
+def test_a_file_may_write_its_settings_as_the_command_line_does(tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_text("dataset: digits\noptimizer: adamw\noptimizer.lr: 0.25\ntrain.epochs: 3\n")
+    config = read(str(file), "train.epochs=4").config
+    assert (config.optimizer.name, config.optimizer.lr, config.train.epochs) == ("adamw", 0.25, 4)
+    file.write_text("dataset: digits\ntrain.epoch: 3\n")
+    assert "train.epoch: unknown setting. Did you mean 'train.epochs'?" in only_problem(str(file))
+
+
 def test_an_empty_value_is_not_none(small):
     assert problems(small, "train.max_steps=")
 
