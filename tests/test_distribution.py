@@ -151,7 +151,10 @@ def test_the_wheel_describes_itself(built):
     assert readme == (ROOT / "README.md").read_text("utf-8").strip()
     assert "Typing :: Typed" in metadata.get_all("Classifier")
     assert metadata["Requires-Python"] == PROJECT["requires-python"]
-    assert len(metadata.get_all("Requires-Dist")) == len(PROJECT["dependencies"])
+    extras = PROJECT["optional-dependencies"]
+    wanted = len(PROJECT["dependencies"]) + sum(map(len, extras.values()))
+    assert len(metadata.get_all("Requires-Dist")) == wanted
+    assert sorted(metadata.get_all("Provides-Extra")) == sorted(extras)
     [line] = [
         line
         for line in files[f"{info}/entry_points.txt"].decode().splitlines()
