@@ -22,7 +22,15 @@ def test_the_table_has_the_names_and_the_columns_that_matter(page, site, tmp_pat
     opened(page, site, TABLE, "matching runs")
     for run in site.runs:
         expect(page.get_by_role("link", name=site.name(run))).to_be_visible()
-    shown = [column.key for column in COLUMNS.values() if column.place != "attributes"]
+    recorded = [site.client.get_run(run).data for run in site.runs.values()]
+    columns = [column for column in COLUMNS.values() if column.place != "attributes"]
+    # MLflow shows no column of what no run has, such as the figures of several seeds.
+    shown = [
+        column.key
+        for column in columns
+        if any(column.key in getattr(data, column.place) for data in recorded)
+    ]
+    assert len(shown) >= len(columns) - 3
     for key in shown:
         expect(page.get_by_role("columnheader", name=key, exact=True).first).to_be_visible()
     page.screenshot(path=tmp_path / "table.png")
