@@ -324,7 +324,8 @@ def assert_metric_plugin(params: kinds.MetricParams, num_classes: int = 10) -> N
     targets = np.arange(SAMPLES * num_classes) % num_classes
     always_right = CERTAIN * np.eye(num_classes, dtype=np.float32)[targets]
     generator = np.random.default_rng(0)
-    guesses = generator.standard_normal(always_right.shape, dtype=np.float32)
+    # As sure as they are wrong: some metrics count confident predictions alone.
+    guesses = 10 * generator.standard_normal(always_right.shape, dtype=np.float32)
     cases = {
         "right predictions": (always_right, targets),
         "guesses": (guesses, targets),
