@@ -13,8 +13,7 @@ from pydantic import Field, NonNegativeFloat, field_validator
 
 from torchyard import Augmentation, AugmentationParams, Register, hookimpl
 from torchyard.plugins.augmentations.images import (
-    Bounds,
-    above_zero,
+    Positive,
     chance,
     change,
     change_,
@@ -165,7 +164,7 @@ class Blur(AugmentationParams):
     """Blur each image by a Gaussian of its own width (torchvision.transforms.v2.GaussianBlur)."""
 
     kernel_size: int = Field(5, ge=3, description="pixels, an odd number")
-    sigma: Bounds = Field(
+    sigma: Positive = Field(
         (0.1, 2.0), description="standard deviation in pixels, least and greatest"
     )
     p: float = Field(1.0, ge=0, le=1, description="probability")
@@ -176,11 +175,6 @@ class Blur(AugmentationParams):
         if kernel_size % 2 == 0:
             raise ValueError("must be odd")
         return kernel_size
-
-    @field_validator("sigma")
-    @classmethod
-    def _check_sigma(cls, sigma: tuple[float, float]) -> tuple[float, float]:
-        return above_zero(sigma)
 
     def build(self, input_shape: tuple[int, ...]) -> Augmentation:
         """Make the blur; images are mirrored at their border."""

@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Literal
 
-from pydantic import Field, PositiveInt, field_validator
+from pydantic import Field, PositiveInt
 
 from torchyard import Augmentation, AugmentationParams, RegionParams, Register, hookimpl
 from torchyard.plugins.augmentations.images import (
     ATTEMPTS,
-    Bounds,
-    above_zero,
+    Positive,
+    Shares,
     change,
     check_side,
     first_that_fits,
@@ -75,20 +75,8 @@ class RandomResizedCrop(RegionParams):
     torchvision.transforms.v2.RandomResizedCrop.
     """
 
-    scale: Bounds = Field((0.08, 1.0), description="share of the area, least and greatest")
-    ratio: Bounds = Field((3 / 4, 4 / 3), description="width by height, least and greatest")
-
-    @field_validator("scale")
-    @classmethod
-    def _check_scale(cls, scale: tuple[float, float]) -> tuple[float, float]:
-        if scale[1] > 1:
-            raise ValueError("must be at most 1")
-        return above_zero(scale)
-
-    @field_validator("ratio")
-    @classmethod
-    def _check_ratio(cls, ratio: tuple[float, float]) -> tuple[float, float]:
-        return above_zero(ratio)
+    scale: Shares = Field((0.08, 1.0), description="share of the area, least and greatest")
+    ratio: Positive = Field((3 / 4, 4 / 3), description="width by height, least and greatest")
 
     def region(
         self, height: int, width: int, generator: np.random.Generator

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import Field, PositiveInt, field_validator
+from pydantic import Field, PositiveInt
 
 from torchyard import Augmentation, AugmentationParams, Register, hookimpl
 from torchyard.plugins.augmentations.images import (
-    Bounds,
-    above_zero,
+    Positive,
+    Shares,
     chance,
     change,
     check_side,
@@ -63,23 +63,11 @@ class RandomErasing(AugmentationParams):
     """
 
     p: float = Field(0.5, ge=0, le=1, description="probability")
-    scale: Bounds = Field((0.02, 0.33), description="share of the area, least and greatest")
-    ratio: Bounds = Field((0.3, 3.3), description="height by width, least and greatest")
+    scale: Shares = Field((0.02, 0.33), description="share of the area, least and greatest")
+    ratio: Positive = Field((0.3, 3.3), description="height by width, least and greatest")
     value: Annotated[int, Field(ge=0, le=255)] | Literal["random"] = Field(
         0, description="of the blanked pixels; random: each of its own"
     )
-
-    @field_validator("scale")
-    @classmethod
-    def _check_scale(cls, scale: tuple[float, float]) -> tuple[float, float]:
-        if scale[1] > 1:
-            raise ValueError("must be at most 1")
-        return above_zero(scale)
-
-    @field_validator("ratio")
-    @classmethod
-    def _check_ratio(cls, ratio: tuple[float, float]) -> tuple[float, float]:
-        return above_zero(ratio)
 
     def build(self, input_shape: tuple[int, ...]) -> Augmentation:
         """Make the change."""

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
 from torchyard import Augmentation, AugmentationParams, Register, hookimpl
 from torchyard.plugins.augmentations.images import (
-    Bounds,
-    above_zero,
+    Positive,
     chance,
     change,
     image_shape,
@@ -103,16 +102,11 @@ class Affine(AugmentationParams):
     translate: tuple[Share, Share] = Field(
         (0.1, 0.1), description="how far to move it at most, as shares of width and height"
     )
-    scale: Bounds = Field((0.9, 1.1), description="least and greatest factor")
+    scale: Positive = Field((0.9, 1.1), description="least and greatest factor")
     shear: float = Field(0, ge=0, lt=90, description="greatest angle along x, in degrees")
     interpolation: Interpolation = Field("nearest", description="between pixels")
     fill: int = Field(0, ge=0, le=255, description="value beyond the border")
     p: float = Field(1.0, ge=0, le=1, description="probability")
-
-    @field_validator("scale")
-    @classmethod
-    def _check_scale(cls, scale: tuple[float, float]) -> tuple[float, float]:
-        return above_zero(scale)
 
     def build(self, input_shape: tuple[int, ...]) -> Augmentation:
         """Make the affine map; images keep their size."""

@@ -27,14 +27,21 @@ def _in_order(bounds: tuple[float, float]) -> tuple[float, float]:
     return bounds
 
 
-def above_zero(bounds: tuple[float, float]) -> tuple[float, float]:
-    """Refuse a range that reaches 0 or less."""
+def _above_zero(bounds: tuple[float, float]) -> tuple[float, float]:
     if bounds[0] <= 0:
         raise ValueError("must be more than 0")
     return bounds
 
 
+def _at_most_one(bounds: tuple[float, float]) -> tuple[float, float]:
+    if bounds[1] > 1:
+        raise ValueError("must be at most 1")
+    return bounds
+
+
 Bounds = Annotated[tuple[float, float], AfterValidator(_in_order)]
+Positive = Annotated[Bounds, AfterValidator(_above_zero)]
+Shares = Annotated[Bounds, AfterValidator(_at_most_one), AfterValidator(_above_zero)]
 
 
 def image_shape(input_shape: tuple[int, ...]) -> tuple[int, int, int]:
