@@ -62,13 +62,7 @@ def read_overridden(
     # A file may write `optimizer.lr: 0.1`, as the command line does.
     dotted = [key for key in settings if len(path := str(key).split(".")) > 1 and all(path)]
     assignments = [(_path(key), settings.pop(key)) for key in dotted] + assignments
-    # Names first, wherever they are on the line: they decide which parameters the others set.
-    for path, value in sorted(assignments, key=lambda item: item[0][1:] != ["name"]):
-        try:
-            _assign(settings, path, value)
-        except UserError as error:
-            problems += error.problems
-    return settings, problems
+    return settings, problems + _assign_all(settings, assignments)
 
 
 def _path(key: str) -> list[str]:
@@ -108,16 +102,23 @@ def with_values(
         The settings, and the problems with the values that are left out.
     """
     changed = copy.deepcopy(dict(settings))
+    assignments = [
+        (_path(key), parse_value(value) if isinstance(value, str) else value)
+        for key, value in values.items()
+    ]
+    return changed, _assign_all(changed, assignments)
+
+
+def _assign_all(settings: dict[str, Any], assignments: list[tuple[list[str], Any]]) -> list[str]:
+    """Put values into their places; returns the problems with those that are left out."""
     problems: list[str] = []
-    assignments = []
-    for key, value in values.items():
-        assignments.append((_path(key), parse_value(value) if isinstance(value, str) else value))
+    # Names first, wherever they are on the line: they decide which parameters the others set.
     for path, value in sorted(assignments, key=lambda item: item[0][1:] != ["name"]):
         try:
-            _assign(changed, path, value)
+            _assign(settings, path, value)
         except UserError as error:
             problems += error.problems
-    return changed, problems
+    return problems
 
 
 def preset_names(presets: Path) -> list[str]:
