@@ -162,9 +162,15 @@ class Display:
         times = " · ".join(f"{name} {seconds:.1f} s" for name, seconds in self.seconds.items())
         show(f"Stages:      {times}")
         show(f"MLflow run:  [bold]{escape(outcome.name)}[/]  {outcome.run_id}")
+        self._show_address(ui_command)
+
+    def _show_address(self, ui_command: str) -> None:
+        """Print where the outcome's page is, and before it what serves that, unless it is empty."""
+        assert self._console is not None
+        show, url = self._console.print, self.outcome.url
         if ui_command:
             show(f"Look at it:  [bold]{escape(ui_command)}[/]", soft_wrap=True)
-        show(f"{'       then' if ui_command else 'Look at it:'}  {outcome.url}", soft_wrap=True)
+        show(f"{'       then' if ui_command else 'Look at it:'}  {url}", soft_wrap=True)
 
 
 class QuietDisplay(Display):

@@ -20,9 +20,7 @@ class StudyDisplay(Display):
         show(f"Best:        [bold]{best}[/], {escape(outcome.best_run)}", soft_wrap=True)
         show(f"Run it:      [bold]{escape(outcome.command)}[/]", soft_wrap=True)
         show(f"MLflow run:  [bold]{escape(outcome.name)}[/]  {outcome.run_id}", soft_wrap=True)
-        if ui_command:
-            show(f"Look at it:  [bold]{escape(ui_command)}[/]", soft_wrap=True)
-        show(f"{'       then' if ui_command else 'Look at it:'}  {outcome.url}", soft_wrap=True)
+        self._show_address(ui_command)
 
 
 class QuietStudyDisplay(Display):
