@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -35,6 +35,7 @@ CONFIG = "torchyard.config"  # tag of a run that has just started
 DIGEST = "weights_digest"  # tag of a run that has trained
 SEEDS = "torchyard.seeds"  # tag of a run whose children are one configuration's seeds: how many
 MOST_SEEDS = 1000
+PAGE = 1000  # runs that a search asks for at once
 PARENT = "mlflow.parentRunId"  # tag of a run, by which MLflow's UI shows it below its parent
 STUDY = "torchyard.study"  # tag of a study's own run: its name
 TRIAL_STATE = "torchyard.trial_state"  # tag of a trial that has ended: complete, pruned or failed
@@ -158,13 +159,36 @@ def unfinished_whole(client: MlflowClient, run: Run) -> Run | None:
 
 def seeds_of(client: MlflowClient, run: Run) -> dict[int, Run]:
     """The newest run of each seed, of a run that is several seeds."""
-    found = client.search_runs(
-        [run.info.experiment_id],
-        f"tags.`{PARENT}` = '{run.info.run_id}'",
-        max_results=MOST_SEEDS,
-        order_by=["attributes.start_time ASC"],
-    )
-    return {int(each.data.params["train.seed"]): each for each in found}
+    return {int(each.data.params["train.seed"]): each for each in children_of(client, run)}
+
+
+def children_of(client: MlflowClient, run: Run) -> Iterator[Run]:
+    """The runs below a run, the oldest first."""
+    chosen = f"tags.`{PARENT}` = '{run.info.run_id}'"
+    return search(client, [run.info.experiment_id], chosen, ("attributes.start_time ASC",))
+
+
+def search(
+    client: MlflowClient,
+    experiments: Sequence[str],
+    chosen: str,
+    order: Sequence[str],
+    page: int = PAGE,
+) -> Iterator[Run]:
+    """The runs that MLflow's filter chooses; read page by page, as they are taken."""
+    token = None
+    while True:
+        found = client.search_runs(
+            list(experiments),
+            chosen,
+            max_results=min(page, PAGE),
+            order_by=list(order),
+            page_token=token,
+        )
+        yield from found
+        token = found.token
+        if not token:
+            return
 
 
 def study_under_way(client: MlflowClient, run: Run, *, latest: bool) -> Run | None:

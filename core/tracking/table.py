@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from torchyard.core.config.schema import RunConfig
 from torchyard.core.errors import UserError, suggestion
-from torchyard.core.tracking.lookup import NEWEST, RECENT, quoted
+from torchyard.core.tracking.lookup import NEWEST, PAGE, RECENT, quoted, search
 from torchyard.core.tracking.mlflow_format import BEST
 
 if TYPE_CHECKING:
@@ -83,7 +83,6 @@ COMPARED = {
     "<=": operator.le,
 }
 LITERALS = {"true": "true", "false": "false", "none": "null", "null": "null"}  # as recorded
-PAGE = 1000  # runs
 
 
 @dataclass(frozen=True)
@@ -218,15 +217,7 @@ class RunQuery:
 def _search(client: MlflowClient, chosen: str, order: Sequence[str], page: int) -> Iterator[Run]:
     """The runs of all experiments; read page by page, as they are taken."""
     experiments = [found.experiment_id for found in client.search_experiments()]
-    token = None
-    while True:
-        found = client.search_runs(
-            experiments, chosen, max_results=min(page, PAGE), order_by=list(order), page_token=token
-        )
-        yield from found
-        token = found.token
-        if not token:
-            return
+    yield from search(client, experiments, chosen, order, page)
 
 
 def _condition(condition: str) -> tuple[str, Column, str | SettingCondition]:

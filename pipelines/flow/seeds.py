@@ -13,7 +13,7 @@ from torchyard.core.tracking.lookup import SEEDS, recorded_predictions
 from torchyard.core.tracking.mlflow_format import class_metric_keys
 from torchyard.core.tracking.record import RunRecord, page_address
 from torchyard.core.tracking.store import open_store, run_folder, tracking_uri
-from torchyard.pipelines.flow.recording import config_text, curves
+from torchyard.pipelines.flow.recording import config_text, curves, name_stem
 from torchyard.pipelines.services.manager import served_url
 from torchyard.pipelines.worker.process import abort_shared_worker
 
@@ -29,8 +29,7 @@ def start_seeds(resolved: ResolvedConfig, count: int, run_id: str | None) -> Run
     else:
         tags = {kind: resolved.plugins[kind].name for kind in SINGLE_KINDS} | {SEEDS: str(count)}
         settings = config.model_dump(mode="json", exclude={"plugins"})
-        stem = "·".join((config.model.name, config.optimizer.name, config.dataset.name))
-        stem = f"{stem}, {count} seeds"
+        stem = f"{name_stem(config)}, {count} seeds"
         record = RunRecord.start(name_stem=stem, parameters=settings, tags=tags)
     record.keeper.on_taken_over = abort_shared_worker
     record.log_config(config_text(config))

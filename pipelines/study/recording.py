@@ -14,7 +14,7 @@ from torchyard.core.data.files import atomic_write
 from torchyard.core.errors import UserError
 from torchyard.core.report.study_page import study_page
 from torchyard.core.study.plan import StudyPlan
-from torchyard.core.tracking.lookup import PARENT, STUDY, quoted, sync_run
+from torchyard.core.tracking.lookup import PARENT, STUDY, children_of, quoted, sync_run
 from torchyard.core.tracking.mlflow_format import BEST
 from torchyard.core.tracking.record import RunRecord
 from torchyard.core.tracking.store import chosen_experiment, locked_store, run_folder
@@ -96,16 +96,8 @@ def start_study(plan: StudyPlan, source: str | None, run_id: str | None) -> RunR
 
 def trial_runs(client: MlflowClient, study: Run) -> dict[int, Run]:
     """The runs of a study's trials, by number."""
-    found: dict[int, Run] = {}
-    chosen, token = f"tags.`{PARENT}` = '{study.info.run_id}'", None
-    while True:
-        page = client.search_runs(
-            [study.info.experiment_id], chosen, max_results=1000, page_token=token
-        )
-        found |= {int(run.data.tags[TRIAL]): run for run in page if TRIAL in run.data.tags}
-        token = page.token
-        if not token:
-            return found
+    children = children_of(client, study)
+    return {int(run.data.tags[TRIAL]): run for run in children if TRIAL in run.data.tags}
 
 
 def trial_run(study: RunRecord, number: int) -> Run:
