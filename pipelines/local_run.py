@@ -52,6 +52,46 @@ def local_pipeline(
         UserError: the configuration is wrong, or a server cannot be used.
         RunError: there is no server.
     """
+
+    def load() -> None:
+        from torchyard.pipelines.flow import pipeline  # noqa: F401 - takes its time here
+
+    with shown.bars(), local_services(shown, load, own_process=own_process) as in_use:
+        from torchyard.pipelines.flow.pipeline import call_pipeline
+        from torchyard.pipelines.worker.process import check_config
+
+        weights = None if resumed else recorded_weights(resolved)
+        check_config(resolved.config, weights=weights, resumed=resumed)
+
+        def call(
+            resolved: ResolvedConfig, run_id: str | None = None, parent: str | None = None
+        ) -> None:
+            # The flow compares the plugins with those of the record, and records what differs.
+            origins = {"plugins": dict(resolved.recorded_origins)}
+            config = resolved.config.model_copy(update=origins)
+            until_its_end(lambda: call_pipeline(config, run_id, parent), leave)
+
+        with in_use():
+            yield call
+
+
+@contextlib.contextmanager
+def local_services(
+    shown: Display, load: Callable[[], None], *, own_process: bool
+) -> Iterator[Callable[[], contextlib.AbstractContextManager[None]]]:
+    """Start a Prefect server and a worker, and import meanwhile what a flow needs.
+
+    Args:
+        shown: follows the flow.
+        load: imports the flow.
+        own_process: whether this process is there for the flow alone.
+
+    Yields:
+        What waits for the server, and makes it the one that flows are run with.
+
+    Raises:
+        UserError: a server cannot be used.
+    """
     from torchyard.pipelines.services.prefect_server import PrefectServer, use, without_heartbeat
     from torchyard.pipelines.worker.process import shared_worker
 
@@ -63,37 +103,36 @@ def local_pipeline(
     if own_process:
         logging.raiseExceptions = False
     worker = shared_worker()
-    with PrefectServer.connect() as server, shown.bars():
+    with PrefectServer.connect() as server:
+
+        @contextlib.contextmanager
+        def in_use() -> Iterator[None]:
+            quickly = without_heartbeat if server.managed else contextlib.nullcontext
+            with use(server.wait()), quickly():
+                yield
+
         if server.starting:
             worker.wait_for_stage()
         with _without_collector(own_process):
-            from torchyard.pipelines.flow.pipeline import call_pipeline
-            from torchyard.pipelines.flow.prefect_calls import limited_end
             from torchyard.pipelines.flow.recording import load_libraries
-            from torchyard.pipelines.worker.process import check_config
 
+            load()
             load_libraries()
+        yield in_use
 
-        weights = None if resumed else recorded_weights(resolved)
-        check_config(resolved.config, weights=weights, resumed=resumed)
-        quickly = without_heartbeat if server.managed else contextlib.nullcontext
 
-        def call(
-            resolved: ResolvedConfig, run_id: str | None = None, parent: str | None = None
-        ) -> None:
-            # The flow compares the plugins with those of the record, and records what differs.
-            origins = {"plugins": dict(resolved.recorded_origins)}
-            with limited_end(leave) as end:
-                try:
-                    call_pipeline(resolved.config.model_copy(update=origins), run_id, parent)
-                except Exception:
-                    # Prefect may have failed at what ended the run: that is what counts.
-                    if isinstance(end.error, UserError | RunError):
-                        raise end.error from None
-                    raise
+def until_its_end(call: Callable[[], None], leave: Leave) -> None:
+    """Call a flow; what ended the run counts, whatever Prefect makes of it."""
+    from torchyard.pipelines.flow.prefect_calls import limited_end
 
-        with use(server.wait()), quickly():
-            yield call
+    with limited_end(leave) as end:
+        try:
+            call()
+        except Exception:
+            # Prefect may have failed at what ended the run.
+            if isinstance(end.error, UserError | RunError):
+                raise end.error from None
+            raise
 
 
 @contextlib.contextmanager

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
-import gc
-import logging
-import os
 from collections.abc import Callable
 
-from torchyard.core.errors import RunError, UserError
+from torchyard.core.errors import UserError
 from torchyard.core.hosting.host import host
 from torchyard.core.study.plan import StudyPlan
 from torchyard.core.tracking import store
@@ -16,9 +12,8 @@ from torchyard.core.tracking.location.address import database_of
 from torchyard.core.tracking.location.errors import store_errors
 from torchyard.core.tracking.lookup import settle_owner
 from torchyard.core.tracking.weights import recorded_weights
-from torchyard.pipelines.display import Display, display
-
-Leave = Callable[[BaseException | None], None]
+from torchyard.pipelines.display import Display
+from torchyard.pipelines.local_run import Leave, local_services, until_its_end
 
 
 def begun_before(plan: StudyPlan, say: Callable[[str], None]) -> str | None:
@@ -66,38 +61,16 @@ def run_study(
         UserError: a server cannot be used, or a plugin refuses a step of the training.
         RunError: there is no server, or the study could not be finished.
     """
-    # Seconds of imports overlap: torch in the worker, Prefect's server in its process,
-    # Prefect and MLflow here.
-    from torchyard.pipelines.services.prefect_server import PrefectServer, use, without_heartbeat
-    from torchyard.pipelines.worker.process import shared_worker
 
-    display.set(shown)
-    os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
-    # A lost server is reported once, at the end, not for each event and log line.
-    os.environ.setdefault("PREFECT_LOGGING_INTERNAL_LEVEL", "CRITICAL")
-    logging.raiseExceptions = False
-    worker = shared_worker()
-    with PrefectServer.connect() as server:
-        if server.starting:
-            worker.wait_for_stage()
-        gc.disable()  # imports take longer with it (`benchmarks/reasons/startup.md`)
-        from torchyard.pipelines.flow.prefect_calls import limited_end
-        from torchyard.pipelines.flow.recording import load_libraries
+    def load() -> None:
+        from torchyard.pipelines.study import flow  # noqa: F401 - takes its time here
+
+    with local_services(shown, load, own_process=True) as in_use:
         from torchyard.pipelines.study.flow import call_sweep
 
-        load_libraries()
-        gc.freeze()
-        gc.enable()
         _check_steps(plan)
-        quickly = without_heartbeat if server.managed else contextlib.nullcontext
-        with use(server.wait()), quickly(), limited_end(leave) as end:
-            try:
-                call_sweep(plan, source, run_id)
-            except Exception:
-                # Prefect may have failed at what ended the study: that is what counts.
-                if isinstance(end.error, UserError | RunError):
-                    raise end.error from None
-                raise
+        with in_use():
+            until_its_end(lambda: call_sweep(plan, source, run_id), leave)
 
 
 def _check_steps(plan: StudyPlan) -> None:
