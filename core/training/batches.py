@@ -8,16 +8,17 @@ function of seed, epoch, image and its place in the epoch's order, which seed an
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import cast
 
 import numpy as np
 import torch
 
 from torchyard.core.config.schema import TrainConfig
-from torchyard.core.data.dataset import Split, rows_on
+from torchyard.core.data.dataset import PreparedDataset, Split, rows_on
 from torchyard.core.data.photos import EncodedSamples, Part, Wanted, decoding_threads
-from torchyard.core.errors import RunError
+from torchyard.core.data.splitting import stratified_split
+from torchyard.core.errors import RunError, UserError
 from torchyard.core.evaluation.figures import Figures
 from torchyard.core.hosting.params import Augmentation, AugmentationParams, Mixing, MixingParams
 from torchyard.core.training.parallel.strategy import Strategy
@@ -112,6 +113,24 @@ class Shard:
     size: int
     weight: float
     places: torch.Tensor | None = None
+
+
+def training_splits(prepared: PreparedDataset, settings: TrainConfig) -> tuple[Split, Split | None]:
+    """What is trained on, and what is held out for validation.
+
+    Raises:
+        UserError: nothing can be held out.
+    """
+    train, validation = prepared.train, prepared.validation
+    if validation is None and settings.validation:
+        seed = 0 if settings.seed == "per_run" else settings.seed
+        try:
+            rest, held_out = stratified_split(train.labels, settings.validation, seed, train.groups)
+        except ValueError as error:
+            raise UserError(f"train.validation={settings.validation:g}: {error}") from None
+        validation = replace(train, indices=held_out)
+        train = replace(train, indices=rest)
+    return train, validation
 
 
 def steps_per_epoch(samples: int, batch_size: int) -> int:

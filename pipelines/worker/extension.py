@@ -12,13 +12,12 @@ import torch
 
 from torchyard.core.config.resolve import ResolvedConfig, resolve_once
 from torchyard.core.data.dataset import PreparedDataset
-from torchyard.core.data.splitting import stratified_split
 from torchyard.core.errors import RunError, UserError
 from torchyard.core.hosting.host import host
 from torchyard.core.training import checkpoint
 from torchyard.core.training import device as devices
 from torchyard.core.training import network as networks
-from torchyard.core.training.batches import steps_per_epoch, total_steps
+from torchyard.core.training.batches import steps_per_epoch, total_steps, training_splits
 from torchyard.core.training.events import Emit
 from torchyard.core.training.execution import Execution
 from torchyard.pipelines.worker.config_check import Config, model_size
@@ -56,7 +55,12 @@ def extend(
         raise RunError(f"There is no checkpoint in {source} that can be read.")
     state = checkpoint.load(last)
     position = state["position"]
-    _check_that_something_is_left(position, new, _batches(prepared, new))
+    counts = [len(training_splits(prepared, run.config.train)[0]) for run in (old, new)]
+    batches = [
+        steps_per_epoch(count, run.config.train.known_batch_size)
+        for count, run in zip(counts, (old, new), strict=True)
+    ]
+    _check_that_something_is_left(position, new, batches[1])
 
     network = networks.Network(
         new.model.build(prepared.shape, len(prepared.classes)),
@@ -69,8 +73,9 @@ def extend(
         reason = " ".join(str(error).split())[:300]
         raise UserError(f"model: the weights of the finished run do not fit it: {reason}") from None
     taken = int(state["scheduler"].get("last_epoch", position["step"]))
-    lengths = [total_steps(_count(prepared, run), run.config.train) for run in (old, new)]
-    batches = [_batches(prepared, run) for run in (old, new)]
+    lengths = [
+        total_steps(count, run.config.train) for count, run in zip(counts, (old, new), strict=True)
+    ]
     ended_early = position["step"] != position["epoch"] * batches[0]
     (size, groups), (_, groups_before) = (model_size(run, prepared.spec) for run in (new, old))
     then, longer = (_Schedule(old, network, groups_before, length, taken) for length in lengths)
@@ -127,20 +132,6 @@ def _check_that_something_is_left(
             f"train.patience: {epochs - position['best_epoch']} epochs have passed without a "
             "lower validation loss: add a greater one, or train.patience=none"
         )
-
-
-def _count(prepared: PreparedDataset, run: ResolvedConfig) -> int:
-    """How many samples are trained on."""
-    settings = run.config.train
-    if prepared.validation is not None or not settings.validation:
-        return len(prepared.train)
-    train, seed = prepared.train, settings.drawn_seed
-    return len(stratified_split(train.labels, settings.validation, seed, train.groups)[0])
-
-
-def _batches(prepared: PreparedDataset, run: ResolvedConfig) -> int:
-    """How many an epoch has."""
-    return steps_per_epoch(_count(prepared, run), run.config.train.known_batch_size)
 
 
 class _Schedule:

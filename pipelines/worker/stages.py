@@ -6,7 +6,7 @@ import io
 import itertools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,6 @@ from torchyard.core.config.resolve import ResolvedConfig, resolve_once
 from torchyard.core.config.schema import TrainConfig
 from torchyard.core.data.dataset import PreparedDataset, Split
 from torchyard.core.data.files import atomic_write
-from torchyard.core.data.splitting import stratified_split
 from torchyard.core.errors import RunError, UserError
 from torchyard.core.evaluation.figures import Figures
 from torchyard.core.evaluation.predict import predict
@@ -31,7 +30,13 @@ from torchyard.core.preparation.prepare import find_prepared, prepare_dataset
 from torchyard.core.training import checkpoint, loop
 from torchyard.core.training import device as devices
 from torchyard.core.training import network as networks
-from torchyard.core.training.batches import Batches, TrainingData, build_augmentation, total_steps
+from torchyard.core.training.batches import (
+    Batches,
+    TrainingData,
+    build_augmentation,
+    total_steps,
+    training_splits,
+)
 from torchyard.core.training.events import Emit, StageProgress, TrainingBatch, WeightsTaken
 from torchyard.core.training.execution import CompiledStep, Execution, set_up_evaluation
 from torchyard.core.training.parallel.strategy import DataParallel, Strategy
@@ -55,7 +60,7 @@ from torchyard.pipelines.worker.search.batch_size import (
     with_found_batch_size,
 )
 from torchyard.pipelines.worker.search.learning_rate import range_test, suggested_rate
-from torchyard.pipelines.worker.search.trial_training import new_network
+from torchyard.pipelines.worker.search.trial_training import begun_network, new_network
 from torchyard.pipelines.worker.summaries import inspect_dataset, inspect_model
 
 BATCH_SHOWN = 36  # samples in the picture of a training batch
@@ -149,7 +154,7 @@ def _train(
     start = None
     if strategy.broadcast(found) is None:  # which has the weights
         start = starting_weights(resolved, arguments[3])
-    train, validation = _splits(prepared, settings)
+    train, validation = training_splits(prepared, settings)
     if settings.batch_size == "auto":
         some = resolved.with_batch_size(UNKNOWN_BATCH_SIZE)
         steps = total_steps(len(train), some.config.train)
@@ -164,14 +169,9 @@ def _train(
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
 
-    network = new_network(resolved, prepared, start)
-    if start is not None:
-        asked = resolved.config.dataset.normalize
-        taken = start.apply(network, resolved.config.model.name, prepared.spec, asked)
-        if strategy.is_main:
-            emit(WeightsTaken(taken, file_identity(start.file)))
-    freezing = networks.Freezing.of(network.model, resolved.config.model)
-    network = network.to(device)
+    network, freezing, taken = begun_network(resolved, prepared, device, start)
+    if start is not None and strategy.is_main:
+        emit(WeightsTaken(taken, file_identity(start.file)))
     steps = total_steps(len(train), settings)
     execution = Execution.choose(
         resolved.config, network.model, size, steps, device, resolved.optimizer.needs_closure
@@ -247,24 +247,6 @@ def _train(
         "balance": _balance(resolved, fitted, train),
         "peaks": devices.peak_memory(device),
     }
-
-
-def _splits(prepared: PreparedDataset, settings: TrainConfig) -> tuple[Split, Split | None]:
-    """What is trained on, and what is held out for validation.
-
-    Raises:
-        UserError: nothing can be held out.
-    """
-    train, validation = prepared.train, prepared.validation
-    if validation is None and settings.validation:
-        seed = 0 if settings.seed == "per_run" else settings.seed
-        try:
-            rest, held_out = stratified_split(train.labels, settings.validation, seed, train.groups)
-        except ValueError as error:
-            raise UserError(f"train.validation={settings.validation:g}: {error}") from None
-        validation = replace(train, indices=held_out)
-        train = replace(train, indices=rest)
-    return train, validation
 
 
 def _balance(resolved: ResolvedConfig, fitted: LossParams, train: Split) -> dict[str, str]:
@@ -363,7 +345,7 @@ def find_learning_rate(
     """
     resolved, prepared = resolve_once(config, host()), PreparedDataset.open(Path(data))
     device = devices.choose_device(resolved.config.device)
-    train, _ = _splits(prepared, resolved.config.train)
+    train, _ = training_splits(prepared, resolved.config.train)
     start = starting_weights(resolved, weights)
     if resolved.config.train.batch_size == "auto":
         size = find_batch_size(resolved, prepared, train, device, start)

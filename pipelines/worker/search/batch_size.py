@@ -35,8 +35,6 @@ def with_found_batch_size(
     start: StartingWeights | None,
 ) -> ResolvedConfig:
     """The configuration with the number in the run's folder, or one that is found and put there."""
-    if resolved.config.train.batch_size != "auto":
-        return resolved
     file = folder / FILE
     if not file.exists():
         size = find_batch_size(resolved, prepared, train, device, start)

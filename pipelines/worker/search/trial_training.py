@@ -52,11 +52,8 @@ class TrialTraining:
         config, classes = resolved.config, len(prepared.classes)
         _, groups = model_size(resolved, prepared.spec, start)
         checkpoint.seed_everything(0 if config.train.seed == "per_run" else config.train.seed)
-        network = new_network(resolved, prepared, start)
-        if start is not None:
-            start.apply(network, config.model.name, prepared.spec, config.dataset.normalize)
-        freezing = networks.Freezing.of(network.model, config.model)
-        network = network.to(device).train()
+        network, freezing, _ = begun_network(resolved, prepared, device, start)
+        network.train()
         loss = resolved.loss.with_class_counts(train.class_counts(classes)).build(classes)
         if isinstance(loss, nn.Module):
             loss = loss.to(device)
@@ -76,6 +73,21 @@ class TrialTraining:
         augmentations = [build_augmentation(each, prepared.shape, classes) for each in changes]
         cpu, drawn = torch.device("cpu"), region.region if region else None
         return cls(state, loss, TrainingData(train, None, augmentations, cpu, region=drawn))
+
+
+def begun_network(
+    resolved: ResolvedConfig,
+    prepared: PreparedDataset,
+    device: torch.device,
+    start: networks.StartingWeights | None,
+) -> tuple[networks.Network, networks.Freezing, str]:
+    """The network that training begins with, what of it is frozen, and what of `start` it took."""
+    network, chosen, taken = new_network(resolved, prepared, start), resolved.config, ""
+    if start is not None:
+        normalize = chosen.dataset.normalize
+        taken = start.apply(network, chosen.model.name, prepared.spec, normalize)
+    freezing = networks.Freezing.of(network.model, chosen.model)
+    return network.to(device), freezing, taken
 
 
 def new_network(
