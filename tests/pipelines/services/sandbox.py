@@ -144,11 +144,21 @@ class Sandbox:
         return found
 
     def unschedule_often(self) -> None:
-        """Unschedule what a test before this one scheduled, and cancel its run."""
-        if "often" in [deployment["name"] for deployment in self.post("deployments/filter")]:
+        """Unschedule what a test before this one scheduled; cancel its run and wait for its end.
+
+        Until then the deployment stays in Prefect, and `unschedule` no longer knows it.
+        """
+        if "often" in [row["name"] for row in self.plan()]:
             self.torchyard("unschedule", "often")
-        for run in self.runs("RUNNING"):
+        for run in self.runs("RUNNING", "PENDING"):
             self.cancel(run["id"])
+        assert eventually(
+            lambda: "often" not in [each["name"] for each in self.post("deployments/filter")]
+        )
+
+    def plan(self) -> list[dict[str, Any]]:
+        """The schedules and deployments as `torchyard status` lists them."""
+        return list(json.loads(self.torchyard("status", "--json"))["plan"])
 
     def all_dead(self) -> bool:
         return not [p for p in self.processes("") if p.status() != psutil.STATUS_ZOMBIE]
