@@ -151,6 +151,7 @@ def _compared(job: Job, name: str, mode: str, preset: str, *overrides: str) -> b
             "resumed_from_step": step,
             "images_per_second": spread(again.rates(batch)),
             "final_loss": once.losses[-1][1],
+            "compiled": once.result["placement"]["compiled"],
         }
         job.report.add(figures, name, mode)
         return True

@@ -25,6 +25,7 @@ REPEATS = 3
 RUN_SECONDS = 1.2  # of each of ours
 LOADER_WORKERS = 4
 LIBRARIES = {"accelerate": "accelerate", "Lightning": "pytorch_lightning"}
+NO_GRAPH = ["train.compile=false"]
 HALF = ["precision=bfloat16", "train.channels_last=true"]
 
 Batches = Iterator[tuple[torch.Tensor, torch.Tensor]]
@@ -37,6 +38,7 @@ def measure(job: Job) -> None:
         given = (job, name, batch_size)
         contenders: dict[str, Callable[[], dict[str, Any]]] = {
             "ours": partial(_ours, *given, []),
+            "ours, without a graph": partial(_ours, *given, NO_GRAPH),
             "ours, bfloat16, channels last": partial(_ours, *given, HALF),
             "bare loop": partial(_bare, *given, *tensors),
             "bare loop, loss.item() a step": partial(_bare, *given, *tensors, read_losses=True),
@@ -62,7 +64,7 @@ def _ours(job: Job, name: str, batch_size: int, overrides: list[str]) -> dict[st
         settings += [f"train.log_every={max(1, steps // 8)}", "train.epochs=100000"]
         return job.train("cifar10", *settings, *overrides)
 
-    warm_up = train(4 if job.tiny else 32)
+    warm_up = train(4 if job.tiny else 128)
     pace = spread(warm_up.rates(batch_size))["greatest"]
     steps = 4 if job.tiny else max(32, int(RUN_SECONDS * pace / batch_size))
     runs = [train(steps) for _ in range(1 if job.tiny else REPEATS)]
@@ -72,6 +74,7 @@ def _ours(job: Job, name: str, batch_size: int, overrides: list[str]) -> dict[st
         "stage": spread([steps * batch_size / run.seconds for run in runs]),
         "images": steps * batch_size,
         "execution": placement["execution"],
+        "compiled": placement["compiled"],
         "data_device": placement["data_device"],
         "peak_gpu_memory_mib": runs[0].result["peaks"].get("peak_gpu_memory_mib"),
     }

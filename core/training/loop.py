@@ -31,7 +31,7 @@ from torchyard.core.training.events import (
     Progress,
     RunningLoss,
 )
-from torchyard.core.training.execution import CompiledStep
+from torchyard.core.training.execution import WholeStep
 from torchyard.core.training.parallel.strategy import Strategy
 from torchyard.core.training.state import TrainingState
 from torchyard.core.training.step import Step
@@ -68,7 +68,7 @@ def fit(
     data: TrainingData,
     settings: TrainConfig,
     strategy: Strategy,
-    compiled: CompiledStep | None,
+    whole: WholeStep | None,
     folder: Path,
     emit: Callable[[Event], None],
     go_on: Callable[[], bool] = lambda: True,
@@ -81,7 +81,7 @@ def fit(
         data: what it is trained on.
         settings: epochs, batch size and the rest.
         strategy: the processes that train together; each calls `fit` with the same arguments.
-        compiled: does the step of the batches it takes; in float32, in a single process.
+        whole: does the step of the batches it takes at once; in a single process.
         folder: for the checkpoints `last.pt` and `previous.pt`, and the best weights, `best.pt`.
         emit: called with progress, running losses and finished epochs.
         go_on: asked before each epoch, in a single process: False ends the training there, with
@@ -101,7 +101,7 @@ def fit(
 
     # ---- what is trained on, and how
     batches = Batches(data, settings, device)
-    step = Step(state, loss_function, settings, strategy, compiled)
+    step = Step(state, loss_function, settings, strategy, whole)
     batches_per_epoch = steps_per_epoch(len(data.train), settings.known_batch_size)
     last_step = total_steps(len(data.train), settings)
 

@@ -13,7 +13,7 @@ from torchyard.core.config.schema import TrainConfig
 from torchyard.core.errors import RunError
 from torchyard.core.hosting.params import Loss
 from torchyard.core.training.batches import Batch, part_count
-from torchyard.core.training.execution import CompiledStep
+from torchyard.core.training.execution import WholeStep
 from torchyard.core.training.parallel.strategy import Strategy
 from torchyard.core.training.state import TrainingState
 
@@ -26,7 +26,7 @@ class Step:
         loss_function: (logits, targets) to a scalar.
         settings: of the training loop.
         strategy: the processes that train together.
-        compiled: does the step of the batches it takes; in float32, in a single process.
+        whole: does the step of the batches it takes at once; in a single process.
     """
 
     def __init__(
@@ -35,9 +35,9 @@ class Step:
         loss_function: Loss,
         settings: TrainConfig,
         strategy: Strategy,
-        compiled: CompiledStep | None,
+        whole: WholeStep | None,
     ) -> None:
-        self._state, self._loss_function, self._compiled = state, loss_function, compiled
+        self._state, self._loss_function, self._whole = state, loss_function, whole
         self._clip_norm, self._strategy = settings.clip_norm, strategy
         # Of a batch, in this process.
         self._share = -(-settings.known_batch_size // strategy.world_size)
@@ -58,13 +58,14 @@ class Step:
 
     def __call__(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         """Train one batch; returns its loss and how many samples were right, on the device."""
-        state, compiled, updated = self._state, self._compiled, False
+        state, whole, updated = self._state, self._whole, False
+        tensors = batch.inputs, batch.targets, batch.labels
         if state.needs_closure:
             loss, right = self._step_with_closure(batch)
             updated = True
-        elif compiled is not None and compiled.accepts(batch.inputs):
-            loss, right = compiled(batch.inputs, batch.targets, batch.labels)
-            updated = compiled.updates
+        elif whole is not None and state.position.parts == 1 and whole.accepts(*tensors):
+            loss, right = whole(*tensors)
+            updated = whole.updates
         else:
             loss, right = self._backward(batch)
         if not updated:

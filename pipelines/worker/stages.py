@@ -38,7 +38,13 @@ from torchyard.core.training.batches import (
     training_splits,
 )
 from torchyard.core.training.events import Emit, StageProgress, TrainingBatch, WeightsTaken
-from torchyard.core.training.execution import CompiledStep, Execution, set_up_evaluation
+from torchyard.core.training.execution import (
+    CompiledStep,
+    Execution,
+    GraphedStep,
+    WholeStep,
+    set_up_evaluation,
+)
 from torchyard.core.training.parallel.strategy import DataParallel, Strategy
 from torchyard.core.training.run_log import with_metrics_logged
 from torchyard.core.training.sampling import sampling
@@ -217,15 +223,13 @@ def _train(
         freezing=freezing,
         ema=settings.ema,
     )
-    compiled, compilation = None, "false"
+    whole, refusal = None, "false"
     if execution.compiled:
         emit(StageProgress("compiling", 0, 0))
-        compiled, compilation = _compile(state, loss, data, settings)
+        whole, refusal = _whole_step(state, loss, data, settings)
     emit = with_metrics_logged(folder, emit) if strategy.is_main else emit
     go_on = itertools.chain([True], answers or itertools.repeat(True))  # before the first epoch
-    result = loop.fit(
-        *(state, loss, data, settings, strategy, compiled, folder, emit), go_on.__next__
-    )
+    result = loop.fit(*(state, loss, data, settings, strategy, whole, folder, emit), go_on.__next__)
     return {
         "weights": str(folder / result.file),
         "weights_digest": networks.weights_digest(network),
@@ -240,7 +244,7 @@ def _train(
             "data_device": str(data.device),
             "precision": execution.precision,
             "execution": str(execution),
-            "compiled": compilation,
+            "compiled": str(whole or refusal),
             "processes": str(strategy.world_size),
             "batch_size": str(settings.known_batch_size),
         },
@@ -266,14 +270,22 @@ def _balance(resolved: ResolvedConfig, fitted: LossParams, train: Split) -> dict
     return {tag: text for tag, text in found.items() if text}
 
 
-def _compile(
+def _whole_step(
     state: TrainingState, loss: Loss, data: TrainingData, settings: TrainConfig
-) -> tuple[CompiledStep | None, str]:
-    """Compile the step of a whole batch; returns it, and how long that took or why it failed.
+) -> tuple[WholeStep | None, str]:
+    """Compile the step of a whole batch; returns it, or why that failed.
 
     Raises:
         RunError: it cannot be compiled, and `train.compile` asks for it.
     """
+    if state.device.type == "cuda":
+        return (
+            GraphedStep(
+                state.network, loss, state.optimizer, state.precision,
+                clip_norm=settings.clip_norm, required=bool(settings.compile),
+            ),
+            "",
+        )  # fmt: skip
     batch = Batches(data, settings, state.device).first(settings.known_batch_size)
     gradients_used = settings.clip_norm is not None or settings.log_gradients
     try:
@@ -284,7 +296,7 @@ def _compile(
         if settings.compile:
             raise
         return None, f"false: {error}"
-    return step, f"in {step.seconds:.1f} s"
+    return step, ""
 
 
 def evaluate(config: Config, data: str, weights: str, target: str, emit: Emit) -> dict[str, Any]:

@@ -117,9 +117,12 @@ class CompiledStep:
             # Without gradients nothing changes, but the schedule would miss a first step.
             optimizer.step()
 
-    def accepts(self, inputs: torch.Tensor) -> bool:
+    def accepts(self, inputs: torch.Tensor, _targets: torch.Tensor, _labels: torch.Tensor) -> bool:
         """Whether a batch has the shape and type that was compiled for."""
         return inputs.shape == self._shape and inputs.dtype == self._dtype
+
+    def __str__(self) -> str:
+        return f"in {self.seconds:.1f} s"
 
     def __call__(
         self, inputs: torch.Tensor, targets: torch.Tensor, labels: torch.Tensor

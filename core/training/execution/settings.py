@@ -30,8 +30,11 @@ HEAVY_BATCH_FLOPS = 100e6
 # where each is used often enough for the processor's bfloat16 instructions.
 WORTH_REORDERING = 1000
 WORTH_ROUNDING = {"amx_bf16": 1000, "avx512_bf16": 400}
+# With more work, a GPU is busy while Python launches the next kernels.
+LITTLE_FOR_A_GPU = 100e9
 # Steps of a run. With fewer, compiling with an empty cache takes longer than it saves.
 WORTH_COMPILING = 50_000
+WORTH_A_GRAPH = 100
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,7 @@ class Execution:
         onednn: whether convolutions are oneDNN's.
         channels_last: whether images are kept in memory with their channels last.
         precision: of the forward pass: float32, bfloat16 or float16.
-        compiled: whether the step of a whole batch is one compiled function.
+        compiled: whether the step of a whole batch is one compiled function, on a GPU one graph.
         plain_torch: why nothing is compiled and no kernel trimmed, where they might have been.
     """
 
@@ -93,8 +96,12 @@ class Execution:
             channels_last = heavy and (grouped or often)
         plain_torch = private_parts_refused() if on_cpu else None
         compiled = settings.compile
-        if compiled and not (on_cpu and precision == "float32"):
-            raise UserError(f"train.compile: is for float32 on a CPU, not {precision} on {device}")
+        takes = {"cpu": ("float32",), "cuda": ("float32", "bfloat16")}.get(device.type, ())
+        if compiled and precision not in takes:
+            raise UserError(
+                "train.compile: is for float32 on a CPU, and for float32 and bfloat16 on a CUDA "
+                f"GPU, not for {precision} on {device}"
+            )
         if compiled and plain_torch:
             raise UserError(f"train.compile: cannot be had: {plain_torch}")
         changing = needs_closure or config.model.freeze_epochs is not None
@@ -102,9 +109,12 @@ class Execution:
             what = "an optimizer that needs a closure" if needs_closure else "model.freeze_epochs"
             raise UserError(f"train.compile: is not for {what}")
         if compiled is None:
-            alone = on_cpu and settings.parallel == "none" and precision == "float32"
-            alone = alone and settings.accumulate == 1
-            worth_it = work < WORTH_ONEDNN and steps >= WORTH_COMPILING
+            alone = settings.parallel == "none" and settings.accumulate == 1
+            alone = alone and precision in takes
+            little, enough = (
+                (WORTH_ONEDNN, WORTH_COMPILING) if on_cpu else (LITTLE_FOR_A_GPU, WORTH_A_GRAPH)
+            )
+            worth_it = work < little and steps >= enough
             compiled = alone and worth_it and not (plain_torch or changing)
         return cls(
             threads=settings.threads

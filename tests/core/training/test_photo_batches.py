@@ -150,7 +150,7 @@ def fit(split, folder, emit=lambda event: None, **settings):
         batches.TrainingData(split, None, [noise], CPU, region=region),
         TrainConfig(**settings),
         strategy=Strategy(),
-        compiled=None,
+        whole=None,
         folder=folder,
         emit=emit,
     )

@@ -59,10 +59,10 @@ def test_a_compiled_step_learns_the_same(network, tmp_path, monkeypatch, options
         assert step.updates is updates
         assert torch.equal(torch.random.get_rng_state(), before)
         assert_close(dict(network.state_dict()), dict(other.state_dict()), rtol=0, atol=0)
-        assert not step.accepts(INPUTS[:2])
-        assert not step.accepts(INPUTS.float())
+        assert not step.accepts(INPUTS[:2], TARGETS[:2], TARGETS[:2])
+        assert not step.accepts(INPUTS.float(), TARGETS, TARGETS)
         accepts = step.accepts
-        monkeypatch.setattr(step, "accepts", lambda x: taken.append(accepts(x)) or taken[-1])
+        monkeypatch.setattr(step, "accepts", lambda *x: taken.append(accepts(*x)) or taken[-1])
         return step
 
     same, others = train(

@@ -75,6 +75,17 @@ def test_the_choice_follows_model_batch_and_length():
     assert chosen(LENET, 128, device=torch.device("cuda")).precision == "float32"
 
 
+def test_on_a_gpu_small_steps_become_a_graph():
+    gpu = torch.device("cuda")
+    assert chosen(LENET, 4, device=gpu, steps=1000).compiled
+    assert not chosen(LENET, 4, device=gpu, steps=10).compiled
+    assert not chosen(LENET, 4, device=gpu, steps=1000, compile=False).compiled
+    assert not chosen(LENET, 4, device=gpu, steps=1000, precision="float16").compiled
+    assert not chosen(LENET, 4, device=gpu, steps=1000, accumulate=2).compiled
+    assert not chosen(LENET, 1_000_000, device=gpu, steps=1000).compiled
+    assert chosen(LENET, 1_000_000, device=gpu, steps=10, compile=True).compiled
+
+
 def test_without_amx_bfloat16_pays_sooner(monkeypatch):
     able = {"amx_bf16": False, "avx512_bf16": True}
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: able)
@@ -107,10 +118,12 @@ def test_a_setting_overrules_each_choice():
 
 
 def test_compiling_is_refused_where_it_cannot_be():
-    with pytest.raises(UserError, match=r"train\.compile: is for float32 on a CPU, not bfloat16"):
+    with pytest.raises(
+        UserError, match=r"train\.compile: is for float32 on a CPU, .* not for bfloat16 on cpu"
+    ):
         chosen(LENET, 4, precision="bfloat16", compile=True)
-    with pytest.raises(UserError, match="not float32 on cuda"):
-        chosen(LENET, 4, device=torch.device("cuda"), compile=True)
+    with pytest.raises(UserError, match="not for float16 on cuda"):
+        chosen(LENET, 4, device=torch.device("cuda"), precision="float16", compile=True)
     with pytest.raises(ValueError, match="compile is for one process"):
         TrainConfig(compile=True, parallel="ddp")
 
@@ -140,7 +153,7 @@ def train(network, folder, precision="float32", optimizer=None, compiled=None, m
         batches.TrainingData(Split(samples.numpy(), labels.numpy()), None, (), CPU),
         settings,
         strategy=Strategy(),
-        compiled=compiled,
+        whole=compiled,
         folder=folder,
         emit=events.append,
     )
