@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import random
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -199,8 +200,10 @@ class GraphedStep:
 
     @contextmanager
     def _kept(self) -> Iterator[None]:
-        """Give weights, buffers and the optimizer's state back the values that they had."""
-        state = self._optimizer.state
+        """Leave weights, buffers, the optimizer's state and what Python holds as they were."""
+        state, modules, drawn = self._optimizer.state, self._modules(), np.random.get_state()
+        python_state, attributes = random.getstate(), [_plain(module) for module in modules]
+        buffers = [list(module.named_buffers(recurse=False)) for module in modules]
         network = [*self._network.parameters(), *self._network.buffers()]
         had = [*network, *_tensors(state)]
         values = [each.detach().clone() for each in had]
@@ -212,6 +215,12 @@ class GraphedStep:
                 del state[weight]
             raise
         finally:
+            random.setstate(python_state)
+            np.random.set_state(drawn)
+            for module, plain, named in zip(modules, attributes, buffers, strict=True):
+                for name, held in [*plain.items(), *named]:
+                    if getattr(module, name, None) is not held:
+                        setattr(module, name, held)
             with torch.no_grad():
                 for tensor, value in zip(had, values, strict=True):
                     tensor.copy_(value)
@@ -246,21 +255,14 @@ class GraphedStep:
 
     def _python_state(self) -> list[object]:
         """What a replay would not change, though a step may."""
-        modules = list(self._network.modules())
-        if isinstance(self._loss_function, nn.Module):
-            modules += self._loss_function.modules()
-        values = [
-            {
-                name: value.tolist() if isinstance(value, torch.Tensor) else value
-                for name, value in vars(module).items()
-                if isinstance(value, PLAIN)
-                or (isinstance(value, torch.Tensor) and value.device.type == "cpu")
-            }
-            for module in modules
-        ]
+        values = [_plain(module) for module in self._modules()]
         drawn = np.random.get_state(legacy=True)
         numpy_state = [each.tobytes() if isinstance(each, np.ndarray) else each for each in drawn]
         return [values, random.getstate(), numpy_state, torch.get_rng_state().tolist()]
+
+    def _modules(self) -> list[nn.Module]:
+        loss = self._loss_function
+        return [*self._network.modules(), *(loss.modules() if isinstance(loss, nn.Module) else ())]
 
     def _places(self) -> list[int]:
         return [each.data_ptr() for each in self._network.buffers()]
@@ -268,6 +270,10 @@ class GraphedStep:
 
 def _form(inputs: torch.Tensor, targets: torch.Tensor) -> object:
     return inputs.shape, inputs.dtype, targets.shape, targets.dtype
+
+
+def _plain(module: nn.Module) -> dict[str, object]:
+    return {name: value for name, value in vars(module).items() if isinstance(value, PLAIN)}
 
 
 def _stream(device: torch.device) -> torch.cuda.Stream:
@@ -290,7 +296,9 @@ def _tensors(state: dict[Any, Any]) -> list[torch.Tensor]:
 @contextmanager
 def _waiting_refused() -> Iterator[None]:
     """Have torch raise where the CPU would wait for the GPU, which a graph cannot."""
-    torch.cuda.set_sync_debug_mode("error")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Synchronization debug mode is a prototype")
+        torch.cuda.set_sync_debug_mode("error")
     try:
         yield
     finally:

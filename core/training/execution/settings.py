@@ -32,6 +32,8 @@ WORTH_REORDERING = 1000
 WORTH_ROUNDING = {"amx_bf16": 1000, "avx512_bf16": 400}
 # With more work, a GPU is busy while Python launches the next kernels.
 LITTLE_FOR_A_GPU = 100e9
+# With less work, a GPU gains nothing by bfloat16 and channels-last memory.
+HEAVY_FOR_A_GPU = 1e9
 # Steps of a run. With fewer, compiling with an empty cache takes longer than it saves.
 WORTH_COMPILING = 50_000
 WORTH_A_GRAPH = 100
@@ -81,19 +83,31 @@ class Execution:
             UserError: train.compile is asked for where it cannot be.
         """
         settings = config.train
-        on_cpu = device.type == "cpu"
+        on_cpu, on_gpu = device.type == "cpu", device.type == "cuda"
         work = size.flops * settings.known_batch_size // settings.accumulate
         grouped = any(getattr(layer, "groups", 1) > 1 for layer in model.modules())
         uses = work / max(1, size.parameters)
         heavy = on_cpu and work >= HEAVY_BATCH_FLOPS
+        changing = needs_closure or config.model.freeze_epochs is not None
+        little, enough = (
+            (LITTLE_FOR_A_GPU, WORTH_A_GRAPH) if on_gpu else (WORTH_ONEDNN, WORTH_COMPILING)
+        )
+        alone = settings.parallel == "none" and settings.accumulate == 1 and not changing
+        worth_compiling = alone and work < little and steps >= enough
         precision: str = config.precision
         if precision == "auto":
             fast = heavy and uses >= _worth_rounding() and not (grouped or settings.compile)
+            if on_gpu and work >= HEAVY_FOR_A_GPU:
+                # Kernel by kernel a small step waits for Python, and rounding is more kernels.
+                as_graph = settings.compile or (settings.compile is None and worth_compiling)
+                fast = _rounds(device) and (as_graph or work >= little)
             precision = "bfloat16" if fast else "float32"
         channels_last = settings.channels_last
         if channels_last is None:
             often = uses >= WORTH_REORDERING or precision == "bfloat16"
             channels_last = heavy and (grouped or often)
+            if on_gpu:
+                channels_last = precision == "bfloat16" and work >= HEAVY_FOR_A_GPU
         plain_torch = private_parts_refused() if on_cpu else None
         compiled = settings.compile
         takes = {"cpu": ("float32",), "cuda": ("float32", "bfloat16")}.get(device.type, ())
@@ -104,18 +118,11 @@ class Execution:
             )
         if compiled and plain_torch:
             raise UserError(f"train.compile: cannot be had: {plain_torch}")
-        changing = needs_closure or config.model.freeze_epochs is not None
         if compiled and changing:
             what = "an optimizer that needs a closure" if needs_closure else "model.freeze_epochs"
             raise UserError(f"train.compile: is not for {what}")
         if compiled is None:
-            alone = settings.parallel == "none" and settings.accumulate == 1
-            alone = alone and precision in takes
-            little, enough = (
-                (WORTH_ONEDNN, WORTH_COMPILING) if on_cpu else (LITTLE_FOR_A_GPU, WORTH_A_GRAPH)
-            )
-            worth_it = work < little and steps >= enough
-            compiled = alone and worth_it and not (plain_torch or changing)
+            compiled = worth_compiling and precision in takes and not plain_torch
         return cls(
             threads=settings.threads
             or (1 if work < WORTH_THREADS else max(1, THREADS // settings.world_size)),
@@ -152,6 +159,11 @@ def set_up_evaluation(threads: int | None) -> None:
     """Set the process up for predictions; None: as many threads as torch chose."""
     torch.set_num_threads(threads or THREADS)
     torch.backends.mkldnn.enabled = True  # type: ignore[assignment]
+
+
+def _rounds(gpu: torch.device) -> bool:
+    """Whether a GPU multiplies in bfloat16 by itself: from Ampere on."""
+    return torch.cuda.get_device_capability(gpu) >= (8, 0)
 
 
 def _worth_rounding() -> float:

@@ -31,7 +31,7 @@ class Small(nn.Module):
         super().__init__()
         self.before = before()
         self.layers = nn.Sequential(
-            nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Dropout(0.2),
+            nn.Conv2d(3, 8, 3, bias=False), nn.BatchNorm2d(8), nn.ReLU(), nn.Dropout(0.2),
             nn.Flatten(), nn.Linear(288, 5),
         )  # fmt: skip
 
@@ -161,7 +161,8 @@ class Replacing(nn.Module):
 def test_what_a_replay_would_not_repeat_is_refused_and_nothing_has_changed(layer, reason):
     network, optimizer = begun(lambda w: torch.optim.AdamW(w, 0.01), layer)
     before = {name: value.clone() for name, value in network.state_dict().items()}
-    drawn = torch.cuda.get_rng_state(), torch.get_rng_state()
+    host = random.getstate(), str(np.random.get_state())
+    drawn = torch.cuda.get_rng_state(), torch.get_rng_state(), *host
     step = GraphedStep(network, F.cross_entropy, optimizer, "float32")
     inputs, labels = next(batches())
     assert not step.accepts(inputs, labels, labels)
@@ -171,6 +172,9 @@ def test_what_a_replay_would_not_repeat_is_refused_and_nothing_has_changed(layer
     assert not optimizer.state
     assert torch.equal(torch.cuda.get_rng_state(), drawn[0])
     assert torch.equal(torch.get_rng_state(), drawn[1])
+    assert random.getstate() == drawn[2]
+    assert str(np.random.get_state()) == drawn[3]
+    assert getattr(network.before, "count", 0) == 0
     network(inputs).mean().backward()  # it can still be trained as usual
     optimizer.step()
     required = GraphedStep(network, F.cross_entropy, optimizer, "float32", required=True)

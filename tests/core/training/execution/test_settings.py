@@ -76,14 +76,26 @@ def test_the_choice_follows_model_batch_and_length():
 
 
 def test_on_a_gpu_small_steps_become_a_graph():
-    gpu = torch.device("cuda")
-    assert chosen(LENET, 4, device=gpu, steps=1000).compiled
-    assert not chosen(LENET, 4, device=gpu, steps=10).compiled
-    assert not chosen(LENET, 4, device=gpu, steps=1000, compile=False).compiled
-    assert not chosen(LENET, 4, device=gpu, steps=1000, precision="float16").compiled
-    assert not chosen(LENET, 4, device=gpu, steps=1000, accumulate=2).compiled
-    assert not chosen(LENET, 1_000_000, device=gpu, steps=1000).compiled
-    assert chosen(LENET, 1_000_000, device=gpu, steps=10, compile=True).compiled
+    gpu = {"device": torch.device("cuda"), "precision": "float32"}
+    assert chosen(LENET, 4, steps=1000, **gpu).compiled
+    assert not chosen(LENET, 4, steps=10, **gpu).compiled
+    assert not chosen(LENET, 4, steps=1000, compile=False, **gpu).compiled
+    assert not chosen(LENET, 4, steps=1000, **gpu | {"precision": "float16"}).compiled
+    assert not chosen(LENET, 4, steps=1000, accumulate=2, **gpu).compiled
+    assert not chosen(LENET, 1_000_000, steps=1000, **gpu).compiled
+    assert chosen(LENET, 1_000_000, steps=10, compile=True, **gpu).compiled
+
+
+@pytest.mark.parametrize("able", [True, False])
+def test_on_a_gpu_heavy_steps_are_rounded_where_it_can(monkeypatch, able):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda gpu: (8, 0) if able else (7, 5))
+    gpu = {"device": torch.device("cuda"), "steps": 1000}
+    found = chosen(RESNET18, 128, **gpu)
+    assert (found.precision, found.channels_last) == (("float32", "bfloat16")[able], able)
+    assert chosen(RESNET18, 128, compile=False, **gpu).precision == "float32"
+    assert chosen(RESNET18, 100_000, **gpu).precision == ("float32", "bfloat16")[able]
+    assert chosen(LENET, 128, **gpu).precision == "float32"
+    assert not chosen(RESNET18, 128, channels_last=False, **gpu).channels_last
 
 
 def test_without_amx_bfloat16_pays_sooner(monkeypatch):
