@@ -231,7 +231,8 @@ class TrainConfig(BaseModel):
         None, description="channels-last memory format; none: where that is faster"
     )
     compile: bool | None = Field(
-        None, description="compile the training step; none: in long runs of small batches on a CPU"
+        None,
+        description="make the step one function, on a GPU one CUDA graph; none: where that is faster",
     )
     deterministic: bool = Field(
         False, description="equal bits on a GPU, too; operations that cannot raise an error"

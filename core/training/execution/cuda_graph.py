@@ -218,6 +218,8 @@ class GraphedStep:
             random.setstate(python_state)
             np.random.set_state(drawn)
             for module, plain, named in zip(modules, attributes, buffers, strict=True):
+                for name in _plain(module).keys() - plain.keys():
+                    delattr(module, name)
                 for name, held in [*plain.items(), *named]:
                     if getattr(module, name, None) is not held:
                         setattr(module, name, held)
