@@ -232,7 +232,7 @@ class TrainConfig(BaseModel):
     )
     compile: bool | None = Field(
         None,
-        description="make the step one function, on a GPU one CUDA graph; none: where that is faster",
+        description="one function, on a GPU one CUDA graph, for the step; none: where faster",
     )
     deterministic: bool = Field(
         False, description="equal bits on a GPU, too; operations that cannot raise an error"
