@@ -23,6 +23,7 @@ from torchyard.pipelines.commands import (
     promote,
     run,
     services,
+    storage,
     sweep,
     ui,
 )
@@ -35,7 +36,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-for group in (run, sweep, inspect, model, compare, ui, promote, services):
+for group in (run, sweep, inspect, model, compare, ui, promote, storage, services):
     app.add_typer(group.commands)
 app.add_typer(plugins.commands, name="plugins")
 

@@ -13,6 +13,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from torchyard.core.data.files import hold
 from torchyard.core.data.image_reading import READING, ImageReading
 from torchyard.core.data.raw import SampleSpec
 from torchyard.core.errors import RunError
@@ -134,10 +135,13 @@ class PreparedDataset:
     def open(cls, folder: Path) -> PreparedDataset:
         """Read the manifest, and check that every array has the size it was written with.
 
+        Until this process ends, `torchyard prune` leaves the folder alone.
+
         Raises:
             RunError: the manifest or an array is missing or damaged.
         """
         try:
+            hold(folder / MANIFEST)
             manifest = json.loads((folder / MANIFEST).read_bytes())
             sealed = manifest.pop(SEAL, None)
             if sealed not in (None, seal(manifest)):  # older ones have none

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import shutil
 import stat
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -121,6 +122,65 @@ def fsync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+_held: dict[tuple[int, int], int] = {}  # descriptors, by device and inode of their files
+
+
+def hold(file: Path) -> None:
+    """Keep others from deleting what a file stands for until this process ends; note that now.
+
+    Raises:
+        OSError: the file is not there, or is being deleted at this moment.
+    """
+    descriptor = os.open(file, os.O_RDONLY)
+    try:
+        found = os.fstat(descriptor)
+        if (key := (found.st_dev, found.st_ino)) not in _held:
+            with suppress(NotImplementedError):
+                _lock(descriptor, fcntl.LOCK_SH)
+            if not os.path.samestat(found, file.stat()):
+                raise FileNotFoundError(errno.ENOENT, "it was deleted just now", str(file))
+            _held[key], descriptor = descriptor, -1
+    finally:
+        if descriptor >= 0:
+            os.close(descriptor)
+    with suppress(OSError):  # somebody else's, or on a disk that cannot be written
+        os.utime(file)
+
+
+@contextmanager
+def sole_use(file: Path) -> Iterator[bool]:
+    """Keep others from holding a file meanwhile; yields False if some process does, or may."""
+    try:
+        descriptor = os.open(file, os.O_RDWR)  # NFS locks no other one for a sole use
+    except OSError:
+        yield False
+        return
+    try:
+        try:
+            _lock(descriptor, fcntl.LOCK_EX)
+            free = True
+        except (OSError, NotImplementedError):  # a disk without locks
+            free = False
+        yield free
+    finally:
+        os.close(descriptor)
+
+
+def _lock(descriptor: int, kind: int) -> None:
+    """Take a lock at once.
+
+    Raises:
+        BlockingIOError: another process has one that does not go with it.
+        NotImplementedError: the disk has no locks.
+    """
+    try:
+        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise
+    except OSError as error:
+        raise NotImplementedError from error
 
 
 def private_folder(path: Path) -> Path:

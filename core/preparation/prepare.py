@@ -40,12 +40,14 @@ from torchyard.core.formatting import byte_size
 from torchyard.core.hosting.neighbours import code_of
 from torchyard.core.hosting.params import DatasetParams
 from torchyard.core.preparation.manifest import write_manifest
+from torchyard.core.preparation.sources import build, fingerprint_of
 from torchyard.core.preparation.splits import RawSplits
 
 logger = logging.getLogger(__name__)
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 CHECKED_BYTES = 1 << 30  # of the arrays that are found: half a second, if they are in memory
+DOWNLOADS = "downloads"  # folder of the cache
 FORMAT = 2  # of the arrays and of how images are decoded; a change prepares everything again
 
 
@@ -56,7 +58,7 @@ def find_prepared(
 
     None where it was not, or is damaged. Cheap: nothing is built, no array is read.
     """
-    return _look_up(name, cache / "prepared", _source_key(name, params, reading))
+    return _look_up(name, cache / "prepared", _source_key(name, params, cache, reading))
 
 
 def prepare_dataset(
@@ -82,7 +84,7 @@ def prepare_dataset(
         UserError: the source is missing or bad, or the cache cannot be written to.
         RunError: the disk is full, the plugin failed, or a decoding process died.
     """
-    prepared, key = cache / "prepared", _source_key(name, params, reading)
+    prepared, key = cache / "prepared", _source_key(name, params, cache, reading)
     most = None if reading.verify else CHECKED_BYTES
     if not reading.verify and (found := _undamaged(name, prepared, key, most, logging.DEBUG)):
         return found
@@ -93,10 +95,10 @@ def prepare_dataset(
             if not reading.verify and (found := _undamaged(name, prepared, key, most)):
                 return found  # another process was faster
             _remove_abandoned(prepared, key)
-            downloads = cache / "downloads"
+            downloads = cache / DOWNLOADS
             downloads.mkdir(exist_ok=True)
             with _errors_named(name), ExitStack() as on_exit:
-                raw = params.build(downloads)
+                raw = build(params, downloads)
                 if not isinstance(raw, RawData):
                     raise TypeError(f"build() returned a {type(raw).__name__}, not a RawData")
                 if raw.close:
@@ -131,14 +133,14 @@ def prepare_dataset(
     return found
 
 
-def _source_key(name: str, params: DatasetParams, reading: ImageReading) -> str:
+def _source_key(name: str, params: DatasetParams, cache: Path, reading: ImageReading) -> str:
     """A digest of what the prepared arrays depend on, without reading the data."""
     try:
         code = code_of(Path(inspect.getfile(type(params))))
     except (TypeError, OSError):  # a class of an interactive session has no file
         code = b""
     try:
-        fingerprint = params.fingerprint()
+        fingerprint = fingerprint_of(params, cache / DOWNLOADS)
     except OSError as error:
         raise UserError(f"dataset {name}: {error}") from error
     plugin = (name, type(params).__qualname__, params.model_dump_json())

@@ -174,13 +174,21 @@ def search(
     chosen: str,
     order: Sequence[str],
     page: int = PAGE,
+    *,
+    deleted: bool = False,
 ) -> Iterator[Run]:
-    """The runs that MLflow's filter chooses; read page by page, as they are taken."""
+    """The runs that MLflow's filter chooses; read page by page, as they are taken.
+
+    With `deleted` those in MLflow's trash.
+    """
+    from mlflow.entities import ViewType
+
     token = None
     while True:
         found = client.search_runs(
             list(experiments),
             chosen,
+            ViewType.DELETED_ONLY if deleted else ViewType.ACTIVE_ONLY,
             max_results=min(page, PAGE),
             order_by=list(order),
             page_token=token,

@@ -70,7 +70,8 @@ def check(
     resolved = resolve_once(config, host()).with_batch_size(UNKNOWN_BATCH_SIZE)
     chosen = resolved.config.dataset
     prepared = find_prepared(chosen.name, resolved.dataset, Path(cache), chosen.reading)
-    spec = prepared.spec if prepared else resolved.dataset.describe()
+    unknown = prepared is None and resolved.dataset.elsewhere()
+    spec = prepared.spec if prepared else None if unknown else resolved.dataset.describe()
     problems = []
     summary: dict[str, Any] = {"parameters": None, "shape": list(spec.shape) if spec else None}
     try:

@@ -120,7 +120,8 @@ def _spec(
     if shape is not None and classes is not None and len(shape) != 1:  # it may be of token ids
         return SampleSpec(tuple(shape), classes)
     name, prepared = chosen.name, find_prepared(chosen.name, dataset, cache, chosen.reading)
-    known = prepared.spec if prepared else dataset.describe()
+    unknown = prepared is None and dataset.elsewhere()
+    known = prepared.spec if prepared else None if unknown else dataset.describe()
     if shape is None and known is not None:
         shape = known.shape
     if shape is None:

@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Annotated
 
 from filelock import FileLock, Timeout
-from pydantic import AfterValidator, BeforeValidator
+from pydantic import PlainSerializer, ValidatorFunctionWrapHandler, WrapValidator
+
+from torchyard import RemoteAddress
 
 
 def not_empty(path: object) -> object:
@@ -51,7 +53,20 @@ def existing(path: Path) -> Path:
     raise ValueError(message)
 
 
-ExistingPath = Annotated[Path, BeforeValidator(not_empty), AfterValidator(existing)]
+def here_or_elsewhere(value: object, validate: ValidatorFunctionWrapHandler) -> object:
+    """An existing path, or the address of data elsewhere, in whose place a path is put later.
+
+    Raises:
+        ValueError: it does not exist, or no such address is read.
+    """
+    address = RemoteAddress.parse(value) if isinstance(value, str) else None
+    return address or existing(validate(not_empty(value)))
+
+
+# As `build` sees it, a path: until then it may be a `RemoteAddress`.
+ExistingPath = Annotated[
+    Path, WrapValidator(here_or_elsewhere), PlainSerializer(lambda value: value)
+]
 
 
 def state_of(paths: Iterable[Path]) -> str:

@@ -21,6 +21,7 @@ from torchyard.core.data.raw import (
     SampleSpec,
     SampleSplit,
 )
+from torchyard.core.data.remote.address import RemoteAddress
 from torchyard.core.data.splitting import stratified_fold, stratified_split
 from torchyard.core.errors import RunError, UnreachableError, UserError
 from torchyard.core.hosting.hookspecs import Register, hookimpl
@@ -82,6 +83,7 @@ __all__ = [
     "RawData",
     "RegionParams",
     "Register",
+    "RemoteAddress",
     "RunError",
     "RunResult",
     "SampleSpec",

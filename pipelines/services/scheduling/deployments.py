@@ -33,6 +33,7 @@ from torchyard.core.errors import UserError, suggestion
 from torchyard.core.hosting.sources import PLUGIN_FOLDERS
 from torchyard.core.tracking.store import RUNS, tracking_uri
 from torchyard.pipelines.services.prefect_server import FLOW
+from torchyard.pipelines.services.scheduling.heartbeat import watch_heartbeats
 from torchyard.pipelines.services.scheduling.job_variables import fit_variables
 from torchyard.pipelines.services.scheduling.schedules import Schedule, describe
 
@@ -105,6 +106,7 @@ def deploy(
         job_variables = fit_variables(job_variables, pools[pool].base_job_template)
         needs = {path: plugin.source.origin for path, plugin in resolved.plugins.items()}
         environment = {NEEDS: json.dumps(needs), **job_variables.get("env", {})}
+        watch_heartbeats(client)
         return _register(
             client, resolved, name, pool, job_variables={**job_variables, "env": environment}
         )
