@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 UV := UV_PYTHON_DOWNLOADS=never $(BIN)/uv
 
-.PHONY: run test slow faults check lock reference bench bench-gpu install
+.PHONY: run test slow faults check lock reference nightly-year bench bench-gpu install
 
 run: install
 	$(BIN)/torchyard run digits
@@ -32,6 +32,9 @@ lock: $(BIN)/uv
 		--no-header --no-annotate -o requirements.lock
 	$(UV) pip compile -q benchmarks/peers.in -c requirements.lock --universal --python-version 3.11 \
 		--no-header --no-annotate -o benchmarks/requirements.txt
+
+nightly-year: install
+	$(BIN)/python docs/nightly_year.py
 
 reference: install
 	$(BIN)/python docs/reference.py

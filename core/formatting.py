@@ -49,6 +49,11 @@ def number(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 1000 or value == int(value) else f"{value:.4g}"
 
 
+def times(count: int) -> str:
+    """`once`, `1,200 times`."""
+    return "once" if count == 1 else f"{count:,} times"
+
+
 def duration(seconds: float) -> str:
     """`0.4 s`, `12 s`, `3 min 20 s`, `2 h 5 min`."""
     if seconds < 10:

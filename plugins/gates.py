@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
-from pydantic import Field
+from pydantic import Field, PositiveInt
 
 from torchyard import Gate, GateParams, Register, Verdict, hookimpl
 
@@ -60,23 +60,52 @@ class MinClassRecall(GateParams):
 
 
 class BeatsChampion(GateParams):
-    """More accurate than the champion on the same test samples.
+    """More accurate than the champion on the same test samples, by more than chance.
 
-    Without a champion it passes. With `significance`, the two must also differ more than two
-    equally good models would by chance: the exact McNemar test on the samples that only one
-    of them has right (Dietterich, "Approximate Statistical Tests for Comparing Supervised
-    Classification Learning Algorithms", 1998).
+    Without a champion it passes. The test is McNemar's, exact and one-sided, on the samples that
+    only one of the two has right (Dietterich, "Approximate Statistical Tests for Comparing
+    Supervised Classification Learning Algorithms", 1998). `significance` is what may be spent on
+    all that is ever asked of one test set: four fifths of it evenly on the first `asks`, the rest
+    on those that follow, less and less, so that it never runs out (alpha spending).
     """
 
     margin: float = Field(
         0.0, ge=0, lt=1, description="how much more accurate at least, 0.01 is a point"
     )
     significance: float | None = Field(
-        None, gt=0, lt=1, description="the greatest p-value of the paired test, e.g. 0.05"
+        0.05,
+        gt=0,
+        lt=1,
+        description="the chance that a model no better than its champion is ever promoted by one "
+        "test set; none: any lead is enough",
+    )
+    asks: PositiveInt | None = Field(
+        365,
+        description="how often the test set is meant to be asked, which divides `significance`; "
+        "none: it is for each time alone",
     )
 
+    def with_ask(self, number: int) -> Self:
+        """The same with the part of the significance that this ask may spend."""
+        if self.significance is None or self.asks is None:
+            return self
+        return self.model_copy(update={"significance": self.level(number), "asks": None})
+
+    def level(self, number: int) -> float:
+        """The greatest p-value allowed when the test set is asked for the `number`-th time.
+
+        Over all numbers the levels sum to `significance`: N / (k (k - 1)) sums to 1 over k > N.
+        """
+        assert self.significance is not None
+        assert self.asks is not None
+        if number <= self.asks:
+            return 0.8 * self.significance / self.asks
+        return 0.2 * self.significance * self.asks / (number * (number - 1))
+
     def build(self) -> Gate:
-        """Make the gate."""
+        """Make the gate; it takes the ask for the first one where nobody has told it."""
+        if self.asks is not None and self.significance is not None:
+            return self.with_ask(1).build()
         margin, significance = self.margin, self.significance
 
         def judge(candidate: PredictionTable, champion: PredictionTable | None) -> Verdict:
@@ -95,9 +124,11 @@ class BeatsChampion(GateParams):
             )
             if margin:
                 reason += f"; {margin:.2%} more are required"
+            # Of one side: a candidate that is significantly worse is no error to guard against.
+            p_value = result.p_value / 2 if ahead > 0 else 1.0
             if significance is not None:
-                better = better and result.p_value <= significance
-                reason += f"; p = {result.p_value:.3g}, at most {significance:g} is allowed"
+                better = better and p_value <= significance
+                reason += f"; p = {p_value:.3g}, at most {significance:.3g} is allowed"
             return Verdict(
                 better,
                 reason,
@@ -107,7 +138,7 @@ class BeatsChampion(GateParams):
                     "difference": result.difference,
                     "low": result.low,
                     "high": result.high,
-                    "p_value": result.p_value,
+                    "p_value": p_value,
                 },
             )
 

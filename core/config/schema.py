@@ -261,16 +261,17 @@ class TrainConfig(BaseModel):
             raise ValueError(f"accumulate={self.accumulate}: a batch has {share} samples to divide")
         return self
 
-    def check_validation(self, has_own: bool) -> None:
+    def check_validation(self, has_own: bool, *others: str) -> None:
         """Find out whether there is a validation split where one is needed.
 
         Args:
             has_own: whether the data set has one.
+            others: settings of other sections that need one.
 
         Raises:
-            UserError: there is none for `patience` or `monitor`.
+            UserError: there is none for `patience`, `monitor` or one of the others.
         """
-        needing = ["train.patience"] * (self.patience is not None)
+        needing = [*others, *["train.patience"] * (self.patience is not None)]
         needing += ["train.monitor"] * (self.monitor != "loss")
         if needing and self.validation == 0 and not has_own:
             raise UserError(
@@ -306,6 +307,17 @@ class EvaluateConfig(BaseModel):
         "one",
         description="of each image, whose logits are averaged, by the network that is logged, too",
     )
+    temperature: bool = Field(
+        False,
+        description="divide the logits by a number fitted on the validation split, so that of "
+        "predictions with probability 0.8 four of five are right; by the network that is logged, "
+        "too",
+    )
+
+    @property
+    def needing_validation(self) -> tuple[str, ...]:
+        """The settings that need a validation split."""
+        return ("evaluate.temperature",) * self.temperature
 
 
 DEFAULT_GATES = (Choice(name="beats_champion"),)
@@ -364,6 +376,10 @@ class RunConfig(BaseModel):
     promote: PromoteConfig | None = Field(
         None, description="make the network the champion if it passes the gates"
     )
+
+    def check_validation(self, has_own: bool) -> None:
+        """`TrainConfig.check_validation`, for what any section needs a validation split for."""
+        self.train.check_validation(has_own, *self.evaluate.needing_validation)
 
     @field_validator("device")
     @classmethod

@@ -304,6 +304,19 @@ class GateParams(PluginParams):
         same: `torchyard.compare` raises a UserError then, which counts as a refusal.
         """
 
+    def with_ask(self, number: int) -> Self:
+        """The same parameters, with filled in how often the test samples have been asked.
+
+        Called before `build` where there is a champion. Whoever compares again and again on the
+        same samples finds a difference by chance in the end; a gate that tests for one asks for
+        more the more often that was done. A gate that does not test needs none.
+
+        Args:
+            number: from 1, how often a candidate for this registered model was judged by these
+                test samples, this time included.
+        """
+        return self
+
     def figures_used(self) -> Collection[str]:
         """The figures of the candidate that it reads from `PredictionTable.figures`.
 

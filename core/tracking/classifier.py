@@ -16,7 +16,7 @@ from torchyard.core.data.image_reading import READING, ImageReading
 from torchyard.core.errors import RunError, UserError
 from torchyard.core.formatting import dimensions
 from torchyard.core.tracking.location.errors import store_errors
-from torchyard.core.tracking.lookup import DIGEST, find_run, logged_model_id
+from torchyard.core.tracking.lookup import DIGEST, find_run, logged_model_id, recorded_confidence
 from torchyard.core.tracking.mlflow_format import DATA, LOADER
 from torchyard.core.tracking.registry import registered_version
 from torchyard.core.tracking.store import current_store, if_there, open_existing, tracking_uri
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
     from mlflow.models.model import ModelInfo
     from mlflow.pyfunc import PyFuncModel
+
+    from torchyard.core.evaluation.conformal import Confidence
 
 BATCH_BYTES = 16 * 2**20  # of float32
 
@@ -53,6 +55,7 @@ class Classifier:
         digest: sha256 of the weights, as the run recorded it; None for a run that did not.
         version: "NAME/3" of a registered one, else the run's name.
         weights: sha256 of the weights as they were exported; older models have none.
+        run: that logged it; None where that is deleted.
     """
 
     uri: str
@@ -63,6 +66,7 @@ class Classifier:
     digest: str | None = None
     version: str = ""
     weights: str | None = None
+    run: Run | None = None
 
     @classmethod
     def find(cls, wanted: str) -> Classifier:
@@ -100,6 +104,7 @@ class Classifier:
         return made(
             *(address, shape, tuple(named), reading, spec.type.name, digest, version),
             metadata.get("weights"),
+            run,
         )
 
     @property
@@ -177,20 +182,47 @@ class Classifier:
             raise RunError("The model's output is NaN or infinite: its weights are not usable.")
         return Predictions(logits, np.zeros(len(logits), np.int64)).probabilities
 
-    def classify(self, samples: npt.NDArray[Any], top: int) -> list[list[Guess]]:
+    def classify(
+        self, samples: npt.NDArray[Any], top: int, coverage: float | None = None
+    ) -> list[list[Guess]]:
         """The `top` most probable classes of each sample, the most probable first.
 
+        Args:
+            samples: N x shape, of `dtype`.
+            top: how many.
+            coverage: between 0 and 1: instead as many as it takes for the true one to be among
+                them with that probability.
+
         Raises:
+            UserError: a coverage is asked for, and `confidence` raises it.
             RunError: as `probabilities` does.
         """
         import numpy as np
 
         shares = self.probabilities(samples)
-        order = np.argsort(-shares, axis=1, kind="stable")[:, :top]
+        counts = np.full(len(shares), top)
+        if coverage is not None:
+            counts = self.confidence.sets(shares, coverage).sum(axis=1)
+        order = np.argsort(-shares, axis=1, kind="stable")
         return [
-            [Guess(self.classes[index], float(row[index])) for index in best]
-            for row, best in zip(shares, order, strict=True)
+            [Guess(self.classes[index], float(row[index])) for index in best[:count]]
+            for row, best, count in zip(shares, order, counts, strict=True)
         ]
+
+    @cached_property
+    def confidence(self) -> Confidence:
+        """What the validation split of its run said of the probabilities.
+
+        Raises:
+            UserError: there was none, or the run is deleted.
+            RunError: the store is out of reach, or the file is damaged.
+        """
+        if self.run is None:
+            raise UserError(f"{self.version}: the run that it is from is deleted")
+        uri = tracking_uri()
+        client = open_existing(uri)
+        with store_errors(uri):
+            return recorded_confidence(client, self.run)
 
 
 class ImageClassifier(Classifier):

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
 
     from torchyard.core.data.predictions import PredictionTable
+    from torchyard.core.evaluation.conformal import Confidence
 
 
 CONFIG = "torchyard.config"  # tag of a run that has just started
@@ -45,6 +46,9 @@ LATEST, BEST, CHAMPION = "latest", "best", "champion"
 ACCEPTED = "an id, a name, latest, best, best:DATASET, champion, MODEL@ALIAS"
 NEWEST = "attributes.start_time DESC"
 ACCURACY = "test/accuracy"
+VALIDATED = "best/val/accuracy"  # of the epoch whose weights were kept; with a validation part
+
+_TESTED = f"attributes.status = 'FINISHED' and metrics.`{ACCURACY}` >= 0"
 
 
 def end_orphans(client: MlflowClient, *experiment_ids: str) -> None:
@@ -219,8 +223,9 @@ def find_run(client: MlflowClient, wanted: str) -> Run:
     Args:
         client: of the store.
         wanted: a run's id or its name (of runs of one name the newest), or `latest`; `best`,
-            the finished run with the greatest test accuracy, `best:DATASET` where there are
-            runs on several data sets; `NAME@ALIAS`, the run that a registered model is from,
+            the finished run with the greatest validation accuracy, or test accuracy where no
+            run has a validation part, `best:DATASET` where there are runs on several data sets;
+            `NAME@ALIAS`, the run that a registered model is from,
             `champion` alone where one model has that alias.
 
     Raises:
@@ -279,16 +284,20 @@ def quoted(text: str) -> str | None:
 
 
 def _best(client: MlflowClient, experiments: list[str], dataset: str) -> Run:
-    """The finished run of the greatest test accuracy; on which data set must be clear."""
-    order = f"metrics.`{ACCURACY}` DESC"
-    chosen = f"attributes.status = 'FINISHED' and metrics.`{ACCURACY}` >= 0"
+    """The finished run of the greatest accuracy; on which data set must be clear.
+
+    It is that of the validation where a run on the data set has one: the test is for judging.
+    """
     found: dict[str, Run] = {}
-    while runs := _search(client, experiments, chosen, order):
-        name = runs[0].data.tags.get("dataset", "")
-        found[name] = runs[0]
-        if (text := quoted(name)) is None:
-            break
-        chosen += f" and tags.dataset != {text}"
+    for metric in (VALIDATED, ACCURACY):
+        chosen = f"{_TESTED} and metrics.`{metric}` >= 0"
+        chosen += "".join(f" and tags.dataset != {quoted(name)}" for name in found if quoted(name))
+        while runs := _search(client, experiments, chosen, f"metrics.`{metric}` DESC"):
+            name = runs[0].data.tags.get("dataset", "")
+            found.setdefault(name, runs[0])
+            if (text := quoted(name)) is None:
+                break
+            chosen += f" and tags.dataset != {text}"
     if not found:
         raise UserError("best: no run has finished yet.")
     if not dataset and len(found) > 1:
@@ -298,6 +307,16 @@ def _best(client: MlflowClient, experiments: list[str], dataset: str) -> Run:
     if name not in found:
         raise UserError(f"best: no finished run on '{name}'.{suggestion(name, list(found))}")
     return found[name]
+
+
+def chosen_among(client: MlflowClient, best: Run) -> int:
+    """Of how many runs the test samples chose the best; 1 where the validation did."""
+    if VALIDATED in best.data.metrics:
+        return 1
+    experiments = [found.experiment_id for found in client.search_experiments()]
+    runs = search(client, experiments, _TESTED, (NEWEST,))
+    dataset = best.data.tags.get("dataset", "")
+    return sum(run.data.tags.get("dataset", "") == dataset for run in runs)
 
 
 def only_champion(client: MlflowClient) -> str:
@@ -379,6 +398,25 @@ def recorded_predictions(client: MlflowClient, run: Run) -> PredictionTable:
     with TemporaryDirectory() as folder:
         file = client.download_artifacts(run.info.run_id, PREDICTIONS_FILE, folder)
         return PredictionTable.read(Path(file))
+
+
+def recorded_confidence(client: MlflowClient, run: Run) -> Confidence:
+    """What a run's validation split said of its probabilities.
+
+    Raises:
+        UserError: it has recorded nothing of that.
+        RunError: the file is damaged.
+    """
+    from torchyard.core.evaluation.conformal import CONFIDENCE_FILE, Confidence
+
+    if not _has_artifact(client, run, CONFIDENCE_FILE):
+        raise UserError(
+            f"run {_shown(run)} had no validation split to calibrate with: train with "
+            "train.validation, e.g. 0.1"
+        )
+    with TemporaryDirectory() as folder:
+        file = client.download_artifacts(run.info.run_id, CONFIDENCE_FILE, folder)
+        return Confidence.read(Path(file))
 
 
 def _has_artifact(client: MlflowClient, run: Run, name: str) -> bool:

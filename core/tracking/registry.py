@@ -7,6 +7,8 @@ version, written before; only the tag that marks it as pending is removed afterw
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -14,6 +16,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from torchyard.core.errors import RunError, UserError, suggestion
+from torchyard.core.formatting import times
 from torchyard.core.hosting.params import GateParams, Verdict
 from torchyard.core.redaction import redacted
 from torchyard.core.tracking import lookup
@@ -32,10 +35,12 @@ if TYPE_CHECKING:
 FILE = "promotion.json"  # the run's artifact
 OUTCOME = "torchyard.promotion"  # tag of a run: "champion of m, version 3", "refused by a, b"
 AT, BY, WHY = "torchyard.promoted_at", "torchyard.promoted_by", "torchyard.why"
+ASKED = "torchyard.asked"  # tag of a model, followed by test set, champion and run: asks it counts
 REPLACED = "torchyard.replaced"  # tag of a version: the champion it replaced
 PENDING = "torchyard.pending"  # tag of a version whose promotion is not complete
 ROLLED_BACK = "torchyard.rolled_back"  # tag of a version: when, and by whom
 NEVER = "never the champion"
+SHOWN_DIGEST = 12  # characters of a digest that tell test sets apart
 SHOWN_REFUSALS = 10_000  # the newest
 SHOWN_WHY = 4000  # MLflow takes 5,000 characters
 MAX_ATTEMPTS = 3
@@ -50,17 +55,21 @@ class Judged:
         verdicts: of each gate, by its name, in the order asked for.
         version: the new champion's; None if a gate refused.
         before: the champion's version until then, if there was one.
+        asked: how often the test samples were asked for this model, this time included; 0 where
+            there was no champion to compare with on them.
     """
 
     model: str
     verdicts: tuple[tuple[str, Verdict], ...]
     version: int | None
     before: int | None
+    asked: int = 0
 
     @property
     def lines(self) -> list[str]:
         """A line per gate: whether the model passed, and why."""
-        return [
+        asked = [f"asked    its test samples {times(self.asked)}, this included"] * (self.asked > 0)
+        return asked + [
             f"{'passed ' if verdict.passed else 'refused'}  {name}: {verdict.reason}"
             for name, verdict in self.verdicts
         ]
@@ -104,6 +113,7 @@ def promote(
     model: str,
     gates: Sequence[tuple[str, GateParams]],
     judge: Judge = judge,
+    chosen_among: int = 1,
 ) -> Judged:
     """Make a run's network the champion of a registered model, if every gate lets it.
 
@@ -116,6 +126,8 @@ def promote(
         model: the registered model's name; it is created if it does not exist.
         gates: with the names to show.
         judge: has a gate judge; elsewhere, if it must not be able to end this process.
+        chosen_among: of how many runs it was chosen by these very test samples, which have been
+            asked as often then.
 
     Raises:
         UserError: the run or the champion lacks recorded predictions, or the run has no model.
@@ -133,8 +145,14 @@ def promote(
                 replaced = before.tags.get(REPLACED)
                 return Judged(model, (), int(before.version), int(replaced) if replaced else None)
             rival = _predictions_of(client, before)
-            verdicts = tuple((name, judge(name, gate, candidate, rival)) for name, gate in gates)
-            judged = Judged(model, verdicts, None, _number(before))
+            asked = 0
+            if before is not None and rival and rival.test_digest == candidate.test_digest:
+                asked = _count_ask(client, before, run, candidate.test_digest, chosen_among)
+            verdicts = tuple(
+                (name, _told(gate, asked, functools.partial(judge, name), candidate, rival))
+                for name, gate in gates
+            )
+            judged = Judged(model, verdicts, None, _number(before), asked)
             with store_lock(uri):
                 if _number(champion_of(client, model)) != judged.before:
                     continue
@@ -144,7 +162,7 @@ def promote(
                 version = _version(client, run, judged, model_id)
                 # Another machine has a lock of its own.
                 if _number(champion_of(client, model)) == judged.before:
-                    judged = Judged(model, verdicts, version, judged.before)
+                    judged = dataclasses.replace(judged, version=version)
                     _write_verdicts(client, run, judged)
                     client.set_registered_model_alias(model, CHAMPION, str(version))
                     _clear_pending(client, client.get_model_version(model, str(version)))
@@ -246,6 +264,45 @@ def registered_version(client: MlflowClient, wanted: str) -> ModelVersion | None
     return versions[number]
 
 
+def asks(client: MlflowClient, model: str) -> dict[str, int]:
+    """How often each test set was asked for a registered model, by the digest's beginning."""
+    counts: dict[str, int] = {}
+    for key, value in client.get_registered_model(model).tags.items():
+        if key.startswith(f"{ASKED}.") and value.isdecimal():
+            digest = key.removeprefix(f"{ASKED}.").partition(".")[0]
+            counts[digest] = counts.get(digest, 0) + int(value)
+    return counts
+
+
+def _count_ask(
+    client: MlflowClient, champion: ModelVersion, run: Run, digest: str, chosen_among: int
+) -> int:
+    """Note that a run is judged against a champion on test samples; returns how often that was so.
+
+    Each pair has a tag of its own, written before they are counted: of two runs that end at once,
+    on any machines, neither is lost, and asked again the same pair counts once.
+    """
+    digest = digest[:SHOWN_DIGEST]
+    key = f"{ASKED}.{digest}.{champion.version}.{run.info.run_id}"
+    client.set_registered_model_tag(champion.name, key, str(chosen_among))
+    return asks(client, champion.name)[digest]
+
+
+def _told(
+    gate: GateParams,
+    asked: int,
+    judge: Callable[..., Verdict],
+    candidate: PredictionTable,
+    champion: PredictionTable | None,
+) -> Verdict:
+    """The verdict of a gate that knows how often the test samples were asked."""
+    try:
+        gate = gate.with_ask(asked) if asked else gate
+    except Exception as error:  # of a plugin
+        return Verdict(False, redacted(f"it could not judge: {type(error).__name__}: {error}"))
+    return judge(gate, candidate, champion)
+
+
 def _predictions_of(client: MlflowClient, champion: ModelVersion | None) -> PredictionTable | None:
     if champion is None:
         return None
@@ -298,7 +355,12 @@ def _write_verdicts(client: MlflowClient, run: Run, judged: Judged) -> None:
     """Write the verdicts into the run."""
     run_id = run.info.run_id
     verdicts = {name: asdict(verdict) for name, verdict in judged.verdicts}
-    content = {"model": judged.model, "version": judged.version, "before": judged.before}
+    content = {
+        "model": judged.model,
+        "version": judged.version,
+        "before": judged.before,
+        "asked": judged.asked,
+    }
     client.log_dict(run_id, content | {"gates": verdicts}, FILE)
     refused = [name for name, verdict in judged.verdicts if not verdict.passed]
     outcome = f"refused by {', '.join(refused)}" if refused else f"version {judged.version}"
@@ -349,6 +411,8 @@ def _statuses(client: MlflowClient, model: str) -> list[tuple[ModelVersion, str]
 def _stamp(judged: Judged) -> dict[str, str]:
     """When it was judged, for whom, and why it ended so."""
     why = "; ".join(f"{name}: {verdict.reason}" for name, verdict in judged.verdicts)
+    if why and judged.asked:
+        why += f"; the test samples were asked {times(judged.asked)}"
     return {AT: _now(), BY: user_name(), WHY: (why or "no gate was asked for")[:SHOWN_WHY]}
 
 

@@ -15,7 +15,7 @@ from torchyard.core.errors import UserError
 from torchyard.core.formatting import percent
 from torchyard.core.hosting.hookspecs import HOOKS
 from torchyard.core.hosting.host import host
-from torchyard.core.tracking.lookup import ACCURACY, BEST, find_run
+from torchyard.core.tracking.lookup import ACCURACY, BEST, VALIDATED, find_run
 from torchyard.pipelines.display import stderr
 
 if TYPE_CHECKING:
@@ -49,11 +49,18 @@ def chosen_run(client: MlflowClient, wanted: str) -> Run:
         UserError: there is none, or more than one is meant.
     """
     run = find_run(client, wanted)
-    if wanted.partition(":")[0] == BEST and run.info.run_name != wanted:
-        accuracy = percent(run.data.metrics.get(ACCURACY))
+    if is_best(wanted, run):
+        validated = VALIDATED in run.data.metrics
+        kind, metric = ("validation", VALIDATED) if validated else ("test", ACCURACY)
+        accuracy = percent(run.data.metrics.get(metric))
         named = escape(f"{wanted}: {run.info.run_name}")
-        stderr.print(f"{named} has the greatest test accuracy, {accuracy}.", soft_wrap=True)
+        stderr.print(f"{named} has the greatest {kind} accuracy, {accuracy}.", soft_wrap=True)
     return run
+
+
+def is_best(wanted: str, run: Run) -> bool:
+    """Whether a run was found as the best of all, and not by its name."""
+    return wanted.partition(":")[0] == BEST and run.info.run_name != wanted
 
 
 def preset_config(

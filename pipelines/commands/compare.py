@@ -32,6 +32,7 @@ commands = typer.Typer()
 # On a terminal; --csv and --json have all columns. A run's name has the model and the data set.
 SHOWN = ("run", "started", "lr", "epochs", "accuracy", "worst", "images_per_second", "device")
 HEADINGS = {"images_per_second": "images/s", "worst": "worst class"}
+BY_VALIDATION = "val/accuracy"
 MAX_CLASSES = 20  # the page has all of them
 
 
@@ -44,12 +45,19 @@ def runs(
         ),
     ] = None,
     sort: Annotated[
-        str,
+        str | None,
         typer.Option(
-            metavar="KEY", help="column to sort by; numbers and times: the greatest first"
+            metavar="KEY",
+            help="column to sort by; numbers and times: the greatest first \\[default: started]",
         ),
-    ] = "started",
+    ] = None,
     reverse: Annotated[bool, typer.Option("--reverse", help="sort in the opposite order")] = False,
+    best: Annotated[
+        bool,
+        typer.Option(
+            "--best", help="the best first: by validation where a run has one, else by test"
+        ),
+    ] = False,
     limit: Annotated[int, typer.Option(min=1, help="how many at most")] = 20,
     as_json: AsJson = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="print CSV")] = False,
@@ -61,11 +69,18 @@ def runs(
     """
     if as_json and as_csv:
         raise UserError("--json and --csv cannot be combined")
+    if best and sort:
+        raise UserError("--best and --sort cannot be combined")
+    sort = BY_VALIDATION if best else sort or "started"
     query = RunQuery.parse(conditions or (), sort, reverse)
     uri = tracking_uri()
     client = open_existing(uri)
     with store_errors(uri):
         table = query.table(client, limit, settings=as_json or as_csv)
+        if best and table.empty:
+            sort = "accuracy"
+            query = RunQuery.parse(conditions or (), sort, reverse)
+            table = query.table(client, limit, settings=as_json or as_csv)
         if table.empty:
             query.check_names(client)
         left_out = len(table) < limit and query.leaves_out(client)
@@ -81,6 +96,10 @@ def runs(
         stdout.print("No run meets these conditions." if met else "There is no run yet.")
     else:
         _print_runs(table)
+    if best and not table.empty:
+        none = "" if sort == BY_VALIDATION else ": none of these runs has a validation part"
+        kind = "validation" if sort == BY_VALIDATION else "test"
+        stderr.print(f"The best first, by {kind} accuracy{none}.")
     if left_out:
         stderr.print(f"Runs without {escape(sort)} are left out.")
     for run in silent:

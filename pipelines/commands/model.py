@@ -54,15 +54,30 @@ def predict(
     model: LoggedModel,
     images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="image files")],
     top: Annotated[int, typer.Option(min=1, help="how many classes to print")] = 3,
+    sets: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SHARE",
+            help="instead of the most probable classes, as many as it takes to have the true one "
+            "among them so often, e.g. 0.95",
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Classify images with a champion, or with the model of any run.
 
     A file that cannot be read is reported and skipped, and the exit status is 2.
     """
+    if sets is not None and not 0 < sets < 1:
+        raise UserError(f"--sets: must be between 0 and 1, such as 0.95, not {sets:g}")
     from torchyard.core.tracking.classifier import ImageClassifier
 
     served = ImageClassifier.find(model)
+    if sets is not None:
+        try:
+            served.confidence  # noqa: B018 - asked for before torch is imported
+        except UserError as error:
+            raise UserError([f"--sets: {problem}" for problem in error.problems]) from error
     import numpy as np
 
     readable, unreadable = [], []
@@ -72,7 +87,8 @@ def predict(
         except UserError as error:
             unreadable += error.problems
     images = [path for path, _ in readable]
-    guesses = served.classify(np.stack([image for _, image in readable]), top) if images else []
+    stacked = [image for _, image in readable]
+    guesses = served.classify(np.stack(stacked), top, sets) if images else []
     _print_guesses(images, guesses, as_json)
     if unreadable:
         raise UserError(unreadable)

@@ -10,11 +10,11 @@ from rich.markup import escape
 
 from torchyard.core.config.resolve import read_config
 from torchyard.core.errors import RunError, UserError
-from torchyard.core.formatting import percent
+from torchyard.core.formatting import percent, times
 from torchyard.core.hosting.host import host
 from torchyard.core.tracking.location.errors import store_errors
-from torchyard.core.tracking.lookup import recorded_config
-from torchyard.core.tracking.registry import champion_of, history, promote, roll_back
+from torchyard.core.tracking.lookup import chosen_among, recorded_config
+from torchyard.core.tracking.registry import asks, champion_of, history, promote, roll_back
 from torchyard.core.tracking.store import open_existing, tracking_uri
 from torchyard.pipelines.commands.arguments import (
     DEFAULT_PRESET,
@@ -22,8 +22,9 @@ from torchyard.pipelines.commands.arguments import (
     AsJson,
     RunName,
     chosen_run,
+    is_best,
 )
-from torchyard.pipelines.display import print_json, print_table, stdout
+from torchyard.pipelines.display import print_json, print_table, stderr, stdout
 
 commands = typer.Typer()
 
@@ -64,7 +65,17 @@ def promote_run(
     if champion is not None and champion.run_id == found.info.run_id:
         raise UserError(f"{name} is the champion of {chosen.model} already.")
     judge = judge_in_worker(chosen.gate_seconds)
-    judged = promote(client, found, chosen.model, resolved.named_gates, judge)
+    among = 1
+    if is_best(run, found):
+        with store_errors(uri):
+            among = chosen_among(client, found)
+        if among > 1:
+            stderr.print(
+                f"The test samples chose it among {among:,} runs, which counts as asking them as "
+                "often: with train.validation they are asked once.",
+                soft_wrap=True,
+            )
+    judged = promote(client, found, chosen.model, resolved.named_gates, judge, among)
     for line in judged.lines:
         stdout.print(escape(line), soft_wrap=True)
     if judged.version is None:
@@ -90,7 +101,9 @@ def models(
     as_json: AsJson = False,
 ) -> None:
     """Show the history of champions: which run, when, by whom, why, and its accuracy."""
-    rows = history(open_existing(tracking_uri()), model)
+    uri = tracking_uri()
+    client = open_existing(uri)
+    rows = history(client, model)
     if as_json:
         print_json(rows, indent=1)
         return
@@ -99,6 +112,14 @@ def models(
         return
     headings = ("model", "version", "status", "run", "accuracy", "when", "by", "why")
     print_table(headings, map(_cells, rows), right=("version", "accuracy"))
+    with store_errors(uri):
+        asked = [
+            (name, *each)
+            for name in sorted({row["model"] for row in rows})
+            for each in asks(client, name).items()
+        ]
+    for name, digest, count in asked:
+        stdout.print(escape(f"{name}: asked of the test samples {digest}: {times(count)}"))
 
 
 def _cells(row: dict[str, Any]) -> list[str]:

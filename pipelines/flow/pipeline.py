@@ -31,6 +31,7 @@ from torchyard.core.data.dataset import PreparedDataset
 from torchyard.core.data.files import cache_folder, temporary_files_in
 from torchyard.core.data.predictions import PREDICTIONS_FILE, Predictions, PredictionTable
 from torchyard.core.errors import UserError, without_secrets
+from torchyard.core.evaluation.conformal import CONFIDENCE_FILE, Confidence
 from torchyard.core.evaluation.metrics import Evaluation, evaluate
 from torchyard.core.formatting import dimensions
 from torchyard.core.hosting.host import host
@@ -285,6 +286,9 @@ def evaluate_model(config: RunConfig, data: str, trained: dict[str, Any], run_id
     with _stage("evaluate", run_id, config.dataset.name):
         prepared, predictions, result = predict_test(config, data, trained["weights"], run_id)
         metrics = recording.overall_metrics(result)
+        confidence = recording.recorded_confidence(record)
+        if confidence is not None:
+            metrics |= confidence.metrics
         if record.has_model:  # from before the run was resumed
             recording.record_pictures(record, prepared, predictions, result)
         else:
@@ -298,6 +302,7 @@ def evaluate_model(config: RunConfig, data: str, trained: dict[str, Any], run_id
                     data=data,
                     weights=trained["weights"],
                     target=str(exported),
+                    temperature=confidence.temperature if confidence else None,
                 ) as answer:
                     recording.record_pictures(record, prepared, predictions, result)
                     done = answer()
@@ -327,6 +332,9 @@ def predict_test(
         arguments: dict[str, Any] = {"config": _plain(config), "data": data, "weights": weights}
         done = _call("evaluate", run_id, target=str(arrays), **arguments)
         prepared, predictions = PreparedDataset.open(Path(data)), Predictions.load(arrays)
+        if (confidence := arrays.with_name(CONFIDENCE_FILE)).exists():
+            Confidence.read(confidence).write(record.folder / CONFIDENCE_FILE)
+            record.log_file(record.folder / CONFIDENCE_FILE)
     result = evaluate(predictions, prepared.classes, done["figures"])
     target = record.folder / PREDICTIONS_FILE
     PredictionTable.of(predictions, record.name, prepared, done["figures"]).write(target)

@@ -27,6 +27,7 @@ from torchyard.core.config.schema import SINGLE_KINDS, RunConfig
 from torchyard.core.data.dataset import PreparedDataset
 from torchyard.core.data.predictions import Predictions
 from torchyard.core.errors import RunError, StoreUnavailableError
+from torchyard.core.evaluation.conformal import CONFIDENCE_FILE, Confidence
 from torchyard.core.evaluation.metrics import Evaluation
 from torchyard.core.formatting import percent
 from torchyard.core.report import image_grids, markdown, plots
@@ -283,6 +284,12 @@ def overall_metrics(result: Evaluation) -> dict[str, float]:
     """The figures of the test split that are defined: its loss, its accuracy and so on."""
     figures = result.figures.items()
     return {f"test/{name}": value for name, value in figures if not math.isnan(value)}
+
+
+def recorded_confidence(record: RunRecord) -> Confidence | None:
+    """What the validation said of the probabilities; None without a validation split."""
+    file = record.folder / CONFIDENCE_FILE
+    return Confidence.read(file) if file.exists() else None
 
 
 def class_metrics(result: Evaluation, classes: Sequence[str]) -> dict[str, float]:

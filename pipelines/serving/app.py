@@ -18,7 +18,7 @@ from starlette.responses import JSONResponse, PlainTextResponse
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from torchyard.core.errors import RunError
+from torchyard.core.errors import RunError, UserError
 from torchyard.core.tracking.classifier import Classifier, Guess
 from torchyard.pipelines.services.server.access import is_own_page
 from torchyard.pipelines.serving.request_body import RefusedError, Sample, read_body, samples_in
@@ -56,11 +56,12 @@ def application(
 
     async def predict(request: Request) -> JSONResponse:
         top = _top(request.query_params.get("top", str(TOP)))
+        sets = _coverage(request.query_params.get("sets"))
         body = await read_body(request)
         kind = request.headers.get("content-type", "")
         classifier = served.classifier  # this one answers, whichever is served meanwhile
         names, guesses = await anyio.to_thread.run_sync(
-            _predicted, classifier, body, kind, top, limiter=limiter
+            _predicted, classifier, body, kind, top, sets, limiter=limiter
         )
         rows = [
             {
@@ -106,14 +107,16 @@ def application(
 
 
 def _predicted(
-    classifier: Classifier, body: bytes, kind: str, top: int
+    classifier: Classifier, body: bytes, kind: str, top: int, sets: float | None
 ) -> tuple[list[str | int], list[list[Guess]]]:
     samples: list[Sample] = samples_in(body, kind, classifier)
     stacked = np.stack([sample for _, sample in samples])
     try:
-        return [name for name, _ in samples], classifier.classify(stacked, top)
+        return [name for name, _ in samples], classifier.classify(stacked, top, sets)
     except RunError:
         raise
+    except UserError as error:
+        raise RefusedError(422, *(f"sets: {problem}" for problem in error.problems)) from error
     except Exception as error:  # of the model itself, such as a token that it does not know
         reason = str(error).partition("\n")[0]
         raise RefusedError(422, f"the model cannot take these samples: {reason}") from error
@@ -127,6 +130,15 @@ def _top(text: str) -> int:
     if not text.isdecimal() or not int(text):
         raise RefusedError(422, f"top: must be a number of classes, 1 or more, not '{text}'")
     return int(text)
+
+
+def _coverage(text: str | None) -> float | None:
+    if text is None:
+        return None
+    with contextlib.suppress(ValueError):
+        if 0 < float(text) < 1:
+            return float(text)
+    raise RefusedError(422, f"sets: must be between 0 and 1, such as 0.95, not '{text}'")
 
 
 async def _refused(request: Request, error: Exception) -> JSONResponse:

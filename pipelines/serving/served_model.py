@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from contextlib import suppress
 from dataclasses import dataclass
 
 from torchyard.core.errors import RunError, UserError
@@ -40,6 +41,8 @@ class ServedModel:
         """
         classifier = Classifier.find(wanted)
         classifier.model  # noqa: B018 - loads it
+        with suppress(UserError):  # it has none, which whoever asks for sets is told
+            classifier.confidence  # noqa: B018 - loads it
         return cls(wanted, classifier)
 
     def update(self) -> bool:

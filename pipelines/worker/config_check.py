@@ -81,7 +81,7 @@ def check(
     size = start = groups = None
     if prepared is not None:
         try:
-            resolved.config.train.check_validation(prepared.validation is not None)
+            resolved.config.check_validation(prepared.validation is not None)
         except UserError as error:
             problems += error.problems
     if not resumed:

@@ -21,6 +21,7 @@ from torchyard.core.config.schema import TrainConfig
 from torchyard.core.data.dataset import PreparedDataset, Split
 from torchyard.core.data.files import atomic_write
 from torchyard.core.errors import RunError, UserError
+from torchyard.core.evaluation.conformal import CONFIDENCE_FILE, Confidence
 from torchyard.core.evaluation.figures import Figures
 from torchyard.core.evaluation.predict import predict
 from torchyard.core.evaluation.views import Views
@@ -94,7 +95,7 @@ def prepare(config: Config, cache: str, emit: Emit) -> dict[str, Any]:
         lambda *step: emit(StageProgress(*step)),
         chosen.reading,
     )
-    resolved.config.train.check_validation(prepared.validation is not None)
+    resolved.config.check_validation(prepared.validation is not None)
     return {"folder": str(prepared.folder), "found": prepared == before}
 
 
@@ -302,6 +303,8 @@ def _whole_step(
 def evaluate(config: Config, data: str, weights: str, target: str, emit: Emit) -> dict[str, Any]:
     """Predict the test split with trained weights; the predictions go to the file `target`.
 
+    With a validation split, what it says of the probabilities goes to a file beside that.
+
     Returns:
         figures: of the predictions, where they are defined.
     """
@@ -311,19 +314,39 @@ def evaluate(config: Config, data: str, weights: str, target: str, emit: Emit) -
     network = _trained_network(resolved, prepared, Path(weights), device)
     test = prepared.test
     predictions = predict(network, test.samples, test.labels, device=device)
+    held_out = training_splits(prepared, resolved.config.train)[1]
+    if held_out is not None:
+        samples, labels, indices = held_out.samples, held_out.labels, held_out.indices
+        validation = predict(network, samples, labels, device=device, indices=indices)
+        confidence, predictions = Confidence.fit(
+            validation, predictions, temperature=resolved.config.evaluate.temperature
+        )
+        confidence.write(Path(target).with_name(CONFIDENCE_FILE))
     predictions.save(Path(target))
     figures = Figures.build(resolved.named_metrics, prepared.classes)(predictions)
     return {"figures": {name: value for name, value in figures.items() if value == value}}
 
 
-def export(config: Config, data: str, weights: str, target: str, emit: Emit) -> dict[str, Any]:
+def export(
+    config: Config,
+    data: str,
+    weights: str,
+    target: str,
+    emit: Emit,
+    temperature: float | None = None,
+) -> dict[str, Any]:
     """Write the trained network as a pt2 archive to the file `target`.
+
+    Args:
+        temperature: that it divides its logits by.
 
     Returns:
         refused: why torch.export cannot write this model, or None; digest: of its weights.
     """
     resolved, prepared = resolve_once(config, host()), PreparedDataset.open(Path(data))
     network = _trained_network(resolved, prepared, Path(weights), torch.device("cpu"))
+    if temperature is not None:
+        network.temperature = torch.tensor(temperature)
     try:
         digest = networks.export(network, prepared, Path(target))
     except networks.NotExportableError as error:

@@ -82,7 +82,7 @@ def test_a_figure_is_held_against_its_limit():
 
 
 def test_an_equal_model_does_not_beat_the_champion():
-    judge = gate("beats_champion").build()
+    judge = gate("beats_champion", significance=None).build()
     assert judge(mistaken(7, 3), None).passed
     assert not judge(mistaken(7, 3), mistaken(7, 3)).passed
     assert judge(mistaken(8, 2), mistaken(7, 3)).passed
@@ -96,19 +96,44 @@ def test_an_equal_model_does_not_beat_the_champion():
 def test_the_margin_is_met_exactly(ahead, passed):
     # 0.3 - 0.1 is less than 0.2 in floating point.
     champion, candidate = mistaken(1, 9), mistaken(1 + ahead, 9 - ahead)
-    assert gate("beats_champion", margin=0.2).build()(candidate, champion).passed is passed
+    assert (
+        gate("beats_champion", margin=0.2, significance=None).build()(candidate, champion).passed
+        is passed
+    )
 
 
 def test_a_difference_that_chance_explains_is_not_enough_with_significance():
-    judge = gate("beats_champion", significance=0.05).build()
-    # Five samples of five: p = 2 / 2^5 = 0.0625; six of six: 0.03125.
-    verdict = judge(mistaken(55, 45), mistaken(50, 50))
+    judge = gate("beats_champion", significance=0.05, asks=None).build()
+    # Four samples of four: p = 1 / 2^4 = 0.0625; five of five: 0.03125.
+    verdict = judge(mistaken(54, 46), mistaken(50, 50))
     assert not verdict.passed
     assert verdict.figures["p_value"] == pytest.approx(0.0625)
     assert "p = 0.0625, at most 0.05 is allowed" in verdict.reason
-    assert judge(mistaken(56, 44), mistaken(50, 50)).passed
+    assert judge(mistaken(55, 45), mistaken(50, 50)).passed
     # A significantly worse one is no better.
     assert not judge(mistaken(40, 60), mistaken(50, 50)).passed
+
+
+def test_the_more_often_the_test_set_was_asked_the_clearer_it_must_be():
+    by_default = gate("beats_champion")
+    # Fourteen samples of fourteen: p = 0.000061; thirteen: 0.00012, and 0.00011 are allowed.
+    for number, ahead, passed in ((1, 13, False), (1, 14, True), (365, 14, True), (366, 14, False)):
+        judge = by_default.with_ask(number).build()
+        assert judge(mistaken(50 + ahead, 50 - ahead), mistaken(50, 50)).passed is passed
+    once = gate("beats_champion", asks=None)
+    assert once.with_ask(1000) == once  # each time alone
+    lead = gate("beats_champion", significance=None)
+    assert lead.with_ask(1000).build()(mistaken(51, 49), mistaken(50, 50)).passed
+
+
+@given(st.floats(1e-4, 0.5), st.integers(1, 1000))
+def test_all_asks_together_spend_the_significance_and_no_more(significance, asks):
+    params = gate("beats_champion", significance=significance, asks=asks)
+    levels = [params.level(number) for number in range(1, 3 * asks + 10)]
+    assert levels == sorted(levels, reverse=True)
+    assert 0.8 * significance < sum(levels) < significance
+    rest = 0.2 * significance * asks / len(levels)  # of all that follow, which telescopes
+    assert sum(levels) + rest == pytest.approx(significance)
 
 
 def test_other_test_samples_are_not_compared():

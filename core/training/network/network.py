@@ -71,16 +71,18 @@ class Network(nn.Module):
             self.normalize = Normalize(mean, std, data.shape, scale)
         self.model = model
         self.views: nn.Module | None = None
+        self.temperature: torch.Tensor | None
+        self.register_buffer("temperature", None)  # is not among the weights while it is None
 
     def forward(self, samples: torch.Tensor) -> torch.Tensor:
-        """Raw samples to logits; with views, to the mean of theirs."""
+        """Raw samples to logits; with views, to the mean of theirs; divided by the temperature."""
         logits: torch.Tensor
         if self.views is None:
             logits = self.model(self.normalize(samples))
-            return logits
-        seen = (weight * self.model(self.normalize(view)) for view, weight in self.views(samples))
-        logits = torch.stack(list(seen)).sum(0)
-        return logits
+        else:
+            seen = (w * self.model(self.normalize(view)) for view, w in self.views(samples))
+            logits = torch.stack(list(seen)).sum(0)
+        return logits if self.temperature is None else logits / self.temperature
 
 
 def check_normalization(spec: SampleSpec, normalize: Normalization) -> None:

@@ -31,6 +31,7 @@ from torchyard.core.training.network.weights_file import Tensors, read_weights
 LEAST_SHARE = 0.5  # of a model's parameters; weights that fit fewer are another model's
 MOST_NAMED = 4  # tensors in a message
 NORMALIZATION = ("normalize.factor", "normalize.shift")  # in files of torchyard's
+TEMPERATURE = "temperature"  # of the probabilities: it is fitted anew
 COUNTER = "num_batches_tracked"  # of a batch norm: files of other programs leave it out
 
 
@@ -84,7 +85,10 @@ class StartingWeights:
             published = fetch(model, source)
             file = published.file
         named = source if file.name in source else f"{source} ({file.name})"
-        return cls(named, read_weights(file, source), file, published)
+        tensors = read_weights(file, source)
+        if any(each.endswith(NORMALIZATION) for each in tensors):
+            tensors.pop(TEMPERATURE, None)
+        return cls(named, tensors, file, published)
 
     def fit(self, model: nn.Module, name: str) -> Fit:
         """Compare them with a model, also one on torch's meta device.

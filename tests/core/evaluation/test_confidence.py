@@ -8,7 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from torchyard.core.data.predictions import Predictions
-from torchyard.core.evaluation.confidence import calibration, wilson_interval
+from torchyard.core.evaluation.confidence import (
+    at_temperature,
+    calibration,
+    fitted_temperature,
+    wilson_interval,
+)
+from torchyard.core.evaluation.figures import cross_entropy
 
 
 @given(st.integers(1, 5000), st.floats(0, 1), st.sampled_from([0.5, 0.9, 0.95, 0.999]))
@@ -61,3 +67,61 @@ def test_the_greatest_confidence_has_a_bin() -> None:
     found = calibration(made)
     assert found.images[-1] == 1
     assert found.error == 0
+
+
+def noisy(samples: int, classes: int, sureness: float, seed: int = 0) -> Predictions:
+    """Logits that are right about as often as their softmax says, times a factor."""
+    rng = np.random.default_rng(seed)
+    logits = rng.normal(0, 2, (samples, classes))
+    shares = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    targets = np.array([rng.choice(classes, p=row) for row in shares])
+    return Predictions((sureness * logits).astype(np.float32), targets)
+
+
+@pytest.mark.parametrize(("classes", "sureness"), [(2, 3.0), (10, 2.5), (10, 0.4), (3, 1.0)])
+def test_the_temperature_is_scikit_learns(classes, sureness) -> None:
+    from sklearn.base import BaseEstimator, ClassifierMixin
+    from sklearn.calibration import CalibratedClassifierCV
+    from sklearn.frozen import FrozenEstimator
+
+    class Logits(ClassifierMixin, BaseEstimator):
+        """Its samples are its logits."""
+
+        def fit(self, samples, targets):
+            self.classes_ = np.arange(classes)
+            return self
+
+        def decision_function(self, samples):
+            return samples[:, 1] - samples[:, 0] if classes == 2 else samples
+
+        def predict(self, samples):
+            return samples.argmax(axis=1)
+
+    made = noisy(600, classes, sureness)
+    # In double precision, as here; their halves of a binary difference are the same softmax.
+    logits = made.logits.astype(np.float64)
+    model = FrozenEstimator(Logits().fit(logits, made.targets))
+    theirs = CalibratedClassifierCV(model, method="temperature").fit(logits, made.targets)
+    inverse = theirs.calibrated_classifiers_[0].calibrators[0].beta_
+    # To them the logits of two classes are (-x, x), of which the difference is twice ours.
+    expected = 1 / float(np.squeeze(inverse)) / (2 if classes == 2 else 1)
+    found = fitted_temperature(made)
+    assert found == pytest.approx(expected, rel=1e-4)
+    assert found == pytest.approx(sureness, rel=0.2)
+    ours = at_temperature(made, found)
+    shares = theirs.predict_proba(logits)
+    np.testing.assert_allclose(ours.probabilities, shares, atol=1e-4)
+
+
+def test_the_temperature_mends_the_calibration_of_other_samples() -> None:
+    validation, test = noisy(2000, 10, 3.0), noisy(4000, 10, 3.0, seed=1)
+    mended = at_temperature(test, fitted_temperature(validation))
+    assert calibration(test).error > 0.2
+    assert calibration(mended).error < 0.03
+    assert cross_entropy(mended) < cross_entropy(test)
+    assert (mended.predicted == test.predicted).all()
+
+
+def test_what_is_all_right_or_all_wrong_fits_no_temperature() -> None:
+    assert fitted_temperature(of_confidence([0.9, 0.8], [True, True])) == 1
+    assert fitted_temperature(of_confidence([0.9, 0.8], [False, False])) == 1

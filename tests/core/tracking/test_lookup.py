@@ -6,7 +6,13 @@ import pytest
 
 from tests.recorded_runs import CLASSES
 from torchyard.core.errors import UserError
-from torchyard.core.tracking.lookup import find_run, recorded_predictions
+from torchyard.core.tracking.lookup import (
+    ACCURACY,
+    VALIDATED,
+    chosen_among,
+    find_run,
+    recorded_predictions,
+)
 
 
 @pytest.fixture
@@ -32,6 +38,21 @@ def test_a_run_is_found_by_id_name_alias_and_as_the_latest_or_best(client, runs,
     assert found(client, "champion") == runs["good"]
     assert found(client, "sorter@champion") == runs["good"]
     assert found(client, "sorter@challenger") == runs["better"]
+
+
+def test_the_best_is_chosen_by_validation_where_a_run_has_one(client, runs) -> None:
+    assert chosen_among(client, find_run(client, "best:digits")) == 2
+    made = client.create_run("0", tags={"dataset": "digits"}, run_name="validated").info.run_id
+    try:
+        client.log_metric(made, ACCURACY, 0.5)
+        client.log_metric(made, VALIDATED, 0.6)
+        assert found(client, "best:digits") == runs["better"]  # it has not finished
+        client.set_terminated(made)
+        assert found(client, "best:digits") == made
+        assert chosen_among(client, find_run(client, "best:digits")) == 1
+        assert found(client, "best:cifar10") == runs["other"]  # by test: it has none
+    finally:
+        client.delete_run(made)
 
 
 @pytest.mark.parametrize(

@@ -84,6 +84,31 @@ def test_best_says_what_it_was_chosen_by(here, recorded, capsys) -> None:
     assert capsys.readouterr().err == ""
 
 
+def test_the_best_first_says_what_that_is(here, recorded, capsys) -> None:
+    from torchyard.pipelines.cli import app
+
+    def first(*arguments: str) -> tuple[str, str]:
+        capsys.readouterr()
+        app(["runs", "--best", "--csv", *arguments], standalone_mode=False)
+        printed = capsys.readouterr()
+        return printed.out.splitlines()[1].partition(",")[0], printed.err
+
+    name, said = first("dataset=digits")
+    assert name == recorded.records["better"].name
+    assert "by test accuracy: none of these runs has a validation part" in said
+    made = recorded.client.create_run("0", tags={"dataset": "digits"}, run_name="validated")
+    recorded.client.log_metric(made.info.run_id, "best/val/accuracy", 0.4)
+    try:
+        name, said = first("dataset=digits")
+        assert name == "validated"
+        assert "The best first, by validation accuracy." in said
+        assert "Runs without val/accuracy are left out." in said
+    finally:
+        recorded.client.delete_run(made.info.run_id)
+    with pytest.raises(UserError, match="--best and --sort cannot be combined"):
+        here("runs", "--best", "--sort", "lr")
+
+
 def test_what_is_asked_for_and_not_there_is_said(here, runs, capsys) -> None:
     with pytest.raises(UserError, match="no run has the metric 'val/f1'"):
         here("runs", "--sort", "val/f1")

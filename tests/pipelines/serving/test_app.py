@@ -1,6 +1,7 @@
 """The HTTP API of a model, asked as its clients ask."""
 
 import io
+import json
 import re
 import signal
 import threading
@@ -13,9 +14,12 @@ from PIL import Image
 from starlette.testclient import TestClient
 
 import torchyard
+from torchyard.core.data.dataset import PreparedDataset
+from torchyard.core.data.files import cache_folder
 from torchyard.core.errors import RunError, UserError
 from torchyard.core.tracking.classifier import Classifier
-from torchyard.core.tracking.lookup import logged_model_id
+from torchyard.core.tracking.lookup import logged_model_id, recorded_confidence
+from torchyard.core.tracking.store import open_existing, tracking_uri
 from torchyard.pipelines.serving import request_body
 from torchyard.pipelines.serving.app import application
 from torchyard.pipelines.serving.served_model import ServedModel
@@ -26,7 +30,11 @@ ADDRESS = "http://127.0.0.1:8123"
 @pytest.fixture(scope="module")
 def runs(workspace):
     """Two runs, of which the first is the champion."""
-    made = [torchyard.run("digits", f"train.epochs={n}", quiet=True) for n in (1, 2)]
+    calibrated = ("train.validation=0.2", "evaluate.temperature=true")
+    made = [
+        torchyard.run("digits", f"train.epochs={n}", *more, quiet=True)
+        for n, more in ((1, ()), (2, calibrated))
+    ]
     workspace.invoke("promote", made[0].run_id, "model=served", "gates=[]")
     return made
 
@@ -52,6 +60,16 @@ def png(pixels):
     file = io.BytesIO()
     Image.fromarray(pixels[0]).save(file, "PNG")
     return file.getvalue()
+
+
+def prepared(run):
+    """The folder of the arrays that a run was tested on."""
+    [folder] = [
+        file.parent
+        for file in (cache_folder()).rglob("manifest.json")
+        if PreparedDataset.open(file.parent).test_digest == run.prediction_table.test_digest
+    ]
+    return folder
 
 
 def shares(row):
@@ -169,6 +187,58 @@ def test_pages_of_other_sites_get_no_answer(client, headers, status):
     assert client.get("/health", headers=headers).status_code == status
 
 
+def test_sets_of_classes_are_served_where_a_validation_says_how(client, runs):
+    """What is served has the probabilities and sets that the evaluation recorded."""
+    run = runs[1]
+    confidence = recorded_confidence(open_existing(tracking_uri()), run._run)
+    temperature = run.metrics["calibration/temperature"]
+    assert confidence.temperature == temperature != 1
+    assert run.metrics["test/calibration_error"] == pytest.approx(confidence.error)
+    assert run.metrics["test/calibration_error_before"] != confidence.error
+    recorded = run.prediction_table.predictions.probabilities
+    images = PreparedDataset.open(prepared(run)).test.samples[:20]
+    expected = [
+        [str(each) for each in np.argsort(-row, kind="stable")[:size]]
+        for row, size in zip(
+            recorded, confidence.sets(recorded[:20], 0.99).sum(axis=1), strict=False
+        )
+    ]
+    app = application(ServedModel.load(run.run_id), local=True, poll_seconds=600)
+    with TestClient(app, base_url=ADDRESS) as calibrated:
+        body = {"samples": images.tolist()}
+        rows = calibrated.post("/predict?sets=0.99", json=body).json()["predictions"]
+        assert [[each["class"] for each in row["classes"]] for row in rows] == expected
+        assert {len(row) for row in expected} > {1}
+        shown = rows[0]["classes"][0]
+        assert shown["probability"] == pytest.approx(recorded[0].max(), abs=1e-5)
+        for wrong in ("1", "0", "many"):
+            refused = calibrated.post(f"/predict?sets={wrong}", json=body)
+            assert refused.status_code == 422
+            assert "sets: must be between 0 and 1" in refused.text
+    # The first run has no validation split.
+    refused = client.post("/predict?sets=0.9", json=body)
+    assert refused.status_code == 422
+    assert "sets: run" in refused.text
+    assert "train.validation" in refused.text
+
+
+def test_predict_prints_sets(workspace, runs, pictures, tmp_path):
+    file = tmp_path / "noise.png"
+    file.write_bytes(png(pictures[0]))
+    ask = ("predict", runs[1].run_id, str(file), "--json")
+    classes = [
+        len(json.loads(workspace.invoke(*ask, "--sets", share))[0]["classes"])
+        for share in ("0.5", "0.9", "0.999")
+    ]
+    assert classes == sorted(classes)
+    assert classes[0] >= 1
+    assert classes[-1] == 10  # of so few samples of validation none can say
+    with pytest.raises(UserError, match="--sets: must be between 0 and 1"):
+        workspace.invoke(*ask, "--sets", "95")
+    with pytest.raises(UserError, match=r"--sets: run .* had no validation split"):
+        workspace.invoke("predict", runs[0].run_id, str(file), "--sets", "0.9")
+
+
 def test_bound_to_the_network_it_answers_to_every_name(served):
     with TestClient(application(served, local=False), base_url="http://machine:1") as client:
         assert client.get("/health").status_code == 200
@@ -182,10 +252,10 @@ def test_the_champion_that_comes_takes_over_and_requests_end_with_the_old(
     whole = type(before).classify
 
     class Slow(type(before)):
-        def classify(self, samples, top):
+        def classify(self, samples, *asked_for):
             asked.set()
             assert resumed.wait(60)
-            return whole(self, samples, top)
+            return whole(self, samples, *asked_for)
 
     held = Slow(**{key: vars(before)[key] for key in before.__dataclass_fields__})
     held.model  # noqa: B018
