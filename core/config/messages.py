@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+import re
 import types
 import typing
 from collections.abc import Iterable, Sequence
@@ -11,6 +13,7 @@ from typing import Annotated, Any, Literal, Union, get_args
 
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
 
 from torchyard.core.config.secrets import is_secret
 from torchyard.core.errors import suggestion
@@ -58,11 +61,20 @@ def explain(
             reason = _WORDING.get(problem["type"], reason.replace("Input should be", "must be"))
             one_value = problem["type"] != "value_error" and not isinstance(problem["input"], dict)
             if one_value and not any(map(is_secret, location)):
-                inputs[".".join(location)] = f", not {_shown(problem['input'])}"
+                inputs[".".join(location)] = f", not {_shown(problem['input'])}{_meant(problem)}"
         reasons.setdefault(".".join(location), []).append(reason)
     for setting, alternatives in reasons.items():
         message = " or ".join(dict.fromkeys(alternatives)) + inputs.get(setting, "")
         yield f"{setting}: {message}" if setting else message
+
+
+def _meant(problem: ErrorDetails) -> str:
+    """The nearest of the names that a setting accepts, as a question."""
+    if problem["type"] != "literal_error" or not isinstance(problem["input"], str):
+        return ""
+    names = re.findall(r"'([^']*)'", problem["ctx"]["expected"])
+    nearest = difflib.get_close_matches(problem["input"], names, n=1)
+    return f". Did you mean '{nearest[0]}'?" if nearest else ""
 
 
 def _shown(value: Any) -> str:

@@ -7,6 +7,7 @@ space are resolved as a run's configuration is.
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -36,6 +37,7 @@ from torchyard.core.study.space import (
 FIGURES = (*(f"val/{name}" for name in STANDARD_FIGURES), "train/loss", "train/accuracy")
 HELD_OUT = 0.1  # share of the training split, where the settings name none
 TRIALS = 20
+EXTRAS = {"dask": "prefect_dask", "ray": "prefect_ray", "cmaes": "cmaes"}  # and what they install
 SECTIONS = {"space", "fixed", "study"}  # of a file, beside the settings of a run
 
 
@@ -48,9 +50,15 @@ class StudySettings(BaseModel):
     trials: PositiveInt | None = Field(
         None, description=f"how many; none: {TRIALS}, or all of a grid"
     )
-    sampler: Literal["tpe", "random", "grid"] = "tpe"
+    sampler: Literal["tpe", "random", "grid", "cmaes"] = "tpe"
     pruner: Literal["none", "median", "hyperband"] = "none"
     workers: PositiveInt = Field(1, description="trials at a time")
+    engine: Literal["local", "pool", "dask", "ray"] = Field(
+        "local", description="what spreads the trials"
+    )
+    address: str | None = Field(
+        None, description="of a Dask scheduler or a Ray cluster; the name of a work pool"
+    )
     minimize: str | None = Field(None, description="figure of an epoch; none: train.monitor's")
     maximize: str | None = Field(None, description="figure of an epoch")
 
@@ -59,6 +67,12 @@ class StudySettings(BaseModel):
         if self.minimize and self.maximize:
             raise ValueError("minimize and maximize: a study has one of them")
         return self
+
+    @property
+    def missing_extra(self) -> str | None:
+        """The extra of torchyard that the study needs and is not installed."""
+        used = {self.engine, self.sampler} & EXTRAS.keys()
+        return next((extra for extra in sorted(used) if not _installed(extra)), None)
 
     @property
     def figure(self) -> str:
@@ -182,7 +196,7 @@ class StudyPlan:
         depends["study"] = {
             key: value
             for key, value in depends["study"].items()
-            if key not in ("name", "trials", "workers")
+            if key not in ("name", "trials", "workers", "engine", "address")
         }
         text = json.dumps(depends, sort_keys=True, ensure_ascii=False)
         return hashlib.sha256(text.encode()).hexdigest()
@@ -225,6 +239,16 @@ class StudyPlan:
         for key, domain in self.space.domains.items():
             if self.settings.sampler == "grid" and domain.grid is None:
                 yield f"{key}: {domain}: a grid needs a list of choices, or int(low,high)"
+        settings = self.settings
+        if settings.engine == "local" and settings.address is not None:
+            yield "study.address: is for the engines pool, dask and ray"
+        if extra := settings.missing_extra:
+            setting = "sampler" if extra == settings.sampler else "engine"
+            yield f"study.{setting}: {extra} needs an extra: pip install 'torchyard[{extra}]'"
+        if settings.sampler == "cmaes" and not any(
+            isinstance(domain, Range) for domain in self.space.domains.values()
+        ):
+            yield "study.sampler: cmaes searches numbers, and no setting is a range of them"
         corners = list(self.space.corners())
         found: dict[str, list[dict[str, Any]]] = {}
         pruned = self.settings.pruner != "none"
@@ -266,7 +290,8 @@ class StudyPlan:
                 "by the test split"
             )
         cores, workers = os.cpu_count() or 1, self.settings.workers
-        if workers > cores:
+        # Of a cluster that runs already, the cores are others.
+        if workers > cores and self.settings.address is None:
             notes.append(f"{workers} workers on {cores} processors wait for one another")
         return replace(plan, notes=tuple(notes))
 
@@ -283,6 +308,10 @@ def has_study(source: str, presets: Path) -> bool:
     """Whether a preset or a file has more than the settings of a run, so that `run` refuses it."""
     base, _ = read_overridden(source, (), presets)
     return bool(SECTIONS & base.keys())
+
+
+def _installed(extra: str) -> bool:
+    return importlib.util.find_spec(EXTRAS[extra]) is not None
 
 
 def _names_plugin(key: str) -> bool:

@@ -47,12 +47,20 @@ def sweep(
         int | None, typer.Option(help="how many \\[default: 20, or all of a grid]")
     ] = None,
     sampler: Annotated[
-        str | None, typer.Option(help="tpe, random or grid \\[default: tpe]")
+        str | None, typer.Option(help="tpe, random, grid or cmaes \\[default: tpe]")
     ] = None,
     pruner: Annotated[
         str | None, typer.Option(help="none, median or hyperband \\[default: none]")
     ] = None,
     workers: Annotated[int | None, typer.Option(help="trials at a time \\[default: 1]")] = None,
+    engine: Annotated[
+        str | None,
+        typer.Option(help="that spreads trials: local, pool, dask or ray \\[default: local]"),
+    ] = None,
+    address: Annotated[
+        str | None,
+        typer.Option(help="of a Dask scheduler or Ray cluster; the work pool's name"),
+    ] = None,
     name: Annotated[
         str | None, typer.Option(help="of the study, by which it goes on \\[default: from it all]")
     ] = None,
@@ -76,6 +84,7 @@ def sweep(
     start = preset_or_file(source)
     options: dict[str, Any] = {
         **{"trials": trials, "sampler": sampler, "pruner": pruner, "workers": workers},
+        **{"engine": engine, "address": address},
         **{"name": name, "minimize": minimize, "maximize": maximize},
     }
     plan = StudyPlan.read(start, words[start == source :], options, PRESETS, host())

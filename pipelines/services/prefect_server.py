@@ -48,6 +48,7 @@ from torchyard.pipelines.services.server.answer import check_prefect, patience
 
 FLOW = "train_pipeline"
 STUDY_FLOW = "sweep"
+TRIAL_FLOW = "trial"  # of a study whose trials run in a work pool
 
 
 @dataclass(frozen=True)

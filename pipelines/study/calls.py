@@ -35,7 +35,8 @@ def sweep(
         source: a preset, a YAML file, or what is in one.
         assignments: "key=domain" or "key=value", or mappings from keys to these.
         quiet: print nothing while it runs.
-        options: trials, sampler, pruner, workers, name, minimize, maximize, as the command's.
+        options: trials, sampler, pruner, workers, engine, address, name, minimize and maximize,
+            as the command's.
 
     Raises:
         UserError: with everything that is wrong, before any trial begins; or it is done already.

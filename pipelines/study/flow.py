@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
-import queue
 import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from prefect import flow, task
-from prefect.cache_policies import NO_CACHE
-from prefect.client.schemas.objects import State
-from prefect.futures import PrefectFuture
-from prefect.states import Completed, Failed
-from prefect.task_runners import ThreadPoolTaskRunner
+from prefect import flow
 
 from torchyard.core.data.files import atomic_write, temporary_files_in
 from torchyard.core.errors import RunError
@@ -23,8 +16,6 @@ from torchyard.core.hosting.host import host
 from torchyard.core.redaction import redact_logs
 from torchyard.core.study.plan import StudyPlan
 from torchyard.core.study.space import as_override
-from torchyard.core.tracking.delivery import REASON
-from torchyard.core.tracking.lookup import TRIAL_STATE
 from torchyard.core.tracking.record import RunRecord
 from torchyard.pipelines.display import Display, display
 from torchyard.pipelines.flow import recording as run_recording
@@ -33,9 +24,11 @@ from torchyard.pipelines.flow.pipeline import call_flow
 from torchyard.pipelines.flow.prefect_calls import recorded
 from torchyard.pipelines.services.prefect_server import STUDY_FLOW
 from torchyard.pipelines.study import recording
+from torchyard.pipelines.study.engines.engine import Engine, LocalEngine
+from torchyard.pipelines.study.engines.pool import PoolEngine
+from torchyard.pipelines.study.engines.runners import TaskRunnerEngine
 from torchyard.pipelines.study.search import Finished, Search
-from torchyard.pipelines.study.trial import RunningStudy, StoppedError, TrialEnd
-from torchyard.pipelines.worker.process import abort_shared_worker, worker_of
+from torchyard.pipelines.study.trial import RunningStudy, StoppedError, TrialEnd, known_end
 
 FAILURES = 5  # so many trials fail, and none was complete: the study ends
 
@@ -131,7 +124,7 @@ def _run_trials(study: RunningStudy, source: str | None) -> None:
     unfinished = search.unfinished()
     begun = recording.runs_begun(study.record.run_id, unfinished)
     for number in list(unfinished):
-        if (run := begun.get(number)) and (end := _known_end(study, run)):
+        if (run := begun.get(number)) and (end := known_end(study.plan, run)):
             unfinished.remove(number)  # its process was killed before the study knew
             _conclude(study, number, end, shown)
     study.begun = {number: run.info.run_id for number, run in begun.items()}
@@ -150,78 +143,32 @@ def _run_trials(study: RunningStudy, source: str | None) -> None:
 
 def _ended_trials(study: RunningStudy, unfinished: list[int]) -> Iterator[tuple[int, TrialEnd]]:
     """Run trials, as many at a time as there are workers; yields each as it ends."""
-    search, plan = study.search, study.plan
-    ends: dict[int, TrialEnd] = {}
-    ended: queue.SimpleQueue[tuple[int, int]] = queue.SimpleQueue()
-    places = list(range(plan.settings.workers))[::-1]
-
-    @task(name="trial", task_run_name="trial {number}", cache_policy=NO_CACHE)
-    def trial(number: int, place: int) -> State[Any]:
-        token = display.set(Display())  # a trial is a line of the study's
-        try:
-            with worker_of(place):
-                end = ends[number] = study.run_trial(number)
-        finally:
-            display.reset(token)
-        return _prefect_state(plan, end)
-
-    runner: ThreadPoolTaskRunner[Any] = ThreadPoolTaskRunner(max_workers=plan.settings.workers)
-    with runner:
-        under_way = 0
-        try:
-            while True:
-                while places and not study.stopping.is_set():
-                    if unfinished:
-                        number = unfinished.pop(0)
-                    elif search.asked < plan.trials:
-                        number = search.ask()
-                    else:
-                        break
-                    place = places.pop()
-                    search.values(number)  # drawn here, in the order of the numbers
-                    future = runner.submit(trial, {"number": number, "place": place})
-                    under_way += 1
-                    future.add_done_callback(_noting(ended, number, place))
-                if not under_way:
-                    return
-                number, place = ended.get()
-                under_way -= 1
-                places.append(place)
-                yield number, ends.pop(number, TrialEnd("stopped", reason="ended by Prefect"))
-        finally:
-            study.stopping.set()
-            while under_way:
-                abort_shared_worker(StoppedError("interrupted"))
-                with contextlib.suppress(queue.Empty):
-                    ended.get(timeout=0.5)
-                    under_way -= 1
+    search, plan, under_way = study.search, study.plan, 0
+    with _engine(study) as engine:
+        while True:
+            while under_way < plan.settings.workers:
+                if unfinished:
+                    number = unfinished.pop(0)
+                elif search.asked < plan.trials:
+                    number = search.ask()
+                else:
+                    break
+                search.values(number)  # drawn here, in the order of the numbers
+                engine.submit(number)
+                under_way += 1
+            if not under_way:
+                return
+            yield engine.next_end()
+            under_way -= 1
 
 
-def _noting(ended: queue.SimpleQueue[tuple[int, int]], number: int, place: int) -> Any:
-    def note(future: PrefectFuture[Any]) -> None:
-        ended.put((number, place))
-
-    return note
-
-
-def _prefect_state(plan: StudyPlan, end: TrialEnd) -> State[Any]:
-    if end.state == "complete":
-        return Completed(message=f"{end.run}: {plan.settings.figure} {end.value:.4f}")
-    if end.state == "pruned":
-        return Completed(name="Pruned", message=f"{end.run}: {end.reason}")
-    return Failed(message=f"{end.run}: {end.reason}")
-
-
-def _known_end(study: RunningStudy, run: Any) -> TrialEnd | None:
-    """How a trial ended whose run is recorded to its end; None where it is to go on."""
-    name, state = run.info.run_name, run.data.tags.get(TRIAL_STATE)
-    value = recording.recorded_value(run, study.plan.settings.figure)
-    reason = run.data.tags.get(REASON, "")
-    if run.info.status == "FINISHED" and value is not None:
-        return TrialEnd("complete", value, run=name)
-    if state in ("pruned", "failed"):
-        return TrialEnd(state, value, reason, run=name)
-    return None
+def _engine(study: RunningStudy) -> Engine:
+    settings = study.plan.settings
+    if settings.engine == "local":
+        return LocalEngine(study)
+    if settings.engine == "pool":
+        return PoolEngine(study)
+    return TaskRunnerEngine(study)
 
 
 def _conclude(study: RunningStudy, number: int, end: TrialEnd, shown: Display) -> None:

@@ -62,6 +62,10 @@ def run_study(
         RunError: there is no server, or the study could not be finished.
     """
 
+    from torchyard.pipelines.study.engines.reach import check_reachable
+
+    check_reachable(plan.settings)
+
     def load() -> None:
         from torchyard.pipelines.study import flow  # noqa: F401 - takes its time here
 
@@ -70,7 +74,18 @@ def run_study(
 
         _check_steps(plan)
         with in_use():
+            if plan.settings.engine == "pool":
+                _check_pool(plan.settings.address)
             until_its_end(lambda: call_sweep(plan, source, run_id), leave)
+
+
+def _check_pool(name: str | None) -> None:
+    from prefect.client.orchestration import get_client
+
+    from torchyard.pipelines.study.engines.pool import work_pool
+
+    with get_client(sync_client=True) as client:
+        work_pool(client, name)
 
 
 def _check_steps(plan: StudyPlan) -> None:

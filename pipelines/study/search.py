@@ -16,7 +16,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import optuna
-from optuna.samplers import BaseSampler, GridSampler, RandomSampler, TPESampler
+from optuna.samplers import (
+    BaseSampler,
+    CmaEsSampler,
+    GridSampler,
+    RandomSampler,
+    TPESampler,
+)
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, Trial, TrialState
@@ -60,15 +66,28 @@ class Search:
         folder: for the journal.
         seed: of the sampler.
         epochs: of the longest trial, for hyperband.
+
+    Attributes:
+        epochs: as given.
     """
 
     def __init__(self, plan: StudyPlan, folder: Path, seed: int, epochs: int) -> None:
-        self._plan, self._seed = plan, seed
         journal = folder / JOURNAL
         # The lock of a process that was killed: this one owns the folder.
         for left in folder.glob(f"{JOURNAL}.lock*"):
             left.unlink(missing_ok=True)
         _cut_torn_line(journal)
+        self._open(plan, journal, seed, epochs)
+
+    @classmethod
+    def joined(cls, plan: StudyPlan, folder: Path, seed: int, epochs: int) -> Search:
+        """The search of a process that runs some of the trials; another one owns the folder."""
+        search = cls.__new__(cls)
+        search._open(plan, folder / JOURNAL, seed, epochs)
+        return search
+
+    def _open(self, plan: StudyPlan, journal: Path, seed: int, epochs: int) -> None:
+        self._plan, self._seed, self.epochs = plan, seed, epochs
         self.study = optuna.create_study(
             storage=JournalStorage(JournalFileBackend(str(journal))),
             study_name=plan.name,
@@ -82,8 +101,6 @@ class Search:
     def unfinished(self) -> list[int]:
         """The trials that were under way when the process before ended."""
         running = self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-        for found in running:
-            self._trials[found.number] = Trial(self.study, found._trial_id)
         return [found.number for found in running]
 
     @property
@@ -102,7 +119,7 @@ class Search:
     def values(self, number: int) -> dict[str, Any]:
         """The values that a trial has, or gets now."""
         with self._calling:
-            trial, labels = self._trials[number], {}
+            trial, labels = self._trial(number), {}
             for key, domain in self._plan.space.domains.items():
                 self.study.sampler = self._sampler(f"{number} {key}")
                 if isinstance(domain, Choices):
@@ -123,7 +140,7 @@ class Search:
         if not math.isfinite(value):
             return False
         with self._calling:
-            trial = self._trials[number]
+            trial = self._trial(number)
             trial.report(value, epoch)
             if last or not trial.should_prune():
                 return False
@@ -133,7 +150,7 @@ class Search:
     def pruned_after(self, number: int) -> int | None:
         """The epoch after which a trial was to be pruned, also by a process before this one."""
         with self._calling:
-            return self._trials[number].user_attrs.get(PRUNED)
+            return self._trial(number).user_attrs.get(PRUNED)
 
     def is_best(self, number: int, value: float) -> bool:
         """Whether a trial with that value would be the best of those that are complete."""
@@ -155,7 +172,17 @@ class Search:
         with self._calling:
             self.study.sampler = RandomSampler()  # a grid's would stop Optuna's own loop
             told = value if state == "complete" else None
-            self.study.tell(self._trials.pop(number), told, states[state])
+            self.study.tell(self._trial(number), told, states[state])
+            del self._trials[number]
+
+    def _trial(self, number: int) -> Trial:
+        """A trial under way, which this process or one before it or beside it began."""
+        if number not in self._trials:
+            running = self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+            [found] = [each for each in running if each.number == number]
+            self.study.sampler = self._sampler("")
+            self._trials[number] = Trial(self.study, found._trial_id)
+        return self._trials[number]
 
     def best(self) -> Finished | None:
         """The best of the trials that are complete."""
@@ -197,6 +224,10 @@ class Search:
             )
         if settings.sampler == "random":
             return RandomSampler(seed)
+        if settings.sampler == "cmaes":
+            return CmaEsSampler(
+                seed=seed, independent_sampler=RandomSampler(seed), warn_independent_sampling=False
+            )
         return TPESampler(seed=seed, constant_liar=settings.workers > 1)
 
 

@@ -7,13 +7,14 @@ are made where a trial is the best of its study so far, so the best of all has t
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from prefect.exceptions import CancelledRun
 
@@ -24,6 +25,7 @@ from torchyard.core.data.files import cache_folder
 from torchyard.core.errors import RunError, StoreUnavailableError, UserError
 from torchyard.core.hosting.host import host
 from torchyard.core.study.plan import StudyPlan
+from torchyard.core.tracking.delivery import REASON
 from torchyard.core.tracking.lookup import TRIAL_STATE
 from torchyard.core.tracking.mlflow_format import event_metrics
 from torchyard.core.tracking.ownership.lease import TakenOverError
@@ -35,7 +37,10 @@ from torchyard.pipelines.flow import recording as run_recording
 from torchyard.pipelines.flow.failures import SuspendedError, ended_as, reason_of
 from torchyard.pipelines.study import recording
 from torchyard.pipelines.study.search import Search
-from torchyard.pipelines.worker.process import check_config, shared_worker
+from torchyard.pipelines.worker.process import WorkerKilledError, check_config, shared_worker
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run
 
 NO_MODEL = (
     "it was not the best trial of its study when it ended. `torchyard run` with its config.yaml "
@@ -77,6 +82,8 @@ class RunningStudy:
         seed: of the study; that of a trial is its configuration's.
         begun: ids of the runs of trials that a process before this one began.
         stopping: set once no trial is to go on.
+        goes_on: asked before a trial goes on, where the study is led by another process.
+        prepared: folders of the prepared data sets, by their settings.
     """
 
     plan: StudyPlan
@@ -85,9 +92,11 @@ class RunningStudy:
     seed: int
     begun: Mapping[int, str] = field(default_factory=dict)
     stopping: threading.Event = field(default_factory=threading.Event)
+    goes_on: Callable[[], bool] = lambda: True
+    prepared: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self._preparing, self._prepared = threading.Lock(), dict[str, str]()
+        self._preparing = threading.Lock()
         self._drawing = threading.Lock()  # matplotlib's fonts are for one thread at a time
 
     def run_trial(self, number: int) -> TrialEnd:
@@ -138,11 +147,16 @@ class RunningStudy:
         key = config.dataset.model_dump_json()
         with self._preparing:
             self._check()
-            if key not in self._prepared:
+            if key not in self.prepared or not Path(self.prepared[key]).is_dir():
                 plain = config.model_dump(mode="json")
                 done = shared_worker().call("prepare", config=plain, cache=str(cache_folder()))
-                self._prepared[key] = done["folder"]
-            return self._prepared[key]
+                self.prepared[key] = done["folder"]
+            return self.prepared[key]
+
+    def prepare_for(self, number: int) -> None:
+        """Prepare the data of a trial that another process will run, which says what fails."""
+        with contextlib.suppress(UserError, RunError):
+            self.prepare(self.resolved(self.search.values(number), number).config)
 
     def _train(self, number: int, resolved: ResolvedConfig, record: RunRecord) -> TrialEnd:
         config, resumed = resolved.config, any(record.folder.glob("*.pt"))
@@ -164,22 +178,31 @@ class RunningStudy:
                     last = event.epoch == config.train.epochs
                     self.search.report(number, event.epoch, value, last=last)
 
+            self._check()
+
         def go_on(event: EpochDone) -> bool:
             return self.search.pruned_after(number) is None
 
         self._check()
         began = time.perf_counter()
         prunes = self.plan.settings.pruner != "none"
-        done = shared_worker().call(
-            "train",
-            on_event,
-            record.folder / ".temporary",
-            go_on if prunes else None,
-            config=config.model_dump(mode="json"),
-            data=data,
-            folder=str(record.folder),
-            weights=weights,
-        )
+
+        def train() -> dict[str, Any]:
+            return shared_worker().call(
+                "train",
+                on_event,
+                record.folder / ".temporary",
+                go_on if prunes else None,
+                config=config.model_dump(mode="json"),
+                data=data,
+                folder=str(record.folder),
+                weights=weights,
+            )
+
+        try:
+            done = train()
+        except WorkerKilledError:  # by somebody, once; for want of memory it will be again
+            done = train()
         record.log_metrics({"time/train_seconds": time.perf_counter() - began}, step=0)
         run_recording.record_training(record, done)
         fit = done["fit"]
@@ -232,8 +255,22 @@ class RunningStudy:
             pipeline.report_per_class.fn(config, data, trained, predictions, record.run_id)
 
     def _check(self) -> None:
-        if self.stopping.is_set():
+        if self.stopping.is_set() or not self.goes_on():
             raise StoppedError("interrupted")
+
+
+def known_end(plan: StudyPlan, run: Run) -> TrialEnd | None:
+    """How a trial ended whose run is recorded to its end; None where it is to go on."""
+    name, state = run.info.run_name, run.data.tags.get(TRIAL_STATE)
+    value = recording.recorded_value(run, plan.settings.figure)
+    reason = run.data.tags.get(REASON, "")
+    if run.info.status == "FINISHED" and value is not None:
+        return TrialEnd("complete", value, run=name)
+    if state == "pruned":
+        return TrialEnd("pruned", value, reason, run=name)
+    if state == "failed":
+        return TrialEnd("failed", value, reason, run=name)
+    return None
 
 
 def _ending(error: Exception) -> TrialEnd:

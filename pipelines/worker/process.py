@@ -66,6 +66,10 @@ def _own_folders() -> dict[str, str]:
     return {"TORCHINDUCTOR_CACHE_DIR": str(folder), "TMPDIR": str(folder)}
 
 
+class WorkerKilledError(RunError):
+    """The process that ran a stage was killed, by the system or by somebody."""
+
+
 class Worker:
     """The parent's side: starts the process, runs stages in it, ends it.
 
@@ -215,14 +219,12 @@ class Worker:
         self._messages.close()
         if self._aborted is not None:
             return self._aborted
-        how = f"exit status {status}"
+        kind, how = RunError, f"exit status {status}"
         if status < 0:
             how = signal.Signals(-status).name
             if status == -signal.SIGKILL:
-                how += ", as the system does when memory runs out"
-        return RunError(
-            f"The process that ran '{stage}' died ({how}).", details="\n".join(self._tail)
-        )
+                kind, how = WorkerKilledError, f"{how}, as the system does when memory runs out"
+        return kind(f"The process that ran '{stage}' died ({how}).", details="\n".join(self._tail))
 
     def _forward_output(self) -> None:
         assert self._process.stdout is not None

@@ -1,0 +1,1 @@
+"""What spreads the trials of a study: this process's workers, a work pool, Dask or Ray."""
