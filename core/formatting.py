@@ -66,6 +66,14 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
+def coarse_duration(seconds: float) -> str:
+    """A time to wait, in one unit: `40 s`, `12 min`, `14 h`, `3 days`."""
+    for size, unit, limit in ((1, "s", 60), (60, "min", 60), (3600, "h", 48)):
+        if (count := round(max(seconds, 0) / size)) < limit:
+            return f"{count} {unit}"
+    return f"{round(seconds / 86400)} days"
+
+
 def byte_size(size: int) -> str:
     """`999 bytes`, `1.23 MB`: three digits, in powers of 1000."""
     exponent = min((len(str(size)) - 1) // 3, len(BYTE_UNITS) - 1)

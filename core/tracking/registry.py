@@ -228,6 +228,17 @@ def champion_of(client: MlflowClient, model: str) -> ModelVersion | None:
     return if_there(client.get_model_version_by_alias, model, CHAMPION)
 
 
+def champions_by_run(client: MlflowClient) -> dict[str, str]:
+    """What runs are the champions of, by their ids: `digits v3`."""
+    found: dict[str, str] = {}
+    for model in client.search_registered_models():
+        if CHAMPION in model.aliases and (version := champion_of(client, model.name)):
+            named = f"{model.name} v{version.version}"
+            run_id = str(version.run_id)
+            found[run_id] = f"{found[run_id]}, {named}" if run_id in found else named
+    return found
+
+
 def versions_of(client: MlflowClient, model: str) -> list[ModelVersion]:
     """Every version of a registered model, whatever another program may have named it."""
     quoted = lookup.quoted(model)

@@ -71,6 +71,7 @@ COLUMNS = {
     "worst_class": Column("tags", "worst_class"),
     "images_per_second": Column("metrics", "train/mean_images_per_second"),
     "device": Column("tags", "device"),
+    "schedule": Column("tags", "schedule"),
 }
 OPERATORS = ("!=", ">=", "<=", "=", ">", "<", "~")
 STATUSES = ("RUNNING", "SCHEDULED", "FINISHED", "FAILED", "KILLED")

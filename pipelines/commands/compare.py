@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
@@ -14,24 +14,21 @@ from torchyard.core.data.files import atomic_write
 from torchyard.core.errors import UserError
 from torchyard.core.formatting import duration, number, percent, points, printable
 from torchyard.core.tracking.location.errors import store_errors
-from torchyard.core.tracking.lookup import silent_runs
+from torchyard.core.tracking.lookup import progress_of, silent_runs
 from torchyard.core.tracking.ownership.lease import silent_seconds
 from torchyard.core.tracking.ownership.process import described_owner
+from torchyard.core.tracking.registry import champions_by_run
 from torchyard.core.tracking.store import open_existing, tracking_uri
-from torchyard.core.tracking.table import COLUMNS, RunQuery
+from torchyard.core.tracking.table import RunQuery
 from torchyard.pipelines.commands.arguments import AsJson, chosen_run
 from torchyard.pipelines.display import print_json, print_table, stderr, stdout
+from torchyard.pipelines.terminal.runs import print_runs
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from torchyard.core.report.comparison import ClassCell, ComparedRun
 
 commands = typer.Typer()
 
-# On a terminal; --csv and --json have all columns. A run's name has the model and the data set.
-SHOWN = ("run", "started", "lr", "epochs", "accuracy", "worst", "images_per_second", "device")
-HEADINGS = {"images_per_second": "images/s", "worst": "worst class"}
 BY_VALIDATION = "val/accuracy"
 MAX_CLASSES = 20  # the page has all of them
 
@@ -86,6 +83,9 @@ def runs(
         left_out = len(table) < limit and query.leaves_out(client)
         every = (each.experiment_id for each in client.search_experiments())
         silent = silent_runs(client, *every)
+        champions = champions_by_run(client)
+        running = table["id"][table["status"] == "RUNNING"]
+        progress = {run_id: progress_of(client.get_run(run_id), client) for run_id in running}
     if as_csv:
         text = table.to_csv(index=False)
         print(printable(text) if stdout.is_terminal else text, end="")
@@ -95,7 +95,7 @@ def runs(
         met = conditions or left_out
         stdout.print("No run meets these conditions." if met else "There is no run yet.")
     else:
-        _print_runs(table)
+        print_runs(table, champions, progress)
     if best and not table.empty:
         none = "" if sort == BY_VALIDATION else ": none of these runs has a validation part"
         kind = "validation" if sort == BY_VALIDATION else "test"
@@ -212,31 +212,3 @@ def _class_cell(cell: ClassCell | None) -> str:
 
 def _precisions(cells: Sequence[ClassCell | None]) -> str:
     return " · ".join(percent(cell.precision if cell else None, space="") for cell in cells)
-
-
-def _print_runs(table: pd.DataFrame) -> None:
-    names = [str(name) for name in table if name in SHOWN or name not in COLUMNS]
-    headings = {name: HEADINGS.get(name, name) for name in names}
-    metrics = [headings[n] for n in names if n in COLUMNS and COLUMNS[n].place == "metrics"]
-    fixed = [headings[name] for name in names if name in SHOWN and name != "run"]
-    rows = [[_cell(row, name) for name in names] for row in table.to_dict("records")]
-    print_table(headings.values(), rows, right=metrics, no_wrap=fixed)
-
-
-def _cell(row: Mapping[Any, Any], name: str) -> str:
-    value = row[name]
-    if name == "accuracy" and row["status"] != "FINISHED":
-        return str(row["status"])
-    if name == "accuracy" and row["seeds"] == row["seeds"]:
-        return f"{percent(row['mean_accuracy'], space='')} ±{100 * row['spread']:.1f}"
-    if value is None or value != value:
-        return "–"
-    if name == "started":
-        return str(value.to_pydatetime().astimezone().strftime("%Y-%m-%d %H:%M"))
-    if name == "accuracy":
-        return percent(value, space="")
-    if name == "worst":
-        return f"{row['worst_class'] or ''} {percent(value, space='')}"
-    if name == "images_per_second":
-        return f"{value:,.0f}"
-    return f"{value:g}" if isinstance(value, float) else str(value)

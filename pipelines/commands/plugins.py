@@ -23,6 +23,7 @@ from torchyard.core.hosting.registration import Registration, Unloaded
 from torchyard.pipelines.commands.arguments import AsJson
 from torchyard.pipelines.display import print_json, print_table, stderr, stdout
 from torchyard.pipelines.scaffold.new_plugin import new_plugin
+from torchyard.pipelines.terminal.plugins import print_plugins
 from torchyard.pipelines.worker.process import Worker
 
 
@@ -72,7 +73,7 @@ def list_plugins(
         broken = [{"source": b.source.origin, "reason": b.reason} for b in host().broken]
         print_json({"plugins": rows, "broken": broken}, indent=1)
         return
-    _print_rows(rows, {"summary": "what it is", "origin": "from"})
+    print_plugins(rows, fold=kind is None)
     for each in host().broken:
         reason = escape(f"{each.source.origin}: {each.reason}")
         stderr.print(f"[yellow]failed to load:[/] {reason}", soft_wrap=True)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.markup import escape
 
 from torchyard.core.config.resolve import read_config
 from torchyard.core.errors import RunError, UserError
-from torchyard.core.formatting import percent, times
+from torchyard.core.formatting import times
 from torchyard.core.hosting.host import host
 from torchyard.core.tracking.location.errors import store_errors
 from torchyard.core.tracking.lookup import chosen_among, recorded_config
@@ -24,7 +24,7 @@ from torchyard.pipelines.commands.arguments import (
     chosen_run,
     is_best,
 )
-from torchyard.pipelines.display import print_json, print_table, stderr, stdout
+from torchyard.pipelines.display import print_json, stderr, stdout
 
 commands = typer.Typer()
 
@@ -98,9 +98,14 @@ def models(
     model: Annotated[
         str | None, typer.Argument(metavar="[MODEL]", help="a registered model's name")
     ] = None,
+    refused: Annotated[
+        bool, typer.Option("--refused", help="list the runs that were refused, too")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Show the history of champions: which run, when, by whom, why, and its accuracy."""
+    """Show the history of champions: which run, its accuracy, when, by whom, and why."""
+    from torchyard.pipelines.terminal.models import print_models
+
     uri = tracking_uri()
     client = open_existing(uri)
     rows = history(client, model)
@@ -110,8 +115,7 @@ def models(
     if not rows:
         stdout.print("No model is registered yet: `torchyard promote RUN model=NAME` does that.")
         return
-    headings = ("model", "version", "status", "run", "accuracy", "when", "by", "why")
-    print_table(headings, map(_cells, rows), right=("version", "accuracy"))
+    print_models(rows, refused)
     with store_errors(uri):
         asked = [
             (name, *each)
@@ -120,11 +124,3 @@ def models(
         ]
     for name, digest, count in asked:
         stdout.print(escape(f"{name}: asked of the test samples {digest}: {times(count)}"))
-
-
-def _cells(row: dict[str, Any]) -> list[str]:
-    accuracy = percent(row["accuracy"], digits=2, space="")
-    version = "–" if row["version"] is None else str(row["version"])
-    when = row["promoted_at"][:19].replace("T", " ")
-    run = row["run"] or "deleted"
-    return [row["model"], version, row["status"], run, accuracy, when, row["by"], row["why"]]

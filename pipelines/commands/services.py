@@ -20,11 +20,13 @@ from torchyard.core.proxies import answers
 from torchyard.core.tracking.store import check_writable, tracking_uri
 from torchyard.pipelines.commands import arguments
 from torchyard.pipelines.commands.arguments import Overrides, PresetOrFile
-from torchyard.pipelines.display import print_json, print_table, stderr, stdout
+from torchyard.pipelines.display import print_json, stderr, stdout
 from torchyard.pipelines.services import manager
 from torchyard.pipelines.services.manager import DOWN, FOUND, UP, ServiceManager, ServiceStatus
 from torchyard.pipelines.services.prefect_server import FLOW, PrefectServer, named_server, use
 from torchyard.pipelines.services.server.access import how_to_get_in
+from torchyard.pipelines.terminal.columns import moment, print_columns
+from torchyard.pipelines.terminal.schedules import print_schedules
 from torchyard.pipelines.time_zone import local_zone
 
 commands = typer.Typer()
@@ -80,11 +82,14 @@ def status(as_json: arguments.AsJson = False) -> None:
     zone = _local_zone()
     _print_services(services)
     if plan:
-        _print_plan(plan)
+        stdout.print()
+        print_schedules(plan, manager.pool_name(prefect.api), zone)
     if plan or any(service.daemon for service in services):
-        stdout.print(f"\nTimes are those of {zone}.")
+        stdout.print(f"\n[dim]Times are those of {zone}.[/]")
     if waiting:
-        stdout.print(f"Scheduled, and waiting for the services: {escape(', '.join(waiting))}")
+        stdout.print(
+            f"Scheduled, and waiting for the services: {escape(', '.join(waiting))}", soft_wrap=True
+        )
         stdout.print("`torchyard up` starts them.")
 
 
@@ -118,6 +123,7 @@ def schedule_runs(
     --timezone Asia/Shanghai[/]
     """
     from torchyard.pipelines.services.scheduling import deployments, schedules
+    from torchyard.pipelines.services.scheduling.wording import described
 
     problems: list[str] = []
     resolved = _read(problems, arguments.preset_config, source, overrides)
@@ -129,9 +135,8 @@ def schedule_runs(
     with _prefect(resolved) as server:
         pool = manager.pool_name(server.api_url)
         url, replaced = deployments.schedule(resolved, name, when, pool)
-    text = f"{schedules.describe(when.prefect)}; first {when.first:%a %d %b %Y %H:%M}"
-    if interval:  # the other kinds name it themselves
-        text = f"{text}, {when.prefect.timezone}"
+    text = f"{described(when.prefect)}; first {when.first:%a %d %b %Y %H:%M}"
+    text = f"{text}, {when.prefect.timezone}"
     _print_registered(name, "Replaced" if replaced else "Scheduled", text, url)
     _note_fixed_seed(resolved)
     if not ServiceManager().stores:
@@ -236,27 +241,6 @@ def _plan(prefect: ServiceStatus) -> list[dict[str, Any]]:
         return deployments.overview()
 
 
-def _print_plan(plan: list[dict[str, Any]]) -> None:
-    rows = []
-    for row in plan:
-        schedule = row["schedule"] or "by hand"
-        last = row["last_state"] or "–"
-        if row["last_message"] and last not in ("Completed", "Running"):
-            last = f"{last}: {row['last_message']}"
-        if row["skipped_since"] and last != "Running":
-            last = f"{last}; then skipped: {row['skipped_since']}"
-        schedule = f"{schedule} (paused)" if row["paused"] else schedule
-        times = _short(row["next"]), _short(row["last"])
-        rows.append((row["name"], row["pool"] or "–", schedule, *times, last))
-    stdout.print("\n[italic]scheduled and deployed[/]")
-    print_table(("name", "pool", "schedule", "next", "last", ""), rows)
-
-
-def _short(time: str | None) -> str:
-    """A time in this machine's time zone, whatever the zone of the schedule."""
-    return f"{datetime.fromisoformat(time).astimezone():%d %b %H:%M}" if time else "–"
-
-
 def _local_zone() -> str:
     try:
         offset = f"UTC{datetime.now().astimezone():%z}"
@@ -284,13 +268,16 @@ def _note_fixed_seed(resolved: ResolvedConfig) -> None:
 
 
 def _print_services(services: list[ServiceStatus]) -> None:
-    headings, rows = ("", "", "where", "since", "by", "process"), []
+    rows = []
     for row in map(_as_dict, services):
-        state = Text(row["state"], "" if row["state"] in (UP, FOUND) else "red")
-        since = row["since"] and _short(row["since"])
-        cells = (row["address"], since, row["started_by"], row["process"])
-        rows.append((row["name"], state, *(str(cell or "") for cell in cells)))
-    print_table(headings, rows, no_wrap=headings)
+        good = row["state"] in (UP, FOUND)
+        state = Text(row["state"], "green" if good else "red")
+        since = f"since {moment(datetime.fromisoformat(row['since']))}" if row["since"] else ""
+        by = f"by {row['started_by']}" if row["started_by"] else ""
+        process = f"process {row['process']}" if row["process"] else ""
+        rows.append((row["name"], state, row["address"] or "", since, by, process))
+    headings = ("name", "state", "where", "since", "by", "process")
+    print_columns(headings, rows, droppable=("process", "by", "since"), header=False)
 
 
 def _as_dict(service: ServiceStatus) -> dict[str, Any]:

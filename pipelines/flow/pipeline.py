@@ -7,15 +7,15 @@ Tasks pass on folders, files and ids. The torch work is done by a worker process
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import os
 import re
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from prefect import Flow, flow, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
@@ -24,6 +24,7 @@ from prefect.client.schemas.actions import FlowRunCreate
 from prefect.client.schemas.objects import FlowRun
 from prefect.flow_engine import run_flow
 from prefect.states import Completed, Pending, to_state_create
+from prefect.utilities.annotations import quote
 
 from torchyard.core.config.resolve import ResolvedConfig, resolve_once
 from torchyard.core.config.schema import RunConfig
@@ -44,6 +45,7 @@ from torchyard.core.training.events import (
     BatchSplit,
     EpochDone,
     Event,
+    Progress,
     TrainingBatch,
     WeightsTaken,
 )
@@ -58,33 +60,19 @@ from torchyard.pipelines.flow.failures import (
     reason_of,
     run_cancellable,
 )
+from torchyard.pipelines.flow.outcome import Outcome, in_short
 from torchyard.pipelines.flow.prefect_calls import recorded
+from torchyard.pipelines.flow.progress import ProgressReport
 from torchyard.pipelines.services.prefect_server import FLOW
 from torchyard.pipelines.services.reaper import owner_labels
 from torchyard.pipelines.services.scheduling.deployments import NEEDS
 from torchyard.pipelines.worker.process import check_config, shared_worker
 
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a finished run returns.
-
-    Attributes:
-        run_id, name, url: of the MLflow run.
-        accuracy: on the test split, 0 to 1.
-        images: test samples.
-        per_class: one row per class: class, images, correct, accuracy, precision, f1.
-    """
-
-    run_id: str
-    name: str
-    url: str
-    accuracy: float
-    images: int
-    per_class: list[dict[str, Any]]
+T = TypeVar("T")
+DESCRIPTION = "Train a classifier: prepare → train → evaluate → report, in one MLflow run."
 
 
-@flow(name=FLOW)
+@flow(name=FLOW, description=DESCRIPTION)
 def train_pipeline(
     config: RunConfig, run_id: str | None = None, parent: str | None = None
 ) -> Outcome | None:
@@ -104,10 +92,15 @@ def train_pipeline(
     Returns:
         The outcome; None where `train.skip_repeats` let it end before it trained.
     """
+    ended: Outcome | str
     try:
-        return run_cancellable(lambda: _run_stages(config, run_id, parent))
+        ended = run_cancellable(lambda: _run_stages(config, run_id, parent))
     except recording.FinishedError as error:
-        return Completed(message=str(error))  # type: ignore[return-value]
+        ended = str(error)
+    # A state with a message is how a flow tells Prefect's pages what it came to.
+    if isinstance(ended, Outcome):
+        return Completed(message=ended.line, data=ended)  # type: ignore[return-value]
+    return Completed(message=ended) if isinstance(ended, str) else ended  # type: ignore[return-value]
 
 
 def call_pipeline(config: RunConfig, run_id: str | None = None, parent: str | None = None) -> None:
@@ -141,7 +134,8 @@ def call_flow(called: Flow[..., Any], parameters: dict[str, Any]) -> None:
 
 
 @recorded()
-def _run_stages(config: RunConfig, run_id: str | None, parent: str | None) -> Outcome | None:
+def _run_stages(config: RunConfig, run_id: str | None, parent: str | None) -> Outcome | str:
+    """Run the tasks; a text if none was to be trained: why."""
     redact_logs()
     resolved = _resolve_here(config)
     config = resolved.config
@@ -162,15 +156,17 @@ def _run_stages(config: RunConfig, run_id: str | None, parent: str | None) -> Ou
             data = prepare_data(config, record.run_id)
             if extended := FinishedRun.find(parent):
                 extended.begin(record, config, Path(data), _call, _say)
-            elif run_id is None and _repeats(record, config, data):
-                return None
+            elif run_id is None and (skipped := _repeats(record, config, data)):
+                return skipped
             if resumed and not any(record.folder.glob("*.pt")):  # a checkpoint has the weights
                 weights = recorded_weights(resolved)
             trained = train_model(config, data, record.run_id, weights)
-            predictions = evaluate_model(config, data, trained, record.run_id)
-            outcome = report_per_class(config, data, trained, predictions, record.run_id)
+            predictions = evaluate_model(config, _unlinked(data), trained, record.run_id)
+            outcome = report_per_class(
+                config, _unlinked(data), _unlinked(trained), predictions, record.run_id
+            )
             if config.promote:
-                promote_model(config, record.run_id)
+                outcome = dataclasses.replace(outcome, **promote_model(config, record.run_id))
         # Behind the temporary files: nothing looks for those of a finished run.
         record.log_metrics({"time/total_seconds": time.perf_counter() - began}, step=0)
         record.finish("FINISHED")
@@ -193,18 +189,19 @@ def _run_stages(config: RunConfig, run_id: str | None, parent: str | None) -> Ou
     return outcome
 
 
-def _repeats(record: RunRecord, config: RunConfig, data: str) -> bool:
-    """Say if a run can only repeat an earlier one; True if it is ended for that."""
+def _repeats(record: RunRecord, config: RunConfig, data: str) -> str:
+    """Say if a run can only repeat an earlier one; returns why, if it is ended for that."""
     earlier = recording.repeated_run(record, config, PreparedDataset.open(Path(data)))
     if earlier is None:
-        return False
+        return ""
     same = f"{earlier} had the same configuration, seed, data and code"
     if config.train.skip_repeats:
-        _say("train", f"skipped: {same}")
-        record.finish("KILLED", f"skipped: {same}")
-        return True
+        skipped = f"skipped: {same}"
+        _say("train", skipped)
+        record.finish("KILLED", skipped)
+        return skipped
     _say("train", f"{same}: this run can only repeat it (train.seed=per_run draws another seed)")
-    return False
+    return ""
 
 
 @task(cache_policy=NO_CACHE, **RETRIED, task_run_name="prepare_data: {config.dataset.name}")
@@ -252,7 +249,8 @@ def train_model(
             "folder": str(record.folder),
             "weights": weights,
         }
-        done = _call("train", run_id, classes, **arguments)
+        told = ProgressReport(config.train.epochs)
+        done = _call("train", run_id, classes, told, **arguments)
         recording.record_training(record, done)
         if note := recording.differing_note(record):
             _say("train", note)
@@ -275,8 +273,8 @@ def train_model(
         )
         if balance:
             _say("train", balance)
-    told = {key: done[key] for key in ("weights", "parameters")}
-    return {**placement, **fit, **told, "balance": balance}
+    taken = {key: done[key] for key in ("weights", "parameters")}
+    return {**placement, **fit, **taken, "balance": balance}
 
 
 @task(cache_policy=NO_CACHE, **RETRIED, task_run_name="evaluate_model: {config.model.name}")
@@ -366,15 +364,15 @@ def report_per_class(
 
 
 @task(cache_policy=NO_CACHE, **RETRIED, task_run_name="promote_model: {config.promote.model}")
-def promote_model(config: RunConfig, run_id: str) -> str:
-    """Make the model the champion if every gate passes; returns how that ended."""
+def promote_model(config: RunConfig, run_id: str) -> dict[str, Any]:
+    """Make the model the champion if every gate passes; returns `promotion` and `gained`."""
     assert config.promote is not None
     with _stage("promote", run_id, config.promote.model):
-        judged = recording.judge(_record(run_id), _resolve_here(config))
+        judged, gained = recording.judge(_record(run_id), _resolve_here(config))
         for line in judged.lines:
             _say("promote", line)
         _say("promote", judged.outcome)
-    return judged.outcome
+    return {"promotion": in_short(judged), "gained": gained}
 
 
 # ---- what the tasks share
@@ -411,6 +409,14 @@ def _resolve_here(config: RunConfig) -> ResolvedConfig:
 open_records: dict[str, RunRecord] = {}  # of the runs under way in this process
 
 
+def _unlinked(handed_on: T) -> T:
+    """What a task is given without an arrow: Prefect draws one from the task before, not from all.
+
+    Otherwise they cross one another and the names of the tasks.
+    """
+    return quote(handed_on)  # type: ignore[return-value]
+
+
 def _record(run_id: str) -> RunRecord:
     # A task that Prefect runs in another process opens the record there.
     return open_records.get(run_id) or RunRecord.open(run_id)
@@ -425,12 +431,20 @@ def _plain(config: RunConfig) -> dict[str, Any]:
     return config.model_dump(mode="json")
 
 
-def _call(stage: str, run_id: str, classes: Sequence[str] = (), **arguments: Any) -> dict[str, Any]:
+def _call(
+    stage: str,
+    run_id: str,
+    classes: Sequence[str] = (),
+    told: ProgressReport | None = None,
+    **arguments: Any,
+) -> dict[str, Any]:
     """Run a stage in the worker; its events go to display, MLflow and Prefect."""
     record, shown, logger = _record(run_id), display.get(), get_run_logger()
 
     def on_event(event: Event) -> None:
         shown.event(event)
+        if isinstance(event, Progress) and told is not None:
+            told.event(event)
         if isinstance(event, TrainingBatch):
             recording.record_training_batch(record, Path(event.file), classes)
         if isinstance(event, WeightsTaken):

@@ -7,6 +7,7 @@ import functools
 import hashlib
 import json
 import math
+import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from importlib.metadata import version
@@ -44,9 +45,11 @@ from torchyard.core.training.events import EpochDone
 from torchyard.core.training.run_log import RunLog
 from torchyard.pipelines.display import display
 from torchyard.pipelines.flow.failures import ended_as, is_deployed
+from torchyard.pipelines.flow.outcome import accuracy_gained
 from torchyard.pipelines.flow.prefect_calls import tell
 from torchyard.pipelines.services.manager import served_url
 from torchyard.pipelines.services.reaper import FLOW_RUN_ID
+from torchyard.pipelines.services.scheduling.deployments import DEPLOYED_AS
 from torchyard.pipelines.worker.judging import judge_in_worker
 from torchyard.pipelines.worker.process import abort_shared_worker
 
@@ -55,6 +58,7 @@ ENVIRONMENT_FACTS = (
     *("model_device", "data_device", "threads"),
     *("torch_version", "python_version", "processes"),
 )
+SHARES = ("accuracy", "precision", "f1")  # columns of the per-class table
 
 
 class FinishedError(Exception):
@@ -123,7 +127,10 @@ def flow_run_tags() -> dict[str, str]:
     """The tags of a run that say which flow run it is; none outside of one."""
     if flow_run.id is None:
         return {}
-    return {FLOW_RUN_ID: flow_run.id, "prefect.flow_run_url": _flow_run_url()}
+    tags = {FLOW_RUN_ID: flow_run.id, "prefect.flow_run_url": _flow_run_url()}
+    if is_deployed() and (name := os.environ.get(DEPLOYED_AS)):
+        tags["schedule"] = name
+    return tags
 
 
 def name_flow_run(record: RunRecord) -> None:
@@ -374,19 +381,29 @@ def record_report(
     )
     record.log_text(page, "report.html")
 
-    # Prefect shows every digit there is. Through JSON, so that what is missing is None.
+    # Through JSON, so that what is missing is None.
     rows: list[dict[str, Any]] = json.loads(result.per_class.round(4).to_json(orient="records"))
+    shown = [row | {key: percent(row[key]) for key in SHARES} for row in weakest_first(rows)]
+    about = f"{record.name}: {percent(result.accuracy)} of {result.images:,} test samples"
 
     def publish() -> None:
-        create_table_artifact(key="per-class", table=rows, description=record.name)
-        create_markdown_artifact(key="report", markdown=text, description=record.name)
+        create_table_artifact(key="per-class", table=shown, description=about)
+        create_markdown_artifact(key="report", markdown=text, description=about)
 
     tell("report", publish)
     return rows
 
 
-def judge(record: RunRecord, resolved: ResolvedConfig) -> Judged:
+def weakest_first(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows of a per-class table by accuracy; last the classes without a test sample."""
+    return sorted(rows, key=lambda row: math.inf if row["accuracy"] is None else row["accuracy"])
+
+
+def judge(record: RunRecord, resolved: ResolvedConfig) -> tuple[Judged, float | None]:
     """Let the gates judge what the run has recorded, and promote it if all pass.
+
+    Returns:
+        How that ended, and how much more accurate it is than the champion before.
 
     Raises:
         StoreUnavailableError: MLflow does not have all of the run yet.
@@ -401,7 +418,8 @@ def judge(record: RunRecord, resolved: ResolvedConfig) -> Judged:
     client = open_store(tracking_uri())
     run = client.get_run(record.run_id)
     judge = judge_in_worker(chosen.gate_seconds)
-    return promote(client, run, chosen.model, resolved.named_gates, judge)
+    judged = promote(client, run, chosen.model, resolved.named_gates, judge)
+    return judged, accuracy_gained(client, run, judged)
 
 
 def _rename_flow_run(name: str) -> None:

@@ -19,7 +19,13 @@ from zoneinfo import ZoneInfo
 
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas import actions, objects
-from prefect.client.schemas.filters import DeploymentFilter, FlowFilter, FlowRunFilter
+from prefect.client.schemas.filters import (
+    ArtifactFilter,
+    ArtifactFilterKey,
+    DeploymentFilter,
+    FlowFilter,
+    FlowRunFilter,
+)
 from prefect.client.schemas.objects import ConcurrencyLimitStrategy, FlowRun, StateType
 from prefect.client.schemas.responses import DeploymentResponse
 from prefect.client.schemas.sorting import FlowRunSort
@@ -35,12 +41,14 @@ from torchyard.core.tracking.store import RUNS, tracking_uri
 from torchyard.pipelines.services.prefect_server import FLOW
 from torchyard.pipelines.services.scheduling.heartbeat import watch_heartbeats
 from torchyard.pipelines.services.scheduling.job_variables import fit_variables
-from torchyard.pipelines.services.scheduling.schedules import Schedule, describe
+from torchyard.pipelines.services.scheduling.schedules import Schedule
+from torchyard.pipelines.services.scheduling.wording import described, zone_of
 
 ENTRYPOINT = "torchyard.pipelines.flow.pipeline.train_pipeline"
 OUR_FLOW = FlowFilter.model_validate({"name": {"any_": [FLOW]}})
 TAG = "torchyard"
-SLUG = "torchyard"  # of the schedule that `torchyard schedule` makes
+DEPLOYED_AS = "TORCHYARD_SCHEDULE"  # in the environment of a deployed run: the name of that
+TRAINING = ArtifactFilter(key=ArtifactFilterKey(any_=["training"]))  # pipelines/flow/progress.py
 KEPT = {"schedule", "active", "max_scheduled_runs", "parameters", "slug"}  # of a schedule
 RETIRED = "torchyard:retired"  # tag of a deployment to be deleted once its last run has ended
 ACTIVE = {"state": {"type": {"any_": [StateType.RUNNING, StateType.PENDING, StateType.CANCELLING]}}}
@@ -76,12 +84,22 @@ def schedule(resolved: ResolvedConfig, name: str, when: Schedule, pool: str) -> 
                 # -P: nothing in the working folder may shadow a module.
                 "command": f"{sys.executable} -P -m prefect.engine",
                 "working_dir": str(Path.cwd()),
-                "env": local_environment(),
+                "env": local_environment() | {DEPLOYED_AS: name},
                 # Otherwise a run whose Prefect worker was killed fails at its next print.
                 "stream_output": False,
             },
-            schedules=[actions.DeploymentScheduleCreate(schedule=when.prefect, slug=SLUG)],
+            schedules=[
+                actions.DeploymentScheduleCreate(
+                    schedule=when.prefect,
+                    slug=in_words(when.prefect),  # what Prefect's pages show
+                )
+            ],
         )
+
+
+def in_words(schedule: Any) -> str:
+    """When a schedule starts runs, with its time zone: `every day at 03:00, Asia/Shanghai`."""
+    return ", ".join(filter(None, (described(schedule), zone_of(schedule))))
 
 
 def deploy(
@@ -105,7 +123,8 @@ def deploy(
             )
         job_variables = fit_variables(job_variables, pools[pool].base_job_template)
         needs = {path: plugin.source.origin for path, plugin in resolved.plugins.items()}
-        environment = {NEEDS: json.dumps(needs), **job_variables.get("env", {})}
+        own = {NEEDS: json.dumps(needs), DEPLOYED_AS: name}
+        environment = own | job_variables.get("env", {})
         watch_heartbeats(client)
         return _register(
             client, resolved, name, pool, job_variables={**job_variables, "env": environment}
@@ -147,9 +166,23 @@ def _register(
         tags=[TAG],
         paused=False if retired else None,
         pull_steps=[],
-        description="The configuration of the run is the parameter `config`.",
+        description=_description(resolved, [each.schedule for each in schedules]),
     )
     return url_for("deployment", obj_id=deployment_id) or "", before is not None and not retired
+
+
+def _description(resolved: ResolvedConfig, schedules: Sequence[Any]) -> str:
+    """What the runs of a deployment do, and when, in Markdown."""
+    config = resolved.config
+    when = "; ".join(map(in_words, schedules)) or "when it is started by hand"
+    text = (
+        f"Trains **{config.model.name}** on **{config.dataset.name}** with "
+        f"{config.optimizer.name}, {config.train.epochs} epochs, {when}."
+    )
+    if config.promote:
+        gates = ", ".join(name for name, _ in resolved.named_gates) or "no gate"
+        text += f" The model becomes the champion of **{config.promote.model}** if {gates} let it."
+    return f"{text}\n\nEvery setting is in the parameter `config`."
 
 
 def _check_replaceable(before: DeploymentResponse, scheduled: bool) -> None:
@@ -164,7 +197,8 @@ def _check_replaceable(before: DeploymentResponse, scheduled: bool) -> None:
             f"--name: the deployment '{name}' is not from torchyard. Give another name, or delete "
             f"that one: `prefect deployment delete {FLOW}/{name}`"
         )
-    if scheduled != any(each.slug == SLUG for each in before.schedules):
+    # A schedule that was added in Prefect's UI has no slug.
+    if scheduled != any(each.slug is not None for each in before.schedules):
         how = "deployed" if scheduled else "scheduled"
         raise UserError(
             f"--name: '{name}' is {how} already, in the pool '{before.work_pool_name}'. Give "
@@ -228,16 +262,19 @@ def overview() -> list[dict[str, Any]]:
             started = _find_runs(client, each.id, ACTIVE) or [r for r in recent if r.run_count]
             last, newest = next(iter([*started, *recent]), None), next(iter(recent), None)
             skipped = newest and newest != last and not newest.run_count and newest.state
+            times = [one.schedule for one in each.schedules]
             rows.append(
                 {
                     "name": each.name,
                     "pool": each.work_pool_name,
-                    "schedule": "; ".join(describe(one.schedule) for one in each.schedules) or None,
+                    "schedule": "; ".join(map(described, times)) or None,
+                    "timezone": next(filter(None, map(zone_of, times)), None),
                     "paused": each.paused,
                     "next": _start_time(next(iter(coming), None), each),
                     "last": _start_time(last, each),
                     "last_state": last.state_name if last else None,
                     "last_message": last.state.message if last and last.state else None,
+                    "progress": _progress(client, last) if last and _runs(last) else None,
                     "skipped_since": skipped.message if skipped else None,
                 }
             )
@@ -257,6 +294,17 @@ def _find_runs(
         sort=sort,
         limit=limit,
     )
+
+
+def _runs(run: FlowRun) -> bool:
+    return run.state is not None and run.state.is_running()
+
+
+def _progress(client: SyncPrefectClient, run: FlowRun) -> str | None:
+    """How far a training is: `epoch 3 of 10, 2 min left`; None before its first report."""
+    of_run = FlowRunFilter.model_validate({"id": {"any_": [run.id]}})
+    found = client.read_artifacts(artifact_filter=TRAINING, flow_run_filter=of_run)
+    return max(found, key=lambda each: str(each.updated)).description if found else None
 
 
 def _start_time(run: FlowRun | None, deployment: Any) -> str | None:

@@ -61,15 +61,6 @@ def parse_schedule(
     return schedule
 
 
-def describe(schedule: Any) -> str:
-    """One of Prefect's schedules in words."""
-    if cron := getattr(schedule, "cron", None):
-        return f'"{cron}", {schedule.timezone}'
-    if rule := getattr(schedule, "rrule", None):
-        return f"{rule}, {schedule.timezone}"
-    return f"every {schedule.interval}"
-
-
 def _cron(value: str, zone: str) -> Schedule:
     from prefect.server.schemas.schedules import CronSchedule as ServerCronSchedule
 

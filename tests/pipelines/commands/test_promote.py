@@ -1,6 +1,7 @@
 """Promotion in the flow and by command, with a real store."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -49,6 +50,24 @@ def test_every_night_the_better_model_is_the_champion(workspace, client, nights)
     listed = workspace.invoke("models", "digits")
     assert "replaced by version 2" in listed
     assert "30.00% are required" in listed
+
+
+def test_prefect_says_in_the_final_state_what_came_out(client, nights):
+    from prefect.client.orchestration import get_client
+
+    said = []
+    with get_client(sync_client=True) as prefect:
+        for printed in nights:
+            run = client.get_run(run_id(printed))
+            flow_run = prefect.read_flow_run(run.data.tags["prefect.flow_run_id"])
+            accuracy = run.data.metrics["test/accuracy"]
+            said.append((flow_run.state.message, accuracy))
+    (first, _), (better, right), (worse, wrong) = said
+    assert re.fullmatch(r"\d\d\.\d %, promoted as v1", first)
+    gained = 100 * (right - said[0][1])
+    assert better == f"{100 * right:.1f} % ({gained:+.1f}), promoted as v2"
+    lost = 100 * (wrong - right)
+    assert worse.startswith(f"{100 * wrong:.1f} % ({lost:+.1f}), refused by beats_champion")
 
 
 def test_by_hand_a_refusal_is_exit_status_1_and_says_why(workspace, client, nights):

@@ -94,9 +94,7 @@ def test_a_study_is_the_same_whatever_runs_it_and_is_killed(workspace, alone, tr
         options += ["--address", "study"]
         servers = prefect_worker(workspace)
     with servers:
-        study = workspace.begin(
-            *COMMAND, *options, cwd=workspace.folder, env=workspace.environment
-        )
+        study = workspace.begin(*COMMAND, *options, cwd=workspace.folder, env=workspace.environment)
         kill_one_in_a_trial(workspace, study)
         printed, errors = study.communicate(timeout=400)
     assert study.returncode == 0, errors

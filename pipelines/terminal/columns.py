@@ -1,0 +1,73 @@
+"""Columns of text that fit: what matters least is left out first, and no name is ever broken."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from datetime import datetime
+
+from rich.text import Text
+
+from torchyard.core.formatting import printable
+from torchyard.pipelines import display
+
+GAP = "  "
+
+
+def print_columns(
+    headings: Sequence[str],
+    rows: Iterable[Sequence[str | Text]],
+    *,
+    right: Collection[str] = (),
+    droppable: Sequence[str] = (),
+    cut: str = "",
+    header: bool = True,
+) -> None:
+    """Print a row a line; in a pipe all of it.
+
+    Where a terminal is too narrow, columns are left out, and then one is cut short. What is
+    wider still is broken by the terminal, not here: it can be copied whole.
+
+    Args:
+        headings: of the columns; one that is empty in every row is left out.
+        rows: their cells.
+        right: headings of columns of numbers.
+        droppable: headings of columns that may be left out, the first at first.
+        cut: heading of the column whose cells may end in `…`.
+        header: whether the headings are printed.
+    """
+    lines = [[_text(cell) for cell in row] for row in rows]
+    kept = [at for at in range(len(headings)) if any(line[at].plain for line in lines)]
+    if header:
+        lines.insert(0, [Text(printable(name), "dim") for name in headings])
+    widths = [max((line[at].cell_len for line in lines), default=0) for at in range(len(headings))]
+    console = display.stdout
+    room = console.width if console.is_terminal else display.UNFOLDED
+    for name in droppable:
+        if _total(widths, kept) > room:
+            kept = [at for at in kept if headings[at] != name]
+    if cut and (over := _total(widths, kept) - room) > 0:
+        at = headings.index(cut)
+        widths[at] = max(widths[at] - over, 10)
+        for line in lines:
+            line[at].truncate(widths[at], overflow="ellipsis")
+    for line in lines:
+        for at in kept:
+            pad = widths[at] - line[at].cell_len
+            line[at].pad_left(pad) if headings[at] in right else line[at].pad_right(pad)
+        whole = Text(GAP).join(line[at] for at in kept)
+        whole.rstrip()
+        console.print(whole, soft_wrap=True)
+
+
+def _text(cell: str | Text) -> Text:
+    return cell.copy() if isinstance(cell, Text) else Text(printable(cell))
+
+
+def _total(widths: Sequence[int], kept: Sequence[int]) -> int:
+    return sum(widths[at] for at in kept) + len(GAP) * max(len(kept) - 1, 0)
+
+
+def moment(time: datetime) -> str:
+    """A time in this machine's time zone: `27 Nov 08:40`; `27 Nov 2025` of another year."""
+    here = time.astimezone()
+    return f"{here:%d %b %H:%M}" if here.year == datetime.now().year else f"{here:%d %b %Y}"

@@ -1,0 +1,38 @@
+"""Plugins, a line each; in a terminal the many models of one package are one line."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+from torchyard.pipelines.display import stdout
+from torchyard.pipelines.terminal.columns import print_columns
+
+HEADINGS = ("kind", "name", "what it is", "from")
+FOLDED = 12  # of one kind and one module more plugins than this are folded
+BUILT_IN = "built in"
+
+
+def print_plugins(rows: Sequence[Mapping[str, str]], *, fold: bool) -> None:
+    """Print what `torchyard plugins` lists; in a pipe every plugin, with where it is from.
+
+    Args:
+        rows: kind, name, summary, origin and status of each.
+        fold: whether in a terminal many of one module are one line.
+    """
+    whole = not stdout.is_terminal
+    count = Counter((row["kind"], row["origin"]) for row in rows)
+    shown, folded = [], set()
+    for row in rows:
+        kind, origin = of = row["kind"], row["origin"]
+        name, summary = row["name"], row["summary"]
+        if fold and not whole and count[of] > FOLDED:
+            if of in folded:
+                continue
+            folded.add(of)
+            module = origin.rpartition(".")[2].rstrip(")")
+            name = f"{name}, …"
+            summary = f"{count[of]} of {module} (torchyard plugins {kind})"
+        built_in = row["status"] == BUILT_IN
+        shown.append((kind, name, summary, "" if built_in and not whole else origin))
+    print_columns(HEADINGS, shown, cut="what it is")

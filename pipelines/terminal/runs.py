@@ -1,0 +1,73 @@
+"""Runs, a line each: what came out, which one is a champion, and how far one is that trains."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from rich.text import Text
+
+from torchyard.core.formatting import percent
+from torchyard.core.tracking.table import COLUMNS
+from torchyard.pipelines.terminal.columns import moment, print_columns
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+# --csv and --json have all columns. A run's name has the model and the data set.
+SHOWN = ("run", "accuracy", "worst", "epochs", "lr", "started", "images_per_second", "device")
+HEADINGS = {"images_per_second": "images/s", "worst": "worst class"}
+ROLE = ""  # the heading of what a run is to others
+DROPPABLE = ("device", "images/s", "lr", "worst class", "epochs", "started", ROLE)
+
+
+def print_runs(
+    table: pd.DataFrame, champions: Mapping[str, str], progress: Mapping[str, str]
+) -> None:
+    """Print the rows of `RunQuery.table`.
+
+    Args:
+        table: the runs.
+        champions: what runs are the champions of, by their ids: `digits v3`.
+        progress: how far runs are that train, by their ids: `epoch 3 of 10`.
+    """
+    named = [str(name) for name in table if name not in COLUMNS]
+    names = ["run", "accuracy", *named, *SHOWN[2:]]
+    headings = [HEADINGS.get(name, name) for name in names]
+    headings.insert(2, ROLE)
+    rows = []
+    for row in table.to_dict("records"):
+        cells: list[str | Text] = [_cell(row, name, progress) for name in names]
+        cells.insert(2, _role(row, champions))
+        rows.append(cells)
+    texts = ("run", ROLE, "worst class", "started", "device")
+    right = [name for name in headings if name not in texts]
+    print_columns(headings, rows, right=right, droppable=DROPPABLE)
+
+
+def _role(row: Mapping[Any, Any], champions: Mapping[str, str]) -> Text:
+    parts = Text()
+    if champion := champions.get(row["id"]):
+        parts.append("★ ", "yellow").append(champion)
+    if row["schedule"] is not None and row["schedule"] == row["schedule"]:
+        parts.append(f"{' · ' if parts else ''}{row['schedule']}", "dim")
+    return parts
+
+
+def _cell(row: Mapping[Any, Any], name: str, progress: Mapping[str, str]) -> str:
+    value = row[name]
+    if name == "accuracy" and row["status"] != "FINISHED":
+        return progress.get(row["id"], str(row["status"]).lower())
+    if name == "accuracy" and row["seeds"] == row["seeds"]:
+        return f"{percent(row['mean_accuracy'], space='')} ±{100 * row['spread']:.1f}"
+    if value is None or value != value:
+        return "–"
+    if name == "started":
+        return moment(value.to_pydatetime())
+    if name == "accuracy":
+        return percent(value, space="")
+    if name == "worst":
+        return f"{row['worst_class'] or ''} {percent(value, space='')}"
+    if name == "images_per_second":
+        return f"{value:,.0f}"
+    return f"{value:g}" if isinstance(value, float) else str(value)
