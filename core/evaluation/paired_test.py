@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from torchyard.core.errors import UserError
+from torchyard.core.evaluation.confidence import wilson_interval
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from torchyard.core.data.predictions import PredictionTable
 
 SHOWN_DIGEST = 12
+SIGNIFICANCE = 0.05  # of a p-value, where reports say that two runs differ
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,11 @@ class Difference:
     only_second: int
     p_value: float
 
+    @property
+    def told_apart(self) -> bool:
+        """Whether it is more than chance, as reports say it."""
+        return self.p_value < SIGNIFICANCE
+
 
 @dataclass(frozen=True, eq=False)
 class Comparison:
@@ -71,24 +78,23 @@ def compare(
     second: PredictionTable,
     *,
     confidence: float = 0.95,
-    resamples: int = 10_000,
-    seed: int = 0,
 ) -> Comparison:
     """Compare two runs on the test samples that both have predicted.
 
-    The interval is the percentile interval of the paired bootstrap: samples are drawn with
-    replacement, both predictions of each together (Efron and Tibshirani, "An Introduction to
-    the Bootstrap", 1993, chapter 13). It covers the choice of the test samples, not that of
-    the seed: another seed trains other weights. The test is McNemar's ("Note on the sampling
-    error of the difference between correlated proportions or percentages", 1947), exact, with
-    the binomial distribution; the adjustment for many classes is that of Holm ("A simple
-    sequentially rejective multiple test procedure", 1979).
+    Both interval and p-value look at the discordant samples, those that exactly one of the two has
+    right. The share of them that the second has right is binomial. The p-value is of McNemar's
+    test ("Note on the sampling error of the difference between correlated proportions or
+    percentages", 1947), exact. The interval of that share is Clopper's and Pearson's ("The use of
+    confidence or fiducial limits illustrated in the case of the binomial", 1934), the same test
+    inverted; joined with Wilson's interval of how many discordant samples there are, it gives that
+    of the difference (after Zou and Donner, "Construction of confidence limits about effect
+    measures", 2008), which leaves out 0 exactly where p < 1 - confidence. They cover the choice of
+    the test samples, not that of the seed: another seed trains other weights. The adjustment for
+    many classes is that of Holm ("A simple sequentially rejective multiple test procedure", 1979).
 
     Args:
         first, second: the predictions of two runs.
         confidence: of the intervals, between 0 and 1.
-        resamples: how often the samples are drawn anew.
-        seed: of the resampling.
 
     Raises:
         UserError: the runs were tested on different samples, or their classes differ.
@@ -108,7 +114,7 @@ def compare(
     outcomes, size = 4 * targets + 2 * wrong[0] + wrong[1], (len(first.classes), 4)
     by_class = np.bincount(outcomes, minlength=math.prod(size)).reshape(size)
     counts = np.vstack([by_class.sum(axis=0), by_class])
-    columns = _differences(counts, confidence, resamples, np.random.default_rng(seed))
+    columns = _differences(counts, confidence)
     overall = Difference(**{name: values[0].item() for name, values in columns.items()})
     table = pd.DataFrame({"class": pd.Series(list(first.classes), dtype=object)})
     table = table.assign(**{name: values[1:] for name, values in columns.items()})
@@ -116,37 +122,59 @@ def compare(
     return Comparison(overall, table, confidence)
 
 
-def _differences(
-    counts: npt.NDArray[np.int64], confidence: float, resamples: int, generator: np.random.Generator
-) -> dict[str, npt.NDArray[Any]]:
+def _differences(counts: npt.NDArray[np.int64], confidence: float) -> dict[str, npt.NDArray[Any]]:
     """The fields of `Difference`, with one value per row of outcomes."""
     from scipy.special import bdtr
 
     images = counts.sum(axis=1)
     both, only_first, only_second, _ = counts.T
-    bounds = np.full((2, len(counts)), np.nan)
-    tails = [(1 - confidence) / 2, (1 + confidence) / 2]
-    for row in np.flatnonzero(images):
-        # To draw samples with replacement is to draw how many there are of each outcome.
-        drawn = generator.multinomial(images[row], counts[row] / images[row], size=resamples)
-        bounds[:, row] = np.quantile((drawn[:, 2] - drawn[:, 1]) / images[row], tails)
     with np.errstate(invalid="ignore"):
         shares = [part / images for part in (both + only_first, both + only_second)]
         difference = (only_second - only_first) / images
     discordant = only_first + only_second
     # Twice the smaller tail; in a draw the two overlap.
     tail = bdtr(np.minimum(only_first, only_second).astype(float), discordant, 0.5)
+    low = _lower_bound(only_first, only_second, images, confidence)
+    high = -_lower_bound(only_second, only_first, images, confidence)
     return {
         "images": images,
         "first": shares[0],
         "second": shares[1],
         "difference": difference,
-        "low": bounds[0],
-        "high": bounds[1],
+        "low": low,
+        "high": high,
         "only_first": only_first,
         "only_second": only_second,
         "p_value": np.where(images > 0, np.minimum(1.0, 2 * tail), np.nan),
     }
+
+
+def _lower_bound(
+    behind: npt.NDArray[np.int64],
+    ahead: npt.NDArray[np.int64],
+    images: npt.NDArray[np.int64],
+    confidence: float,
+) -> npt.NDArray[np.float64]:
+    """The least difference: how far the discordant samples lean ahead, times their share.
+
+    Where that is away from 0, the relative distances of the two factors' bounds are added up as
+    squares, which leaves the sign to the first factor.
+    """
+    from scipy.special import betaincinv
+
+    discordant = behind + ahead
+    few, many = wilson_interval(discordant, images, confidence)
+    # Clopper's and Pearson's lower bound of the share that is ahead.
+    least_share = betaincinv(np.maximum(ahead, 1), behind + 1.0, (1 - confidence) / 2)
+    least = 2 * np.where(ahead > 0, least_share, 0.0) - 1
+    with np.errstate(invalid="ignore", divide="ignore"):
+        share, lean = discordant / images, (ahead - behind) / discordant
+        distances = np.log(np.abs(lean / least))
+        nearer = np.exp(-np.hypot(distances, np.log(share / few)))
+        farther = np.exp(np.hypot(distances, np.log(many / share)))
+        bound = np.where(least > 0, lean * share * nearer, least * share)
+        bound = np.where(lean < 0, lean * share * farther, bound)
+    return np.where(discordant > 0, bound, -many)
 
 
 def _holm(p_values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

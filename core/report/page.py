@@ -61,17 +61,19 @@ def data_uri(content: bytes, media_type: str) -> str:
     return f"data:{media_type};base64,{base64.b64encode(content).decode()}"
 
 
-def image_uri(image: npt.NDArray[Any]) -> str:
+def image_uri(image: npt.NDArray[Any], side: int = MAX_SIDE, exact: int = MAX_EXACT_SIDE) -> str:
     """An image as a data URI: lossless if it is small, otherwise scaled down and lossy.
 
     Args:
         image: uint8 C x H x W, grey or RGB.
+        side: pixels of the longer side of a lossy one, at most.
+        exact: pixels of the longer side up to which it is lossless.
     """
     from PIL import Image
 
     picture, kind = Image.fromarray(rgb(image)), "png"
-    if max(picture.size) > MAX_EXACT_SIDE:
-        picture.thumbnail((MAX_SIDE, MAX_SIDE))
+    if max(picture.size) > exact:
+        picture.thumbnail((side, side))
         kind = "webp"
     file = io.BytesIO()
     picture.save(file, kind, quality=85)

@@ -11,15 +11,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from markupsafe import Markup
 
-from torchyard.core.report import style
-from torchyard.core.report.style import INK, LINE, MUTED, WRONG, text_style
+from torchyard.core.report.style import INK, LINE, MUTED, WRONG
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
     from torchyard.core.evaluation.confidence import Calibration
-    from torchyard.core.evaluation.metrics import Evaluation
 
 
 # Okabe and Ito's colours, which every kind of colour vision tells apart: one per run.
@@ -37,64 +35,6 @@ AXES = (0.13, 0.16, 0.85, 0.74)
 
 # The (step, value) pairs of each metric key.
 Curves = Mapping[str, Sequence[tuple[int, float]]]
-
-
-def confusion_matrix_figure(evaluation: Evaluation, classes: Sequence[str]) -> Figure:
-    """Draw true classes (rows) against predicted ones (columns).
-
-    The colour is the share of the row, so that classes of different size can be compared. Up
-    to 20 classes each cell has its number of images; more have a colour bar instead, on a
-    scale that makes rare mistakes visible. Above 100 classes not every one is named.
-    """
-    from matplotlib.colors import LinearSegmentedColormap, PowerNorm
-    from matplotlib.figure import Figure
-
-    confusion, count = evaluation.confusion, len(classes)
-    numbered, step = count <= 20, -(-count // 100)
-    side = min(max(0.62 * count, 2.4), 9.0)  # inches of the matrix alone
-    cell = 72 * side / count  # points
-    size = min(9.0, max(4.5, 0.75 * cell * step))
-    labels = style.short_labels(classes, limit=18)
-    # The longest name decides; DejaVu's letters are about 0.6 em wide, Chinese ones 1 em.
-    ems = max(len(name) * (1.0 if style.is_wide(name) else 0.6) for name in labels)
-    room = ems * size / 72 + 0.45
-    width, height = max(4.2, room + side + (0.3 if numbered else 0.9)), room + side + 0.75
-    figure = Figure(figsize=(width, height), dpi=style.DPI, facecolor="white")
-    axes = figure.add_axes((room / width, room / height, side / width, side / height))
-    rows = confusion.sum(axis=1, keepdims=True)
-    shares = np.divide(confusion, rows, out=np.full(confusion.shape, np.nan), where=rows > 0)
-    # Transparent, so that a dark page shows its own background.
-    clear = LinearSegmentedColormap.from_list("shades", [(*style.SHADE, 0.0), (*style.SHADE, 1.0)])
-    shades = clear.with_extremes(bad=style.EMPTY)  # where the share is undefined
-    axes.set_facecolor("none")
-    norm = PowerNorm(1.0 if numbered else 0.5, 0, 1)
-    image = axes.imshow(shares, cmap=shades, norm=norm, interpolation="none")
-    # Names as plain texts: matplotlib's ticks take three times as long to make and draw.
-    axes.set(xticks=[], yticks=[])
-    axes.spines[:].set_color(LINE)
-    away = (count / side) * 0.06
-    for row in range(0, count, step):
-        named = {"s": labels[row], "fontsize": size, **text_style()}
-        axes.text(-0.5 - away, row, ha="right", va="center", **named)
-        axes.text(row, count - 0.5 + away, ha="center", va="top", rotation=90, **named)
-    beside, below = (room + side / 2) / width, (room + side / 2) / height
-    figure.text(beside, 0.14 / height, "predicted class", ha="center", **text_style(MUTED))
-    figure.text(0.14 / width, below, "true class", va="center", rotation=90, **text_style(MUTED))
-    if numbered:
-        for row, column in np.argwhere(confusion):
-            text = f"{confusion[row, column]:,}"
-            size = min(10.0, cell / (0.68 * max(len(text), 3)))
-            ink = text_style("white" if shares[row, column] > 0.55 else INK)
-            axes.text(column, row, text, ha="center", va="center", fontsize=size, **ink)
-    else:
-        bar = figure.add_axes(((room + side + 0.15) / width, room / height, 0.13 / width, 0.4))
-        figure.colorbar(image, cax=bar).outline.set_edgecolor(LINE)
-        scale = {0: "0 %", 0.01: "1 %", 0.1: "10 %", 0.25: "25 %", 0.5: "50 %", 1: "100 %"}
-        bar.set_yticks(list(scale), list(scale.values()), fontsize=8, **text_style(MUTED))
-    grey = "" if rows.all() else "; grey: no test images"
-    note = f"colour: share of the true class{grey}"
-    style.add_title(figure, f"Accuracy {evaluation.headline}", note)
-    return figure
 
 
 def svg(figure: Figure, name: str) -> Markup:
@@ -161,22 +101,30 @@ def learning_rate_figure(
 
 
 def reliability_figure(calibration: Calibration) -> Figure:
-    """Draw a reliability diagram: accuracy by confidence, above the samples of each bin."""
+    """Draw a reliability diagram: accuracy by confidence, above the samples of each bin.
+
+    A bin is the paler, the fewer samples are in it.
+    """
+    from matplotlib.colors import to_rgb
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(4.2, 4.2))
     lower = figure.add_axes((0.16, 0.11, 0.8, 0.2))
     upper = figure.add_axes((0.16, 0.37, 0.8, 0.6), sharex=lower)
     width = calibration.edges[1] - calibration.edges[0]
-    middles = calibration.edges[:-1] + width / 2
-    bars: dict[str, Any] = {"width": 0.92 * width, "color": SERIES[0], "linewidth": 0}
-    upper.bar(middles, np.nan_to_num(calibration.accuracy), **bars)
+    middles, filled = calibration.edges[:-1] + width / 2, calibration.images > 0
+    weight = np.sqrt(calibration.images / max(1, calibration.images.max()))
+
+    def faded(colour: str) -> list[tuple[float, ...]]:
+        return [(*to_rgb(colour), max(0.15, each)) for each in weight[filled]]
+
+    bars: dict[str, Any] = {"width": 0.92 * width, "linewidth": 0}
+    upper.bar(middles[filled], calibration.accuracy[filled], color=faded(SERIES[0]), **bars)
     upper.plot([0, 1], [0, 1], color=MUTED, linewidth=1, linestyle="--")
-    filled = calibration.images > 0
     means = calibration.confidence[filled], calibration.accuracy[filled]
-    upper.plot(*means, ".", color=WRONG, markersize=5)
+    upper.scatter(*means, s=10, c=faded(WRONG), linewidths=0, zorder=3)
     upper.set(ylim=(0, 1), xlim=(0, 1))
-    lower.bar(middles, calibration.images, **bars)
+    lower.bar(middles, calibration.images, color=SERIES[0], **bars)
     _plain(upper, y="accuracy")
     _plain(lower, x="confidence", y="samples")
     upper.tick_params(labelbottom=False)

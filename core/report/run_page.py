@@ -2,56 +2,64 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from torchyard.core.evaluation.confidence import calibration, wilson_interval
 from torchyard.core.report.image_grids import drawable
+from torchyard.core.report.matrix import page_matrix
 from torchyard.core.report.page import MAX_EXACT_SIDE, data_uri, image_uri, render
 from torchyard.core.report.plots import Curves, learning_curves, reliability_figure, svg
+from torchyard.core.report.run.confusions import confusions
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    import pandas as pd
 
-    from torchyard.core.data.dataset import Samples
+    from torchyard.core.data.dataset import Labels, Samples
     from torchyard.core.data.predictions import Predictions
-    from torchyard.core.evaluation.metrics import Evaluation
+    from torchyard.core.report.run.headline import Headline
 
 MAX_PAIRS, MAX_EXAMPLES, MAX_MISTAKES = 8, 6, 24
+MAX_CLASSES = 20  # the weakest; the others are folded
+MAX_BATCH = 12  # training images
 STAGES = ("prepare", "train", "evaluate")
 
 
 def run_page(
     samples: Samples,
     predictions: Predictions,
-    evaluation: Evaluation,
     classes: Sequence[str],
     *,
     title: str,
+    headline: Headline,
+    recipe: Mapping[str, str],
     facts: Mapping[str, str | float],
     environment: Mapping[str, str],
     metrics: Mapping[str, float],
     curves: Curves,
-    matrix: Figure,
     config: str,
     links: Mapping[str, str],
+    batch: tuple[Samples, Labels] | None = None,
 ) -> str:
     """Make the page: HTML that needs no other file.
 
     Args:
         samples: of the test split; only those shown are read.
         predictions: of these samples.
-        evaluation: of the predictions.
         classes: the names, in the order of the class indices.
-        facts: of the run, in the order they are shown.
+        title: the run's name.
+        headline: what comes first, with the evaluation of the predictions.
+        recipe: how it was trained, by what it is about.
+        facts: further ones, in the order they are shown.
         environment: the machine and device it ran on.
         metrics: of the run; the stages' times and the memory are shown.
-        matrix: the confusion matrix as `core/report/plots.py` draws it.
         config: the whole configuration as YAML.
         links: addresses by their names.
+        batch: samples and labels as the training saw them first.
     """
+    evaluation = headline.evaluation
     calibrated, confidence = calibration(predictions), predictions.confidence
     pictures = drawable(samples)
 
@@ -75,19 +83,25 @@ def run_page(
         share = count / evaluation.confusion[true].sum()
         examples = shown(surest[pair[surest]][:MAX_EXAMPLES])
         pairs.append((classes[true], classes[predicted], count, share, examples))
-    table = evaluation.per_class.sort_values("accuracy", kind="stable")
-    low, high = wilson_interval(table["correct"], table["images"])
+    matrix, box = page_matrix(evaluation, classes)
+    rows, least = _classes(evaluation.per_class)
     seconds = {stage: metrics.get(f"time/{stage}_seconds", float("nan")) for stage in STAGES}
     return render(
         "run.html",
         title=title,
+        headline=headline,
         evaluation=evaluation,
+        recipe=recipe,
+        batch=_pictured(*batch, classes) if batch and drawable(batch[0]) else [],
         facts=facts,
         environment=environment,
-        classes=table.assign(low=low, high=high).to_dict("records"),
+        classes=rows,
+        most_classes=MAX_CLASSES,
+        least=least,
         curves=learning_curves([curves]),
         validated=bool(curves.get("val/loss")),
         matrix=svg(matrix, "matrix"),
+        confusions=confusions(samples, predictions, evaluation, classes, box),
         pairs=pairs,
         mistakes=shown(wrong[:MAX_MISTAKES]),
         mistake_count=len(wrong),
@@ -102,3 +116,24 @@ def run_page(
         config_file=data_uri(config.encode(), "text/yaml"),
         links=links,
     )
+
+
+def _classes(per_class: pd.DataFrame) -> tuple[list[dict[Hashable, Any]], float]:
+    """The rows of the classes, the weakest first, and where their bars begin: near the least."""
+    table = per_class.sort_values("accuracy", kind="stable")
+    low, high = wilson_interval(table["correct"], table["images"])
+    found = low[~np.isnan(low)]
+    least = float(np.floor(10 * found.min()) / 10) if len(found) else 0.0
+
+    def along(values: Any) -> Any:
+        return 100 * (values - least) / (1 - least)
+
+    table = table.assign(low=low, high=high, bar=along(table["accuracy"]))
+    table = table.assign(left=along(low), right=100 - along(high))
+    return table.to_dict("records"), least
+
+
+def _pictured(samples: Samples, labels: Labels, classes: Sequence[str]) -> list[dict[str, str]]:
+    """The first training images with the names of their classes."""
+    chosen = zip(samples[:MAX_BATCH], labels[:MAX_BATCH], strict=True)
+    return [{"picture": image_uri(image), "label": classes[label]} for image, label in chosen]

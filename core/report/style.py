@@ -15,9 +15,10 @@ if TYPE_CHECKING:
 
 
 INK, MUTED, LINE = "#1f2328", "#59636e", "#d0d7de"
-SHADE, EMPTY = (0.03, 0.36, 0.66), (0.5, 0.5, 0.5, 0.21)  # EMPTY is #e4e4e4 on white
+EMPTY = (0.5, 0.5, 0.5, 0.21)  # #e4e4e4 on white
 # Okabe and Ito's vermilion, which every kind of colour vision tells from grey; darker for text.
 WRONG, WRONG_INK = "#d55e00", "#a33f00"
+RIGHT = "#0072b2"  # their blue
 DPI = 150
 # matplotlib's own font has no Chinese, Japanese or Korean; these are used where installed.
 FALLBACK_FONTS = (

@@ -11,6 +11,7 @@ import logging
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -58,6 +59,7 @@ class RunRecord:
         run_id: MLflow's id.
         name: what people call the run, "lenet·sgd·digits #12".
         experiment_id: the experiment it belongs to.
+        started: when it began, in this machine's time zone.
         folder: of the run's log, checkpoints and predictions.
         has_model: whether a model was logged.
         keeper: sends the log, and says when the store is unavailable or the run taken over.
@@ -67,12 +69,14 @@ class RunRecord:
         self.run_id: str = run.info.run_id
         self.name: str = run.info.run_name
         self.experiment_id: str = run.info.experiment_id
+        self.started = datetime.fromtimestamp(run.info.start_time / 1000, UTC).astimezone()
         self.has_model = bool(run.outputs and run.outputs.model_outputs)
         self._client = client
         self._uri: str = client.tracking_uri
         self._delivery = LogDelivery(client, run, lease)
         self.folder = self._delivery.folder
         self._metrics: dict[str, float] = run.data.metrics
+        self._tags: dict[str, str] = run.data.tags
         self._digests: set[str] = set()  # of the data it was started with
         self.keeper = Keeper(self._uri, self._delivery, lease)
 
@@ -201,6 +205,12 @@ class RunRecord:
         lines = [line for line in self._delivery.log.read() if line.kind in METRICS]
         points = [point for line in lines for point in mlflow_format.metric_points(line)]
         return self._metrics | {point["key"]: point["value"] for point in points}
+
+    @property
+    def tags(self) -> dict[str, str]:
+        """The value of each tag, pending ones included."""
+        lines = [line for line in self._delivery.log.read() if line.kind == "tags"]
+        return self._tags | {k: v for line in lines for k, v in line.values["tags"].items()}
 
     @property
     def differing(self) -> str:

@@ -355,9 +355,8 @@ def report_per_class(
     with _stage("report", run_id, "per class"):
         prepared = PreparedDataset.open(Path(data))
         table = PredictionTable.read(Path(predictions))
-        predicted = table.predictions
-        result = evaluate(predicted, prepared.classes, table.figures)
-        rows = recording.record_report(record, config, prepared, predicted, result, trained)
+        result = evaluate(table.predictions, prepared.classes, table.figures)
+        rows = recording.record_report(record, config, prepared, table, result, trained)
         where = "are in MLflow" if record.flush() else "wait on disk for MLflow"
         _say("report", f"per-class table, pictures and report {where}")
     return Outcome(run_id, record.name, record.url, result.accuracy, result.images, rows)

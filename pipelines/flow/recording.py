@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 import numpy as np
@@ -26,12 +26,15 @@ from torchyard.core.config.files import file_identity
 from torchyard.core.config.resolve import ResolvedConfig
 from torchyard.core.config.schema import SINGLE_KINDS, RunConfig
 from torchyard.core.data.dataset import PreparedDataset
-from torchyard.core.data.predictions import Predictions
+from torchyard.core.data.predictions import Predictions, PredictionTable
 from torchyard.core.errors import RunError, StoreUnavailableError
 from torchyard.core.evaluation.conformal import CONFIDENCE_FILE, Confidence
 from torchyard.core.evaluation.metrics import Evaluation
 from torchyard.core.formatting import percent
-from torchyard.core.report import image_grids, markdown, plots
+from torchyard.core.report import image_grids, markdown
+from torchyard.core.report.matrix import confusion_matrix_figure
+from torchyard.core.report.run.headline import Headline
+from torchyard.core.report.run.recipe import recipe
 from torchyard.core.report.run_page import run_page
 from torchyard.core.tracking import provenance
 from torchyard.core.tracking.location.address import database_of
@@ -47,11 +50,15 @@ from torchyard.pipelines.display import display
 from torchyard.pipelines.flow.failures import ended_as, is_deployed
 from torchyard.pipelines.flow.outcome import accuracy_gained
 from torchyard.pipelines.flow.prefect_calls import tell
+from torchyard.pipelines.flow.rival import find_rival
 from torchyard.pipelines.services.manager import served_url
 from torchyard.pipelines.services.reaper import FLOW_RUN_ID
 from torchyard.pipelines.services.scheduling.deployments import DEPLOYED_AS
 from torchyard.pipelines.worker.judging import judge_in_worker
 from torchyard.pipelines.worker.process import abort_shared_worker
+
+if TYPE_CHECKING:
+    from torchyard.core.data.dataset import Labels, Samples
 
 # The facts about a run's environment that the page shows below its headline facts.
 ENVIRONMENT_FACTS = (
@@ -59,6 +66,11 @@ ENVIRONMENT_FACTS = (
     *("torch_version", "python_version", "processes"),
 )
 SHARES = ("accuracy", "precision", "f1")  # columns of the per-class table
+
+
+# What the page does not say elsewhere.
+PAGE_FACTS = ("training", "device", "validation", "notes on the data", "data digest")
+TRAINING_BATCH = "training_batch.npz"
 
 
 class FinishedError(Exception):
@@ -315,7 +327,7 @@ def record_pictures(
 ) -> None:
     """Draw the predictions: confusion matrix, test images, confident mistakes."""
     classes, samples = prepared.classes, prepared.test.samples
-    record.log_figure(plots.confusion_matrix_figure(result, classes), "confusion_matrix.png")
+    record.log_figure(confusion_matrix_figure(result, classes), "confusion_matrix.png")
     shown = image_grids.test_images_figure(samples, predictions, classes)
     record.log_figure(shown, "test_images.png")
     mistakes = image_grids.confident_mistakes_figure(samples, predictions, classes)
@@ -326,13 +338,15 @@ def record_report(
     record: RunRecord,
     config: RunConfig,
     prepared: PreparedDataset,
-    predictions: Predictions,
+    table: PredictionTable,
     result: Evaluation,
     facts: Mapping[str, Any],
 ) -> list[dict[str, Any]]:
     """Write tables and the report; returns the rows of the per-class table.
 
     Args:
+        table: what was predicted of the test split.
+        result: the evaluation of that.
         facts: of the training: its placement, how `fit` ended, the number of parameters.
     """
     record.log_text(result.per_class_csv(), "per_class.csv")
@@ -365,19 +379,28 @@ def record_report(
     text = markdown.markdown_report(result, classes, facts=stated, command=command, links=links)
     record.log_text(text, "report.md")
     record.describe(text)
+    tags = record.tags
+    headline = Headline(
+        prepared.name,
+        result,
+        record.started,
+        tags.get("mlflow.source.git.commit"),
+        None if record.keeper.unavailable else find_rival(record.run_id, config, table),
+    )
     page = run_page(
         samples,
-        predictions,
-        result,
+        table.predictions,
         classes,
         title=record.name,
-        facts=stated,
+        headline=headline,
+        recipe=recipe(config, facts, tags),
+        facts={name: stated[name] for name in PAGE_FACTS if name in stated},
         environment={key: facts[key] for key in ENVIRONMENT_FACTS},
         metrics=metrics,
         curves=curves(record.folder),
-        matrix=plots.confusion_matrix_figure(result, classes),
         config=config_text(config),
         links=links | {"MLflow run": record.url},
+        batch=_training_batch(record.folder),
     )
     record.log_text(page, "report.html")
 
@@ -397,6 +420,15 @@ def record_report(
 def weakest_first(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """The rows of a per-class table by accuracy; last the classes without a test sample."""
     return sorted(rows, key=lambda row: math.inf if row["accuracy"] is None else row["accuracy"])
+
+
+def _training_batch(folder: Path) -> tuple[Samples, Labels] | None:
+    """Samples and labels as the training saw them first, of a run that augments images."""
+    file = folder / TRAINING_BATCH
+    if not file.is_file():
+        return None
+    with np.load(file, allow_pickle=False) as arrays:
+        return arrays["samples"], arrays["labels"]
 
 
 def judge(record: RunRecord, resolved: ResolvedConfig) -> tuple[Judged, float | None]:

@@ -18,8 +18,6 @@ def compare(
     second: PredictionTable | RunResult | str,
     *,
     confidence: float = 0.95,
-    resamples: int = 10_000,
-    seed: int = 0,
 ) -> Comparison:
     """Compare two runs on the test samples that both have predicted.
 
@@ -28,8 +26,8 @@ def compare(
     Args:
         first, second: runs, as `run` and `load` return them or as `load` takes them; or their
             predictions, as gates are given them.
-        confidence, resamples, seed: as `torchyard.core.evaluation.paired_test.compare` takes
-            them, which says how it compares.
+        confidence: of the intervals; `torchyard.core.evaluation.paired_test.compare` says how it
+            compares.
 
     Raises:
         UserError: the runs were tested on different samples, their classes differ, or one has
@@ -38,7 +36,7 @@ def compare(
     from torchyard.core.evaluation import paired_test
 
     tables = [_table(each) for each in (first, second)]
-    return paired_test.compare(*tables, confidence=confidence, resamples=resamples, seed=seed)
+    return paired_test.compare(*tables, confidence=confidence)
 
 
 def _table(run: PredictionTable | RunResult | str) -> PredictionTable:

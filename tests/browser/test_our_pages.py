@@ -11,11 +11,11 @@ SECTIONS = {
     "report.html": [
         "Learning curves",
         "Classes, from weakest to strongest",
-        "Confusion matrix",
-        "Most confused",
+        "Confusions",
         "Most confident mistakes",
         "Calibration",
-        "Where it ran, and for how long",
+        "How it was trained",
+        "Data, machine and time",
         "Run it again",
     ],
     "comparison.html": [

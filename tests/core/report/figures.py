@@ -11,7 +11,7 @@ from PIL import Image
 
 from torchyard.core.data.predictions import Predictions
 from torchyard.core.evaluation.metrics import evaluate
-from torchyard.core.report import plots
+from torchyard.core.report.matrix import confusion_matrix_figure
 
 ODD = [
     "$a_b$",
@@ -58,6 +58,6 @@ def captions(figure) -> list[str]:
 
 
 def matrix(predicted, targets, classes):
-    return plots.confusion_matrix_figure(
+    return confusion_matrix_figure(
         evaluate(guesses(predicted, targets, len(classes)), classes), classes
     )

@@ -193,10 +193,11 @@ import sys, io, numpy as np
 from torchyard.core.data.predictions import Predictions
 from torchyard.core.evaluation.metrics import evaluate
 from torchyard.core.report import comparison, image_grids, markdown, plots, run_page
+from torchyard.core.report.matrix import confusion_matrix_figure
 assert "pandas" not in sys.modules and "matplotlib" not in sys.modules
 p = Predictions(np.eye(2, dtype=np.float32), np.arange(2))
 e = evaluate(p, ["a", "b"])
-plots.confusion_matrix_figure(e, ["a", "b"]).savefig(io.BytesIO())
+confusion_matrix_figure(e, ["a", "b"]).savefig(io.BytesIO())
 black = np.zeros((2, 1, 4, 4), np.uint8)
 image_grids.test_images_figure(black, p, ["a", "b"]).savefig(io.BytesIO())
 markdown.markdown_report(e, ["a", "b"], facts={}, command="x")

@@ -7,7 +7,8 @@ from matplotlib.text import Text
 
 from tests.core.report.figures import ODD, drawn, guesses, matrix, noise, texts
 from torchyard.core.evaluation.metrics import evaluate
-from torchyard.core.report import image_grids, plots, style
+from torchyard.core.report import image_grids, style
+from torchyard.core.report.matrix import confusion_matrix_figure
 
 
 def test_names_no_font_can_draw_get_their_number(monkeypatch) -> None:
@@ -52,7 +53,7 @@ def test_odd_names_are_drawn_as_they_are_and_without_a_warning() -> None:
     width = len(ODD)
     made = guesses(np.roll(np.arange(width), 1), np.arange(width), width)
     figures = [
-        plots.confusion_matrix_figure(evaluate(made, ODD), ODD),
+        confusion_matrix_figure(evaluate(made, ODD), ODD),
         image_grids.test_images_figure(noise(width, 3, 8, 8), made, ODD),
         image_grids.confident_mistakes_figure(noise(width, 3, 8, 8), made, ODD),
         image_grids.labelled_images_figure(noise(width, 3, 8, 8), made.targets, ODD, "$a_b$ of"),

@@ -139,7 +139,7 @@ def test_tables_pictures_and_report_are_artifacts(run, client):
 
 def test_the_report_is_a_page_that_needs_no_other_file(run, client):
     page = artifact(client, run, "report.html").decode()
-    assert f"<h1>{run.info.run_name}</h1>" in page
+    assert run.info.run_name in page
     assert f"{100 * run.data.metrics['test/accuracy']:.1f} %" in page
     assert page.count("<svg") == 4  # two learning curves, confusion matrix, calibration
     assert "validation" in page
@@ -147,7 +147,7 @@ def test_the_report_is_a_page_that_needs_no_other_file(run, client):
     for stage in ("prepare", "train", "evaluate"):
         assert f"<th>{stage}</th>" in page
     wrong = round(359 * (1 - run.data.metrics["test/accuracy"]))
-    assert page.count('<li><img src="data:image/png;base64,') == min(24, wrong)
+    assert len(re.findall(r'<li><img [^>]*alt="test image', page)) == min(24, wrong)
 
 
 def test_what_was_predicted_of_each_sample_is_an_artifact(run, client):

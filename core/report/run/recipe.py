@@ -1,0 +1,96 @@
+"""How a run was trained, in words: what it began with, and what was done."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torchyard.core.config.schema import Choice, RunConfig
+
+# Of a plugin's parameters, those that are told of an optimizer or a schedule.
+TOLD = ("lr", "max_lr", "momentum", "nesterov", "weight_decay", "step_size", "gamma", "T_max")
+VIEWS = {
+    "mirror": "each test image and its mirror image",
+    "mirror_and_shifts": "each test image, its mirror image, and both shifted by a pixel",
+}
+
+
+def recipe(
+    config: RunConfig, trained: Mapping[str, Any], tags: Mapping[str, str]
+) -> dict[str, str]:
+    """What was done, by what it is about; what was left at its default is not told.
+
+    Args:
+        config: of the run.
+        trained: how training ended: parameters, epochs, best_epoch, steps, stopped_early, balance.
+        tags: of the run; `weights` says which tensors were taken from where.
+    """
+    train, model, optimizer = config.train, config.model, config.optimizer
+    told = {"began with": tags.get("weights") or f"random weights, seed {train.seed}"}
+    told["model"] = f"{model.name}, {trained['parameters']:,} parameters"
+    if model.freeze:
+        told["model"] += " to train"
+        until = f" for {model.freeze_epochs} epochs" if model.freeze_epochs else ""
+        kept = ", running statistics too" if model.freeze_statistics else ""
+        told["frozen"] = f"{', '.join(model.freeze)}{until}{kept}"
+    told["optimizer"] = _with_parameters(optimizer, TOLD)
+    if config.scheduler.name != "constant":
+        told["optimizer"] += f"; schedule {_with_parameters(config.scheduler, TOLD)}"
+    if optimizer.layer_decay:
+        told["layers"] = f"learning rate times {optimizer.layer_decay:g} a block, from the output"
+    if optimizer.groups:
+        told["parameter groups"] = "; ".join(
+            f"{', '.join(group.match)}: {_listed(group.settings)}" for group in optimizer.groups
+        )
+    if not optimizer.decay_norms:
+        told["weight decay"] = "not of norms and biases"
+    told["loss"] = _with_parameters(config.loss, ("label_smoothing", "gamma"))
+    if trained.get("balance"):
+        told["classes balanced"] = str(trained["balance"])
+    if config.augmentations:
+        told["augmentations"] = "; ".join(map(_with_parameters, config.augmentations))
+    told["length"] = _length(config, trained)
+    if train.ema:
+        told["averaging"] = f"exponential, of the weights, decay {train.ema:g}: these are evaluated"
+    if train.clip_norm:
+        told["gradient"] = f"clipped to a norm of {train.clip_norm:g}"
+    if config.evaluate.views in VIEWS:
+        told["test"] = f"the mean over {VIEWS[config.evaluate.views]}"
+    return told
+
+
+def _length(config: RunConfig, trained: Mapping[str, Any]) -> str:
+    """Epochs and steps, and whose weights were kept."""
+    epochs, best = trained["epochs"], trained["best_epoch"]
+    told = f"{epochs} epochs, {trained['steps']:,} steps of {trained['batch_size']} samples"
+    if trained["stopped_early"]:
+        told += f", stopped early of {config.train.epochs} epochs"
+    if best != epochs:
+        told += f"; the weights of epoch {best} were kept, the best by {config.train.monitor}"
+    if config.train.validation:
+        told += f"; {100 * config.train.validation:g} % held out for validation"
+    return told
+
+
+def _with_parameters(choice: Choice, names: tuple[str, ...] | None = None) -> str:
+    """A plugin with its parameters: those named, or all; what is off or unset is not told."""
+    given = choice.model_extra or {}
+    chosen = {
+        name: value
+        for name, value in given.items()
+        if (names is None or name in names) and value not in (None, False, 0, "", [], ())
+    }
+    return f"{choice.name} ({_listed(chosen)})" if chosen else choice.name
+
+
+def _listed(settings: Mapping[str, Any]) -> str:
+    """`lr 0.01, momentum 0.9`."""
+    return ", ".join(
+        name if value is True else f"{name} {value:g}" if _is_number(value) else f"{name} {value}"
+        for name, value in settings.items()
+    )
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
