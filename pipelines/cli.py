@@ -26,6 +26,7 @@ from torchyard.pipelines.commands import (
     storage,
     sweep,
     ui,
+    verify,
 )
 from torchyard.pipelines.display import stderr
 
@@ -36,7 +37,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-for group in (run, sweep, inspect, model, compare, ui, promote, storage, services):
+for group in (run, sweep, inspect, model, verify, compare, ui, promote, storage, services):
     app.add_typer(group.commands)
 app.add_typer(plugins.commands, name="plugins")
 

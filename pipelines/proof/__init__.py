@@ -1,0 +1,1 @@
+"""Proof: what a run says of itself, carried elsewhere, trained again and compared."""
