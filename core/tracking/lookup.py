@@ -38,6 +38,7 @@ SEEDS = "torchyard.seeds"  # tag of a run whose children are one configuration's
 MOST_SEEDS = 1000
 PAGE = 1000  # runs that a search asks for at once
 PARENT = "mlflow.parentRunId"  # tag of a run, by which MLflow's UI shows it below its parent
+EXACT = "torchyard.as_one_run"  # tag of a run that extends another: "true", or why it is not
 STUDY = "torchyard.study"  # tag of a study's own run: its name
 TRIAL_STATE = "torchyard.trial_state"  # tag of a trial that has ended: complete, pruned or failed
 SILENT_SECONDS = 600.0  # without a renewed lease: its machine is cut off, suspended or gone

@@ -160,7 +160,8 @@ def _verify_bundle(path: Path, overrides: list[str], digest: str | None, run_cod
         finally:
             if folders:
                 worker.close()
-    _compare(claim, rebuilt, {}, f"{claim.name}, of {path},")
+    origins = rebuilding.files_here(config, claim)
+    _compare(claim, rebuilt, origins, f"{claim.name}, of {path},")
 
 
 def _compare(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from torchyard.core.config.schema import RunConfig
 from torchyard.core.data.dataset import PreparedDataset
 from torchyard.core.tracking.location.errors import store_errors
-from torchyard.core.tracking.lookup import SEEDS, recorded_config
+from torchyard.core.tracking.lookup import EXACT, SEEDS, recorded_config
 from torchyard.core.tracking.mlflow_format import flattened
 from torchyard.core.tracking.store import get_run, open_store, run_folder, tracking_uri
 
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
 LAST = "last.pt"  # as core/training/checkpoint.py names it, which imports torch
 
-EXACT = "torchyard.as_one_run"  # tag of a run that extends another: "true", or why it is not
 # Settings on which the weights do not depend, and the length, which is what an extension changes.
 WITHOUT_EFFECT = (
     *("train.epochs", "train.max_steps", "train.skip_repeats", "train.log_every"),

@@ -14,7 +14,7 @@ from torchyard.core.errors import UserError
 from torchyard.core.hosting.host import host
 from torchyard.core.hosting.neighbours import neighbours, read_code
 from torchyard.core.hosting.sources import Source
-from torchyard.core.tracking.lookup import DIGEST, recorded_config
+from torchyard.core.tracking.lookup import DIGEST, EXACT, recorded_config
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -42,6 +42,7 @@ class Claim:
         packages: the versions of the installed distributions by name, where they are known.
         plugins: the plugin files, and what they import from their folders: bytes by "0/name.py",
             a number for each folder.
+        extends: why it is not as one training, if it went on from a finished run's weights.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Claim:
     epochs: Mapping[str, float] = field(default_factory=dict)
     packages: Mapping[str, str] = field(default_factory=dict)
     plugins: Mapping[str, bytes] = field(default_factory=dict)
+    extends: str = ""
 
     @classmethod
     def of_run(cls, client: MlflowClient, run: Run) -> Claim:
@@ -73,6 +75,7 @@ class Claim:
             inputs[0].dataset.digest if inputs else "",
             {key: tags[key] for key in PLACEMENT if key in tags},
             {str(each.step): each.value for each in history},
+            extends="" if tags.get(EXACT, "true") == "true" else tags[EXACT],
         )
 
     def settled(self) -> dict[str, Any]:
@@ -98,6 +101,8 @@ def portable(claim: Claim) -> Claim:
     named = resolved.weights
     if named is not None and WeightsSource.of(named) is WeightsSource.RECORDED:
         problems.append(f"model.weights: {named} is a run or model of this store, which stays here")
+    if claim.extends:
+        problems.append(f"it trained a finished run on, and not as one run: {claim.extends}")
     torch, now = claim.environment.get("torch_version", ""), version("torch")
     if torch and torch.partition("+")[0] != now.partition("+")[0]:
         problems.append(f"torch {now} is installed, and it was trained with {torch}")

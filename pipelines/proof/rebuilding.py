@@ -9,6 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from torchyard.core.config.files import file_identity
 from torchyard.core.data.dataset import PreparedDataset
 from torchyard.core.data.files import cache_folder
 from torchyard.core.formatting import number
@@ -137,6 +138,22 @@ def differences(
     return found
 
 
+def files_here(config: Mapping[str, Any], claim: Claim) -> dict[str, tuple[str, str]]:
+    """The files that parameters name: recorded and now. A data set's are told by its digest.
+
+    Args:
+        config: with where they are here.
+    """
+    found = {}
+    for what, before in claim.config.get("plugins", {}).items():
+        value: Any = config
+        for part in what.split("."):
+            value = value.get(part) if isinstance(value, Mapping) else None
+        if isinstance(value, str) and not what.startswith("dataset."):
+            found[what] = (before, file_identity(Path(value).expanduser()))
+    return found
+
+
 def _packages(claim: Claim) -> Iterator[Difference]:
     config = claim.config.get("plugins", {})
     of_plugins = {str(identity).partition("==")[0].lower() for identity in config.values()}
@@ -168,6 +185,8 @@ def parting(claim: Claim, rebuilt: Rebuilt) -> str:
 
 def unexplained(claim: Claim, rebuilt: Rebuilt) -> str:
     """Why weights may differ although nothing that is recorded does."""
+    if claim.extends:
+        return f"it trained a finished run on, and not as one run: {claim.extends}"
     if rebuilt.environment["device"] != "cpu" and not claim.config["train"].get("deterministic"):
         return "on a GPU kernels may add in any order without train.deterministic=true"
     if rebuilt.epochs and rebuilt.epochs == claim.epochs:

@@ -1,6 +1,7 @@
 """`torchyard verify`: a run is trained again from its record."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -51,7 +52,7 @@ def test_a_difference_is_given_with_a_reason_and_where_the_trainings_part(
     workspace, client, trained
 ):
     from torchyard.core.tracking.lookup import find_run
-    from torchyard.pipelines.proof.claim import Claim
+    from torchyard.pipelines.proof.claim import Claim, portable
     from torchyard.pipelines.proof.rebuilding import Rebuilt, differences, parting, unexplained
 
     claim = Claim.of_run(client, find_run(client, trained[0]))
@@ -65,6 +66,15 @@ def test_a_difference_is_given_with_a_reason_and_where_the_trainings_part(
     assert all(each.reason for each in found)
     assert re.search(r"first in epoch 1: .* was recorded, 99 it is now", parting(claim, other))
     assert parting(claim, Rebuilt("0", "0", {}, {})) == ""
+    on = replace(claim, extends="optimizer.lr is 0.1 and was 0.2")
+    assert unexplained(on, same).endswith("not as one run: optimizer.lr is 0.1 and was 0.2")
+    with pytest.raises(UserError, match="cannot be bundled: it trained a finished run on"):
+        portable(on)
+    stored = {**claim.config, "model": {**claim.config["model"], "weights": "digits@champion"}}
+    with pytest.raises(UserError, match=r"model.weights: digits@champion is a run or model of"):
+        portable(replace(claim, config=stored))
+    with pytest.raises(UserError, match=r"torch \S+ is installed, and it was trained with 1\.0"):
+        portable(replace(claim, environment={"torch_version": "1.0"}))
 
 
 def test_a_bundle_proves_a_run_without_its_store(workspace, trained, tmp_path, capsys):
