@@ -87,7 +87,8 @@ class Confidence:
         if rank > len(self.scores):  # so few samples cannot say
             return np.ones(probabilities.shape, np.bool_)
         limit = self.scores[max(rank, 1) - 1]
-        return class_scores(probabilities) <= limit + ROUNDING
+        within: npt.NDArray[np.bool_] = class_scores(probabilities) <= limit + ROUNDING
+        return within
 
     def write(self, path: Path) -> None:
         """Write it as JSON; RunError if it cannot be written."""

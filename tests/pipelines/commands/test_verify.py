@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.pipelines.command_line import run_id, torchyard
+from tests.pipelines.command_line import run_id
 from tests.pipelines.proof.test_bundle import rewritten
 from torchyard.core.errors import RunError, UserError
 
@@ -115,23 +115,27 @@ def register_models(register):
 
 
 @pytest.mark.slow
-def test_a_stranger_rebuilds_a_run_with_its_plugins_or_is_told_what_differs(tmp_path):
+def test_a_stranger_rebuilds_a_run_with_its_plugins_or_is_told_what_differs(workspace, tmp_path):
     ours, theirs = tmp_path / "ours", tmp_path / "theirs"
     (ours / "torchyard_plugins").mkdir(parents=True)
     theirs.mkdir()
     (ours / "torchyard_plugins" / "own.py").write_text(PLUGIN)
     (ours / "torchyard_plugins" / "_width.py").write_text("WIDTH = 12\n")
     file = theirs / "run.zip"
+
+    def verify(*options):
+        return workspace.torchyard("verify", "run.zip", *options, cwd=theirs)
+
     for words in (
         ("run", "digits", "model=own", "train.epochs=2", "promote=digits", "--quiet"),
         ("bundle", "latest", "--to", str(file)),
     ):
-        done = torchyard(ours, *words)
+        done = workspace.torchyard(*words, cwd=ours)
         assert done.returncode == 0, done.stderr
-    done = torchyard(theirs, "verify", "run.zip")
+    done = verify()
     assert done.returncode == 2
     assert "brings code, 0/_width.py, 0/own.py" in done.stderr
-    done = torchyard(theirs, "verify", "run.zip", "--run-plugins")
+    done = verify("--run-plugins")
     assert (done.returncode, "Reproduced." in done.stdout) == (0, True), done.stderr
 
     def changed(name, old, new):
@@ -139,7 +143,7 @@ def test_a_stranger_rebuilds_a_run_with_its_plugins_or_is_told_what_differs(tmp_
         rewritten(
             file, lambda files: files.update({name: re.sub(old, new, files[name])}), manifest=True
         )
-        return torchyard(theirs, "verify", "run.zip", "--run-plugins")
+        return verify("--run-plugins")
 
     done = changed("config.yaml", rb"\bseed: 0", b"seed: 1")
     assert done.returncode == 1
