@@ -20,6 +20,7 @@ from torchyard.core.formatting import times
 from torchyard.core.hosting.params import GateParams, Verdict
 from torchyard.core.redaction import redacted
 from torchyard.core.tracking import lookup
+from torchyard.core.tracking.asks import count_ask
 from torchyard.core.tracking.location.errors import store_errors
 from torchyard.core.tracking.lookup import CHAMPION
 from torchyard.core.tracking.provenance import user_name
@@ -35,12 +36,10 @@ if TYPE_CHECKING:
 FILE = "promotion.json"  # the run's artifact
 OUTCOME = "torchyard.promotion"  # tag of a run: "champion of m, version 3", "refused by a, b"
 AT, BY, WHY = "torchyard.promoted_at", "torchyard.promoted_by", "torchyard.why"
-ASKED = "torchyard.asked"  # tag of a model, followed by test set, champion and run: asks it counts
 REPLACED = "torchyard.replaced"  # tag of a version: the champion it replaced
 PENDING = "torchyard.pending"  # tag of a version whose promotion is not complete
 ROLLED_BACK = "torchyard.rolled_back"  # tag of a version: when, and by whom
 NEVER = "never the champion"
-SHOWN_DIGEST = 12  # characters of a digest that tell test sets apart
 SHOWN_REFUSALS = 10_000  # the newest
 SHOWN_WHY = 4000  # MLflow takes 5,000 characters
 MAX_ATTEMPTS = 3
@@ -147,7 +146,7 @@ def promote(
             rival = _predictions_of(client, before)
             asked = 0
             if before is not None and rival and rival.test_digest == candidate.test_digest:
-                asked = _count_ask(client, before, run, candidate.test_digest, chosen_among)
+                asked = count_ask(client, before, run, candidate.test_digest, chosen_among)
             verdicts = tuple(
                 (name, _told(gate, asked, functools.partial(judge, name), candidate, rival))
                 for name, gate in gates
@@ -275,30 +274,6 @@ def registered_version(client: MlflowClient, wanted: str) -> ModelVersion | None
     return versions[number]
 
 
-def asks(client: MlflowClient, model: str) -> dict[str, int]:
-    """How often each test set was asked for a registered model, by the digest's beginning."""
-    counts: dict[str, int] = {}
-    for key, value in client.get_registered_model(model).tags.items():
-        if key.startswith(f"{ASKED}.") and value.isdecimal():
-            digest = key.removeprefix(f"{ASKED}.").partition(".")[0]
-            counts[digest] = counts.get(digest, 0) + int(value)
-    return counts
-
-
-def _count_ask(
-    client: MlflowClient, champion: ModelVersion, run: Run, digest: str, chosen_among: int
-) -> int:
-    """Note that a run is judged against a champion on test samples; returns how often that was so.
-
-    Each pair has a tag of its own, written before they are counted: of two runs that end at once,
-    on any machines, neither is lost, and asked again the same pair counts once.
-    """
-    digest = digest[:SHOWN_DIGEST]
-    key = f"{ASKED}.{digest}.{champion.version}.{run.info.run_id}"
-    client.set_registered_model_tag(champion.name, key, str(chosen_among))
-    return asks(client, champion.name)[digest]
-
-
 def _told(
     gate: GateParams,
     asked: int,
@@ -309,6 +284,8 @@ def _told(
     """The verdict of a gate that knows how often the test samples were asked."""
     try:
         gate = gate.with_ask(asked) if asked else gate
+        if not isinstance(gate, GateParams):
+            raise TypeError(f"'with_ask' returned a {type(gate).__name__}")
     except Exception as error:  # of a plugin
         return Verdict(False, redacted(f"it could not judge: {type(error).__name__}: {error}"))
     return judge(gate, candidate, champion)

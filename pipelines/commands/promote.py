@@ -12,9 +12,10 @@ from torchyard.core.config.resolve import read_config
 from torchyard.core.errors import RunError, UserError
 from torchyard.core.formatting import times
 from torchyard.core.hosting.host import host
+from torchyard.core.tracking.asks import asks
 from torchyard.core.tracking.location.errors import store_errors
 from torchyard.core.tracking.lookup import chosen_among, recorded_config
-from torchyard.core.tracking.registry import asks, champion_of, history, promote, roll_back
+from torchyard.core.tracking.registry import champion_of, history, promote, roll_back
 from torchyard.core.tracking.store import open_existing, tracking_uri
 from torchyard.pipelines.commands.arguments import (
     DEFAULT_PRESET,

@@ -18,15 +18,9 @@ from torchyard.core.data.dataset import MANIFEST, PreparedDataset
 from torchyard.core.data.predictions import PREDICTIONS_FILE, Predictions, PredictionTable
 from torchyard.core.errors import RunError, UserError
 from torchyard.core.hosting.host import host
+from torchyard.core.tracking.asks import asks
 from torchyard.core.tracking.record import RunRecord
-from torchyard.core.tracking.registry import (
-    asks,
-    champion_of,
-    history,
-    judge,
-    promote,
-    roll_back,
-)
+from torchyard.core.tracking.registry import champion_of, history, judge, promote, roll_back
 from torchyard.core.tracking.store import open_store, store_lock
 
 SAMPLES = 40
@@ -430,6 +424,15 @@ def test_a_gate_that_fails_when_it_is_told_refuses(client, prepared):
     promote(client, run(client, prepared, 30), "toy", BEATS)
     judged = promote(client, run(client, prepared, 31), "toy", [("deaf", Deaf())])
     assert judged.verdicts[0][1].reason == "it could not judge: ValueError: no more"
+
+    class Forgetful(Told):
+        """Returns nothing."""
+
+        def with_ask(self, number):
+            pass
+
+    judged = promote(client, run(client, prepared, 31), "toy", [("forgetful", Forgetful())])
+    assert judged.verdicts[0][1].reason.endswith("'with_ask' returned a NoneType")
 
 
 def test_the_store_is_free_while_gates_judge(client, prepared):
