@@ -34,6 +34,7 @@ ROWS = (
     "logging",
     "checkpoints",
     "processors",
+    "engines",
 )
 
 

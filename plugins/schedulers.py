@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from typing import TYPE_CHECKING, Literal
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import (
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    model_validator,
+)
 
 from torchyard import Register, SchedulerParams, hookimpl
 
@@ -62,6 +70,38 @@ class Step(_WarmUp):
 
         step_size = self.step_size or max(1, -(-total_steps // 3))
         return lr_scheduler.StepLR(optimizer, step_size, gamma=self.gamma)
+
+
+class Piecewise(_WarmUp):
+    """The learning rate times a factor of its own from each milestone on.
+
+    As MultiStepLR has it, with each factor given: the rates before a milestone do not depend on
+    what comes after it.
+    """
+
+    milestones: tuple[PositiveFloat, ...] = Field(
+        (0.5, 0.75), description="batches; below 1: shares of the run"
+    )
+    factors: tuple[NonNegativeFloat, ...] = Field(
+        (0.1, 0.01), description="of the optimizer's learning rate, from each milestone on"
+    )
+
+    @model_validator(mode="after")
+    def _one_factor_each(self) -> Piecewise:
+        if len(self.factors) != len(self.milestones):
+            count = f"{len(self.milestones)} milestones, but {len(self.factors)} factors"
+            raise ValueError(f"factors: {count}")
+        return self
+
+    def after_warmup(self, optimizer: Optimizer, total_steps: int) -> LRScheduler:
+        """Make a LambdaLR."""
+        from torch.optim import lr_scheduler
+
+        steps = [round(each * total_steps) if each < 1 else int(each) for each in self.milestones]
+        if steps != sorted(steps):
+            raise ValueError(f"milestones={list(self.milestones)}: the batches {steps} do not rise")
+        factors = (1.0, *self.factors)
+        return lr_scheduler.LambdaLR(optimizer, lambda step: factors[bisect_right(steps, step)])
 
 
 class Cosine(_WarmUp):
@@ -148,6 +188,7 @@ class Plateau(SchedulerParams):
 def register_schedulers(register: Register) -> None:
     register("constant", Constant)
     register("step", Step)
+    register("piecewise", Piecewise)
     register("cosine", Cosine)
     register("one_cycle", OneCycle)
     register("plateau", Plateau)

@@ -6,14 +6,13 @@ import difflib
 import re
 import types
 import typing
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args
 
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
-from pydantic_core import ErrorDetails
 
 from torchyard.core.config.secrets import is_secret
 from torchyard.core.errors import suggestion
@@ -68,7 +67,7 @@ def explain(
         yield f"{setting}: {message}" if setting else message
 
 
-def _meant(problem: ErrorDetails) -> str:
+def _meant(problem: Mapping[str, Any]) -> str:
     """The nearest of the names that a setting accepts, as a question."""
     if problem["type"] != "literal_error" or not isinstance(problem["input"], str):
         return ""

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import itertools
 import json
+import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -37,6 +39,7 @@ from torchyard.core.study.space import (
 FIGURES = (*(f"val/{name}" for name in STANDARD_FIGURES), "train/loss", "train/accuracy")
 HELD_OUT = 0.1  # share of the training split, where the settings name none
 TRIALS = 20
+MOST_POINTS = 1000  # of a space whose trials share what they have in common
 EXTRAS = {"dask": "prefect_dask", "ray": "prefect_ray", "cmaes": "cmaes"}  # and what they install
 SECTIONS = {"space", "fixed", "study"}  # of a file, beside the settings of a run
 
@@ -216,6 +219,22 @@ class StudyPlan:
             points *= len(domain.grid or ())
         return min(points, self.settings.trials or points)
 
+    @cached_property
+    def points(self) -> list[dict[str, Any]]:
+        """All values that trials can have, where some may begin alike; [] of too many."""
+        alike = any(
+            key.partition(".")[0] == "scheduler" or key == "train.epochs"
+            for key in self.space.domains
+        )
+        grids = [domain.grid for domain in self.space.domains.values()]
+        count = math.prod(len(grid or ()) for grid in grids)
+        if not alike or not 0 < count <= MOST_POINTS:
+            return []
+        labels = itertools.product(*(grid or () for grid in grids))
+        return [
+            self.space.values(dict(zip(self.space.domains, each, strict=True))) for each in labels
+        ]
+
     def command(self, values: Mapping[str, Any], source: str) -> list[str]:
         """The words of the command that runs a trial by itself: `torchyard run …`.
 
@@ -302,6 +321,16 @@ class StudyPlan:
         if isinstance(domain, Range):
             return int(domain.high)
         return max(int(value) for value in domain.values) if domain else None
+
+
+def shared_settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Of a run's settings those that trainings have in common which begin alike.
+
+    Their schedules may be others, which give the same rates up to some epoch.
+    """
+    train = {key: value for key, value in config["train"].items() if key != "epochs"}
+    shared = {key: value for key, value in config.items() if key not in ("scheduler", "train")}
+    return {**shared, "train": train}
 
 
 def has_study(source: str, presets: Path) -> bool:

@@ -16,6 +16,9 @@ class StudyDisplay(Display):
         show, outcome = self._console.print, self.outcome
         counts = f"{outcome.complete} complete, {outcome.pruned} pruned, {outcome.failed} failed"
         show(f"{outcome.asked} trials: {counts}")
+        if outcome.trained_steps < outcome.steps:
+            steps = f"{outcome.trained_steps:,} of {outcome.steps:,}"
+            show(f"Trained:     {steps} steps; trials share the others")
         best = f"trial {outcome.best}, {outcome.figure} {outcome.value:.4f}"
         show(f"Best:        [bold]{best}[/], {escape(outcome.best_run)}", soft_wrap=True)
         show(f"Run it:      [bold]{escape(outcome.command)}[/]", soft_wrap=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,6 +42,8 @@ class StudyOutcome:
         run_id, name, url: of the study's MLflow run.
         study: its name, by which it goes on.
         asked, complete, pruned, failed: how many trials.
+        steps: of the training of all trials, each by itself.
+        trained_steps: of these, the ones that were trained; the others are shared.
         figure: by which they are compared.
         best, value, values: the number of the best one, its figure, and its values of the space.
         best_run, best_run_id: its MLflow run.
@@ -55,6 +58,8 @@ class StudyOutcome:
     complete: int
     pruned: int
     failed: int
+    steps: int
+    trained_steps: int
     figure: str
     best: int
     value: float
@@ -208,9 +213,11 @@ def _report(study: RunningStudy, source: str | None, shown: Display) -> None:
     }
     if best is None or best.value is None:
         raise RunError(f"None of the {len(finished)} trials is complete.")
-    found = recording.trial_run(record, best.number)
+    runs = recording.recorded_trials(record)
+    found, steps = runs[best.number], recording.steps_of(runs.values())
+    shutil.rmtree(study.sharing.folder, ignore_errors=True)
     command = _command(study, best, source)
-    recording.record_report(record, plan, search, found, command, counts)
+    recording.record_report(record, plan, search, found, command, counts, steps)
     shown.outcome = StudyOutcome(
         record.run_id,
         record.name,
@@ -218,6 +225,8 @@ def _report(study: RunningStudy, source: str | None, shown: Display) -> None:
         plan.name,
         len(finished),
         **counts,
+        steps=steps.all,
+        trained_steps=steps.trained,
         figure=plan.settings.figure,
         best=best.number,
         value=best.value,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import yaml
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 DIGEST = "torchyard.study_digest"  # tag of a study's run: of all that its trials depend on
 SOURCE = "torchyard.study_source"  # tag of a study's run: the preset or file it began with
 TRIALS = "study/trials"  # metric of a study's run that is finished: how many
+SHARED_STEPS = "train/shared_steps"  # metric of a trial's run: how many others had trained for it
 TRIAL = "torchyard.trial"  # tag of a trial's run: its number
 
 
@@ -100,10 +102,29 @@ def trial_runs(client: MlflowClient, study: Run) -> dict[int, Run]:
     return {int(run.data.tags[TRIAL]): run for run in children if TRIAL in run.data.tags}
 
 
-def trial_run(study: RunRecord, number: int) -> Run:
-    """The run of one trial of a study."""
+def recorded_trials(study: RunRecord) -> dict[int, Run]:
+    """The runs of a study's trials, by number."""
     with locked_store() as client:
-        return trial_runs(client, client.get_run(study.run_id))[number]
+        return trial_runs(client, client.get_run(study.run_id))
+
+
+@dataclass(frozen=True)
+class Steps:
+    """Steps of training: of all trials, each by itself, and those that were trained."""
+
+    all: int
+    trained: int
+
+    def __str__(self) -> str:
+        return f"{self.trained:,} of {self.all:,}; trials share the others"
+
+
+def steps_of(trials: Iterable[Run]) -> Steps:
+    """How many steps trials have, and how many of them were trained."""
+    metrics = [run.data.metrics for run in trials]
+    steps = sum(int(each.get("train/steps", 0)) for each in metrics)
+    shared = sum(int(each.get(SHARED_STEPS, 0)) for each in metrics)
+    return Steps(steps, steps - shared)
 
 
 def runs_begun(study_id: str, numbers: Sequence[int]) -> dict[int, Run]:
@@ -154,6 +175,7 @@ def record_report(
     best_run: Run,
     command: str,
     counts: Mapping[str, int],
+    steps: Steps,
 ) -> None:
     """Write the study's page, and which trial is its best.
 
@@ -161,6 +183,7 @@ def record_report(
         best_run: of the best trial.
         command: what runs that by itself.
         counts: of the trials by how they ended.
+        steps: of their training.
     """
     figure, best = plan.settings.figure, search.best()
     assert best is not None
@@ -168,6 +191,7 @@ def record_report(
     sign = -1 if plan.settings.maximize else 1
     record.log_metrics({f"{BEST}{figure}": best.value}, step=best.number)
     record.log_metrics({TRIALS: len(search.finished())}, step=0)
+    record.log_metrics({"study/steps": steps.all, "study/trained_steps": steps.trained}, step=0)
     record.set_tags({"best_trial": str(best.number), "best_run": best_run.info.run_id})
     ranked = sorted(
         search.finished(),
@@ -191,6 +215,7 @@ def record_report(
             "its run": str(best_run.info.run_name),
             "to run it": command,
             "trials": "; ".join(f"{count} {state}" for state, count in counts.items() if count),
+            **({"steps trained": str(steps)} if steps.trained < steps.all else {}),
             "sampler": plan.settings.sampler,
             "pruner": plan.settings.pruner,
             **{key: str(domain) for key, domain in plan.space.domains.items()},

@@ -37,6 +37,7 @@ from torchyard.pipelines.flow import recording as run_recording
 from torchyard.pipelines.flow.failures import SuspendedError, ended_as, reason_of
 from torchyard.pipelines.study import recording
 from torchyard.pipelines.study.search import Search
+from torchyard.pipelines.study.sharing import SharedTraining
 from torchyard.pipelines.worker.process import WorkerKilledError, check_config, shared_worker
 
 if TYPE_CHECKING:
@@ -97,24 +98,40 @@ class RunningStudy:
 
     def __post_init__(self) -> None:
         self._preparing = threading.Lock()
+        self.sharing = SharedTraining(
+            self.plan,
+            self.record.folder / "prefixes",
+            lambda values: self.resolved(values, 0).config,
+        )
         self._drawing = threading.Lock()  # matplotlib's fonts are for one thread at a time
 
     def run_trial(self, number: int) -> TrialEnd:
-        """Run a trial, or go on with it; never raises."""
-        try:
-            resolved = self.resolved(self.search.values(number), number)
-            self._check()
-            begun = self.begun.get(number)
-            record = recording.start_trial(self.plan, self.record, number, resolved, begun)
-        except Exception as error:
-            return _ending(error)
-        pipeline.open_records[record.run_id] = record
-        try:
-            return self._record_trial(number, resolved, record)
-        finally:
-            del pipeline.open_records[record.run_id]
+        """Run a trial, or go on with it, once more where its worker is killed; never raises."""
+        begun = self.begun.get(number)
+        for again in (True, False):
+            try:
+                resolved = self.resolved(self.search.values(number), number)
+                self._check()
+                record = recording.start_trial(self.plan, self.record, number, resolved, begun)
+            except Exception as error:
+                return _ending(error)
+            pipeline.open_records[record.run_id] = record
+            try:
+                return self._record_trial(number, resolved, record, again=again)
+            except WorkerKilledError:  # for want of memory, it will be killed once more
+                begun = record.run_id
+            finally:
+                del pipeline.open_records[record.run_id]
+        raise AssertionError("the last time nothing is raised")
 
-    def _record_trial(self, number: int, resolved: ResolvedConfig, record: RunRecord) -> TrialEnd:
+    def _record_trial(
+        self, number: int, resolved: ResolvedConfig, record: RunRecord, *, again: bool
+    ) -> TrialEnd:
+        """Run a trial to its end.
+
+        Args:
+            again: whether that a worker is killed is raised, and not the end.
+        """
         began = time.perf_counter()
         try:
             end = self._train(number, resolved, record)
@@ -123,6 +140,9 @@ class RunningStudy:
             record.finish("FINISHED" if end.state == "complete" else "KILLED", end.reason)
         except Exception as error:
             end = _ending(error)
+            if again and isinstance(error, WorkerKilledError):
+                record.finish("KILLED", end.reason)
+                raise
             if end.state == "failed":
                 record.set_tags({TRIAL_STATE: end.state})
             record.finish("KILLED" if end.state == "stopped" else ended_as(error), end.reason)
@@ -185,28 +205,26 @@ class RunningStudy:
 
         self._check()
         began = time.perf_counter()
+        shared = self.sharing.of(config, data)
         prunes = self.plan.settings.pruner != "none"
-
-        def train() -> dict[str, Any]:
-            return shared_worker().call(
-                "train",
-                on_event,
-                record.folder / ".temporary",
-                go_on if prunes else None,
-                config=config.model_dump(mode="json"),
-                data=data,
-                folder=str(record.folder),
-                weights=weights,
-            )
-
-        try:
-            done = train()
-        except WorkerKilledError:  # by somebody, once; for want of memory it will be again
-            done = train()
+        done = shared_worker().call(
+            "train",
+            on_event,
+            record.folder / ".temporary",
+            go_on if prunes else None,
+            config=config.model_dump(mode="json"),
+            data=data,
+            folder=str(record.folder),
+            weights=weights,
+            shared=shared,
+        )
         record.log_metrics({"time/train_seconds": time.perf_counter() - began}, step=0)
+        if not done:  # pruned in epochs that another trial has trained
+            return self._pruned(number, config, record)
         run_recording.record_training(record, done)
         fit = done["fit"]
         epochs, best = fit["epochs"], fit["best_epoch"]
+        record.log_metrics({recording.SHARED_STEPS: done["shared_steps"]}, step=epochs)
         value = dict(run_recording.curves(record.folder).get(figure, [])).get(best)
         if value is None:
             raise RunError(f"It has no {figure}: set train.validation.")

@@ -47,9 +47,11 @@ from torchyard.core.training.execution import (
     set_up_evaluation,
 )
 from torchyard.core.training.parallel.strategy import DataParallel, Strategy
+from torchyard.core.training.prefixes import SharedEpochs, Snapshots, replayed
 from torchyard.core.training.run_log import with_metrics_logged
 from torchyard.core.training.sampling import sampling
 from torchyard.core.training.state import TrainingState
+from torchyard.pipelines.worker.branching import find_branches, schedule_replay
 from torchyard.pipelines.worker.config_check import (
     UNKNOWN_BATCH_SIZE,
     Config,
@@ -69,6 +71,7 @@ from torchyard.pipelines.worker.search.batch_size import (
 from torchyard.pipelines.worker.search.learning_rate import range_test, suggested_rate
 from torchyard.pipelines.worker.search.trial_training import begun_network, new_network
 from torchyard.pipelines.worker.summaries import inspect_dataset, inspect_model
+from torchyard.pipelines.worker.trial_step import stand_ins
 
 BATCH_SHOWN = 36  # samples in the picture of a training batch
 TRAINER_SECONDS = 20.0  # how long to wait for one that ends
@@ -106,14 +109,18 @@ def train(
     emit: Emit,
     weights: str | None = None,
     answers: Answers | None = None,
+    shared: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Train into `folder`, from its last checkpoint if it has one.
 
     Args:
         weights: the file with those of a run that `model.weights` names.
         answers: whether to go on after an epoch, from whoever was told of it; in one process.
+        shared: what other trainings have in common with this one, as `SharedEpochs.parse` takes
+            it; in one process.
 
     Returns:
+        Nothing where a training that is shared was not to go on before this one parts from it.
         weights: the checkpoint to use; fit: how training ended; placement: the devices
         used; balance: what was done about classes of other frequencies; peaks: memory;
         weights_digest: sha256 of the weights; parameters: how many.
@@ -128,7 +135,7 @@ def train(
 
             return launch(_train, arguments, settings.world_size, device, emit)
         strategy = DataParallel() if settings.parallel == "data_parallel" else Strategy()
-        return _train(arguments, emit, strategy, device, answers)
+        return _train(arguments, emit, strategy, device, answers, SharedEpochs.parse(shared))
 
 
 @contextmanager
@@ -151,6 +158,7 @@ def _train(
     strategy: Strategy,
     device: torch.device,
     answers: Answers | None = None,
+    shared: SharedEpochs | None = None,
 ) -> dict[str, Any]:
     """Train as one process of the strategy; returns what `train` does."""
     config, folder = arguments[0], Path(arguments[2])
@@ -229,9 +237,29 @@ def _train(
         emit(StageProgress("compiling", 0, 0))
         whole, refusal = _whole_step(state, loss, data, settings)
     emit = with_metrics_logged(folder, emit) if strategy.is_main else emit
-    go_on = itertools.chain([True], answers or itertools.repeat(True))  # before the first epoch
-    result = loop.fit(*(state, loss, data, settings, strategy, whole, folder, emit), go_on.__next__)
+    told = answers or itertools.repeat(True)
+    go_on = itertools.chain([True], told)  # before the first epoch
+    fitted_to = (state, loss, data, settings, strategy, whole, folder, emit)
+    shared_steps = 0
+    if shared is None:
+        result = loop.fit(*fitted_to, go_on.__next__)
+    else:
+        replay = schedule_replay(resolved, stand_ins(parameters), groups, steps)
+        with Snapshots(shared, f"{execution}; {device}; {torch.__version__}", replay) as snapshots:
+            if found is None and (events := snapshots.begin(state, strategy)):
+                if not replayed(events, emit, told.__next__):
+                    return {}
+                state.save(folder / checkpoint.LAST, strategy)
+                shared_steps = state.position.step
+
+            def goes_on() -> bool:
+                snapshots.keep(state, folder)
+                return next(go_on)
+
+            result = loop.fit(*fitted_to, goes_on)
+            snapshots.keep(state, folder)
     return {
+        "shared_steps": shared_steps,
         "weights": str(folder / result.file),
         "weights_digest": networks.weights_digest(network),
         "parameters": size.parameters,
@@ -414,6 +442,6 @@ STAGES: dict[str, Callable[..., dict[str, Any]]] = {
     stage.__name__: stage
     for stage in (
         *(check, try_plugins, prepare, extend, train, evaluate, export, judge),
-        *(inspect_dataset, inspect_model, find_learning_rate),
+        *(inspect_dataset, inspect_model, find_learning_rate, find_branches),
     )
 }

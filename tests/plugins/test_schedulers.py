@@ -13,8 +13,8 @@ from torchyard.core.hosting.host import host
 from torchyard.core.training import checkpoint
 
 LR = 0.5
-SCHEDULERS = ("constant", "cosine", "one_cycle", "step")
-WARMING = ("constant", "cosine", "step")
+SCHEDULERS = ("constant", "cosine", "one_cycle", "piecewise", "step")
+WARMING = ("constant", "cosine", "piecewise", "step")
 
 pytestmark = pytest.mark.filterwarnings("error")
 
@@ -54,6 +54,11 @@ def expected(name, total, warmup=0, **chosen):
     if name == "step":
         size = chosen.get("step_size") or math.ceil(rest / 3)
         return rise + [LR * chosen.get("gamma", 0.1) ** (step // size) for step in range(rest)]
+    if name == "piecewise":
+        return rise + [
+            LR * (1, 0.1, 0.01)[(step >= round(rest / 2)) + (step >= round(rest * 0.75))]
+            for step in range(rest)
+        ]
     low = chosen.get("eta_min", 0.0)
     return rise + [
         low + (LR - low) * (1 + math.cos(math.pi * step / rest)) / 2 for step in range(rest)
@@ -76,9 +81,21 @@ def one_cycle(total, peak=LR, share=0.3, div=25.0, final=1e4, linear=False):
 
 
 def test_every_scheduler_is_tested_here():
-    assert [name for name, _ in host().registrations("scheduler")] == sorted(
-        [*SCHEDULERS, "plateau"]
-    )
+    known = {name for name, _ in host().registrations("scheduler")}
+    assert known == {*SCHEDULERS, "plateau"}
+
+
+@pytest.mark.parametrize("milestones", [(6, 9), (0.5, 0.75), (0.5, 9)])
+def test_a_piecewise_rate_has_its_factor_from_each_milestone_on(milestones):
+    seen = run("piecewise", 12, milestones=milestones, factors=(0.25, 2.0))
+    assert seen == [LR] * 6 + [LR / 4] * 3 + [LR * 2] * 3
+
+
+def test_milestones_of_a_piecewise_rate_have_a_factor_each_and_rise():
+    with pytest.raises(ValidationError, match="1 milestones, but 2 factors"):
+        params("piecewise", milestones=[0.5])
+    with pytest.raises(ValueError, match=r"the batches \[6, 3\] do not rise"):
+        run("piecewise", 12, milestones=[0.5, 3])
 
 
 @pytest.mark.parametrize("warmup", [0, 3])
@@ -123,6 +140,7 @@ def test_a_plateau_lowers_the_rate_after_patience_is_over():
         ("step", {}),
         ("step", {"step_size": 3, "gamma": 0.5}),
         ("step", {"step_size": 1000}),
+        ("piecewise", {}),
         ("cosine", {}),
         ("cosine", {"eta_min": 0.1}),
     ],

@@ -10,7 +10,7 @@ from uuid import UUID
 
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import FlowRunFilter
-from prefect.client.schemas.objects import FlowRun
+from prefect.client.schemas.objects import FlowRun, State
 from prefect.states import Cancelled
 
 from torchyard.core.errors import UserError, suggestion
@@ -60,7 +60,7 @@ class PoolEngine:
                 if run is None or run.state is None or run.state.is_final():
                     del self._runs[number]
                 elif run.state.is_scheduled():
-                    state = Cancelled(message="the study was stopped")
+                    state: State[Any] = Cancelled(message="the study was stopped")
                     self._client.set_flow_run_state(run.id, state, force=True)
             time.sleep(ASK_SECONDS)
         if not self._runs:

@@ -64,9 +64,10 @@ def _within_seconds(ask: Callable[[str], None], address: str) -> None:
 
 
 def _ask_dask(address: str) -> None:
-    from distributed import Client
+    import distributed
 
-    with Client(address, timeout=SECONDS, set_as_default=False):
+    client: Any = distributed.Client
+    with client(address, timeout=SECONDS, set_as_default=False):
         pass
 
 

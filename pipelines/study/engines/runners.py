@@ -78,7 +78,7 @@ def task_runner(settings: StudySettings, scratch: str) -> TaskRunner[Any]:
         scratch: a folder for the files of a cluster of its own.
     """
     if settings.engine == "dask":
-        from prefect_dask import DaskTaskRunner
+        from prefect_dask.task_runners import DaskTaskRunner
 
         if settings.address is not None:
             return DaskTaskRunner(address=settings.address)
@@ -90,14 +90,14 @@ def task_runner(settings: StudySettings, scratch: str) -> TaskRunner[Any]:
             "memory_limit": 0,  # what a trial takes is in a process of its own
         }
         return DaskTaskRunner(cluster_kwargs=cluster)
-    from prefect_ray import RayTaskRunner
+    from prefect_ray.task_runners import RayTaskRunner
 
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     quiet = {"log_to_driver": False, "logging_level": "ERROR"}
-    if settings.address is not None:
-        return RayTaskRunner(address=settings.address, init_kwargs=quiet)
     own = {"num_cpus": settings.workers, "include_dashboard": False, "_temp_dir": scratch}
-    return RayTaskRunner(init_kwargs=quiet | own)
+    init = quiet if settings.address is not None else quiet | own
+    runner: TaskRunner[Any] = RayTaskRunner(address=settings.address, init_kwargs=init)
+    return runner
 
 
 def _done(future: Any) -> bool:

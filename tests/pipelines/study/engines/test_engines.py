@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from torchyard.core.tracking.ownership.process import ProcessIdentity
@@ -68,34 +69,44 @@ def prefect_worker(workspace):
         worker.wait(60)
 
 
-def kill_one_in_a_trial(workspace, study):
+def kill_one_in_a_trial(workspace, study, engine):
     """Kill the process that runs a trial, once it has a checkpoint; returns that trial's number."""
     runs, before = Path(workspace.folder, "mlruns/runs"), time.time()
     while study.poll() is None:
         assert time.time() - before < 400
+        written = [file.stat().st_mtime for file in runs.glob("*/previous.pt")]
+        trained = any(moment > before for moment in written)
+        if engine == "local" and trained:
+            [worker] = [
+                child
+                for child in psutil.Process(study.pid).children()
+                if "torchyard.pipelines.worker.serve" in child.cmdline()
+            ]
+            worker.kill()
+            return
         for file in runs.glob("*/trials/*.json"):
             if file.stat().st_mtime < before:
                 continue
             told = json.loads(file.read_text())
             owner = ProcessIdentity.parse(told.get("process", ""))
-            for lock in runs.glob("*/previous.pt"):
-                if owner and lock.stat().st_mtime > before and owner.lives():
-                    os.kill(owner.number, signal.SIGKILL)
-                    return
+            if owner and owner.lives() and trained:
+                os.kill(owner.number, signal.SIGKILL)
+                return
         time.sleep(0.02)
     raise AssertionError(study.stderr.read())
 
 
-@pytest.mark.parametrize("engine", ["dask", "ray", "pool"])
+@pytest.mark.parametrize("engine", ["local", "dask", "ray", "pool"])
 def test_a_study_is_the_same_whatever_runs_it_and_is_killed(workspace, alone, trials_of, engine):
-    options = ["--engine", engine, "--name", engine, "--workers", "2"]
+    workers = "1" if engine == "local" else "2"
+    options = ["--engine", engine, "--name", engine, "--workers", workers]
     servers = contextlib.nullcontext()
     if engine == "pool":
         options += ["--address", "study"]
         servers = prefect_worker(workspace)
     with servers:
         study = workspace.begin(*COMMAND, *options, cwd=workspace.folder, env=workspace.environment)
-        kill_one_in_a_trial(workspace, study)
+        kill_one_in_a_trial(workspace, study, engine)
         printed, errors = study.communicate(timeout=400)
     assert study.returncode == 0, errors
     assert "3 trials: 3 complete, 0 pruned, 0 failed" in printed
