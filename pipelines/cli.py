@@ -16,6 +16,7 @@ from rich.markup import escape
 from torchyard.core.errors import RunError, UserError
 from torchyard.core.proxies import settle_proxies
 from torchyard.pipelines.commands import (
+    audit,
     compare,
     inspect,
     model,
@@ -37,7 +38,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-for group in (run, sweep, inspect, model, verify, compare, ui, promote, storage, services):
+for group in (run, sweep, inspect, audit, model, verify, compare, ui, promote, storage, services):
     app.add_typer(group.commands)
 app.add_typer(plugins.commands, name="plugins")
 

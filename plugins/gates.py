@@ -175,6 +175,34 @@ class MaxMetric(GateParams):
         return _limit(self.metric, self.threshold, "most", operator.le)
 
 
+class MaxLeaked(GateParams):
+    """At most this share of the test samples that were, exactly or nearly, trained on, too."""
+
+    threshold: float = Field(0.0, ge=0, le=1, description="the greatest share, 0.01 is 1 %")
+
+    def figures_used(self) -> tuple[str, ...]:
+        """What the audit of the data set finds, which this asks for."""
+        return ("leaked",)
+
+    def build(self) -> Gate:
+        """Make the gate."""
+        return _limit("leaked", self.threshold, "most", operator.le)
+
+
+class MaxLabelErrors(GateParams):
+    """At most this share of the training labels that are likely wrong."""
+
+    threshold: float = Field(0.0, ge=0, le=1, description="the greatest share, 0.01 is 1 %")
+
+    def figures_used(self) -> tuple[str, ...]:
+        """What the audit of the data set finds, which this asks for."""
+        return ("label_errors",)
+
+    def build(self) -> Gate:
+        """Make the gate."""
+        return _limit("label_errors", self.threshold, "most", operator.le)
+
+
 def _limit(
     metric: str, threshold: float, side: str, passes: Callable[[float, float], bool]
 ) -> Gate:
@@ -195,3 +223,5 @@ def register_gates(register: Register) -> None:
     register("beats_champion", BeatsChampion)
     register("min_metric", MinMetric)
     register("max_metric", MaxMetric)
+    register("max_leaked", MaxLeaked)
+    register("max_label_errors", MaxLabelErrors)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -19,6 +20,7 @@ from torchyard.core.config.hardware import device_problem
 from torchyard.core.config.messages import explain
 from torchyard.core.config.parsing import as_section, preset_names, read_overridden
 from torchyard.core.config.schema import (
+    AUDIT_FIGURES,
     DEFAULT_GATES,
     SINGLE_KINDS,
     STANDARD_FIGURES,
@@ -75,6 +77,18 @@ class ResolvedConfig:
         """The gates of a promotion, with their names."""
         chosen = self.config.promote.gates if self.config.promote else ()
         return [(gate.name, typed) for gate, typed in zip(chosen, self.gates, strict=True)]
+
+    @property
+    def audited(self) -> bool:
+        """Whether the data set is audited: its settings or a gate ask for it."""
+        chosen = self.config.dataset
+        if chosen.audit or chosen.exclude:
+            return True
+        for gate in self.gates:
+            with suppress(Exception), contained():  # what is wrong with a plugin is said elsewhere
+                if not {*AUDIT_FIGURES}.isdisjoint(gate.figures_used()):
+                    return True
+        return False
 
     @property
     def named_metrics(self) -> list[tuple[str, params.MetricParams]]:

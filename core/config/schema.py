@@ -58,6 +58,17 @@ class DatasetChoice(ImageReading, Choice):
         "were trained with, where that is known, else 'statistics'",
     )
 
+    audit: bool = Field(
+        False,
+        description="look for duplicates, leaks between the splits and wrong labels before "
+        "training, and report them: docs/audit.md",
+    )
+    exclude: Literal["audit"] | None = Field(
+        None,
+        description="audit: train without the training samples that the audit finds, exactly or "
+        "nearly, in the test or the data set's validation split, too",
+    )
+
     @property
     def reading(self) -> ImageReading:
         """How image files are read, without the other settings."""
@@ -158,6 +169,10 @@ class OptimizerChoice(Choice):
 # than five classes.
 STANDARD_FIGURES = ("loss", "accuracy", "macro_f1", "worst_recall", "top5")
 LOWER_IS_BETTER = frozenset({"loss"})
+
+# Figures of the test split where the data set is audited: the share of its samples that were also
+# trained on, the accuracy of the others, the share of training labels that are likely wrong.
+AUDIT_FIGURES = ("leaked", "accuracy_without_leaked", "label_errors")
 
 
 class TrainConfig(BaseModel):

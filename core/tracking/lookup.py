@@ -20,6 +20,7 @@ from torchyard.core.tracking.store import (
     chosen_experiment,
     if_there,
     locked_store,
+    run_experiments,
     run_folder,
     store_lock,
 )
@@ -241,7 +242,7 @@ def find_run(client: MlflowClient, wanted: str) -> Run:
     Raises:
         UserError: there is none, or more than one is meant; the message names the nearest.
     """
-    experiments = [found.experiment_id for found in client.search_experiments()]
+    experiments = run_experiments(client)
     if wanted == BEST or wanted.startswith(f"{BEST}:"):
         return _best(client, experiments, wanted.partition(":")[2])
     if wanted == CHAMPION:

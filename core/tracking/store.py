@@ -40,6 +40,7 @@ T = TypeVar("T")
 
 TRACKING_URI = "MLFLOW_TRACKING_URI"
 EXPERIMENT = "torchyard"
+AUDITS = "torchyard audits"
 LOCAL_UI = "http://127.0.0.1:5000"
 RUNS = "TORCHYARD_RUNS"  # environment variable: the folder of the runs' own folders
 START_SECONDS = 30.0  # how long a start waits for a server that is coming up
@@ -176,6 +177,16 @@ def chosen_experiment(client: MlflowClient, uri: str) -> Experiment:
             "in MLFLOW_EXPERIMENT_NAME."
         )
     return experiment
+
+
+def run_experiments(client: MlflowClient) -> list[str]:
+    """The ids of the experiments that have runs: all but that of the audits."""
+    return [found.experiment_id for found in client.search_experiments() if found.name != AUDITS]
+
+
+def audits_experiment(client: MlflowClient, uri: str) -> Experiment:
+    """The experiment of the audits of data sets."""
+    return _named_experiment(client, uri, AUDITS)
 
 
 def _named_experiment(client: MlflowClient, uri: str, name: str) -> Experiment:

@@ -21,6 +21,7 @@ from torchyard.core.config.schema import RunConfig
 from torchyard.core.errors import UserError, suggestion
 from torchyard.core.tracking.lookup import NEWEST, PAGE, RECENT, quoted, search
 from torchyard.core.tracking.mlflow_format import BEST
+from torchyard.core.tracking.store import run_experiments
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -217,7 +218,7 @@ class RunQuery:
 
 def _search(client: MlflowClient, chosen: str, order: Sequence[str], page: int) -> Iterator[Run]:
     """The runs of all experiments; read page by page, as they are taken."""
-    experiments = [found.experiment_id for found in client.search_experiments()]
+    experiments = run_experiments(client)
     yield from search(client, experiments, chosen, order, page)
 
 

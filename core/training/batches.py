@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import cast
 
 import numpy as np
 import torch
 
-from torchyard.core.config.schema import TrainConfig
+from torchyard.core.audit.exclusion import excluded_samples
+from torchyard.core.config.schema import RunConfig, TrainConfig
 from torchyard.core.data.dataset import PreparedDataset, Split, rows_on
 from torchyard.core.data.photos import EncodedSamples, Part, Wanted, decoding_threads
 from torchyard.core.data.splitting import stratified_split
@@ -115,21 +117,34 @@ class Shard:
     places: torch.Tensor | None = None
 
 
-def training_splits(prepared: PreparedDataset, settings: TrainConfig) -> tuple[Split, Split | None]:
+def training_splits(
+    prepared: PreparedDataset, config: RunConfig, folder: Path | None = None
+) -> tuple[Split, Split | None]:
     """What is trained on, and what is held out for validation.
 
+    Args:
+        folder: of the run, which keeps what is excluded; a resumed one excludes the same.
+
     Raises:
-        UserError: nothing can be held out.
+        UserError: nothing can be held out, or nothing is left.
+        RunError: what is excluded cannot be read.
     """
-    train, validation = prepared.train, prepared.validation
+    train, validation, settings = prepared.train, prepared.validation, config.train
+    if config.dataset.exclude:
+        excluded = excluded_samples(prepared, folder)
+        train = replace(train, indices=np.setdiff1d(np.arange(len(train.labels)), excluded))
+        if not len(train):
+            raise UserError("dataset.exclude=audit: all training samples are in another split, too")
     if validation is None and settings.validation:
         seed = 0 if settings.seed == "per_run" else settings.seed
+        kept = np.arange(len(train.labels)) if train.indices is None else train.indices
+        groups = None if train.groups is None else train.groups[kept]
         try:
-            rest, held_out = stratified_split(train.labels, settings.validation, seed, train.groups)
+            rest, held_out = stratified_split(train.labels[kept], settings.validation, seed, groups)
         except ValueError as error:
             raise UserError(f"train.validation={settings.validation:g}: {error}") from None
-        validation = replace(train, indices=held_out)
-        train = replace(train, indices=rest)
+        validation = replace(train, indices=kept[held_out])
+        train = replace(train, indices=kept[rest])
     return train, validation
 
 

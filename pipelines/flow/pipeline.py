@@ -226,6 +226,9 @@ def prepare_data(config: RunConfig, run_id: str) -> str:
             _say("prepare", note)
         if notes:
             record.set_tags({"data_notes": "\n".join(notes)})
+        if _resolve_here(config).audited:
+            for line in recording.record_audit(record, config, data):
+                _say("prepare", line)
     return str(data.folder)
 
 

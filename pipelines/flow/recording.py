@@ -22,6 +22,8 @@ from prefect.client.orchestration import get_client
 from prefect.runtime import flow_run
 from prefect.utilities.urls import url_for
 
+from torchyard.core.audit.exclusion import found_audit
+from torchyard.core.audit.findings import AUDIT_FILE
 from torchyard.core.config.files import file_identity
 from torchyard.core.config.resolve import ResolvedConfig
 from torchyard.core.config.schema import SINGLE_KINDS, RunConfig
@@ -32,11 +34,13 @@ from torchyard.core.evaluation.conformal import CONFIDENCE_FILE, Confidence
 from torchyard.core.evaluation.metrics import Evaluation
 from torchyard.core.formatting import percent
 from torchyard.core.report import image_grids, markdown
+from torchyard.core.report.audit_page import audit_page
 from torchyard.core.report.matrix import confusion_matrix_figure
 from torchyard.core.report.run.headline import Headline
 from torchyard.core.report.run.recipe import recipe
 from torchyard.core.report.run_page import run_page
 from torchyard.core.tracking import provenance
+from torchyard.core.tracking.audits import AUDIT_PAGE, audit_metrics
 from torchyard.core.tracking.location.address import database_of
 from torchyard.core.tracking.location.errors import store_errors
 from torchyard.core.tracking.lookup import PARENT, run_tagged
@@ -71,6 +75,9 @@ SHARES = ("accuracy", "precision", "f1")  # columns of the per-class table
 # What the page does not say elsewhere.
 PAGE_FACTS = ("training", "device", "validation", "notes on the data", "data digest")
 TRAINING_BATCH = "training_batch.npz"
+
+
+MOST_FINDINGS = 1000  # in Prefect's table; MLflow has all
 
 
 class FinishedError(Exception):
@@ -239,6 +246,25 @@ def curves(folder: Path) -> dict[str, list[tuple[int, float]]]:
             for key, value in metrics.items():
                 found.setdefault(key, {})[epoch] = value
     return {key: sorted(points.items()) for key, points in found.items()}
+
+
+def record_audit(record: RunRecord, config: RunConfig, prepared: PreparedDataset) -> list[str]:
+    """Record the findings of the audit that the run asked for; returns what to say of them."""
+    audit = found_audit(prepared)
+    record.log_file(prepared.folder / AUDIT_FILE)
+    record.log_text(audit_page(audit, prepared, prepared.name), AUDIT_PAGE)
+    record.log_metrics(audit_metrics(audit), step=0)
+    lines = [f"audit: {audit.summary(prepared.counts)}"]
+    if config.dataset.exclude:
+        count = len(audit.leaked_samples("train"))
+        record.set_tags({"excluded": f"{count} training samples, by the audit"})
+        lines.append(f"{count:,} training samples are left out, because another split has them")
+    rows = [dataclasses.asdict(finding) for finding in audit.findings[:MOST_FINDINGS]]
+    tell(
+        "audit",
+        lambda: create_table_artifact(key="audit", table=rows, description=lines[0]),
+    )
+    return lines
 
 
 def record_training_batch(record: RunRecord, batch: Path, classes: Sequence[str]) -> None:

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from torchyard.core.config.resolve import ResolvedConfig, resolve_once
-from torchyard.core.config.schema import TrainConfig
+from torchyard.core.config.schema import AUDIT_FIGURES, TrainConfig
 from torchyard.core.config.weights import WeightsSource, weights_path
 from torchyard.core.data.dataset import PreparedDataset
 from torchyard.core.data.raw import SampleSpec
@@ -288,7 +288,7 @@ def _target_problems(resolved: ResolvedConfig) -> list[str]:
 def _figure_problems(resolved: ResolvedConfig, classes: Sequence[str]) -> list[str]:
     """What is wrong with the metrics, and the figures that nothing makes but something needs."""
     problems: list[str] = []
-    made = standard_names(len(classes))
+    made = [*standard_names(len(classes)), *(AUDIT_FIGURES if resolved.audited else ())]
     for number, (name, metric) in enumerate(resolved.named_metrics):
         with trial_step.trying(problems, f"metrics.{number}: '{name}': "):
             its = trial_step.try_metric(name, metric, classes)

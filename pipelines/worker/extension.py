@@ -55,7 +55,7 @@ def extend(
         raise RunError(f"There is no checkpoint in {source} that can be read.")
     state = checkpoint.load(last)
     position = state["position"]
-    counts = [len(training_splits(prepared, run.config.train)[0]) for run in (old, new)]
+    counts = [len(training_splits(prepared, run.config)[0]) for run in (old, new)]
     batches = [
         steps_per_epoch(count, run.config.train.known_batch_size)
         for count, run in zip(counts, (old, new), strict=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import itertools
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -15,6 +16,8 @@ import torch
 from filelock import FileLock, Timeout
 from torch import nn
 
+from torchyard.core.audit import audit
+from torchyard.core.audit.exclusion import audit_figures, found_audit
 from torchyard.core.config.files import file_identity
 from torchyard.core.config.resolve import ResolvedConfig, resolve_once
 from torchyard.core.config.schema import TrainConfig
@@ -63,6 +66,7 @@ from torchyard.pipelines.worker.config_check import (
 )
 from torchyard.pipelines.worker.extension import extend
 from torchyard.pipelines.worker.judging import judge
+from torchyard.pipelines.worker.label_judging import judge_labels
 from torchyard.pipelines.worker.plugin_check import try_plugins
 from torchyard.pipelines.worker.search.batch_size import (
     find_batch_size,
@@ -80,7 +84,7 @@ Answers = Iterator[bool]
 
 
 def prepare(config: Config, cache: str, emit: Emit) -> dict[str, Any]:
-    """Find or make the prepared arrays.
+    """Find or make the prepared arrays, and audit them where the configuration asks for it.
 
     Returns:
         folder: where they are; found: whether they were there already.
@@ -99,7 +103,24 @@ def prepare(config: Config, cache: str, emit: Emit) -> dict[str, Any]:
         chosen.reading,
     )
     resolved.config.check_validation(prepared.validation is not None)
+    if resolved.audited:
+        audit.audit(prepared, lambda *step: emit(StageProgress(*step)))
     return {"folder": str(prepared.folder), "found": prepared == before}
+
+
+def audit_dataset(data: str, again: bool, emit: Emit) -> dict[str, Any]:
+    """Audit prepared data; the table is `AUDIT_FILE` in their folder.
+
+    Args:
+        again: also where there is a table.
+
+    Returns:
+        seconds: how long it took.
+    """
+    began = time.perf_counter()
+    prepared = PreparedDataset.open(Path(data))
+    audit.audit(prepared, lambda *step: emit(StageProgress(*step)), again)
+    return {"seconds": time.perf_counter() - began}
 
 
 def train(
@@ -169,7 +190,7 @@ def _train(
     start = None
     if strategy.broadcast(found) is None:  # which has the weights
         start = starting_weights(resolved, arguments[3])
-    train, validation = training_splits(prepared, settings)
+    train, validation = training_splits(prepared, resolved.config, folder)
     if settings.batch_size == "auto":
         some = resolved.with_batch_size(UNKNOWN_BATCH_SIZE)
         steps = total_steps(len(train), some.config.train)
@@ -339,7 +360,7 @@ def evaluate(config: Config, data: str, weights: str, target: str, emit: Emit) -
     resolved, prepared = resolve_once(config, host()), PreparedDataset.open(Path(data))
     device = devices.choose_device(resolved.config.device)
     set_up_evaluation(resolved.config.train.threads)
-    network = _trained_network(resolved, prepared, Path(weights), device)
+    network = trained_network(resolved, prepared, Path(weights), device)
     test = prepared.test
     predictions = predict(network, test.samples, test.labels, device=device)
     held_out = training_splits(prepared, resolved.config.train)[1]
@@ -352,6 +373,9 @@ def evaluate(config: Config, data: str, weights: str, target: str, emit: Emit) -
         confidence.write(Path(target).with_name(CONFIDENCE_FILE))
     predictions.save(Path(target))
     figures = Figures.build(resolved.named_metrics, prepared.classes)(predictions)
+    if resolved.audited:
+        excluded = resolved.config.dataset.exclude is not None
+        figures |= audit_figures(found_audit(prepared), predictions, prepared.counts, excluded)
     return {"figures": {name: value for name, value in figures.items() if value == value}}
 
 
@@ -372,7 +396,7 @@ def export(
         refused: why torch.export cannot write this model, or None; digest: of its weights.
     """
     resolved, prepared = resolve_once(config, host()), PreparedDataset.open(Path(data))
-    network = _trained_network(resolved, prepared, Path(weights), torch.device("cpu"))
+    network = trained_network(resolved, prepared, Path(weights), torch.device("cpu"))
     if temperature is not None:
         network.temperature = torch.tensor(temperature)
     try:
@@ -382,7 +406,7 @@ def export(
     return {"refused": None, "digest": digest}
 
 
-def _trained_network(
+def trained_network(
     resolved: ResolvedConfig, prepared: PreparedDataset, weights: Path, device: torch.device
 ) -> networks.Network:
     """The network as it is evaluated and served."""
@@ -408,7 +432,7 @@ def find_learning_rate(
     """
     resolved, prepared = resolve_once(config, host()), PreparedDataset.open(Path(data))
     device = devices.choose_device(resolved.config.device)
-    train, _ = training_splits(prepared, resolved.config.train)
+    train, _ = training_splits(prepared, resolved.config)
     start = starting_weights(resolved, weights)
     if resolved.config.train.batch_size == "auto":
         size = find_batch_size(resolved, prepared, train, device, start)
@@ -442,6 +466,7 @@ STAGES: dict[str, Callable[..., dict[str, Any]]] = {
     stage.__name__: stage
     for stage in (
         *(check, try_plugins, prepare, extend, train, evaluate, export, judge),
-        *(inspect_dataset, inspect_model, find_learning_rate, find_branches),
+        *(audit_dataset, judge_labels, inspect_dataset, inspect_model),
+        *(find_learning_rate, find_branches),
     )
 }

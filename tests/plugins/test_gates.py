@@ -193,3 +193,18 @@ def test_the_kit_finds_a_gate_that_draws_lots():
     ):
         with pytest.raises(PluginFault, match=problem):
             assert_gate_plugin(params)
+
+
+@pytest.mark.parametrize(
+    ("name", "figure"), [("max_leaked", "leaked"), ("max_label_errors", "label_errors")]
+)
+def test_a_gate_of_the_audit_refuses_more_than_its_share_and_what_was_not_audited(name, figure):
+    chosen = gate(name, threshold=0.01)
+    assert chosen.figures_used() == (figure,)
+    judge = chosen.build()
+    for share, passed in ((0.0, True), (0.01, True), (0.011, False)):
+        candidate = dataclasses.replace(mistaken(9, 1), figures={figure: share})
+        assert judge(candidate, None).passed is passed
+    refusal = judge(mistaken(9, 1), None)
+    assert not refusal.passed
+    assert refusal.reason == f"{figure} is not defined for these predictions"

@@ -1,0 +1,1 @@
+"""What is wrong with a data set: leaks between its splits, duplicates, doubtful labels."""

@@ -1,0 +1,252 @@
+"""What an audit keeps of every sample: a digest, and of images small pictures to compare them by.
+
+Samples are read once, block by block, and a second time a few thousand of them, which say what
+images of this data set have in common.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import product
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+from threadpoolctl import threadpool_limits
+
+from torchyard.core.data.dataset import rows_of
+from torchyard.core.data.photos import decoding_threads
+
+if TYPE_CHECKING:
+    from torchyard.core.data.dataset import Split
+
+Floats = npt.NDArray[np.float32]
+
+COARSE, FINE = 16, 32  # sides of the small pictures
+WINDOW = 14  # of a coarse picture, that is compared with another's, at each of SHIFTS
+SHIFTS = tuple(product((0, 1, 2), repeat=2))
+BORDER = 1  # of the coarse picture, which a shifted image has from elsewhere
+EVEN, ODD = 20, 12  # principal components that a mirror image keeps, and that it negates
+# Of their standard deviations: 0 would compare colours and light alone, 1 mostly noise.
+WHITENING = 0.35
+FITTED = 8192  # images from which the components are found
+NOISE = 1.0  # the least deviation, of 0 to 255, of an image that has something on it
+BLOCK_BYTES = 4 << 20
+DIGEST = np.dtype("V16")
+
+
+@dataclass(frozen=True)
+class Fingerprints:
+    """The samples of all splits, one split after another.
+
+    Attributes:
+        digests: N, of the samples' values.
+        deviation: float32 N, of the pixels of each channel from their mean, 0 to 255; of vectors
+            of their values.
+        embedding: float32 N x 32 of unit length; the cosine says which images may be alike. All
+            zero for an image without detail, and of no columns where samples are not images.
+        coarse, fine: int8 N x 16 x 16 and N x 32 x 32: the grey picture without its broad light
+            and shade, each scaled to use the range; in files that only this process sees.
+        lengths: float32 N x 9, of the windows of the coarse picture, each without its mean.
+    """
+
+    digests: npt.NDArray[np.void]
+    deviation: Floats
+    embedding: Floats
+    coarse: npt.NDArray[np.int8]
+    fine: npt.NDArray[np.int8]
+    lengths: Floats
+
+
+def fingerprints(
+    splits: Sequence[Split], on_progress: Callable[[int, int], None] = lambda done, total: None
+) -> Fingerprints:
+    """Read every sample of the splits.
+
+    Raises:
+        RunError: the prepared data are damaged.
+        OSError: they cannot be read.
+    """
+    total = sum(len(split.samples) for split in splits)
+    digests, deviation = np.empty(total, DIGEST), np.empty(total, np.float32)
+    basis = Basis.of(splits)
+    images = total if basis else 0
+    coarse, fine = _unnamed_array(images, COARSE), _unnamed_array(images, FINE)
+    lengths = np.empty((images, len(SHIFTS)), np.float32)
+    embedding = np.zeros((total, EVEN + ODD if basis else 0), np.float32)
+
+    def read(split: Split, rows: slice, place: int) -> int:
+        block = rows_of(split.samples)[rows]
+        here = slice(place, place + len(block))
+        flat = np.ascontiguousarray(block).reshape(len(block), -1)
+        digests[here] = _digests(flat)
+        if basis is None:
+            deviation[here] = np.ptp(flat, axis=1) if flat.shape[1] > 1 else np.inf
+            return len(block)
+        pixels = _scaled(block[:, :4].astype(np.float32), FINE)
+        small = _halved(pixels)
+        deviation[here] = _deviation(pixels)
+        # What varies less is noise, whose shape says nothing.
+        embedding[here] = basis(small) * (deviation[here] >= NOISE)[:, None]
+        grey, sharp = small.mean(axis=1), pixels.mean(axis=1)
+        fine[here] = _quantized(sharp - _blurred(sharp, 4.0))
+        coarse[here] = _quantized(_blurred(grey, 0.6) - _blurred(grey, 3.0))
+        lengths[here] = _lengths(coarse[here].astype(np.float32))
+        return len(block)
+
+    done = 0
+    with threadpool_limits(1, "blas"), ThreadPoolExecutor(decoding_threads()) as threads:
+        for count in threads.map(read, *zip(*_blocks(splits), strict=True)):
+            done += count
+            on_progress(done, total)
+    return Fingerprints(digests, deviation, embedding, coarse, fine, lengths)
+
+
+@dataclass(frozen=True)
+class Basis:
+    """Principal components of small colour pictures, apart for what mirroring keeps and negates.
+
+    A picture is the sum of an even part, the same in its mirror image, and an odd one that the
+    mirror image has negated; so the cosine to a mirror image needs no second embedding.
+
+    Attributes:
+        mean: float32 C * 14 * 14, of the even parts.
+        vectors: float32 C * 14 * 14 x components, scaled: the even ones, then the odd ones.
+    """
+
+    mean: Floats
+    vectors: Floats
+
+    @classmethod
+    def of(cls, splits: Sequence[Split]) -> Basis | None:
+        """The components of some images, evenly spread; None where samples are not images."""
+        if splits[0].samples.ndim != 4:
+            return None
+        share = FITTED / max(1, sum(len(split.samples) for split in splits))
+        pictures = []
+        for split in splits:
+            count = min(len(split.samples), max(1, round(share * len(split.samples))))
+            chosen = np.linspace(0, len(split.samples) - 1, count).astype(np.int64)
+            pixels = rows_of(split.samples)[chosen][:, :4].astype(np.float32)
+            pictures.append(_halved(_scaled(pixels, FINE)))
+        inner = _inner(np.concatenate(pictures))
+        flat, mirrored = (each.reshape(len(inner), -1) for each in (inner, inner[..., ::-1]))
+        even, odd = (flat + mirrored) / 2, (flat - mirrored) / 2
+        mean = even.mean(axis=0, dtype=np.float32)
+        return cls(mean, np.hstack([_components(even - mean, EVEN), _components(odd, ODD)]))
+
+    def __call__(self, pictures: Floats) -> Floats:
+        """Unit vectors of N x C x 16 x 16."""
+        # A product with an even vector is that of the even part alone, and so with an odd one.
+        found = (_inner(pictures).reshape(len(pictures), -1) - self.mean) @ self.vectors
+        length = np.linalg.norm(found, axis=1, keepdims=True)
+        return np.asarray(found / np.maximum(length, 1e-6), np.float32)
+
+
+def _blocks(splits: Sequence[Split]) -> Iterator[tuple[Split, slice, int]]:
+    """Some MiB of samples each: their split, their rows, and the place of the first of all."""
+    place = 0
+    for split in splits:
+        count = len(split.samples)
+        size = max(1, BLOCK_BYTES * count // max(1, split.samples.nbytes))
+        for start in range(0, count, size):
+            yield split, slice(start, min(start + size, count)), place + start
+        place += count
+
+
+def _digests(flat: npt.NDArray[Any]) -> npt.NDArray[np.void]:
+    """A digest of each row; of numbers, +0 and -0 are equal."""
+    if flat.dtype.kind == "f":
+        flat = flat + np.zeros(1, flat.dtype)
+    size = DIGEST.itemsize
+    joined = b"".join(hashlib.blake2b(row.data, digest_size=size).digest() for row in flat)
+    return np.frombuffer(joined, DIGEST)
+
+
+def _halved(pictures: Floats) -> Floats:
+    """N x C x 32 x 32 as 16 x 16."""
+    rows = pictures[:, :, ::2] + pictures[:, :, 1::2]
+    return np.asarray((rows[..., ::2] + rows[..., 1::2]) / 4, np.float32)
+
+
+def _deviation(pixels: Floats) -> Floats:
+    """The standard deviation of each image: of the channel in which it is greatest."""
+    flat = pixels.reshape(*pixels.shape[:2], -1)
+    mean = flat.mean(axis=2)
+    variance = np.einsum("ncp,ncp->nc", flat, flat) / flat.shape[2] - np.square(mean)
+    return np.asarray(np.sqrt(np.maximum(variance, 0)).max(axis=1), np.float32)
+
+
+def _lengths(pictures: Floats) -> Floats:
+    """N x 9: the length of what each window of a coarse picture has, without its mean."""
+    found = np.empty((len(pictures), len(SHIFTS)), np.float32)
+    for place, (down, right) in enumerate(SHIFTS):
+        window = pictures[:, down : down + WINDOW, right : right + WINDOW]
+        squares, total = np.einsum("nij,nij->n", window, window), window.sum(axis=(1, 2))
+        found[:, place] = np.sqrt(np.maximum(squares - np.square(total) / WINDOW**2, 1e-6))
+    return found
+
+
+def _scaled(images: Floats, side: int) -> Floats:
+    """Images of any size as N x C x side x side: each new pixel the mean of what it covers."""
+    if images.shape[2:] == (side, side):
+        return images
+    rows, columns = (_area_weights(length, side) for length in images.shape[2:])
+    return np.asarray(np.matmul(np.matmul(rows, images), columns.T), np.float32)
+
+
+def _area_weights(length: int, side: int) -> Floats:
+    """side x length: which share of each new pixel is covered by each old one."""
+    edges = np.linspace(0, length, side + 1)
+    low = np.maximum(edges[:-1, None], np.arange(length))
+    high = np.minimum(edges[1:, None], np.arange(1, length + 1))
+    return np.asarray(np.maximum(0, high - low) * side / length, np.float32)
+
+
+def _blurred(grey: Floats, sigma: float) -> Floats:
+    """N x side x side with Gaussian weights; beyond the edges there is nothing."""
+    side = grey.shape[-1]
+    distance = np.subtract.outer(np.arange(side), np.arange(side))
+    kernel = np.exp(-0.5 * (distance / sigma) ** 2)
+    kernel = np.asarray(kernel / kernel.sum(axis=1, keepdims=True), np.float32)
+    # Two multiplications of large matrices; `matmul` of N small ones takes four times as long.
+    across = (grey.reshape(-1, side) @ kernel.T).reshape(grey.shape)
+    down = across.swapaxes(1, 2).reshape(-1, side) @ kernel.T
+    return down.reshape(grey.shape).swapaxes(1, 2)
+
+
+def _quantized(pictures: Floats) -> npt.NDArray[np.int8]:
+    """Each scaled so that its greatest value is 127: a correlation does not change."""
+    most = np.abs(pictures).max(axis=(1, 2), keepdims=True)
+    scaled = np.rint(pictures * (127 / np.maximum(most, 1e-6)))
+    return np.asarray(scaled, np.int8)
+
+
+def _inner(pictures: Floats) -> Floats:
+    """Pictures without their border and their mean light, of unit length: N x C x 14 x 14."""
+    inner = pictures[:, :, BORDER:-BORDER, BORDER:-BORDER]
+    inner = inner - inner.mean(axis=(1, 2, 3), keepdims=True)
+    length = np.sqrt(np.einsum("ncij,ncij->n", inner, inner))[:, None, None, None]
+    return np.asarray(inner / np.maximum(length, 1e-6), np.float32)
+
+
+def _components(parts: npt.NDArray[np.floating[Any]], count: int) -> Floats:
+    """The first principal components, each divided by a power of its standard deviation."""
+    values, vectors = np.linalg.eigh(parts.T @ parts / len(parts))
+    values, vectors = values[::-1][:count], vectors[:, ::-1][:, :count]
+    scale = np.maximum(values, values[0] * 1e-6 + 1e-12) ** -WHITENING
+    # A component that these images do not have is not blown up to noise.
+    return np.asarray(vectors * np.where(values > values[0] * 1e-6, scale, 0), np.float32)
+
+
+def _unnamed_array(count: int, side: int) -> npt.NDArray[np.int8]:
+    """An array N x side x side in a file that is gone when nobody holds it."""
+    if count == 0:
+        return np.empty((0, side, side), np.int8)
+    file = tempfile.TemporaryFile()  # noqa: SIM115 - the map keeps it
+    # As a plain array: rows of a `memmap` take twice as long to choose.
+    return np.asarray(np.memmap(file, np.int8, "w+", shape=(count, side, side)))
