@@ -15,6 +15,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    NonNegativeInt,
     PositiveFloat,
     PositiveInt,
     ValidationError,
@@ -321,6 +322,12 @@ class EvaluateConfig(BaseModel):
     views: Literal["one", "mirror", "mirror_and_shifts"] = Field(
         "one",
         description="of each image, whose logits are averaged, by the network that is logged, too",
+    )
+    nearest: NonNegativeInt = Field(
+        3,
+        le=10,
+        description="training images that the report shows beside each of the surest mistakes: "
+        "those of the wrong class that are most alike to the network; 0: none",
     )
     temperature: bool = Field(
         False,

@@ -12,7 +12,12 @@ import numpy as np
 from torchyard.core.errors import RunError, UserError
 from torchyard.core.evaluation.metrics import Evaluation, evaluate
 from torchyard.core.evaluation.paired_test import Comparison, compare
-from torchyard.core.formatting import UNKNOWN, points
+from torchyard.core.formatting import UNKNOWN, duration, number, percent, points
+from torchyard.core.report.class_comparison import (
+    ClassRow,
+    classes_compared,
+    differing_data,
+)
 from torchyard.core.report.page import render
 from torchyard.core.report.plots import Curves, accuracy_cost_figure, learning_curves, svg
 from torchyard.core.tracking.lookup import recorded_predictions
@@ -24,9 +29,19 @@ if TYPE_CHECKING:
 
     from torchyard.core.data.predictions import PredictionTable
 
+MAX_CLASSES = 20  # those that differ most; the others are folded
 CURVES = ("train/loss", "train/accuracy", "val/loss", "val/accuracy")
 COST = ("time/train_seconds", "test/accuracy")
-SIGNIFICANCE = 0.05
+# Of a run's tags, what may differ beside its settings.
+CIRCUMSTANCES = {
+    "device": "device_name",
+    "precision": "precision",
+    "threads": "threads",
+    "processes": "processes",
+    "torch": "torch_version",
+    "commit": "mlflow.source.git.commit",
+}
+SHOWN_COMMIT = 7
 # The metric of each row of results.
 RESULTS = {
     "test loss": "test/loss",
@@ -35,11 +50,12 @@ RESULTS = {
     "macro F1": "test/macro_f1",
     "epochs": "train/epochs",
     "parameters": "train/parameters",
-    "training, s": "time/train_seconds",
-    "whole run, s": "time/total_seconds",
+    "training": "time/train_seconds",
+    "whole run": "time/total_seconds",
     "images/s": "train/mean_images_per_second",
     "peak memory, MiB": "system/peak_memory_mib",
 }
+SHARES, DURATIONS = ("macro F1",), ("training", "whole run")
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,8 +105,11 @@ def compare_runs(client: MlflowClient, runs: Sequence[Run]) -> list[ComparedRun]
         try:
             table = recorded_predictions(client, run)
             result = evaluate(table.predictions, table.classes)
-            if compared and compared[0].table is not None:
-                difference = compare(compared[0].table, table)
+            if compared and (rival := compared[0].table) is not None:
+                if rival.test_digest == table.test_digest:
+                    difference = compare(rival, table)
+                else:
+                    remark = differing_data(rival, table)
         except (UserError, RunError) as error:
             remark = str(error)
         curves = {key: _history(client, run, key) for key in CURVES}
@@ -106,10 +125,19 @@ def _history(client: MlflowClient, run: Run, key: str) -> list[tuple[int, float]
 
 
 def settings_that_differ(compared: Sequence[ComparedRun]) -> pd.DataFrame:
-    """One row per setting that is not the same in all, one column per run; None where unset."""
+    """One row per setting, or circumstance of `CIRCUMSTANCES`, that is not the same in all.
+
+    There is one column per run; None where it is unset. A list or a section is unset if empty.
+    """
     import pandas as pd
 
-    columns = {each.label: pd.Series(each.run.data.params, dtype=object) for each in compared}
+    columns = {}
+    for each in compared:
+        tags = each.run.data.tags
+        around = {name: tags[key] for name, key in CIRCUMSTANCES.items() if key in tags}
+        if "commit" in around:
+            around["commit"] = around["commit"][:SHOWN_COMMIT]
+        columns[each.label] = pd.Series({**each.run.data.params, **around}, dtype=object)
     table = pd.DataFrame(columns).sort_index()
     return table[table.nunique(axis=1, dropna=False) > 1].replace(np.nan, None)
 
@@ -123,65 +151,37 @@ def results(compared: Sequence[ComparedRun]) -> pd.DataFrame:
     return table.dropna(how="all")
 
 
-@dataclass(frozen=True)
-class ClassCell:
-    """The accuracy of one class in one run, and its difference to the first run's, if any.
-
-    The precision is the share of the samples predicted as this class that are of it.
-    """
-
-    accuracy: float
-    precision: float
-    difference: float | None = None
-    low: float = np.nan
-    high: float = np.nan
-    p_value: float = np.nan
-
-    @property
-    def significant(self) -> bool:
-        """Whether the difference is more than chance, adjusted for all classes (Holm)."""
-        return self.p_value < SIGNIFICANCE
-
-
-# A class, its test images, and a cell per run; None for a run of other test samples.
-ClassRow = tuple[str, int, list[ClassCell | None]]
-
-
-def classes_compared(compared: Sequence[ComparedRun]) -> list[ClassRow]:
-    """Compare class by class, the greatest difference first.
-
-    Without predictions of the first run the list is empty.
-    """
-    first = compared[0].result
-    if first is None:
-        return []
-    measured = ["second", "difference", "low", "high", "p_adjusted"]
+def result_rows(compared: Sequence[ComparedRun]) -> list[tuple[str, list[str]]]:
+    """The rows of `results` as texts; durations, shares and the worst class as people say them."""
     rows = []
-    shown = ["class", "images", "accuracy", "precision"]
-    for index, (name, images, accuracy, precision) in enumerate(
-        first.per_class[shown].itertuples(index=False, name=None)
-    ):
-        cells: list[ClassCell | None] = [ClassCell(accuracy, precision)]
-        for each in compared[1:]:
-            if each.difference is None or each.result is None:
-                cells.append(None)
-                continue
-            accuracy, *difference = map(float, each.difference.per_class[measured].iloc[index])
-            precision = float(each.result.per_class["precision"].iloc[index])
-            cells.append(ClassCell(accuracy, precision, *difference))
-        rows.append((name, images, cells))
+    for name, *values in results(compared).itertuples(name=None):
+        if name == "worst class":
+            worst = [each.run.data.tags.get("worst_class", "") for each in compared]
+            texts = [
+                f"{which} {percent(value)}".strip()
+                for which, value in zip(worst, values, strict=True)
+            ]
+        elif name in SHARES:
+            texts = [percent(value) for value in values]
+        elif name in DURATIONS:
+            texts = [UNKNOWN if value != value else duration(value) for value in values]
+        else:
+            texts = [number(value) for value in values]
+        rows.append((name, texts))
+    return rows
 
-    def greatest_difference(row: ClassRow) -> float:
-        differences = [abs(cell.difference or 0.0) for cell in row[2] if cell is not None]
-        return float(np.nanmax(differences))
 
-    return sorted(rows, key=greatest_difference, reverse=True)
+def classes_of(compared: Sequence[ComparedRun]) -> list[ClassRow]:
+    """The classes that all runs have, those that differ most first."""
+    return classes_compared(
+        [each.result for each in compared], [each.difference for each in compared]
+    )
 
 
 def conclusion(first: ComparedRun, other: ComparedRun) -> tuple[str, str]:
     """Which of two runs is better, if any: a statement, and the numbers that support it."""
     if other.difference is None:
-        return f"{first.label} and {other.label} are not compared", other.remark or first.remark
+        return f"No verdict on {first.label} and {other.label}", other.remark or first.remark
     overall = other.difference.overall
     difference, low, high = overall.difference, overall.low, overall.high
     better, worse = (other, first) if difference > 0 else (first, other)
@@ -192,7 +192,7 @@ def conclusion(first: ComparedRun, other: ComparedRun) -> tuple[str, str]:
         f"p = {overall.p_value:.2g}; {overall.only_first + overall.only_second:,} of "
         f"{overall.images:,} test samples tell them apart"
     )
-    if overall.p_value < SIGNIFICANCE:
+    if overall.told_apart:
         return f"{better.label} is better than {worse.label}", numbers
     return f"{first.label} and {other.label} cannot be told apart", numbers
 
@@ -204,13 +204,18 @@ def comparison_page(compared: Sequence[ComparedRun]) -> str:
         for each in compared
     ]
     measured = any(seconds == seconds and accuracy == accuracy for seconds, accuracy, *_ in costs)
+    rows = classes_of(compared)
+    shares = [cell.accuracy for row in rows for cell in row[2] if cell is not None]
     return render(
         "comparison.html",
         compared=compared,
         conclusions=[conclusion(compared[0], each) for each in compared[1:]],
         settings=settings_that_differ(compared).to_dict("split"),
-        results=results(compared).to_dict("split"),
-        classes=classes_compared(compared),
+        results=result_rows(compared),
+        classes=rows,
+        most_classes=MAX_CLASSES,
+        least=float(np.floor(10 * np.nanmin([*shares, 1.0])) / 10),
+        alone=len({each.table.test_digest for each in compared if each.table is not None}) > 1,
         curves=learning_curves([each.curves for each in compared]),
         validated=any(each.curves.get("val/loss") for each in compared),
         cost=svg(accuracy_cost_figure(costs), "cost") if measured else "",

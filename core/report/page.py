@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 TEMPLATES = Path(__file__).parent / "templates"
 MAX_SIDE = 168  # pixels of a scaled image's longer side, which keeps a page small
 MAX_EXACT_SIDE = 64  # up to here the page has the image's own pixels
+THUMBNAIL_SIDE = 48
 _ESCAPES = str.maketrans(
     {"&": "&amp;", "<": "&lt;", ">": "&gt;", **{sign: f"\\{sign}" for sign in "\\`*_[]|~$!#"}}
 )
@@ -61,20 +62,26 @@ def data_uri(content: bytes, media_type: str) -> str:
     return f"data:{media_type};base64,{base64.b64encode(content).decode()}"
 
 
-def image_uri(image: npt.NDArray[Any], side: int = MAX_SIDE, exact: int = MAX_EXACT_SIDE) -> str:
+def image_uri(image: npt.NDArray[Any]) -> str:
     """An image as a data URI: lossless if it is small, otherwise scaled down and lossy.
 
     Args:
         image: uint8 C x H x W, grey or RGB.
-        side: pixels of the longer side of a lossy one, at most.
-        exact: pixels of the longer side up to which it is lossless.
     """
+    exact = max(image.shape[1:]) <= MAX_EXACT_SIDE
+    return _encoded(image, "png", MAX_EXACT_SIDE) if exact else _encoded(image, "webp", MAX_SIDE)
+
+
+def small_image_uri(image: npt.NDArray[Any]) -> str:
+    """The same as a thumbnail, always lossy: about a kilobyte, where a page has many."""
+    return _encoded(image, "webp", THUMBNAIL_SIDE)
+
+
+def _encoded(image: npt.NDArray[Any], kind: str, side: int) -> str:
     from PIL import Image
 
-    picture, kind = Image.fromarray(rgb(image)), "png"
-    if max(picture.size) > exact:
-        picture.thumbnail((side, side))
-        kind = "webp"
+    picture = Image.fromarray(rgb(image))
+    picture.thumbnail((side, side))
     file = io.BytesIO()
     picture.save(file, kind, quality=85)
     return data_uri(file.getvalue(), f"image/{kind}")

@@ -155,6 +155,8 @@ def accuracy_cost_figure(runs: Sequence[Sequence[float]]) -> Figure:
         axes.errorbar(seconds, accuracy, yerr=reach, fmt="o", color=colour, capsize=3)
     _plain(axes, x="training, seconds", title="test accuracy")
     axes.set_xscale("log")
+    if known := [seconds for seconds, accuracy, *_ in runs if seconds + accuracy > 0]:
+        axes.set_xlim(min(known) / 1.3, max(known) * 1.3)
     for set_formatter in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
         set_formatter(Plain(minor_thresholds=(1.5, 0.5)))
     axes.yaxis.set_major_formatter(_percent)

@@ -8,9 +8,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from torchyard.core.evaluation.confidence import calibration, wilson_interval
+from torchyard.core.evaluation.nearest import surest_mistakes
 from torchyard.core.report.image_grids import drawable
 from torchyard.core.report.matrix import page_matrix
-from torchyard.core.report.page import MAX_EXACT_SIDE, data_uri, image_uri, render
+from torchyard.core.report.page import (
+    MAX_EXACT_SIDE,
+    data_uri,
+    image_uri,
+    render,
+    small_image_uri,
+)
 from torchyard.core.report.plots import Curves, learning_curves, reliability_figure, svg
 from torchyard.core.report.run.confusions import confusions
 
@@ -19,9 +26,10 @@ if TYPE_CHECKING:
 
     from torchyard.core.data.dataset import Labels, Samples
     from torchyard.core.data.predictions import Predictions
+    from torchyard.core.evaluation.nearest import Nearest
     from torchyard.core.report.run.headline import Headline
 
-MAX_PAIRS, MAX_EXAMPLES, MAX_MISTAKES = 8, 6, 24
+MAX_PAIRS, MAX_EXAMPLES = 8, 6
 MAX_CLASSES = 20  # the weakest; the others are folded
 MAX_BATCH = 12  # training images
 STAGES = ("prepare", "train", "evaluate")
@@ -42,6 +50,7 @@ def run_page(
     config: str,
     links: Mapping[str, str],
     batch: tuple[Samples, Labels] | None = None,
+    nearest: tuple[Nearest, Samples] | None = None,
 ) -> str:
     """Make the page: HTML that needs no other file.
 
@@ -58,6 +67,8 @@ def run_page(
         config: the whole configuration as YAML.
         links: addresses by their names.
         batch: samples and labels as the training saw them first.
+        nearest: the training samples that speak most for each of the surest mistakes, and all
+            training samples, of which only those shown are read.
     """
     evaluation = headline.evaluation
     calibrated, confidence = calibration(predictions), predictions.confidence
@@ -71,12 +82,20 @@ def run_page(
                 "predicted": classes[predictions.predicted[index]],
                 "confidence": confidence[index],
                 "picture": image_uri(samples[index]) if pictures else None,
+                "nearest": [],
             }
             for index in indices
         ]
 
     surest = np.argsort(-confidence, kind="stable")
-    wrong = surest[(predictions.predicted != predictions.targets)[surest]]
+    mistakes = shown(surest_mistakes(predictions).tolist())
+    if nearest is not None and pictures:
+        found, training = nearest
+        for each in mistakes:
+            each["nearest"] = [
+                {"index": at, "likeness": likeness, "picture": small_image_uri(training[at])}
+                for at, likeness in found.samples.get(each["index"], ())
+            ]
     pairs = []
     for true, predicted, count in evaluation.most_confused(MAX_PAIRS):
         pair = (predictions.targets == true) & (predictions.predicted == predicted)
@@ -103,8 +122,9 @@ def run_page(
         matrix=svg(matrix, "matrix"),
         confusions=confusions(samples, predictions, evaluation, classes, box),
         pairs=pairs,
-        mistakes=shown(wrong[:MAX_MISTAKES]),
-        mistake_count=len(wrong),
+        mistakes=mistakes,
+        mistake_count=evaluation.images - evaluation.correct,
+        nearest=nearest[0] if nearest else None,
         pictures=pictures,
         smooth=pictures and max(samples.shape[2:]) > MAX_EXACT_SIDE,
         calibration=calibrated,
@@ -136,4 +156,4 @@ def _classes(per_class: pd.DataFrame) -> tuple[list[dict[Hashable, Any]], float]
 def _pictured(samples: Samples, labels: Labels, classes: Sequence[str]) -> list[dict[str, str]]:
     """The first training images with the names of their classes."""
     chosen = zip(samples[:MAX_BATCH], labels[:MAX_BATCH], strict=True)
-    return [{"picture": image_uri(image), "label": classes[label]} for image, label in chosen]
+    return [{"picture": small_image_uri(image), "label": classes[label]} for image, label in chosen]

@@ -12,7 +12,7 @@ from rich.markup import escape
 
 from torchyard.core.data.files import atomic_write
 from torchyard.core.errors import UserError
-from torchyard.core.formatting import duration, number, percent, points, printable
+from torchyard.core.formatting import duration, percent, points, printable
 from torchyard.core.tracking.location.errors import store_errors
 from torchyard.core.tracking.lookup import progress_of, silent_runs
 from torchyard.core.tracking.ownership.lease import silent_seconds
@@ -25,7 +25,8 @@ from torchyard.pipelines.display import print_json, print_table, stderr, stdout
 from torchyard.pipelines.terminal.runs import print_runs
 
 if TYPE_CHECKING:
-    from torchyard.core.report.comparison import ClassCell, ComparedRun
+    from torchyard.core.report.class_comparison import ClassCell
+    from torchyard.core.report.comparison import ComparedRun
 
 commands = typer.Typer()
 
@@ -163,11 +164,11 @@ def _print_comparison(compared: Sequence[ComparedRun]) -> None:
     else:
         _print_by_run("setting", compared, settings.fillna("–").itertuples(name=None))
     stdout.print()
-    results = comparison.results(compared).map(number).itertuples(name=None)
+    results = [(name, *texts) for name, texts in comparison.result_rows(compared)]
     placements = ["device", *(each.placement for each in compared)]
     _print_by_run("result", compared, [_accuracy_row(compared), *results, placements])
     stdout.print()
-    rows = comparison.classes_compared(compared)
+    rows = comparison.classes_of(compared)
     if rows:
         shown = [
             (name, *map(_class_cell, cells), _precisions(cells), f"{n:,}")
@@ -177,7 +178,9 @@ def _print_comparison(compared: Sequence[ComparedRun]) -> None:
         rest = len(rows) - MAX_CLASSES
         if rest > 0:
             stdout.print(f"and {rest} classes that differ less (--html FILE shows all)")
-        stdout.print("points, 95 % interval; *: significant with all classes considered\n")
+        if any(cell and cell.difference is not None for _, _, cells in rows for cell in cells):
+            stdout.print("points, 95 % interval; *: significant with all classes considered")
+        stdout.print()
     for each in compared[1:]:
         statement, numbers = comparison.conclusion(compared[0], each)
         stdout.print(f"[bold]{escape(statement)}[/]: {escape(numbers)}", soft_wrap=True)

@@ -34,6 +34,7 @@ from torchyard.core.data.predictions import PREDICTIONS_FILE, Predictions, Predi
 from torchyard.core.errors import UserError, without_secrets
 from torchyard.core.evaluation.conformal import CONFIDENCE_FILE, Confidence
 from torchyard.core.evaluation.metrics import Evaluation, evaluate
+from torchyard.core.evaluation.nearest import FILE as NEAREST_FILE
 from torchyard.core.formatting import dimensions
 from torchyard.core.hosting.host import host
 from torchyard.core.hosting.sources import PLUGIN_FOLDERS
@@ -285,7 +286,12 @@ def evaluate_model(config: RunConfig, data: str, trained: dict[str, Any], run_id
     """Predict and draw the test split, log model and results; returns the predictions' file."""
     record, epoch = _record(run_id), trained["best_epoch"]
     with _stage("evaluate", run_id, config.dataset.name):
-        prepared, predictions, result = predict_test(config, data, trained["weights"], run_id)
+        nearest = record.folder / NEAREST_FILE
+        prepared, predictions, result = predict_test(
+            config, data, trained["weights"], run_id, nearest
+        )
+        if nearest.is_file():
+            record.log_file(nearest)
         metrics = recording.overall_metrics(result)
         confidence = recording.recorded_confidence(record)
         if confidence is not None:
@@ -324,13 +330,19 @@ def evaluate_model(config: RunConfig, data: str, trained: dict[str, Any], run_id
 
 
 def predict_test(
-    config: RunConfig, data: str, weights: str, run_id: str
+    config: RunConfig, data: str, weights: str, run_id: str, nearest: Path | None = None
 ) -> tuple[PreparedDataset, Predictions, Evaluation]:
-    """Predict the test split and record what was predicted, but none of the figures."""
+    """Predict the test split and record what was predicted, but none of the figures.
+
+    Args:
+        nearest: the file for the training images that are nearest to the surest mistakes.
+    """
     record = _record(run_id)
     with tempfile.TemporaryDirectory() as scratch:
         arrays = Path(scratch) / "predictions.npz"  # the worker does without pyarrow
         arguments: dict[str, Any] = {"config": _plain(config), "data": data, "weights": weights}
+        if nearest:
+            arguments["nearest"] = str(nearest)
         done = _call("evaluate", run_id, target=str(arrays), **arguments)
         prepared, predictions = PreparedDataset.open(Path(data)), Predictions.load(arrays)
         if (confidence := arrays.with_name(CONFIDENCE_FILE)).exists():

@@ -32,6 +32,8 @@ from torchyard.core.data.predictions import Predictions, PredictionTable
 from torchyard.core.errors import RunError, StoreUnavailableError
 from torchyard.core.evaluation.conformal import CONFIDENCE_FILE, Confidence
 from torchyard.core.evaluation.metrics import Evaluation
+from torchyard.core.evaluation.nearest import FILE as NEAREST_FILE
+from torchyard.core.evaluation.nearest import Nearest
 from torchyard.core.formatting import percent
 from torchyard.core.report import image_grids, markdown
 from torchyard.core.report.audit_page import audit_page
@@ -427,6 +429,7 @@ def record_report(
         config=config_text(config),
         links=links | {"MLflow run": record.url},
         batch=_training_batch(record.folder),
+        nearest=_nearest(record.folder, prepared),
     )
     record.log_text(page, "report.html")
 
@@ -455,6 +458,12 @@ def _training_batch(folder: Path) -> tuple[Samples, Labels] | None:
         return None
     with np.load(file, allow_pickle=False) as arrays:
         return arrays["samples"], arrays["labels"]
+
+
+def _nearest(folder: Path, prepared: PreparedDataset) -> tuple[Nearest, Samples] | None:
+    """The training images nearest to the surest mistakes, where the evaluation found any."""
+    file = folder / NEAREST_FILE
+    return (Nearest.read(file), prepared.train.samples) if file.is_file() else None
 
 
 def judge(record: RunRecord, resolved: ResolvedConfig) -> tuple[Judged, float | None]:

@@ -26,6 +26,7 @@ from torchyard.core.data.files import atomic_write
 from torchyard.core.errors import RunError, UserError
 from torchyard.core.evaluation.conformal import CONFIDENCE_FILE, Confidence
 from torchyard.core.evaluation.figures import Figures
+from torchyard.core.evaluation.nearest import nearest_training_samples
 from torchyard.core.evaluation.predict import predict
 from torchyard.core.evaluation.views import Views
 from torchyard.core.hosting.host import host
@@ -79,6 +80,7 @@ from torchyard.pipelines.worker.trial_step import stand_ins
 
 BATCH_SHOWN = 36  # samples in the picture of a training batch
 TRAINER_SECONDS = 20.0  # how long to wait for one that ends
+NEAREST_SECONDS = 1.0  # at least, to look for training images that explain mistakes
 
 Answers = Iterator[bool]
 
@@ -349,10 +351,16 @@ def _whole_step(
     return step, ""
 
 
-def evaluate(config: Config, data: str, weights: str, target: str, emit: Emit) -> dict[str, Any]:
+def evaluate(
+    config: Config, data: str, weights: str, target: str, emit: Emit, nearest: str | None = None
+) -> dict[str, Any]:
     """Predict the test split with trained weights; the predictions go to the file `target`.
 
     With a validation split, what it says of the probabilities goes to a file beside that.
+
+    Args:
+        nearest: the file for the training images nearest to the surest mistakes. To look for them
+            takes as long as the test, or a second.
 
     Returns:
         figures: of the predictions, where they are defined.
@@ -361,9 +369,10 @@ def evaluate(config: Config, data: str, weights: str, target: str, emit: Emit) -
     device = devices.choose_device(resolved.config.device)
     set_up_evaluation(resolved.config.train.threads)
     network = trained_network(resolved, prepared, Path(weights), device)
-    test = prepared.test
+    test, began = prepared.test, time.perf_counter()
     predictions = predict(network, test.samples, test.labels, device=device)
-    held_out = training_splits(prepared, resolved.config.train)[1]
+    seconds = max(NEAREST_SECONDS, time.perf_counter() - began)
+    train, held_out = training_splits(prepared, resolved.config.train)
     if held_out is not None:
         samples, labels, indices = held_out.samples, held_out.labels, held_out.indices
         validation = predict(network, samples, labels, device=device, indices=indices)
@@ -372,6 +381,13 @@ def evaluate(config: Config, data: str, weights: str, target: str, emit: Emit) -
         )
         confidence.write(Path(target).with_name(CONFIDENCE_FILE))
     predictions.save(Path(target))
+    if nearest and (count := resolved.config.evaluate.nearest) and len(prepared.shape) == 3:
+        network.views = None
+        found = nearest_training_samples(
+            network, predictions, test, train, device=device, count=count, seconds=seconds
+        )
+        if found is not None:
+            found.write(Path(nearest))
     figures = Figures.build(resolved.named_metrics, prepared.classes)(predictions)
     if resolved.audited:
         excluded = resolved.config.dataset.exclude is not None

@@ -10,7 +10,7 @@ import numpy as np
 
 from torchyard.core.formatting import printable
 from torchyard.core.report.image_grids import drawable
-from torchyard.core.report.page import image_uri
+from torchyard.core.report.page import small_image_uri
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 MAX_CELLS = 3000  # pairs of classes
 MAX_IMAGES, OF_A_CELL = 240, 6  # a page stays below half a megabyte of them
-IMAGE_SIDE = 48  # pixels
 
 
 def confusions(
@@ -57,7 +56,7 @@ def confusions(
     cells: list[list[Any]] = []
     for (true, guess), count, indices in zip(pairs.tolist(), counts.tolist(), shown, strict=True):
         positions = list(range(len(images), len(images) + len(indices)))
-        images += [image_uri(samples[index], IMAGE_SIDE, exact=0) for index in indices]
+        images += [small_image_uri(samples[index]) for index in indices]
         cells.append([true, guess, count, positions])
     return {
         "box": box,

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from torchyard.core.report.comparison import (
-    classes_compared,
+    classes_of,
     compare_runs,
     conclusion,
     results,
@@ -38,12 +38,14 @@ def test_runs_are_compared_with_the_first_as_far_as_they_go(client, runs) -> Non
     assert "epochs" not in results(compared).index  # none has it
     assert compared[1].difference.overall.difference == pytest.approx(0.05)
     assert compared[0].curves["train/loss"] == [(1, 1.0), (2, 0.5)]
-    rows = classes_compared(compared)
-    assert [row[0] for row in rows] == ["cat", "<script>alert(1)</script>", "猫 🐈"]
-    _, images, cells = rows[0]
+    rows = classes_of(compared)
+    assert {row[0] for row in rows} == {"cat", "<script>alert(1)</script>", "猫 🐈"}
+    [[images, cells]] = [row[1:] for row in rows if row[0] == "cat"]
     assert images == 100
-    assert [cell is None for cell in cells] == [False, False, True, True, True]
+    assert [cell is None for cell in cells] == [False, False, False, True, True]
+    assert cells[2].difference is None
     assert cells[1].difference == pytest.approx(0.05)
+    assert rows[2][0] == "猫 🐈"
     assert rows[2][1] == 0
     assert np.isnan(rows[2][2][1].accuracy)
     said = [conclusion(compared[0], each) for each in compared[1:]]
@@ -56,5 +58,5 @@ def test_runs_are_compared_with_the_first_as_far_as_they_go(client, runs) -> Non
 
 def test_nothing_is_compared_by_class_without_predictions_of_the_first(client, runs) -> None:
     compared = compare_runs(client, [client.get_run(runs[name]) for name in ("failed", "good")])
-    assert classes_compared(compared) == []
+    assert classes_of(compared) == []
     assert compared[1].result is not None

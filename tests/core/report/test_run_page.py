@@ -16,6 +16,7 @@ from PIL import Image
 
 from torchyard.core.data.predictions import Predictions
 from torchyard.core.evaluation.metrics import evaluate
+from torchyard.core.evaluation.nearest import Nearest
 from torchyard.core.report.matrix import DRAWN
 from torchyard.core.report.run.confusions import MAX_CELLS, MAX_IMAGES
 from torchyard.core.report.run.headline import Headline
@@ -220,6 +221,19 @@ def test_training_images_are_shown_with_their_labels() -> None:
     batch = pixels(20, 1, 8, 8), np.arange(20) % 2
     page = made(pixels(50, 1, 8, 8), ["cat", "dog"], batch=batch)
     assert len([each for each in page.of("img") if each["alt"] == "a training image"]) == 12
+
+
+def test_beside_a_mistake_stand_the_training_images_that_speak_for_it() -> None:
+    training = pixels(9, 3, 8, 8)
+    surest = made(pixels(60, 3, 8, 8), ["a", "b", "c"], skill=0.0)
+    shown = [each["alt"] for each in surest.of("img") if each["alt"].startswith("test image ")]
+    first = int(shown[-24].rpartition(" ")[2])
+    found = Nearest("model.fc", 9, 9, {first: [(4, 0.987), (2, 0.5)]})
+    page = made(pixels(60, 3, 8, 8), ["a", "b", "c"], skill=0.0, nearest=(found, training))
+    beside = [each for each in page.of("img") if each["alt"].startswith("training image")]
+    assert [each["alt"] for each in beside] == ["training image 4", "training image 2"]
+    assert beside[0]["title"].endswith("similarity 0.987")
+    assert "model.fc" in page.texts
 
 
 def test_plots_take_the_colours_of_the_page() -> None:

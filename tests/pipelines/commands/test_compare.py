@@ -48,7 +48,7 @@ def test_the_commands_list_and_compare(here, runs, tmp_path) -> None:
     printed = here("compare", "champion", "best:digits", "best:cifar10")
     assert "is better than" in printed
     assert "different samples" in printed
-    assert re.search(r"猫 🐈 +– +– +– +\S+ · \S+ · – +0", printed)
+    assert re.search(r"猫 🐈 +– +– +\S+ +\S+ · \S+ · \S+ +0", printed)
     assert re.search(r"class .* precision +images", printed)
     assert re.search(r"^device +cpu +cpu", printed, re.MULTILINE)
 
