@@ -8,6 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from torchyard.core.redaction import redacted
 
+MOST_LISTED = 12  # names in a message
+
 
 class UserError(Exception):
     """Something the user can correct: exit status 2, no traceback.
@@ -68,4 +70,12 @@ def suggestion(name: str, accepted: Sequence[str], nearby: Mapping[str, str] | N
     nearby = nearby or {each: each for each in accepted}
     nearest = difflib.get_close_matches(name, nearby, n=1)
     hint = f" Did you mean '{nearby[nearest[0]]}'?" if nearest else ""
-    return f"{hint}  (accepts: {', '.join(accepted) or 'none'})"
+    return f"{hint}  (accepts: {listed(accepted) or 'none'})"
+
+
+def listed(names: Sequence[str]) -> str:
+    """Names for a message: a dozen at most, and how many more there are."""
+    rest = len(names) - MOST_LISTED
+    if rest <= 1:  # one more is as short as its count
+        return ", ".join(names)
+    return f"{', '.join(names[:MOST_LISTED])} and {rest} more"

@@ -18,6 +18,9 @@ def main() -> None:
     """Start the import of torch, run the command line, and exit at once."""
     global _status
     trains = sys.argv[1:2] in (["run"], ["sweep"], ["resume"])
+    if trains and sys.stderr is not None and sys.stderr.isatty():
+        # Seconds of imports follow. The first line, which is longer, is written over it.
+        print("starting …", end="\r", file=sys.stderr, flush=True)
     output = protect(goes_on=trains)
     if trains:  # whose terminal is closed
         signal.signal(signal.SIGHUP, signal.SIG_IGN)

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import os
 import sys
+from importlib.metadata import version
 from pathlib import Path
+from typing import Annotated
 
 import typer
 from rich.markup import escape
@@ -29,7 +31,7 @@ from torchyard.pipelines.commands import (
     ui,
     verify,
 )
-from torchyard.pipelines.display import stderr
+from torchyard.pipelines.display import stderr, stdout
 
 app = typer.Typer(
     help="Train PyTorch classifiers: prepare → train → evaluate → per-class report.",
@@ -38,6 +40,26 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        stdout.print(f"torchyard {version('torchyard')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    asked: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="print the version, and exit"
+        ),
+    ] = False,
+) -> None:
+    pass
+
+
 for group in (run, sweep, inspect, audit, model, verify, compare, ui, promote, storage, services):
     app.add_typer(group.commands)
 app.add_typer(plugins.commands, name="plugins")

@@ -22,6 +22,7 @@ from torchyard.core.training.events import (
     BatchSplit,
     EpochDone,
     Event,
+    GoesOn,
     Progress,
     RunningLoss,
     StageProgress,
@@ -85,6 +86,8 @@ class Display:
         """How long each stage that has ended took."""
         self.outcome: Any = None
         """The `Outcome` of a run that is finished and recorded."""
+        self.monitor = "loss"
+        """The figure by which the training knows its best epoch: `train.monitor`."""
 
     @contextlib.contextmanager
     def bars(self) -> Iterator[None]:
@@ -134,7 +137,9 @@ class Display:
         """Show an event of a stage."""
         match event:
             case EpochDone():
-                self.line("train", epoch_line(event))
+                self.line("train", epoch_line(event, self.monitor))
+            case GoesOn(epoch, epochs):
+                self.line("train", f"goes on at epoch {epoch} of {epochs}")
             case BatchSplit():
                 self.line("train", split_line(event))
             case RunningLoss():
@@ -152,8 +157,13 @@ class Display:
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, completed=done, total=total, status=status)
 
-    def result(self, ui_command: str) -> None:
-        """Print the result; `ui_command` serves its page, empty where a server is running."""
+    def result(self, ui_command: str, served: bool) -> None:
+        """Print the result.
+
+        Args:
+            ui_command: opens its page.
+            served: whether that is known to be at its address already.
+        """
         if self._console is None:
             return
         show, outcome = self._console.print, self.outcome
@@ -162,21 +172,21 @@ class Display:
         times = " · ".join(f"{name} {seconds:.1f} s" for name, seconds in self.seconds.items())
         show(f"Stages:      {times}")
         show(f"MLflow run:  [bold]{escape(outcome.name)}[/]  {outcome.run_id}")
-        self._show_address(ui_command)
+        self._show_address(ui_command, served)
 
-    def _show_address(self, ui_command: str) -> None:
-        """Print where the outcome's page is, and before it what serves that, unless it is empty."""
+    def _show_address(self, ui_command: str, served: bool) -> None:
+        """Print how to look at the outcome's page."""
         assert self._console is not None
-        show, url = self._console.print, self.outcome.url
-        if ui_command:
-            show(f"Look at it:  [bold]{escape(ui_command)}[/]", soft_wrap=True)
-        show(f"{'       then' if ui_command else 'Look at it:'}  {url}", soft_wrap=True)
+        show = self._console.print
+        show(f"Look at it:  [bold]{escape(ui_command)}[/]", soft_wrap=True)
+        if served:
+            show(f"         or  {self.outcome.url}", soft_wrap=True)
 
 
 class QuietDisplay(Display):
     """Prints the id of the finished run and nothing else."""
 
-    def result(self, ui_command: str) -> None:  # noqa: D102 - as above
+    def result(self, ui_command: str, served: bool) -> None:  # noqa: D102 - as above
         print(self.outcome.run_id)
 
 
@@ -210,10 +220,10 @@ class JsonDisplay(Display):
     def event(self, event: Event) -> None:  # noqa: D102
         if isinstance(event, EpochDone):
             self._print("epoch", **dataclasses.asdict(event))
-        if isinstance(event, BatchSplit):
-            self.line("train", split_line(event))
+        if isinstance(event, BatchSplit | GoesOn):
+            super().event(event)
 
-    def result(self, ui_command: str) -> None:  # noqa: D102
+    def result(self, ui_command: str, served: bool) -> None:  # noqa: D102
         self._print("result", **dataclasses.asdict(self.outcome))
 
 
@@ -241,13 +251,15 @@ def _per_class_table(rows: list[dict[str, Any]]) -> Table:
     return table
 
 
-def epoch_line(done: EpochDone) -> str:
-    """A finished epoch in one line."""
+def epoch_line(done: EpochDone, monitor: str = "loss") -> str:
+    """A finished epoch in one line, with the figure by which the best epoch is known."""
     line = f"epoch {done.epoch}: loss {done.loss:.4f}, accuracy {done.accuracy:.1%}"
     if done.validation_loss is not None:
         line += (
             f", validation loss {done.validation_loss:.4f}, accuracy {done.validation_accuracy:.1%}"
         )
+    if monitor not in ("loss", "accuracy") and monitor in done.validation_figures:
+        line += f", {monitor} {done.validation_figures[monitor]:.4f}"
     return f"{line}, {done.images_per_second:,.0f} images/s, {done.seconds:.1f} s"
 
 

@@ -31,6 +31,11 @@ class WeightsSource(Enum):
         return cls.RECORDED if _OF_A_RUN.fullmatch(weights) else cls.PUBLISHED
 
 
+def classes_file(weights: Path) -> Path:
+    """Where the names of the classes are kept that a file with a run's weights is for: JSON."""
+    return weights.with_name("classes.json")
+
+
 def weights_path(weights: str) -> Path:
     """The file that is named."""
     return Path(weights).expanduser()

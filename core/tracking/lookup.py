@@ -88,12 +88,12 @@ def silent_runs(client: MlflowClient, *experiment_ids: str) -> list[Run]:
 
 
 def progress_of(run: Run, client: MlflowClient) -> str:
-    """How far a run is that trains: `epoch 3 of 10`, the last one that it has done."""
+    """How far a run is that trains: `epoch 3/10`, the last one that it has done."""
     done = client.get_metric_history(run.info.run_id, "train/loss")
     if not done:
         return "running"
     epochs = run.data.params.get("train.epochs")
-    return f"epoch {max(each.step for each in done)}{f' of {epochs}' if epochs else ''}"
+    return f"epoch {max(each.step for each in done)}{f'/{epochs}' if epochs else ''}"
 
 
 def sync_run(client: MlflowClient, run: Run) -> Run:

@@ -110,7 +110,8 @@ def event_metrics(event: Event) -> tuple[dict[str, float], int]:
 def metric_points(line: Line) -> list[dict[str, Any]]:
     """The metrics in a line of a run's log, as the arguments of mlflow.entities.Metric."""
     if "metrics" in line.values:
-        values, step = line.values["metrics"], line.values["step"]
+        # A model's step is its epoch; its test figures have one value each, which is no curve.
+        values, step = line.values["metrics"], 0 if line.kind == "model" else line.values["step"]
     else:
         values, step = event_metrics(line.event)
     # MLflow stores an infinity as 1.8e308, which flattens every chart it is in; NaN is a gap.

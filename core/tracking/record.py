@@ -19,7 +19,7 @@ from torchyard.core.data.dataset import PreparedDataset
 from torchyard.core.data.files import link_or_copy, remove_partial
 from torchyard.core.errors import RunError, UserError
 from torchyard.core.redaction import redacted, redacted_uri, without_passwords
-from torchyard.core.tracking import mlflow_format, provenance, store, table
+from torchyard.core.tracking import mlflow_format, provenance, store, view
 from torchyard.core.tracking.delivery import ATTACHMENTS, METRICS, REASON, LogDelivery
 from torchyard.core.tracking.location.address import is_server
 from torchyard.core.tracking.location.errors import check_answer, store_errors
@@ -111,9 +111,8 @@ class RunRecord:
             last = experiment.tags.get(RUN_COUNTER, "0")
             number = (int(last) if last.isdecimal() else 0) + 1
             client.set_experiment_tag(experiment.experiment_id, RUN_COUNTER, str(number))
-            if table.TAG not in experiment.tags:
-                view = table.results_view()
-                client.set_experiment_tag(experiment.experiment_id, table.TAG, view)
+            if experiment.tags.get(view.TAG) != (shown := view.results_view()):
+                client.set_experiment_tag(experiment.experiment_id, view.TAG, shown)
             run = client.create_run(
                 experiment.experiment_id,
                 # With the run itself: whenever it dies, it can be resumed.

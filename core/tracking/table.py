@@ -6,12 +6,9 @@ are compared here where they are numbers: MLflow keeps them as texts.
 
 from __future__ import annotations
 
-import base64
-import json
 import math
 import operator
 import re
-import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -310,16 +307,3 @@ def _value(run: Run, column: Column) -> Any:
     if column.place == "attributes":
         return getattr(run.info, column.key)
     return getattr(run.data, column.place).get(column.key)
-
-
-KEY = "torchyard"  # in an address: …/runs?viewStateShareKey=torchyard
-TAG = f"mlflow.sharedViewState.{KEY}"
-
-
-def results_view() -> str:
-    """The value of the tag: as MLflow 3.17's own page writes it, deflated."""
-    columns = [column.field for column in COLUMNS.values() if column.place != "attributes"]
-    state = {"orderByKey": "attributes.start_time", "orderByAsc": False, "selectedColumns": columns}
-    packed = base64.b64encode(zlib.compress(json.dumps(state).encode())).decode()
-    view = {"name": "Results", "createdAt": 0, "updatedAt": 0, "state": f"deflate;{packed}"}
-    return json.dumps(view)

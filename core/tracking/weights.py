@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from torchyard.core.config.resolve import ResolvedConfig
-from torchyard.core.config.weights import WeightsSource
-from torchyard.core.data.files import cache_folder
+from torchyard.core.config.weights import WeightsSource, classes_file
+from torchyard.core.data.files import atomic_write, cache_folder
 from torchyard.core.errors import UserError
 from torchyard.core.tracking.classifier import found_model
 from torchyard.core.tracking.location.errors import store_errors
@@ -52,4 +53,8 @@ def _exported(named: str, uri: str) -> Path:
             )
     if not file.is_file():
         raise UserError(f"{named}: its model has no file {DATA}/{WEIGHTS}.")
+    classes = (info.metadata or {}).get("classes")
+    if classes and not (beside := classes_file(file)).is_file():
+        with atomic_write(beside) as written:
+            written.write(json.dumps(classes, ensure_ascii=False).encode())
     return file

@@ -71,6 +71,14 @@ class StageProgress:
 
 
 @dataclass(frozen=True)
+class GoesOn:
+    """A training that was interrupted goes on from its checkpoint, in this epoch of so many."""
+
+    epoch: int
+    epochs: int
+
+
+@dataclass(frozen=True)
 class TrainingBatch:
     """The file with the first samples and labels of the training, augmented."""
 
@@ -87,7 +95,7 @@ class WeightsTaken:
 
 # A run records these; the other events are for the display.
 TrainingMetrics = RunningLoss | EpochDone | GradientNorms | BatchSplit
-Event = Progress | StageProgress | TrainingBatch | WeightsTaken | TrainingMetrics
+Event = Progress | StageProgress | GoesOn | TrainingBatch | WeightsTaken | TrainingMetrics
 Emit = Callable[[Event], None]
 
 _KINDS: dict[str, type[Event]] = {kind.__name__: kind for kind in get_args(Event)}

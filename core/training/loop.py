@@ -27,6 +27,7 @@ from torchyard.core.training.events import (
     BatchSplit,
     EpochDone,
     Event,
+    GoesOn,
     GradientNorms,
     Progress,
     RunningLoss,
@@ -118,6 +119,8 @@ def fit(
         unfinished = position.epoch < settings.epochs and position.step < last_step
         return unfinished and not out_of_patience() and go_on()
 
+    if position.step and position.epoch < settings.epochs:
+        emit(GoesOn(position.epoch + 1, settings.epochs))
     while goes_on():
         network.train()
         step.begin_epoch(position.epoch)

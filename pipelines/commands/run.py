@@ -19,6 +19,7 @@ from torchyard.core.config.resolve import ResolvedConfig
 from torchyard.core.errors import RunError, UnreachableError, UserError
 from torchyard.core.formatting import dimensions
 from torchyard.core.tracking import store
+from torchyard.core.tracking.location.address import is_server
 from torchyard.core.tracking.lookup import check_checkpoint
 from torchyard.core.tracking.ownership.lease import TakenOverError
 from torchyard.core.tracking.weights import recorded_weights
@@ -149,6 +150,8 @@ def check(source: PresetOrFile = None, overrides: Overrides = None) -> None:
             f"on samples of {dimensions(found['shape'])}"
         )
     stdout.print(f"[green]Valid.[/] It would run on {found['device']}.")
+    if not found["prepared"]:
+        stdout.print("The data are not prepared yet, so they were not tried.")
 
 
 def print_notes(error: BaseException) -> None:
@@ -191,7 +194,7 @@ def _run_pipeline(
     if outcome is not None:
         _print_seeds(outcome, shown)
     else:
-        print_outcome(shown)
+        print_outcome(shown, newest=run_id is None)
 
 
 def with_outcome(call: Callable[[], None], shown: Display, *, several: bool = False) -> None:
@@ -257,16 +260,22 @@ def _exit_without_prefect(error: Exception, status: int) -> NoReturn:
     os._exit(status)
 
 
-def print_outcome(shown: Display) -> None:
-    """Print what is finished, and where to look at it."""
-    from torchyard.pipelines.commands.ui import mlflow_ui_command
+def print_outcome(shown: Display, *, newest: bool = True) -> None:
+    """Print what is finished, and how to look at it.
+
+    Args:
+        shown: has the outcome.
+        newest: whether it is of the run that was begun last.
+    """
+    from torchyard.pipelines.commands.ui import ui_command
     from torchyard.pipelines.services.manager import served_url, ui_address
 
     uri, outcome = store.tracking_uri(), shown.outcome
     if outcome is None:  # skipped: it would have repeated another run
         return
     shown.outcome = dataclasses.replace(outcome, url=served_url(outcome.url))
-    shown.result("" if ui_address(uri) else mlflow_ui_command(uri))
+    named = "latest" if newest else outcome.run_id
+    shown.result(ui_command(named), served=bool(is_server(uri) or ui_address(uri)))
 
 
 def _print_seeds(outcome: SeedsOutcome, shown: Display) -> None:

@@ -133,7 +133,7 @@ def _run_study(plan: StudyPlan, source: str | None, run_id: str | None, shown: D
     """Run a study in this process, and print its outcome."""
     leave = functools.partial(leave_prefect, shown=shown, several=False)
     with_outcome(lambda: run_study(plan, source, run_id, shown, leave), shown)
-    print_outcome(shown)
+    print_outcome(shown, newest=False)  # its trials are newer
 
 
 def _display(quiet: bool, as_json: bool) -> Display:

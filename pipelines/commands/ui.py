@@ -18,8 +18,8 @@ from rich.markup import escape
 
 from torchyard.core.errors import RunError, UserError
 from torchyard.core.redaction import redacted_uri
-from torchyard.core.tracking import store, table
-from torchyard.core.tracking.location.address import database_of, is_server, local_address
+from torchyard.core.tracking import store, view
+from torchyard.core.tracking.location.address import is_server
 from torchyard.core.tracking.location.errors import store_errors
 from torchyard.pipelines.commands.arguments import chosen_run
 from torchyard.pipelines.display import stdout
@@ -81,28 +81,17 @@ def ui(
         server.wait()
 
 
-def mlflow_ui_command(tracking_uri: str) -> str:
-    """The shell command that shows the runs of a store; the address of a store that is a server."""
-    if is_server(tracking_uri):
-        return redacted_uri(tracking_uri)
-    uri = '"$MLFLOW_TRACKING_URI"'  # whose value may contain a password
-    if database := database_of(tracking_uri):
-        uri = shlex.quote(local_address(_relative(database)))
-    # One process of MLflow's server starts faster than the default four.
-    return f"{_mlflow()} ui --backend-store-uri {uri} --workers 1"
-
-
-def _mlflow() -> str:
-    beside = Path(sys.executable).with_name("mlflow")
-    on_path = shutil.which("mlflow")
-    if on_path and Path(on_path).absolute() == beside:
-        return "mlflow"
-    return shlex.quote(str(_relative(beside)))
-
-
-def _relative(path: Path) -> Path:
-    """The path relative to the working folder, where it lies below it."""
-    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+def ui_command(run: str) -> str:
+    """The shell command that shows a run: `torchyard ui latest`, as this shell finds it."""
+    beside = Path(sys.executable).with_name("torchyard")
+    on_path = shutil.which("torchyard")
+    program = "torchyard"
+    if not on_path or Path(on_path).absolute() != beside:
+        here = Path.cwd()
+        program = shlex.quote(
+            str(beside.relative_to(here) if beside.is_relative_to(here) else beside)
+        )
+    return f"{program} ui {shlex.quote(run)}"
 
 
 def _page(uri: str, run: str | None) -> str:
@@ -111,7 +100,7 @@ def _page(uri: str, run: str | None) -> str:
     with store_errors(uri):
         if run is None:
             experiment = store.chosen_experiment(client, uri).experiment_id
-            return f"/#/experiments/{experiment}/runs?viewStateShareKey={table.KEY}"
+            return f"/#/experiments/{experiment}/runs?viewStateShareKey={view.KEY}"
         info = chosen_run(client, run).info
     kind = "workflowType=machine_learning"
     return f"/#/experiments/{info.experiment_id}/runs/{info.run_id}?{kind}"

@@ -253,6 +253,7 @@ def train_model(
             "folder": str(record.folder),
             "weights": weights,
         }
+        display.get().monitor = config.train.monitor
         told = ProgressReport(config.train.epochs)
         done = _call("train", run_id, classes, told, **arguments)
         recording.record_training(record, done)
@@ -325,7 +326,7 @@ def evaluate_model(config: RunConfig, data: str, trained: dict[str, Any], run_id
                 exported.unlink(missing_ok=True)
         # The overall metrics are those that the model was logged with.
         metrics |= recording.class_metrics(result, prepared.classes)
-        record.log_metrics(metrics, step=epoch)
+        record.log_metrics(metrics, step=0)
     return str(record.folder / PREDICTIONS_FILE)
 
 
@@ -465,7 +466,7 @@ def _call(
             _say(stage, event.line)
             record.set_tags({"weights": event.line, "weights_file": event.file})
         if isinstance(event, EpochDone):
-            logger.info(epoch_line(event))
+            logger.info(epoch_line(event, shown.monitor))
         if isinstance(event, BatchSplit):
             logger.warning(split_line(event))
 

@@ -296,8 +296,9 @@ def record_training(record: RunRecord, trained: Mapping[str, Any]) -> None:
     metrics["train/mean_images_per_second"] = fit["images_per_second"]
     metrics["train/parameters"] = trained["parameters"]
     metrics |= {f"system/{key}": value for key, value in trained["peaks"].items()}
-    record.log_metrics(metrics, step=fit["epochs"])
-    record.log_metrics(kept_metrics(curves(record.folder), fit["best_epoch"]), fit["best_epoch"])
+    # What has one value has step 0: MLflow draws a bar, and of any other step a curve of a dot.
+    metrics |= kept_metrics(curves(record.folder), fit["best_epoch"])
+    record.log_metrics(metrics, step=0)
 
 
 def differing_note(record: RunRecord) -> str:

@@ -10,7 +10,7 @@ from torchyard.pipelines.display import Display
 class StudyDisplay(Display):
     """Follows a study."""
 
-    def result(self, ui_command: str) -> None:  # noqa: D102 - as a run's
+    def result(self, ui_command: str, served: bool) -> None:  # noqa: D102 - as a run's
         if self._console is None:
             return
         show, outcome = self._console.print, self.outcome
@@ -23,11 +23,11 @@ class StudyDisplay(Display):
         show(f"Best:        [bold]{best}[/], {escape(outcome.best_run)}", soft_wrap=True)
         show(f"Run it:      [bold]{escape(outcome.command)}[/]", soft_wrap=True)
         show(f"MLflow run:  [bold]{escape(outcome.name)}[/]  {outcome.run_id}", soft_wrap=True)
-        self._show_address(ui_command)
+        self._show_address(ui_command, served)
 
 
 class QuietStudyDisplay(Display):
     """Prints the id of the best trial's run and nothing else."""
 
-    def result(self, ui_command: str) -> None:  # noqa: D102 - as above
+    def result(self, ui_command: str, served: bool) -> None:  # noqa: D102 - as above
         print(self.outcome.best_run_id)

@@ -31,7 +31,7 @@ def print_columns(
         headings: of the columns; one that is empty in every row is left out.
         rows: their cells.
         right: headings of columns of numbers.
-        droppable: headings of columns that may be left out, the first at first.
+        droppable: headings of columns that may be left out, what matters least first.
         cut: heading of the column whose cells may end in `…`.
         header: whether the headings are printed.
     """
@@ -42,9 +42,12 @@ def print_columns(
     widths = [max((line[at].cell_len for line in lines), default=0) for at in range(len(headings))]
     console = display.stdout
     room = console.width if console.is_terminal else display.UNFOLDED
-    for name in droppable:
-        if _total(widths, kept) > room:
-            kept = [at for at in kept if headings[at] != name]
+    fitting = [at for at in kept if headings[at] not in droppable]
+    for name in reversed(droppable):
+        more = [at for at in kept if at in fitting or headings[at] == name]
+        if _total(widths, more) <= room:
+            fitting = more
+    kept = fitting
     if cut and (over := _total(widths, kept) - room) > 0:
         at = headings.index(cut)
         widths[at] = max(widths[at] - over, 10)

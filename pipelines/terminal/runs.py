@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 SHOWN = ("run", "accuracy", "worst", "epochs", "lr", "started", "images_per_second", "device")
 HEADINGS = {"images_per_second": "images/s", "worst": "worst class"}
 ROLE = ""  # the heading of what a run is to others
-DROPPABLE = ("device", "images/s", "lr", "worst class", "epochs", "started", ROLE)
+DROPPABLE = ("device", "images/s", "lr", "worst class", "epochs", "started")
 
 
 def print_runs(
@@ -29,7 +29,7 @@ def print_runs(
     Args:
         table: the runs.
         champions: what runs are the champions of, by their ids: `digits v3`.
-        progress: how far runs are that train, by their ids: `epoch 3 of 10`.
+        progress: how far runs are that train, by their ids: `epoch 3/10`.
     """
     named = [str(name) for name in table if name not in COLUMNS]
     names = ["run", "accuracy", *named, *SHOWN[2:]]

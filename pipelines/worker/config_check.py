@@ -62,7 +62,7 @@ def check(
 
     Returns:
         device: where it would run; parameters: trainable ones, None where the data set's
-        shape is not known before it is prepared.
+        shape is not known before it is prepared; prepared: whether it is.
 
     Raises:
         UserError: with every problem found.
@@ -74,6 +74,7 @@ def check(
     spec = prepared.spec if prepared else None if unknown else resolved.dataset.describe()
     problems = []
     summary: dict[str, Any] = {"parameters": None, "shape": list(spec.shape) if spec else None}
+    summary["prepared"] = prepared is not None
     try:
         summary["device"] = str(choose_device(resolved.config.device))
     except UserError as error:
@@ -255,7 +256,7 @@ def step_problems(
     if schedule is not None:
         with trying("scheduler: "):
             trial_step.try_schedule(resolved.scheduler, schedule)
-    problems += _misfits(resolved, prepared)
+    problems += misfits(resolved, prepared)
     for number, (name, gate) in enumerate(resolved.named_gates):
         with trying(f"promote.gates.{number}: '{name}': "):
             gate.build()
@@ -310,7 +311,7 @@ def _figure_problems(resolved: ResolvedConfig, classes: Sequence[str]) -> list[s
     return problems
 
 
-def _misfits(resolved: ResolvedConfig, prepared: PreparedDataset | None) -> list[str]:
+def misfits(resolved: ResolvedConfig, prepared: PreparedDataset | None) -> list[str]:
     """What an optimizer or a schedule needs, and this configuration does not give it."""
     config, problems = resolved.config, []
     has_none = prepared is not None and prepared.validation is None and not config.train.validation

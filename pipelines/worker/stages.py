@@ -60,6 +60,7 @@ from torchyard.pipelines.worker.config_check import (
     UNKNOWN_BATCH_SIZE,
     Config,
     check,
+    misfits,
     model_size,
     region_first,
     starting_weights,
@@ -105,6 +106,8 @@ def prepare(config: Config, cache: str, emit: Emit) -> dict[str, Any]:
         chosen.reading,
     )
     resolved.config.check_validation(prepared.validation is not None)
+    if problems := misfits(resolved, prepared):
+        raise UserError(problems)
     if resolved.audited:
         audit.audit(prepared, lambda *step: emit(StageProgress(*step)))
     return {"folder": str(prepared.folder), "found": prepared == before}

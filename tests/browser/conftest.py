@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 import shutil
 import signal
 import socket
@@ -68,27 +67,27 @@ def made_runs(workspace, tmp_path_factory) -> tuple[Path, dict[str, str]]:
 
 @pytest.fixture(scope="module")
 def site(made_runs) -> Iterator[Site]:
-    """The server, started with the command that a run prints."""
+    """The server, as `torchyard ui` starts it."""
     from mlflow import MlflowClient
 
-    from torchyard.pipelines.commands.ui import mlflow_ui_command
+    from torchyard.pipelines.services.manager import mlflow_server
 
     folder, runs = made_runs
     store = f"sqlite:///{folder}/mlruns/mlflow.db"
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
+    address, program, environment = mlflow_server(store, f"http://127.0.0.1:{port}")
     with (folder / "server.log").open("w") as log:
         server = subprocess.Popen(
-            [*shlex.split(mlflow_ui_command(store)), "--port", str(port)],
+            program,
             cwd=folder,
-            env=os.environ | {"MLFLOW_DISABLE_TELEMETRY": "true"},
+            env=os.environ | environment,
             stdout=log,
             stderr=log,
             start_new_session=True,
         )
     try:
-        address = f"http://127.0.0.1:{port}"
         _wait(f"{address}/health", server, folder / "server.log")
         yield Site(address, folder, MlflowClient(store), runs)
     finally:

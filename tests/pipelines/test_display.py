@@ -17,6 +17,7 @@ from torchyard.pipelines.display import (
     Display,
     JsonDisplay,
     PrintableConsole,
+    epoch_line,
     print_json,
     print_table,
 )
@@ -47,7 +48,7 @@ def follow(shown: Display) -> None:
         shown.output("a warning [red]of torch")
     shown.line("train", "done [of it]")
     shown.outcome = Outcome("a" * 32, "lenet #1", "http://127.0.0.1:5000/", 0.875, 8, [ROW])
-    shown.result("mlflow ui")
+    shown.result("torchyard ui latest", served=True)
 
 
 def printed(**options) -> str:
@@ -90,9 +91,23 @@ def test_a_pipe_gets_plain_lines() -> None:
     ]
     assert "87.5% of 8 test samples right" in lines
     assert any(line.startswith("Stages:      train 0.") for line in lines)
+    assert lines[-2:] == [
+        "Look at it:  torchyard ui latest",
+        "         or  http://127.0.0.1:5000/",
+    ]
     assert any("猫 [bold]" in line and "–" in line and "50.0%" in line for line in lines)
     assert "\x1b" not in text
     assert "\r" not in text
+
+
+def test_an_epochs_line_has_the_figure_that_is_monitored() -> None:
+    validated = {"validation_loss": 0.4, "validation_accuracy": 0.8}
+    figures = {"validation_figures": {"loss": 0.4, "accuracy": 0.8, "macro_f1": 0.7654}}
+    done = EpochDone(**EPOCH | validated | figures)
+    shown = "epoch 1: loss 0.5000, accuracy 90.0%, validation loss 0.4000, accuracy 80.0%"
+    rate = ", 1,234 images/s, 2.0 s"
+    assert epoch_line(done, "macro_f1") == f"{shown}, macro_f1 0.7654{rate}"
+    assert epoch_line(done, "accuracy") == epoch_line(done) == f"{shown}{rate}"
 
 
 def test_a_terminal_gets_a_bar_with_rate_and_no_colour_where_it_wants_none(monkeypatch) -> None:

@@ -9,9 +9,10 @@ would give as RGB.
 from __future__ import annotations
 
 import difflib
+import json
 import math
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,6 +20,7 @@ import torch
 from torch import nn
 
 from torchyard.core.config.schema import Normalization
+from torchyard.core.config.weights import WeightsSource, classes_file
 from torchyard.core.data.raw import SampleSpec
 from torchyard.core.errors import UserError
 from torchyard.core.formatting import dimensions
@@ -61,12 +63,14 @@ class StartingWeights:
         tensors: of the file.
         file: that was read.
         published: what is known of published weights.
+        classes: that they tell apart, where that is known.
     """
 
     source: str
     tensors: Tensors
     file: Path
     published: Pretrained | None = None
+    classes: tuple[str, ...] = ()
 
     @classmethod
     def open(cls, source: str, file: Path | None, model: ModelParams) -> StartingWeights:
@@ -88,7 +92,11 @@ class StartingWeights:
         tensors = read_weights(file, source)
         if any(each.endswith(NORMALIZATION) for each in tensors):
             tensors.pop(TEMPERATURE, None)
-        return cls(named, tensors, file, published)
+        classes: tuple[str, ...] = ()
+        recorded = WeightsSource.of(source) is WeightsSource.RECORDED
+        if recorded and (beside := classes_file(file)).is_file():
+            classes = tuple(json.loads(beside.read_text("utf-8")))
+        return cls(named, tensors, file, published, classes)
 
     def fit(self, model: nn.Module, name: str) -> Fit:
         """Compare them with a model, also one on torch's meta device.
@@ -138,7 +146,14 @@ class StartingWeights:
             mean, std = ((math.fsum(v) / len(v),) * spec.shape[0] for v in (mean, std))
         return mean, std
 
-    def apply(self, network: Network, name: str, spec: SampleSpec, asked: Normalization) -> str:
+    def apply(
+        self,
+        network: Network,
+        name: str,
+        spec: SampleSpec,
+        asked: Normalization,
+        classes: Sequence[str] = (),
+    ) -> str:
         """Load them into a network; what was done, in a line.
 
         Args:
@@ -146,17 +161,21 @@ class StartingWeights:
             name: of the model, for messages.
             spec: of the samples.
             asked: `dataset.normalize`.
+            classes: of the data. A last layer that tells others apart is not taken; of one with
+                the same in another order the rows are.
 
         Raises:
             UserError: they fit hardly at all.
         """
         fit = self.fit(network.model, name)
+        if self.classes and classes:
+            _fit_head(fit, network.model, self.classes, classes)
         network.model.load_state_dict(fit.taken, strict=False)
         parts = [
             f"{len(fit.taken)} of {len(network.model.state_dict())} tensors from {self.source}"
         ]
         if fit.new:
-            parts.append(f"new: {_some(f'{key} ({how})' for key, how in fit.new.items())}")
+            parts.append(f"new: {_some([f'{key} ({how})' for key, how in fit.new.items()])}")
         if fit.adapted:
             parts.append(fit.adapted)
         if fit.unused:
@@ -198,6 +217,26 @@ def _aligned(found: Tensors, wanted: Tensors) -> dict[str, str]:
             if (same, len(both)) > most:
                 most, best = (same, len(both)), dict(both)
     return best
+
+
+def _fit_head(fit: Fit, model: nn.Module, theirs: Sequence[str], ours: Sequence[str]) -> None:
+    """Leave the last layer new where it was for other classes; put its rows into our order."""
+    if list(theirs) == list(ours):
+        return
+    heads = [
+        layer
+        for layer, module in model.named_modules()
+        if isinstance(weight := getattr(module, "weight", None), torch.Tensor)
+        and weight.ndim >= 2
+        and len(weight) == len(ours)
+    ]
+    same = sorted(theirs) == sorted(ours) and len(set(ours)) == len(ours)
+    for key in [each for each in fit.taken if heads and each.startswith(f"{heads[-1]}.")]:
+        if same:
+            fit.taken[key] = fit.taken[key][[theirs.index(name) for name in ours]]
+        else:
+            del fit.taken[key]
+            fit.new[key] = f"for the classes {_some(ours)}, was for {_some(theirs)}"
 
 
 def _prefixes(names: Iterable[str]) -> list[str]:

@@ -85,7 +85,8 @@ def begun_network(
     network, chosen, taken = new_network(resolved, prepared, start), resolved.config, ""
     if start is not None:
         normalize = chosen.dataset.normalize
-        taken = start.apply(network, chosen.model.name, prepared.spec, normalize)
+        spec, classes = prepared.spec, prepared.classes
+        taken = start.apply(network, chosen.model.name, spec, normalize, classes)
     freezing = networks.Freezing.of(network.model, chosen.model)
     return network.to(device), freezing, taken
 

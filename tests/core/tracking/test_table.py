@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from torchyard.core.errors import UserError
-from torchyard.core.tracking.table import COLUMNS, TAG, RunQuery
+from torchyard.core.tracking.table import COLUMNS, RunQuery
+from torchyard.core.tracking.view import TAG
 
 
 @pytest.fixture
@@ -181,3 +182,11 @@ def test_mlflows_own_table_has_a_view_with_columns_that_the_runs_have(client, ru
     state = json.loads(zlib.decompress(base64.b64decode(view["state"].removeprefix("deflate;"))))
     assert "metrics.`test/accuracy`" in state["selectedColumns"]
     assert "tags.`worst_class`" in state["selectedColumns"]
+    assert [section["name"] for section in state["compareRunSections"]] == [
+        "val",
+        "train",
+        "results",
+    ]
+    charted = [chart.get("metricKey") for chart in state["compareRunCharts"]]
+    assert charted[:4] == ["val/accuracy", "val/loss", "train/accuracy", "train/loss"]
+    assert charted[4] == "test/accuracy"

@@ -33,6 +33,11 @@ def test_every_night_the_better_model_is_the_champion(workspace, client, nights)
     assert "not the champion of digits (version 2 stays): refused by beats_champion" in worse
     version = client.get_model_version_by_alias("digits", "champion")
     assert (str(version.version), version.run_id) == ("2", run_id(better))
+    accuracy = client.get_run(version.run_id).data.metrics["test/accuracy"]
+    name = client.get_run(version.run_id).info.run_name
+    assert version.description == f"{100 * accuracy:.1f} % on digits, from run {name}"
+    about = client.get_registered_model("digits").description
+    assert about == f"The champion is version 2: {version.description}."
     for printed in nights:  # none of them has failed
         assert client.get_run(run_id(printed)).info.status == "FINISHED"
     refused = client.get_run(run_id(worse))
@@ -48,7 +53,10 @@ def test_every_night_the_better_model_is_the_champion(workspace, client, nights)
         (1, "replaced by version 2"),
     ]
     listed = workspace.invoke("models", "digits")
-    assert "replaced by version 2" in listed
+    assert listed.splitlines()[1].startswith("★ v2 ")
+    assert "replaced by v2" in listed
+    assert "1 refused, the last " in listed
+    assert "refused by beats_champion" in workspace.invoke("models", "digits", "--refused")
     assert "30.00% are required" in listed
 
 
@@ -104,6 +112,7 @@ def test_rolled_back_and_promoted_again(workspace, client, nights):
         "rollback", "digits"
     )
     assert str(client.get_model_version_by_alias("digits", "champion").version) == "1"
+    assert client.get_registered_model("digits").description.startswith("The champion is version 1")
     with pytest.raises(
         UserError, match=r"no registered model named 'digit'. Did you mean 'digits'"
     ):

@@ -12,7 +12,7 @@ import pytest
 
 from torchyard.core.errors import UserError
 from torchyard.core.tracking.record import RunRecord
-from torchyard.pipelines.commands.ui import mlflow_ui_command
+from torchyard.pipelines.commands.ui import ui_command
 
 
 @pytest.mark.slow
@@ -61,23 +61,15 @@ def test_without_a_run_there_is_nothing_to_look_at(workspace, tmp_path, monkeypa
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_mlflow_ui_command_is_short_where_it_can_be(
+def test_the_command_that_opens_a_run_is_short_where_it_can_be(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "executable", str(tmp_path / ".venv/bin/python"))
-    end = "ui --backend-store-uri sqlite:///mlruns/mlflow.db --workers 1"
-    below = f"sqlite:///{tmp_path}/mlruns/mlflow.db"
-    assert mlflow_ui_command(below) == f".venv/bin/mlflow {end}"
-    assert mlflow_ui_command("sqlite:///mlruns/mlflow.db") == f".venv/bin/mlflow {end}"
-
-    program = tmp_path / ".venv/bin/mlflow"
+    assert ui_command("latest") == ".venv/bin/torchyard ui latest"
+    program = tmp_path / ".venv/bin/torchyard"
     program.parent.mkdir(parents=True)
     program.touch(mode=0o755)
     monkeypatch.setenv("PATH", str(program.parent))
-    assert mlflow_ui_command(below) == f"mlflow {end}"
-    assert "'sqlite:////else where/mlflow.db'" in mlflow_ui_command(
-        "sqlite:////else where/mlflow.db"
-    )
-    assert mlflow_ui_command("http://tracking:5000") == "http://tracking:5000"
-    assert "secret" not in mlflow_ui_command("postgresql://me:secret@host/mlflow")
+    assert ui_command("latest") == "torchyard ui latest"
+    assert ui_command("lenet #1") == "torchyard ui 'lenet #1'"

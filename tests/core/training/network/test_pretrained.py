@@ -95,6 +95,32 @@ def test_the_head_is_new_where_there_are_other_classes_and_the_line_says_so(tmp_
     assert torch.equal(network.model.fc.weight, build().fc.weight)
 
 
+def test_the_head_of_a_run_on_other_classes_is_not_taken_though_its_size_fits(tmp_path):
+    theirs = build(seed=1)
+    file = tmp_path / "model.pt"
+    torch.save(theirs.state_dict(), file)
+    tensors = theirs.state_dict()
+
+    def begun(theirs, ours):
+        found = StartingWeights("latest", tensors, file, None, theirs)
+        network = Network(build(seed=2), prepared((3, 8, 8)), "auto")
+        said = found.apply(network, "small", RGB, "auto", ours)
+        return said, network.model.state_dict()
+
+    said, state = begun(("a", "b", "c", "d"), ["w", "x", "y", "z"])
+    assert same({key: state[key] for key in state if "fc" not in key}, tensors)
+    assert not torch.equal(state["fc.weight"], tensors["fc.weight"])
+    assert "new: fc.weight (for the classes w, x, y, z, was for a, b, c, d), fc.bias" in said
+
+    said, state = begun(("a", "b", "c", "d"), ["d", "a", "b", "c"])
+    assert torch.equal(state["fc.weight"], tensors["fc.weight"][[3, 0, 1, 2]])
+    assert torch.equal(state["fc.bias"], tensors["fc.bias"][[3, 0, 1, 2]])
+    for known in ((), ("a", "b", "c", "d")):
+        said, state = begun(known, ["a", "b", "c", "d"])
+        assert same(state, tensors)
+        assert "new:" not in said
+
+
 @pytest.mark.parametrize(("theirs", "ours"), [(3, 1), (1, 3)])
 def test_grey_images_give_what_they_would_give_as_rgb(tmp_path, theirs, ours):
     other, model = build(theirs, seed=2), build(ours)
