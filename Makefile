@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 UV := UV_PYTHON_DOWNLOADS=never $(BIN)/uv
 
-.PHONY: run test slow faults check lock reference nightly-year bench bench-gpu install
+.PHONY: run test slow production faults check lock reference nightly-year bench bench-gpu install
 
 run: install
 	$(BIN)/torchyard run digits
@@ -16,6 +16,10 @@ test: install
 
 slow: install
 	$(BIN)/pytest -m slow $(PARALLEL)
+
+# PostgreSQL, an S3 bucket, another host; skipped, with the reason, where something is not installed.
+production: install
+	$(BIN)/pytest -m production
 
 faults: install
 	TORCHYARD_KILLS=$(or $(KILLS),100) $(BIN)/pytest -m faults -s

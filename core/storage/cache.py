@@ -14,11 +14,7 @@ from torchyard.core.data.files import sole_use
 from torchyard.core.storage.deletion import delete
 from torchyard.core.storage.holding import Holding, room
 
-DOWNLOADS = (
-    "downloads",
-    "weights",
-    "remote",
-)  # folders of the cache, of files that can be had anew
+DOWNLOADS = ("downloads", "weights")  # folders of the cache, of files that can be had anew
 _NOT_OURS = (".lock", ".part", ".tmp")  # of a process that is downloading
 
 

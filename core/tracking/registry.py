@@ -113,6 +113,7 @@ def promote(
     gates: Sequence[tuple[str, GateParams]],
     judge: Judge = judge,
     chosen_among: int = 1,
+    server: MlflowClient | None = None,
 ) -> Judged:
     """Make a run's network the champion of a registered model, if every gate lets it.
 
@@ -127,6 +128,8 @@ def promote(
         judge: has a gate judge; elsewhere, if it must not be able to end this process.
         chosen_among: of how many runs it was chosen by these very test samples, which have been
             asked as often then.
+        server: of a server of the same store, which is told of the new champion, so that its
+            webhooks fire; None: the store alone has it.
 
     Raises:
         UserError: the run or the champion lacks recorded predictions, or the run has no model.
@@ -158,12 +161,12 @@ def promote(
                 if not all(verdict.passed for _, verdict in verdicts):
                     _write_verdicts(client, run, judged)
                     return judged
-                version = _version(client, run, judged, model_id)
+                version = _version(server or client, run, judged, model_id)
                 # Another machine has a lock of its own.
                 if _number(champion_of(client, model)) == judged.before:
                     judged = dataclasses.replace(judged, version=version)
                     _write_verdicts(client, run, judged)
-                    client.set_registered_model_alias(model, CHAMPION, str(version))
+                    (server or client).set_registered_model_alias(model, CHAMPION, str(version))
                     _describe(client, model, version, _described(run))
                     _clear_pending(client, client.get_model_version(model, str(version)))
                     return judged
@@ -171,8 +174,13 @@ def promote(
     raise RunError(f"The champion of {model} changed {MAX_ATTEMPTS} times during judging.")
 
 
-def roll_back(client: MlflowClient, model: str) -> tuple[int, int]:
+def roll_back(
+    client: MlflowClient, model: str, server: MlflowClient | None = None
+) -> tuple[int, int]:
     """Make the previous champion the champion again; returns the versions, from and to.
+
+    Args:
+        client, model, server: as `promote` has them.
 
     Raises:
         UserError: there is no such model or champion, or none before it.
@@ -193,7 +201,7 @@ def roll_back(client: MlflowClient, model: str) -> tuple[int, int]:
         client.set_model_version_tag(
             model, str(now.version), ROLLED_BACK, f"{_now()} by {user_name()}"
         )
-        client.set_registered_model_alias(model, CHAMPION, earlier)
+        (server or client).set_registered_model_alias(model, CHAMPION, earlier)
         version = client.get_model_version(model, earlier)
         _describe(client, model, int(earlier), version.description or "")
     return int(now.version), int(earlier)

@@ -26,6 +26,7 @@ from torchyard.pipelines.commands.arguments import (
     is_best,
 )
 from torchyard.pipelines.display import print_json, stderr, stdout
+from torchyard.pipelines.services.manager import registry_server
 
 commands = typer.Typer()
 
@@ -76,7 +77,8 @@ def promote_run(
                 "often: with train.validation they are asked once.",
                 soft_wrap=True,
             )
-    judged = promote(client, found, chosen.model, resolved.named_gates, judge, among)
+    server = registry_server(uri)
+    judged = promote(client, found, chosen.model, resolved.named_gates, judge, among, server)
     for line in judged.lines:
         stdout.print(escape(line), soft_wrap=True)
     if judged.version is None:
@@ -89,8 +91,8 @@ def rollback(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="a registered model's name")],
 ) -> None:
     """Make the previous champion of a model the champion again."""
-    client = open_existing(tracking_uri())
-    before, now = roll_back(client, model)
+    client = open_existing(uri := tracking_uri())
+    before, now = roll_back(client, model, registry_server(uri))
     stdout.print(escape(f"{model}: version {now} is the champion again, version {before} is not."))
 
 

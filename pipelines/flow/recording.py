@@ -57,7 +57,7 @@ from torchyard.pipelines.flow.failures import ended_as, is_deployed
 from torchyard.pipelines.flow.outcome import accuracy_gained
 from torchyard.pipelines.flow.prefect_calls import tell
 from torchyard.pipelines.flow.rival import find_rival
-from torchyard.pipelines.services.manager import served_url
+from torchyard.pipelines.services.manager import registry_server, served_url
 from torchyard.pipelines.services.reaper import FLOW_RUN_ID
 from torchyard.pipelines.services.scheduling.deployments import DEPLOYED_AS
 from torchyard.pipelines.worker.judging import judge_in_worker
@@ -486,7 +486,8 @@ def judge(record: RunRecord, resolved: ResolvedConfig) -> tuple[Judged, float | 
     client = open_store(tracking_uri())
     run = client.get_run(record.run_id)
     judge = judge_in_worker(chosen.gate_seconds)
-    judged = promote(client, run, chosen.model, resolved.named_gates, judge)
+    server = registry_server(client.tracking_uri)
+    judged = promote(client, run, chosen.model, resolved.named_gates, judge, server=server)
     return judged, accuracy_gained(client, run, judged)
 
 

@@ -23,6 +23,7 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from torchyard.core.data.files import atomic_write
@@ -50,6 +51,9 @@ from torchyard.pipelines.services.prefect_settings import setting
 from torchyard.pipelines.services.server.access import PASSWORD_FILE
 from torchyard.pipelines.services.server.answer import check_prefect
 from torchyard.pipelines.services.server.process import PERSISTENT, SERVICES_FILE
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
 
 SCHEDULES = """
 select distinct deployment.name from deployment
@@ -240,6 +244,17 @@ def ui_address(store: str) -> str | None:
             daemon = manager.mlflow(store).state()
         return daemon.address if daemon else None
     return None
+
+
+def registry_server(store: str) -> MlflowClient | None:
+    """A client of the MLflow server that `torchyard up` started for a local store, if it answers.
+
+    Webhooks fire for what it is told alone.
+    """
+    from mlflow import MlflowClient
+
+    address = ui_address(store)
+    return MlflowClient(address) if address and serves(address) else None
 
 
 def serves(address: str) -> bool:
