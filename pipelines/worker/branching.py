@@ -38,7 +38,7 @@ def find_branches(configs: Sequence[Config], data: str, emit: Emit) -> dict[str,
     prepared = PreparedDataset.open(Path(data))
     each = [resolve_once(config, host()) for config in configs]
     settings = each[0].config.train
-    train, _ = training_splits(prepared, settings)
+    train, _ = training_splits(prepared, each[0].config)
     length = steps_per_epoch(len(train), settings.known_batch_size)
     lasts = [total_steps(len(train), resolved.config.train) for resolved in each]
     if sum(lasts) > MOST_STEPS or any(one.scheduler.follows_metric for one in each):
