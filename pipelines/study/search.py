@@ -150,7 +150,10 @@ class Search:
     def pruned_after(self, number: int) -> int | None:
         """The epoch after which a trial was to be pruned, also by a process before this one."""
         with self._calling:
-            return self._trial(number).user_attrs.get(PRUNED)
+            # From the journal: another process may have noted it.
+            found = self.study.get_trials(deepcopy=False)[number]
+            pruned: int | None = found.user_attrs.get(PRUNED)
+            return pruned
 
     def is_best(self, number: int, value: float) -> bool:
         """Whether a trial with that value would be the best of those that are complete."""

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import re
 import socket
-import threading
-from collections.abc import Callable
-from typing import Any
+import subprocess
+import sys
 
 from torchyard.core.errors import UnreachableError
 from torchyard.core.study.plan import StudySettings
 
 SECONDS = 10.0
+ASK = {
+    "dask": "import sys, distributed; print(flush=True); distributed.Client(sys.argv[1]).close()",
+    "ray": "import sys, ray; print(flush=True); ray.init(sys.argv[1])",
+}
 
 
 def check_reachable(settings: StudySettings) -> None:
@@ -27,7 +30,7 @@ def check_reachable(settings: StudySettings) -> None:
     try:
         if address != "auto":
             _connect(address, port)
-        _within_seconds(_ask_dask if settings.engine == "dask" else _ask_ray, address)
+        _ask(ASK[settings.engine], address, kind)
     except Exception as error:
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
         raise UnreachableError(
@@ -45,35 +48,23 @@ def _connect(address: str, port: int) -> None:
         pass
 
 
-def _within_seconds(ask: Callable[[str], None], address: str) -> None:
-    failures: list[Exception] = []
+def _ask(code: str, address: str, kind: str) -> None:
+    """Speak with what listens there, in a process of its own.
 
-    def attempt() -> None:
+    Ray aborts its process where it does not understand what it hears, Dask waits on.
+    """
+    with subprocess.Popen(
+        [sys.executable, "-P", "-c", code, address],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        stdin=subprocess.DEVNULL,
+    ) as process:
+        assert process.stdout is not None
+        process.stdout.readline()  # it is imported
+        status: int | None = None
         try:
-            ask(address)
-        except Exception as error:
-            failures.append(error)
-
-    thread = threading.Thread(target=attempt, daemon=True)
-    thread.start()
-    thread.join(SECONDS)
-    if thread.is_alive():
-        raise TimeoutError("it accepts connections and says nothing")
-    if failures:
-        raise failures[0]
-
-
-def _ask_dask(address: str) -> None:
-    import distributed
-
-    client: Any = distributed.Client
-    with client(address, timeout=SECONDS, set_as_default=False):
-        pass
-
-
-def _ask_ray(address: str) -> None:
-    import ray
-
-    options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
-    ray.init(address, namespace="prefect", **options)
-    ray.shutdown()
+            status = process.wait(SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+    if status != 0:
+        raise ConnectionError(f"what accepts connections there does not speak with {kind}")

@@ -8,7 +8,7 @@ import yaml
 from torchyard.core.config.resolve import read_config
 from torchyard.core.errors import UserError
 from torchyard.core.hosting.host import host
-from torchyard.core.study.plan import StudyPlan
+from torchyard.core.study.plan import EXTRAS, StudyPlan
 
 PRESETS = Path(__file__).parents[3] / "pipelines" / "presets"
 
@@ -48,6 +48,45 @@ def test_trials_are_compared_by_a_validation_split():
 def test_more_workers_than_processors_are_warned_of():
     [note] = plan("optimizer.lr=log(1e-4,1e-1)", "train.validation=0.3", workers=10_000).notes
     assert note.startswith("10000 workers on ")
+
+
+def test_workers_of_a_cluster_that_runs_already_are_not_counted_against_this_machine():
+    settings = {"engine": "dask", "address": "scheduler:8786", "workers": 10_000}
+    assert plan("optimizer.lr=log(1e-4,1e-1)", "train.validation=0.3", **settings).notes == ()
+
+
+def test_an_engine_is_no_part_of_what_a_study_is():
+    local, dask = (
+        plan("optimizer.lr=log(1e-4,1e-1)", engine=engine, workers=workers)
+        for engine, workers in (("local", 1), ("dask", 2))
+    )
+    assert local.name == dask.name
+    assert dask.document["study"]["engine"] == "dask"
+
+
+def test_an_engine_that_is_not_there_is_said_with_what_to_do(monkeypatch):
+    lr = "optimizer.lr=log(1e-4,1e-1)"
+    assert "Did you mean 'dask'?" in problems(lr, engine="dusk")[0]
+    [said] = problems(lr, address="127.0.0.1:8786")
+    assert said == "study.address: is for the engines pool, dask and ray"
+    monkeypatch.setitem(EXTRAS, "ray", "not_installed_here")
+    [said] = problems(lr, engine="ray")
+    assert said == "study.engine: ray needs an extra: pip install 'torchyard[ray]'"
+    [said] = problems("model=[lenet,mlp]", sampler="cmaes")
+    assert "no setting is a range" in said
+
+
+def test_what_trials_may_have_in_common_is_known_of_small_grids_alone():
+    milestones = "scheduler.milestones=[[0.5],[0.75]]"
+    fixed = ("scheduler=piecewise", "scheduler.factors=[[0.1]]")
+    study = plan(milestones, "train.epochs=int(4,6)", *fixed)
+    assert len(study.points) == 6
+    assert study.points[0] == {
+        **{"scheduler.milestones": [0.5], "scheduler.factors": [0.1], "train.epochs": 4}
+    }
+    assert plan(milestones, "optimizer.lr=log(1e-4,1e-1)", *fixed).points == []
+    assert plan(milestones, "train.batch_size=int(1,501)", *fixed).points == []
+    assert plan("model=[lenet,mlp]").points == []
 
 
 def test_every_mistake_comes_at_once():

@@ -22,7 +22,7 @@ def value_of(values):
     return float(values["train.batch_size"])
 
 
-@pytest.mark.parametrize("sampler", ["random", "tpe", "grid"])
+@pytest.mark.parametrize("sampler", ["random", "tpe", "grid", "cmaes"])
 def test_a_study_whose_process_dies_anywhere_has_the_same_trials(tmp_path, sampler):
     def run(name, dies):
         folder = tmp_path / name
@@ -76,6 +76,32 @@ def _made(folder, count):
     for number in range(count):
         (folder / str(number)).mkdir()
         yield str(number)
+
+
+def test_a_process_that_joins_sees_the_trials_and_what_it_reports_is_seen(tmp_path):
+    study = plan("random", pruner="median")
+    leader = Search(study, tmp_path, 0, 9)
+    for number in range(6):
+        assert leader.ask() == number
+        values = leader.values(number)
+        joined = Search.joined(study, tmp_path, 0, 9)
+        assert joined.values(number) == values
+        pruned = [joined.report(number, epoch, float(number)) for epoch in (1, 2)]
+        assert leader.pruned_after(number) == joined.pruned_after(number)
+        assert bool(joined.pruned_after(number)) == any(pruned)
+        leader.tell(number, "pruned" if any(pruned) else "complete", float(number))
+    assert {each.state for each in joined.finished()} == {"complete", "pruned"}
+
+
+def test_cmaes_goes_where_the_trials_are_good(tmp_path):
+    space = ("optimizer.lr=uniform(1e-9,1)", "optimizer.momentum=uniform(0,0.9)", "optimizer=sgd")
+    study = StudyPlan.read("digits", space, {"sampler": "cmaes", "name": "c"}, PRESETS, host())
+    search, values = Search(study, tmp_path, 0, 5), []
+    for number in range(40):
+        drawn = search.values(search.ask())
+        values.append((drawn["optimizer.lr"] - 0.3) ** 2 + (drawn["optimizer.momentum"] - 0.6) ** 2)
+        search.tell(number, "complete", values[-1])
+    assert sum(values[-10:]) < sum(values[:10]) / 2
 
 
 def test_the_best_is_the_first_of_the_least_or_greatest(tmp_path):
