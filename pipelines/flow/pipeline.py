@@ -51,7 +51,7 @@ from torchyard.core.training.events import (
     WeightsTaken,
 )
 from torchyard.pipelines.display import display, epoch_line, split_line
-from torchyard.pipelines.flow import recording
+from torchyard.pipelines.flow import recording, reporting
 from torchyard.pipelines.flow.extension import FinishedRun
 from torchyard.pipelines.flow.failures import (
     RETRIED,
@@ -372,7 +372,7 @@ def report_per_class(
         prepared = PreparedDataset.open(Path(data))
         table = PredictionTable.read(Path(predictions))
         result = evaluate(table.predictions, prepared.classes, table.figures)
-        rows = recording.record_report(record, config, prepared, table, result, trained)
+        rows = reporting.record_report(record, config, prepared, table, result, trained)
         where = "are in MLflow" if record.flush() else "wait on disk for MLflow"
         _say("report", f"per-class table, pictures and report {where}")
     return Outcome(run_id, record.name, record.url, result.accuracy, result.images, rows)

@@ -1,4 +1,4 @@
-"""What a run records in MLflow and Prefect: metrics, pictures, tables, the report."""
+"""What a run records in MLflow and Prefect: metrics, pictures, tables."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from uuid import uuid4
 
 import numpy as np
 import yaml
-from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
+from prefect.artifacts import create_link_artifact, create_table_artifact
 from prefect.client.orchestration import get_client
 from prefect.runtime import flow_run
 from prefect.utilities.urls import url_for
@@ -28,19 +28,13 @@ from torchyard.core.config.files import file_identity
 from torchyard.core.config.resolve import ResolvedConfig
 from torchyard.core.config.schema import SINGLE_KINDS, RunConfig
 from torchyard.core.data.dataset import PreparedDataset
-from torchyard.core.data.predictions import Predictions, PredictionTable
+from torchyard.core.data.predictions import Predictions
 from torchyard.core.errors import RunError, StoreUnavailableError
 from torchyard.core.evaluation.conformal import CONFIDENCE_FILE, Confidence
 from torchyard.core.evaluation.metrics import Evaluation
-from torchyard.core.evaluation.nearest import FILE as NEAREST_FILE
-from torchyard.core.evaluation.nearest import Nearest
-from torchyard.core.formatting import percent
-from torchyard.core.report import image_grids, markdown
+from torchyard.core.report import image_grids
 from torchyard.core.report.audit_page import audit_page
 from torchyard.core.report.matrix import confusion_matrix_figure
-from torchyard.core.report.run.headline import Headline
-from torchyard.core.report.run.recipe import recipe
-from torchyard.core.report.run_page import run_page
 from torchyard.core.tracking import provenance
 from torchyard.core.tracking.audits import AUDIT_PAGE, audit_metrics
 from torchyard.core.tracking.location.address import database_of
@@ -56,28 +50,11 @@ from torchyard.pipelines.display import display
 from torchyard.pipelines.flow.failures import ended_as, is_deployed
 from torchyard.pipelines.flow.outcome import accuracy_gained
 from torchyard.pipelines.flow.prefect_calls import tell
-from torchyard.pipelines.flow.rival import find_rival
 from torchyard.pipelines.services.manager import registry_server, served_url
 from torchyard.pipelines.services.reaper import FLOW_RUN_ID
 from torchyard.pipelines.services.scheduling.deployments import DEPLOYED_AS
 from torchyard.pipelines.worker.judging import judge_in_worker
 from torchyard.pipelines.worker.process import abort_shared_worker
-
-if TYPE_CHECKING:
-    from torchyard.core.data.dataset import Labels, Samples
-
-# The facts about a run's environment that the page shows below its headline facts.
-ENVIRONMENT_FACTS = (
-    *("model_device", "data_device", "threads"),
-    *("torch_version", "python_version", "processes"),
-)
-SHARES = ("accuracy", "precision", "f1")  # columns of the per-class table
-
-
-# What the page does not say elsewhere.
-PAGE_FACTS = ("training", "device", "validation", "notes on the data", "data digest")
-TRAINING_BATCH = "training_batch.npz"
-
 
 MOST_FINDINGS = 1000  # in Prefect's table; MLflow has all
 
@@ -148,7 +125,7 @@ def flow_run_tags() -> dict[str, str]:
     """The tags of a run that say which flow run it is; none outside of one."""
     if flow_run.id is None:
         return {}
-    tags = {FLOW_RUN_ID: flow_run.id, "prefect.flow_run_url": _flow_run_url()}
+    tags = {FLOW_RUN_ID: flow_run.id, "prefect.flow_run_url": flow_run_url()}
     if is_deployed() and (name := os.environ.get(DEPLOYED_AS)):
         tags["schedule"] = name
     return tags
@@ -363,110 +340,6 @@ def record_pictures(
     record.log_figure(mistakes, "confident_mistakes.png")
 
 
-def record_report(
-    record: RunRecord,
-    config: RunConfig,
-    prepared: PreparedDataset,
-    table: PredictionTable,
-    result: Evaluation,
-    facts: Mapping[str, Any],
-) -> list[dict[str, Any]]:
-    """Write tables and the report; returns the rows of the per-class table.
-
-    Args:
-        table: what was predicted of the test split.
-        result: the evaluation of that.
-        facts: of the training: its placement, how `fit` ended, the number of parameters.
-    """
-    record.log_text(result.per_class_csv(), "per_class.csv")
-    record.log_text(result.per_class_json(), "per_class.json")
-    classes, samples = prepared.classes, prepared.test.samples
-    stated: dict[str, str | float] = {
-        "model": config.model.name,
-        "data set": prepared.name,
-        "test images": result.images,
-        "trained parameters": facts["parameters"],
-        "epochs": facts["epochs"],
-        "training": f"{facts['seconds']:.1f} s, {facts['images_per_second']:,.0f} images/s",
-        "device": f"{facts['device']} ({facts['device_name']}), {facts['precision']}",
-        "data digest": prepared.digest,
-    }
-    metrics = record.metrics
-    if (validated := metrics.get(f"{BEST}val/loss")) is not None:
-        right, epoch = percent(metrics.get(f"{BEST}val/accuracy")), facts["best_epoch"]
-        text = f"loss {validated:.4f}, accuracy {right} in epoch {epoch}, the best"
-        if (monitor := config.train.monitor) != "loss":
-            value = metrics.get(f"{BEST}val/{monitor}", math.nan)
-            text += f" by {monitor}" + f" ({value:.4f})" * (monitor != "accuracy")
-        stated["validation"] = text
-    if facts["balance"]:
-        stated["balance"] = facts["balance"]
-    if prepared.notes:
-        stated["notes on the data"] = "; ".join(prepared.notes)
-    links = {"Prefect flow run": _flow_run_url()} if flow_run.id else {}
-    command = "torchyard run config.yaml  # the file is beside this report"
-    text = markdown.markdown_report(result, classes, facts=stated, command=command, links=links)
-    record.log_text(text, "report.md")
-    record.describe(text)
-    tags = record.tags
-    headline = Headline(
-        prepared.name,
-        result,
-        record.started,
-        tags.get("mlflow.source.git.commit"),
-        None if record.keeper.unavailable else find_rival(record.run_id, config, table),
-    )
-    page = run_page(
-        samples,
-        table.predictions,
-        classes,
-        title=record.name,
-        headline=headline,
-        recipe=recipe(config, facts, tags),
-        facts={name: stated[name] for name in PAGE_FACTS if name in stated},
-        environment={key: facts[key] for key in ENVIRONMENT_FACTS},
-        metrics=metrics,
-        curves=curves(record.folder),
-        config=config_text(config),
-        links=links | {"MLflow run": record.url},
-        batch=_training_batch(record.folder),
-        nearest=_nearest(record.folder, prepared),
-    )
-    record.log_text(page, "report.html")
-
-    # Through JSON, so that what is missing is None.
-    rows: list[dict[str, Any]] = json.loads(result.per_class.round(4).to_json(orient="records"))
-    shown = [row | {key: percent(row[key]) for key in SHARES} for row in weakest_first(rows)]
-    about = f"{record.name}: {percent(result.accuracy)} of {result.images:,} test samples"
-
-    def publish() -> None:
-        create_table_artifact(key="per-class", table=shown, description=about)
-        create_markdown_artifact(key="report", markdown=text, description=about)
-
-    tell("report", publish)
-    return rows
-
-
-def weakest_first(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The rows of a per-class table by accuracy; last the classes without a test sample."""
-    return sorted(rows, key=lambda row: math.inf if row["accuracy"] is None else row["accuracy"])
-
-
-def _training_batch(folder: Path) -> tuple[Samples, Labels] | None:
-    """Samples and labels as the training saw them first, of a run that augments images."""
-    file = folder / TRAINING_BATCH
-    if not file.is_file():
-        return None
-    with np.load(file, allow_pickle=False) as arrays:
-        return arrays["samples"], arrays["labels"]
-
-
-def _nearest(folder: Path, prepared: PreparedDataset) -> tuple[Nearest, Samples] | None:
-    """The training images nearest to the surest mistakes, where the evaluation found any."""
-    file = folder / NEAREST_FILE
-    return (Nearest.read(file), prepared.train.samples) if file.is_file() else None
-
-
 def judge(record: RunRecord, resolved: ResolvedConfig) -> tuple[Judged, float | None]:
     """Let the gates judge what the run has recorded, and promote it if all pass.
 
@@ -496,5 +369,6 @@ def _rename_flow_run(name: str) -> None:
         client.update_flow_run(flow_run.id, name=name)
 
 
-def _flow_run_url() -> str:
+def flow_run_url() -> str:
+    """The flow run's page in Prefect."""
     return url_for("flow-run", obj_id=flow_run.id) or ""

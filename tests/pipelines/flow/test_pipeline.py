@@ -151,6 +151,16 @@ def test_the_report_is_a_page_that_needs_no_other_file(run, client):
     assert len(re.findall(r'<li><img [^>]*alt="test image', page)) == min(24, wrong)
 
 
+def test_what_explains_mistakes_and_the_model_card_are_artifacts(run, client):
+    found = json.loads(artifact(client, run, "nearest.json"))
+    wrong = round(359 * (1 - run.data.metrics["test/accuracy"]))
+    assert len(found["samples"]) == min(24, wrong)
+    page = artifact(client, run, "report.html").decode()
+    assert page.count('alt="training image ') == sum(map(len, found["samples"].values()))
+    assert "How it was trained" in page
+    assert "lenet on digits" in artifact(client, run, "model_card.md").decode()
+
+
 def test_what_was_predicted_of_each_sample_is_an_artifact(run, client):
     path = Path(client.download_artifacts(run.info.run_id, "predictions.parquet"))
     table = pd.read_parquet(path)
