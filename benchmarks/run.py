@@ -28,6 +28,7 @@ ROWS = (
     "accuracy",
     "finetuning",
     "prepare",
+    "audit",
     "photos",
     "evaluate",
     "memory",

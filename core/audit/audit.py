@@ -56,7 +56,9 @@ def _sorted(findings: Sequence[Finding]) -> list[Finding]:
 def _audit(prepared: PreparedDataset, on_progress: Progress) -> Audit:
     splits, classes = prepared.splits, prepared.classes
     seconds, began = {}, time.perf_counter()
-    prints = fingerprints(list(splits.values()), lambda *step: on_progress("reading", *step))
+    prints = fingerprints(
+        list(splits.values()), lambda *step: on_progress("reading", *step), prepared.folder
+    )
     places = _Places(splits, classes)
     groups = _Exact(prints)
     pairs = near_duplicates(

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import product
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -63,9 +64,15 @@ class Fingerprints:
 
 
 def fingerprints(
-    splits: Sequence[Split], on_progress: Callable[[int, int], None] = lambda done, total: None
+    splits: Sequence[Split],
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+    folder: Path | None = None,
 ) -> Fingerprints:
     """Read every sample of the splits.
+
+    Args:
+        on_progress: called with samples read and all samples.
+        folder: of the temporary files; None: the system's, which may be in memory.
 
     Raises:
         RunError: the prepared data are damaged.
@@ -75,7 +82,7 @@ def fingerprints(
     digests, deviation = np.empty(total, DIGEST), np.empty(total, np.float32)
     basis = Basis.of(splits)
     images = total if basis else 0
-    coarse, fine = _unnamed_array(images, COARSE), _unnamed_array(images, FINE)
+    coarse, fine = (_unnamed_array(images, side, folder) for side in (COARSE, FINE))
     lengths = np.empty((images, len(SHIFTS)), np.float32)
     embedding = np.zeros((total, EVEN + ODD if basis else 0), np.float32)
 
@@ -131,8 +138,7 @@ class Basis:
         for split in splits:
             count = min(len(split.samples), max(1, round(share * len(split.samples))))
             chosen = np.linspace(0, len(split.samples) - 1, count).astype(np.int64)
-            pixels = rows_of(split.samples)[chosen][:, :4].astype(np.float32)
-            pictures.append(_halved(_scaled(pixels, FINE)))
+            pictures.append(small_pictures(rows_of(split.samples)[chosen]))
         inner = _inner(np.concatenate(pictures))
         flat, mirrored = (each.reshape(len(inner), -1) for each in (inner, inner[..., ::-1]))
         even, odd = (flat + mirrored) / 2, (flat - mirrored) / 2
@@ -165,6 +171,11 @@ def _digests(flat: npt.NDArray[Any]) -> npt.NDArray[np.void]:
     size = DIGEST.itemsize
     joined = b"".join(hashlib.blake2b(row.data, digest_size=size).digest() for row in flat)
     return np.frombuffer(joined, DIGEST)
+
+
+def small_pictures(block: npt.NDArray[Any]) -> Floats:
+    """Images of any size as float32 N x C x 16 x 16; of more than four channels the first four."""
+    return _halved(_scaled(block[:, :4].astype(np.float32), FINE))
 
 
 def _halved(pictures: Floats) -> Floats:
@@ -243,10 +254,10 @@ def _components(parts: npt.NDArray[np.floating[Any]], count: int) -> Floats:
     return np.asarray(vectors * np.where(values > values[0] * 1e-6, scale, 0), np.float32)
 
 
-def _unnamed_array(count: int, side: int) -> npt.NDArray[np.int8]:
+def _unnamed_array(count: int, side: int, folder: Path | None) -> npt.NDArray[np.int8]:
     """An array N x side x side in a file that is gone when nobody holds it."""
     if count == 0:
         return np.empty((0, side, side), np.int8)
-    file = tempfile.TemporaryFile()  # noqa: SIM115 - the map keeps it
+    file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - the map keeps it
     # As a plain array: rows of a `memmap` take twice as long to choose.
     return np.asarray(np.memmap(file, np.int8, "w+", shape=(count, side, side)))

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from torchyard.core.audit.fingerprints import small_pictures
 from torchyard.core.data.dataset import PreparedDataset, rows_of
 from torchyard.core.data.splitting import stratified_fold
 
@@ -23,7 +24,9 @@ FOLDS = 5
 # Of the simple classifier on unseen samples. What a worse one doubts is mostly its own mistake.
 LEAST_ACCURACY = 0.9
 MOST_SAMPLES = 20_000  # for the simple classifier
+MOST_BYTES = 1 << 30  # of vectors and signals, which are read whole
 COMPONENTS = 64
+BLOCK = 256  # images that are read at once
 
 
 @dataclass(frozen=True)
@@ -115,6 +118,8 @@ def label_errors(
             f"not looked for: {count:,} training samples are more than {MOST_SAMPLES:,}, which is "
             "what the simple classifier takes; --run has a trained network judge them"
         )
+    if prepared.dtype != "uint8" and train.samples.nbytes > MOST_BYTES:
+        return LabelErrors.none("not looked for: the training samples are more than 1 GiB")
     features = _features(prepared)
     probabilities = np.zeros((count, len(prepared.classes)))
     for fold in range(FOLDS):
@@ -145,17 +150,23 @@ def judged(probabilities: Probabilities, labels: Ints, by: str, least: float) ->
 
 
 def _features(prepared: PreparedDataset) -> npt.NDArray[np.float32]:
-    """N x D: the principal components of the training samples, vectors standardized first."""
+    """N x D: the principal components of the training samples.
+
+    Those of images are of small pictures; vectors and signals are standardized first.
+    """
     from sklearn.decomposition import PCA
 
-    samples = rows_of(prepared.train.samples)[:]
-    flat = np.asarray(samples, np.float32).reshape(len(samples), -1)
-    if prepared.dtype != "uint8":
+    rows, count = rows_of(prepared.train.samples), len(prepared.train.labels)
+    if prepared.dtype == "uint8":
+        parts = (rows[start : start + BLOCK] for start in range(0, count, BLOCK))
+        flat = np.concatenate([small_pictures(part).reshape(len(part), -1) for part in parts])
+    else:
+        flat = np.asarray(rows[:], np.float32).reshape(count, -1)
         flat = (flat - flat.mean(axis=0)) / np.maximum(flat.std(axis=0), 1e-6)
-    count = min(COMPONENTS, flat.shape[1], len(flat))
-    if count == flat.shape[1]:
+    components = min(COMPONENTS, flat.shape[1], count)
+    if components == flat.shape[1]:
         return flat
-    solver = PCA(count, svd_solver="randomized", random_state=0)
+    solver = PCA(components, svd_solver="randomized", random_state=0)
     return np.asarray(solver.fit_transform(flat), np.float32)
 
 

@@ -33,12 +33,13 @@ from torchyard.core.audit.fingerprints import (
 )
 from torchyard.core.data.photos import decoding_threads
 
-CANDIDATES = 100  # for each image, in the mean: what the second sieve sees at most
+CANDIDATES = 80  # for each image, in the mean: what the second sieve sees at most
 LEAST_COSINE = 0.5
-COARSE_CORRELATION = 0.78
+COARSE_CORRELATION = 0.8
 CORRELATION = 0.85  # chosen on images of even numbers of CIFAR-10: docs/audit.md
 PARTNERS = 5  # from which on an image is no duplicate of what resembles it, but of a common kind
-ROWS, COLUMNS = 1024, 512  # of a block of the table of all pairs
+ROWS = 1024  # images whose pairs with all later ones are compared by one thread
+TILE = 256  # rows of the table of all pairs, and twice as many columns: they stay in the cache
 CHUNK = 2048  # pairs that are compared at once
 FINE_WINDOW = FINE - 6
 
@@ -151,13 +152,14 @@ def _candidates(
     even: Floats, odd: Floats, start: int, least: float
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """The pairs of a block of rows with later images that may be alike, sorted by the row."""
-    rows = slice(start, start + ROWS)
     firsts, seconds = [], []
-    for column in range(start, len(even), COLUMNS):
-        cosines = _cosines(even, odd, rows, slice(column, column + COLUMNS))
-        first, second = np.divmod(np.flatnonzero(cosines > least), cosines.shape[1])
-        firsts.append(first)
-        seconds.append(second + column)
+    for top in range(start, min(start + ROWS, len(even)), TILE):
+        rows = slice(top, min(top + TILE, start + ROWS))
+        for left in range(top, len(even), 2 * TILE):
+            cosines = _cosines(even, odd, rows, slice(left, left + 2 * TILE))
+            first, second = np.divmod(np.flatnonzero(cosines > least), cosines.shape[1])
+            firsts.append(first + (top - start))
+            seconds.append(second + left)
     first, second = np.concatenate(firsts), np.concatenate(seconds)
     later = second > start + first
     first, second = first[later], second[later]

@@ -45,22 +45,29 @@ def audit_page(audit: Audit, prepared: PreparedDataset, name: str) -> str:
             }
         )
     tests = prepared.counts.get("test", 0)
+    unsought = ["label error"] * (not audit.facts["labels_judged"])
+    unsought += ["near duplicate"] * (not pictures)
     return render(
         "audit.html",
         title=f"Audit of {name}",
+        name=name,
         leaked=len(audit.leaked.get("test", [])),
         tests=tests,
         from_training=len(audit.leaked.get("train", [])),
-        facts={
-            "samples": prepared.samples,
-            "of": dimensions(prepared.shape),
-            "classes": len(prepared.classes),
-            "near duplicates": audit.facts["near_duplicates"],
-            "labels": audit.facts["labels"],
-            "data digest": prepared.digest[:16],
-        },
+        origin=[
+            prepared.samples,
+            dimensions(prepared.shape),
+            f"{len(prepared.classes):,} classes",
+            f"digest {prepared.digest[:16]}",
+        ],
+        near_duplicates=audit.facts["near_duplicates"],
+        labels=audit.facts["labels"],
         sections=sections,
-        absent=[meaning for kind, meaning in KINDS.items() if not audit.count(kind)],
+        absent=[
+            meaning
+            for kind, meaning in KINDS.items()
+            if not audit.count(kind) and kind not in unsought
+        ],
         pictures=pictures,
         smooth=pictures and max(prepared.shape[1:]) > MAX_EXACT_SIDE,
     )

@@ -85,6 +85,12 @@ def record_report(
             value = metrics.get(f"{BEST}val/{monitor}", math.nan)
             text += f" by {monitor}" + f" ({value:.4f})" * (monitor != "accuracy")
         stated["validation"] = text
+    if (leaked := result.figures.get("leaked")) is not None:
+        others = percent(result.figures.get("accuracy_without_leaked"))
+        stated["audit"] = (
+            f"{percent(leaked)} of the test samples were trained on, too; {others} of the samples "
+            "that are in the test split alone are right"
+        )
     if facts["balance"]:
         stated["balance"] = facts["balance"]
     if prepared.notes:

@@ -32,7 +32,7 @@ def test_a_classifier_that_is_often_wrong_is_not_believed():
     assert doubted.how.startswith("not said: by dice, right on ")
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", [0, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 2))])
 def test_changed_labels_of_digits_are_found(seed, tmp_path):
     digits, labels = load_digits(return_X_y=True)
     images = (digits.reshape(-1, 1, 8, 8) * 15).astype(np.uint8)

@@ -62,6 +62,7 @@ def test_an_audit_is_no_run_of_a_model(workspace):
     assert workspace.invoke("runs") == before
 
 
+@pytest.mark.slow  # a run, and three trainings
 def test_a_runs_own_model_judges_the_labels(workspace):
     run = workspace.invoke(
         "run", "digits", "dataset=leaky", "model=mlp", "train.epochs=8", "--quiet"
@@ -72,6 +73,7 @@ def test_a_runs_own_model_judges_the_labels(workspace):
     assert found["facts"]["labels"].startswith("by 3 trainings of mlp·adam·leaky #")
 
 
+@pytest.mark.slow  # two runs
 def test_a_run_reports_the_audit_and_trains_without_what_leaked(workspace):
     import mlflow
 
