@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import shutil
 import tempfile
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from itertools import chain, groupby
@@ -38,6 +40,9 @@ SENT = "sent"  # in the run's folder: MLflow has the log up to this byte
 SET_ASIDE = "refused.jsonl"  # in the run's folder: the lines that cannot be sent, and why
 METRICS = {"metrics", *(kind.__name__ for kind in get_args(TrainingMetrics))}  # kinds of lines
 MODEL_TYPE = "classifier"
+RACES, RACE_SECONDS = 5, 0.5  # tries of what another run does at the same moment, and the pause
+# What PostgreSQL, SQLite and MySQL say of a row that is there by now.
+ADDED_TWICE = "UniqueViolation|UNIQUE constraint failed|Duplicate entry"
 REASON = "torchyard.reason"  # tag of a run: why it ended
 
 
@@ -244,8 +249,7 @@ class LogDelivery:
                 if values["tag"] in client.get_run(run_id).data.tags:
                     client.delete_tag(run_id, values["tag"])
             case "dataset":
-                inputs = mlflow_format.dataset_inputs(values["inputs"])
-                client.log_inputs(run_id, datasets=inputs)
+                self._send_inputs(mlflow_format.dataset_inputs(values["inputs"]))
             case "artifact":
                 self._send_artifact(self._attached(values), values["folder"])
             case "model":
@@ -256,6 +260,23 @@ class LogDelivery:
                 end_run(client, run_id, **values, end_time=lines[0].time)
             case _:
                 self._log_points(self._new_points(lines))
+
+    def _send_inputs(self, inputs: list[Any]) -> None:
+        """Log data sets; again where another run logged one of them at the same moment.
+
+        MLflow looks a data set up and adds it where it is not there: of two that do so at once a
+        database refuses one.
+        """
+        from mlflow.exceptions import MlflowException
+
+        for tried in range(1, RACES + 1):
+            try:
+                self._client.log_inputs(self._run_id, datasets=inputs)
+                return
+            except MlflowException as error:
+                if tried == RACES or not re.search(ADDED_TWICE, str(error)):
+                    raise
+                time.sleep(RACE_SECONDS)
 
     def _new_points(self, lines: Iterable[Line]) -> list[dict[str, Any]]:
         """The metrics in lines, without the steps that are recorded."""

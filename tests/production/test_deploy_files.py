@@ -56,6 +56,7 @@ def test_the_compose_file_names_what_there_is():
     assert not re.search(r"PASSWORD: (?!\$\{\w+:\?\})", text), "a password is written in it"
 
 
+@pytest.mark.slow  # the worker's import, and a server for it
 @pytest.mark.parametrize("gpus", [None, 2])
 def test_prefects_kubernetes_worker_makes_a_job_of_the_template(workspace, gpus):
     worker = pytest.importorskip("prefect_kubernetes.worker")
@@ -81,6 +82,7 @@ async def through_model(manifest):
         return api.sanitize_for_serialization(job)
 
 
+@pytest.mark.slow
 def test_the_server_takes_the_template_and_a_deployment_its_variables(workspace):
     with get_client(sync_client=True) as prefect:
         pool = WorkPoolCreate(name=f"gpus-{uuid4()}", type="kubernetes", base_job_template=POOL)

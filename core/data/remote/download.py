@@ -33,7 +33,10 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 BLOCK = 8 << 20  # bytes that are asked for at once, and lost when the connection breaks
-TIMEOUT = 10.0  # seconds without an answer
+CONNECT = (
+    4.0  # seconds for a connection: the libraries try twice before they say that there is none
+)
+TIMEOUT = 10.0  # seconds without a byte
 TRIES = 3  # without a byte between them
 PAUSE = 1.0  # seconds before another try
 NOTE = "source.json"  # in the copy's folder
@@ -257,7 +260,9 @@ class _Remote:
         cause = error.__cause__ if isinstance(error.__cause__, Exception) else error
         said = redacted(str(cause).strip() or type(cause).__name__)
         said = said.splitlines()[0][:200].rstrip(".")
-        status = getattr(cause, "status", None)
+        answer = getattr(cause, "response", None)  # of AWS's library
+        about = answer.get("ResponseMetadata", {}) if isinstance(answer, dict) else {}
+        status = getattr(cause, "status", None) or about.get("HTTPStatusCode")
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             return error
         if status in (404, 410) or (cause is error and isinstance(error, FileNotFoundError)):

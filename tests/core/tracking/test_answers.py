@@ -1,6 +1,7 @@
 """Something between us and MLflow answers in its place, late, or not at all."""
 
 import re
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.core.tracking.runs import Proxy, Server, start, stored
+from torchyard.core.data.dataset import PreparedDataset
 from torchyard.core.errors import RunError, StoreUnavailableError, UserError
 from torchyard.core.tracking import store
 from torchyard.core.tracking.lookup import sync_run
@@ -124,6 +126,20 @@ def test_a_file_that_a_proxy_swallows_is_sent_again(proxy: Proxy) -> None:
     assert record.finish("FINISHED")
     file = record._client.download_artifacts(record.run_id, "report.md")
     assert Path(file).read_text() == "whole"
+
+
+def test_a_data_set_that_another_run_adds_at_the_same_moment_is_recorded(
+    proxy: Proxy, prepared: PreparedDataset
+) -> None:
+    record = start()
+    refused = '{"error_code": "BAD_REQUEST", "message": "(psycopg2.errors.UniqueViolation) ..."}'
+    proxy.answer, proxy.only = (400, JSON, refused), "POST"
+    other = threading.Timer(1.0, lambda: setattr(proxy, "answer", None))
+    other.start()
+    record.log_dataset(prepared)
+    other.join()
+    assert record.pending == 0
+    assert stored(record).inputs.dataset_inputs
 
 
 @pytest.mark.parametrize("status", ["FINISHED", "FAILED", "KILLED"])

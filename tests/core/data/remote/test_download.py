@@ -3,6 +3,7 @@
 import hashlib
 import multiprocessing
 import random
+import socket
 import time
 
 import pytest
@@ -190,3 +191,13 @@ def test_what_a_bucket_lacks(bucket, tmp_path):
         with pytest.raises(UserError) as caught:
             RemoteCopy(RemoteAddress.parse(f"s3://data/{name}"), tmp_path).fetch()
         assert not isinstance(caught.value, UnreachableError)
+
+
+def test_a_server_that_takes_connections_and_never_answers(monkeypatch, tmp_path):
+    monkeypatch.setattr(download, "TIMEOUT", 0.2)
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        address = f"http://127.0.0.1:{silent.getsockname()[1]}/a.zip"
+        with pytest.raises(UnreachableError, match=r"/a.zip does not answer"):
+            RemoteCopy(RemoteAddress.parse(address), tmp_path).fetch()
