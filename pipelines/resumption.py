@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import sqlite3
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +13,7 @@ from torchyard.core.config.resolve import ResolvedConfig, read_config, resolve
 from torchyard.core.errors import UserError
 from torchyard.core.hosting.host import host
 from torchyard.core.tracking import lookup, store
+from torchyard.core.tracking.location.address import database_of
 from torchyard.core.tracking.location.errors import store_errors
 from torchyard.core.tracking.lookup import PARENT, SEEDS
 from torchyard.pipelines.commands.arguments import PRESETS
@@ -19,6 +22,15 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
+NEWEST = """
+select run_uuid, name, status from runs
+where lifecycle_stage = 'active' and (:wanted is null or :wanted in (run_uuid, name))
+order by start_time desc limit 1
+"""
+# Of a run that belongs to a study, or to several seeds.
+TOGETHER = f"""
+select key from tags where run_uuid = ? and key in ('{PARENT}', '{SEEDS}', '{lookup.STUDY}')
+"""
 CHECKPOINTS = ("last.pt", "previous.pt")  # as core/training/checkpoint.py, which imports torch
 
 
@@ -81,15 +93,43 @@ class Resumption:
             if overrides:
                 return cls(_extended(client, found, overrides), None, run_id, None)
             if found.info.status == "FINISHED" == before:  # before Prefect has a flow run of it
-                raise UserError(
-                    f"run {run_id} ({name}) is finished: there is nothing left to do. "
-                    "To train it on, set train.epochs."
-                )
+                raise UserError(_finished(run_id, name))
             if found.info.status == "FINISHED":
                 return f"{name}: it had finished, and MLflow now has all of it."
             check(found, store.run_folder(uri, found))
             resolved = resolve(lookup.recorded_config(client, found), host())
             return cls(resolved, run_id, tags.get(PARENT), seeds)
+
+
+def check_unfinished(wanted: str) -> None:
+    """Refuse a run that has finished before the seconds of importing MLflow and torch.
+
+    MLflow's own database is asked, where it is a file. Where it does not answer as expected, or
+    the run is one of several, nothing is known yet.
+
+    Raises:
+        UserError: it has finished.
+    """
+    database = database_of(store.tracking_uri())
+    if database is None or not database.is_file():
+        return
+    address = f"{database.absolute().as_uri()}?mode=ro"
+    try:
+        with contextlib.closing(sqlite3.connect(address, uri=True)) as opened:
+            latest = wanted == lookup.LATEST
+            found = opened.execute(NEWEST, {"wanted": None if latest else wanted}).fetchone()
+            alone = found and not opened.execute(TOGETHER, [found[0]]).fetchone()
+    except sqlite3.Error:
+        return
+    if alone and found[2] == "FINISHED":
+        raise UserError(_finished(*found[:2]))
+
+
+def _finished(run_id: str, name: str) -> str:
+    return (
+        f"run {run_id} ({name}) is finished: there is nothing left to do. "
+        "To train it on, set train.epochs."
+    )
 
 
 def study_to_resume(wanted: str) -> Run | None:

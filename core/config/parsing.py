@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import difflib
 import math
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,10 @@ def read_overridden(
     """
     problems: list[str] = []
     assignments = []
+    while split := _split_by_shell(overrides):
+        first, end, problem = split
+        problems.append(problem)
+        overrides = [*overrides[:first], *overrides[end:]]
     for override in overrides:
         if isinstance(override, Mapping):
             for path, value in _settings_of(override):
@@ -63,6 +68,26 @@ def read_overridden(
     dotted = [key for key in settings if len(path := str(key).split(".")) > 1 and all(path)]
     assignments = [(_path(key), settings.pop(key)) for key in dotted] + assignments
     return settings, problems + _assign_all(settings, assignments)
+
+
+def _split_by_shell(words: Sequence[Any]) -> tuple[int, int, str] | None:
+    """Where a list was not quoted, and the shell made several words of it.
+
+    Returns:
+        The first of the words, the one behind the last, and what to write.
+    """
+    for first, word in enumerate(words):
+        key, _, value = str(word).partition("=")
+        if not isinstance(word, str) or not value.startswith(("[", "{")):
+            continue
+        for end in range(first + 1, len(words) + 1):
+            text = " ".join(map(str, words[first:end]))
+            if sum(map(text.count, "[{")) <= sum(map(text.count, "]}")):
+                if end == first + 1:
+                    break
+                quoted = shlex.quote(text)
+                return first, end, f"{key}: the shell split it at its spaces: quote it, {quoted}"
+    return None
 
 
 def _path(key: str) -> list[str]:

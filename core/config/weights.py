@@ -31,9 +31,9 @@ class WeightsSource(Enum):
         return cls.RECORDED if _OF_A_RUN.fullmatch(weights) else cls.PUBLISHED
 
 
-def classes_file(weights: Path) -> Path:
-    """Where the names of the classes are kept that a file with a run's weights is for: JSON."""
-    return weights.with_name("classes.json")
+def about_file(weights: Path) -> Path:
+    """What is known of a file with a run's weights, as JSON: its `name`, and its `classes`."""
+    return weights.with_name("about.json")
 
 
 def weights_path(weights: str) -> Path:

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from torchyard.core.config.resolve import ResolvedConfig
-from torchyard.core.config.weights import WeightsSource, classes_file
+from torchyard.core.config.weights import WeightsSource, about_file
 from torchyard.core.data.files import atomic_write, cache_folder
 from torchyard.core.errors import UserError
 from torchyard.core.tracking.classifier import found_model
@@ -39,7 +39,7 @@ def _exported(named: str, uri: str) -> Path:
     import mlflow
 
     with store_errors(uri), current_store(uri):
-        address, _, _ = found_model(client, named.removeprefix("models:/"))
+        address, name, _ = found_model(client, named.removeprefix("models:/"))
         info = mlflow.models.get_model_info(address)
         if info.flavors.get("pytorch", {}).get("model_data") != DATA:
             raise UserError(f"{named}: its model is not one that torchyard logged.")
@@ -53,8 +53,7 @@ def _exported(named: str, uri: str) -> Path:
             )
     if not file.is_file():
         raise UserError(f"{named}: its model has no file {DATA}/{WEIGHTS}.")
-    classes = (info.metadata or {}).get("classes")
-    if classes and not (beside := classes_file(file)).is_file():
-        with atomic_write(beside) as written:
-            written.write(json.dumps(classes, ensure_ascii=False).encode())
+    about = {"name": name, "classes": (info.metadata or {}).get("classes", [])}
+    with atomic_write(about_file(file)) as written:
+        written.write(json.dumps(about, ensure_ascii=False).encode())
     return file

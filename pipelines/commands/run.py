@@ -38,7 +38,7 @@ from torchyard.pipelines.display import (
     stdout,
 )
 from torchyard.pipelines.local_run import local_pipeline
-from torchyard.pipelines.resumption import Resumption, study_to_resume
+from torchyard.pipelines.resumption import Resumption, check_unfinished, study_to_resume
 from torchyard.pipelines.seeds import SeedsOutcome, check_seeds, run_seeds
 
 if TYPE_CHECKING:
@@ -103,6 +103,8 @@ def resume(
     from torchyard.pipelines.worker.process import shared_worker
 
     shown = _display(quiet, as_json)
+    if not overrides:
+        check_unfinished(run)
     shared_worker()  # torch's import overlaps MLflow's
     if (study := study_to_resume(run)) is not None:
         from torchyard.pipelines.commands.sweep import resume_study  # which imports this file

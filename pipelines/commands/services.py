@@ -32,6 +32,7 @@ from torchyard.pipelines.time_zone import local_zone
 commands = typer.Typer()
 
 T = TypeVar("T")
+NAMES = {"server": "Prefect", "mlflow": "MLflow"}  # of daemons, as `status` has them
 Name = Annotated[
     str | None,
     typer.Option(metavar="NAME", help="its name. \\[default: the preset's or the file's]"),
@@ -56,8 +57,20 @@ def up() -> None:
 @commands.command()
 def down() -> None:
     """Stop what `torchyard up` started. Schedules are kept, and resume with the next `up`."""
-    stopped, server_stays = ServiceManager().down()
-    stdout.print(f"Stopped: {', '.join(stopped)}" if stopped else "Nothing was up.")
+    services = ServiceManager()
+    before = services.status()
+    trains = _trained_here(before)
+    stopped, server_stays = services.down()
+    where = {each.name: each.address for each in before}
+    names = [NAMES.get(name, name) for name in stopped]
+    if not names:
+        stdout.print("Nothing was up.")
+    rows = [("stopped", name, where.get(name, "")) for name in names]
+    print_columns(("", "name", "where"), rows, header=False)
+    for name, progress in trains.items():
+        at = f" at {progress.partition(',')[0]}" if progress else ""
+        text = f"ended    {escape(name)}{at}, with a checkpoint from which it can be resumed"
+        stdout.print(text, soft_wrap=True)
     if server_stays:
         stdout.print("The Prefect server stays for the runs that use it, and stops after them.")
 
@@ -229,6 +242,16 @@ def _read(problems: list[str], read: Callable[..., T], *arguments: Any) -> T | N
     except UserError as error:
         problems += error.problems
         return None
+
+
+def _trained_here(services: list[ServiceStatus]) -> dict[str, str]:
+    """The schedules of which this machine's Prefect worker trains a run, and how far that is."""
+    prefect, *others = services
+    if all(each.name != "worker" or each.state != UP for each in others):
+        return {}
+    pool = manager.pool_name(prefect.api)
+    here = (row for row in _plan(prefect) if row["pool"] == pool)
+    return {row["name"]: row["progress"] or "" for row in here if row["last_state"] == "Running"}
 
 
 def _plan(prefect: ServiceStatus) -> list[dict[str, Any]]:

@@ -32,6 +32,7 @@ from torchyard.core.data.predictions import Predictions
 from torchyard.core.errors import RunError, StoreUnavailableError
 from torchyard.core.evaluation.conformal import CONFIDENCE_FILE, Confidence
 from torchyard.core.evaluation.metrics import Evaluation
+from torchyard.core.hosting.host import host
 from torchyard.core.report import image_grids
 from torchyard.core.report.audit_page import audit_page
 from torchyard.core.report.matrix import confusion_matrix_figure
@@ -56,6 +57,7 @@ from torchyard.pipelines.services.scheduling.deployments import DEPLOYED_AS
 from torchyard.pipelines.worker.judging import judge_in_worker
 from torchyard.pipelines.worker.process import abort_shared_worker
 
+MOST_OF_A_NAME = 60  # characters of a folder's name in a run's
 MOST_FINDINGS = 1000  # in Prefect's table; MLflow has all
 
 
@@ -152,7 +154,17 @@ def chosen_plugins(resolved: ResolvedConfig) -> dict[str, str]:
 
 def name_stem(config: RunConfig) -> str:
     """The name of a run without its number."""
-    return "·".join((config.model.name, config.optimizer.name, config.dataset.name))
+    return "·".join((config.model.name, config.optimizer.name, data_name(config)))
+
+
+def data_name(config: RunConfig) -> str:
+    """What people call the data: where a plugin reads any folder or file, the name of that."""
+    name = config.dataset.name
+    path = host().find("dataset", name).params.model_fields.get("path")
+    if path is None or not path.is_required():
+        return name
+    given = Path(str(config.dataset.model_dump()["path"]))
+    return given.name.partition(".")[0][:MOST_OF_A_NAME] or name
 
 
 def ending_note(record: RunRecord, status: str, recorded: bool) -> str:

@@ -20,7 +20,7 @@ import torch
 from torch import nn
 
 from torchyard.core.config.schema import Normalization
-from torchyard.core.config.weights import WeightsSource, classes_file
+from torchyard.core.config.weights import WeightsSource, about_file
 from torchyard.core.data.raw import SampleSpec
 from torchyard.core.errors import UserError
 from torchyard.core.formatting import dimensions
@@ -94,8 +94,11 @@ class StartingWeights:
             tensors.pop(TEMPERATURE, None)
         classes: tuple[str, ...] = ()
         recorded = WeightsSource.of(source) is WeightsSource.RECORDED
-        if recorded and (beside := classes_file(file)).is_file():
-            classes = tuple(json.loads(beside.read_text("utf-8")))
+        if recorded and (beside := about_file(file)).is_file():
+            about = json.loads(beside.read_text("utf-8"))
+            named, classes = source, tuple(about["classes"])
+            if about["name"] not in source:  # which is `latest`, or an id
+                named = f"{source}, {about['name']}"
         return cls(named, tensors, file, published, classes)
 
     def fit(self, model: nn.Module, name: str) -> Fit:

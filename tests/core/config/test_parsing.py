@@ -228,3 +228,11 @@ def test_whatever_a_setting_is_set_to_it_is_taken_or_refused(value, setting):
 )
 def test_a_list_that_yaml_cannot_read_is_a_user_error(value):
     assert problems("digits", "model=mlp", f"model.hidden={value}")
+
+
+def test_a_list_that_the_shell_took_apart_is_said_once_with_what_to_write():
+    split = ("optimizer.groups=[{match:", "fc*,", "lr:", "0.1}]", "train.epochs=3")
+    assert only_problem("digits", *split) == (
+        "optimizer.groups: the shell split it at its spaces: quote it, "
+        "'optimizer.groups=[{match: fc*, lr: 0.1}]'"
+    )

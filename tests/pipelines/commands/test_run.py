@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.pipelines.command_line import refused, torchyard
+from tests.pipelines.command_line import HEAVY, imported, refused, torchyard
 from torchyard.core.errors import RunError, UnreachableError, UserError
 from torchyard.core.tracking.ownership.lease import TakenOverError
 from torchyard.pipelines.commands.run import print_notes
@@ -37,6 +37,18 @@ def test_a_missing_data_folder_is_said_before_any_work(tmp_path):
     assert said.startswith("dataset.path: no such file or folder: ")
 
 
+def test_a_finished_run_is_not_resumed_and_that_is_known_at_once(recorded, tmp_path):
+    store = recorded.client.tracking_uri
+    for name in ("lenet·sgd·cifar10 #3", recorded.ids["better"]):
+        done = torchyard(
+            *(tmp_path, "resume", name), options=("-X", "importtime"), MLFLOW_TRACKING_URI=store
+        )
+        packages, [said] = imported(done.stderr)
+        assert done.returncode == 2
+        assert "is finished: there is nothing left to do" in said
+        assert not HEAVY & packages
+
+
 # ---- what needs torch: a worker is started
 
 
@@ -44,7 +56,7 @@ def test_check_of_a_right_configuration_runs_and_records_nothing(tmp_path):
     done = torchyard(tmp_path, "check", "digits", "train.epochs=2", "device=cpu")
     assert (done.returncode, done.stderr) == (0, "")
     assert "lenet: 61,706 parameters on samples of 1x32x32" in done.stdout
-    assert "Valid. It would run on cpu." in done.stdout
+    assert "Valid. It would run on cpu.\nThe data are not prepared yet" in done.stdout
     assert "epochs=2" in done.stdout
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
