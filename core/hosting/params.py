@@ -16,8 +16,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict
 
-from torchyard.core.data.remote.address import RemoteAddress
-
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
@@ -94,14 +92,6 @@ class DatasetParams(PluginParams):
         Raises:
             UserError: the source is missing, damaged, or not what it should be.
         """
-
-    def elsewhere(self) -> dict[str, RemoteAddress]:
-        """The parameters that are addresses of data on other machines, by their names.
-
-        `build` is called once there are copies, whose paths stand in place of the addresses.
-        """
-        values = ((name, getattr(self, name)) for name in type(self).model_fields)
-        return {name: value for name, value in values if isinstance(value, RemoteAddress)}
 
     def describe(self) -> SampleSpec | None:
         """What one sample looks like, where that is known without reading the data.

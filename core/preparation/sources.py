@@ -7,8 +7,18 @@ from dataclasses import replace
 from pathlib import Path
 
 from torchyard.core.data.raw import RawData
+from torchyard.core.data.remote.address import RemoteAddress
 from torchyard.core.data.remote.download import RemoteCopy
 from torchyard.core.hosting.params import DatasetParams
+
+
+def addresses(params: DatasetParams) -> dict[str, RemoteAddress]:
+    """The parameters that are addresses of data on other machines, by their names.
+
+    `build` is called once there are copies, whose paths stand in place of the addresses.
+    """
+    values = ((name, getattr(params, name)) for name in type(params).model_fields)
+    return {name: value for name, value in values if isinstance(value, RemoteAddress)}
 
 
 def build(params: DatasetParams, downloads: Path) -> RawData:
@@ -20,7 +30,7 @@ def build(params: DatasetParams, downloads: Path) -> RawData:
     """
     copies = {
         name: (address, *RemoteCopy(address, downloads).fetch())
-        for name, address in params.elsewhere().items()
+        for name, address in addresses(params).items()
     }
     if not copies:
         return params.build(downloads)
@@ -36,10 +46,10 @@ def fingerprint_of(params: DatasetParams, downloads: Path) -> str:
     Raises:
         UserError, UnreachableError: as `RemoteCopy.version` raises them.
     """
-    addresses = params.elsewhere()
-    if not addresses:
+    remote = addresses(params)
+    if not remote:
         return params.fingerprint()
-    state = {name: RemoteCopy(each, downloads).version() for name, each in addresses.items()}
+    state = {name: RemoteCopy(each, downloads).version() for name, each in remote.items()}
     for name in type(params).model_fields:
         if isinstance(path := getattr(params, name), Path):
             status = path.stat()

@@ -20,6 +20,7 @@ from torchyard.core.errors import RunError, UserError
 from torchyard.core.hosting.host import host
 from torchyard.core.hosting.params import DatasetParams
 from torchyard.core.preparation.prepare import find_prepared
+from torchyard.core.preparation.sources import addresses
 from torchyard.core.training import network as networks
 from torchyard.core.training.events import Emit
 from torchyard.pipelines.worker.config_check import Config
@@ -120,7 +121,7 @@ def _spec(
     if shape is not None and classes is not None and len(shape) != 1:  # it may be of token ids
         return SampleSpec(tuple(shape), classes)
     name, prepared = chosen.name, find_prepared(chosen.name, dataset, cache, chosen.reading)
-    unknown = prepared is None and dataset.elsewhere()
+    unknown = prepared is None and addresses(dataset)
     known = prepared.spec if prepared else None if unknown else dataset.describe()
     if shape is None and known is not None:
         shape = known.shape

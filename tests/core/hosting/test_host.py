@@ -42,7 +42,14 @@ def test_the_built_ins_are_there_and_none_is_set_aside():
     assert {"lenet", "linear", "mlp", "resnet18"} <= set(names(host(), "model"))
     assert {"cross_entropy", "focal", "mse", "nll"} <= set(names(host(), "loss"))
     assert {"adagrad", "adam", "gradient_descent", "sgd"} <= set(names(host(), "optimizer"))
-    assert names(host(), "scheduler") == ["constant", "cosine", "one_cycle", "plateau", "step"]
+    assert names(host(), "scheduler") == [
+        "constant",
+        "cosine",
+        "one_cycle",
+        "piecewise",
+        "plateau",
+        "step",
+    ]
 
 
 def test_every_built_in_says_what_it_is_and_where_it_comes_from():
