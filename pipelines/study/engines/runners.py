@@ -85,7 +85,7 @@ def task_runner(settings: StudySettings, scratch: str) -> TaskRunner[Any]:
         cluster = {
             "n_workers": settings.workers,
             "threads_per_worker": 1,
-            "dashboard_address": None,
+            "dashboard_address": "127.0.0.1:0",  # any free port
             "local_directory": scratch,
             "memory_limit": 0,  # what a trial takes is in a process of its own
         }
