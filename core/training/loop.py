@@ -119,7 +119,7 @@ def fit(
         unfinished = position.epoch < settings.epochs and position.step < last_step
         return unfinished and not out_of_patience() and go_on()
 
-    if position.step and position.epoch < settings.epochs:
+    if position.step and position.epoch < settings.epochs and not out_of_patience():
         emit(GoesOn(position.epoch + 1, settings.epochs))
     while goes_on():
         network.train()

@@ -23,6 +23,7 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import FlowRunCreate
 from prefect.client.schemas.objects import FlowRun
 from prefect.flow_engine import run_flow
+from prefect.runtime import flow_run
 from prefect.states import Completed, Pending, to_state_create
 from prefect.utilities.annotations import quote
 
@@ -70,6 +71,7 @@ from torchyard.pipelines.services.scheduling.deployments import NEEDS
 from torchyard.pipelines.worker.process import check_config, shared_worker
 
 T = TypeVar("T")
+_failed: set[str | None] = set()  # flow runs that this process has tried
 DESCRIPTION = "Train a classifier: prepare → train → evaluate → report, in one MLflow run."
 
 
@@ -98,6 +100,12 @@ def train_pipeline(
         ended = run_cancellable(lambda: _run_stages(config, run_id, parent))
     except recording.FinishedError as error:
         ended = str(error)
+    except BaseException:
+        _failed.add(flow_run.id)
+        raise
+    if flow_run.id in _failed:
+        # Prefect 3.9 raises what a try before this one raised where this one returns a state.
+        return ended if isinstance(ended, Outcome) else None
     # A state with a message is how a flow tells Prefect's pages what it came to.
     if isinstance(ended, Outcome):
         return Completed(message=ended.line, data=ended)  # type: ignore[return-value]

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -34,7 +35,11 @@ def prepared(tmp_path):
         "print(prepare_dataset('toy', Toy(), pathlib.Path(sys.argv[1]), lambda *_: None).folder)"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path)], text=True, capture_output=True, check=True
+        [sys.executable, "-c", code, str(tmp_path)],
+        text=True,
+        capture_output=True,
+        check=True,
+        cwd=Path(__file__).parents[3],
     )
     return tmp_path / "prepared" / done.stdout.strip().rpartition("/")[2]
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from torchyard import DatasetParams
 from torchyard.core.config.schema import DatasetChoice
 from torchyard.core.errors import RunError, UserError
 from torchyard.pipelines.worker import summaries
@@ -111,9 +112,14 @@ def test_the_shape_of_whatever_a_module_returns():
         assert _shape_of(given) is None
 
 
+class Unknown(DatasetParams):
+    def build(self, downloads):
+        raise NotImplementedError
+
+
 def test_a_data_set_of_unknown_shape_says_how_to_know_it(tmp_path, monkeypatch):
     monkeypatch.setattr(summaries, "find_prepared", lambda *_: None)
-    unknown, mine = SimpleNamespace(describe=lambda: None), DatasetChoice(name="mine")
+    unknown, mine = Unknown(), DatasetChoice(name="mine")
     with pytest.raises(UserError, match="torchyard inspect mine …"):
         _spec(mine, unknown, tmp_path, None, None)
     with pytest.raises(UserError, match="give --classes"):
