@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 UV := UV_PYTHON_DOWNLOADS=never $(BIN)/uv
 
-.PHONY: run test slow production faults check lock reference nightly-year bench bench-gpu install
+.PHONY: run test slow production faults check lock reference nightly-year pictures bench bench-gpu install
 
 run: install
 	$(BIN)/torchyard run digits
@@ -39,6 +39,10 @@ lock: $(BIN)/uv
 
 nightly-year: install
 	$(BIN)/python docs/nightly_year.py
+
+# Of the report and of a comparison, for the README; needs Chromium.
+pictures: install
+	$(BIN)/python docs/pictures.py
 
 reference: install
 	$(BIN)/python docs/reference.py
