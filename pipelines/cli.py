@@ -17,20 +17,9 @@ from rich.markup import escape
 
 from torchyard.core.errors import RunError, UserError
 from torchyard.core.proxies import settle_proxies
-from torchyard.pipelines.commands import (
-    audit,
-    compare,
-    inspect,
-    model,
-    plugins,
-    promote,
-    run,
-    services,
-    storage,
-    sweep,
-    ui,
-    verify,
-)
+from torchyard.pipelines.commands import audit, compare, inspect, plugins, run, sweep
+from torchyard.pipelines.commands.models import model, promote, verify
+from torchyard.pipelines.commands.operation import services, storage, ui
 from torchyard.pipelines.display import stderr, stdout
 
 app = typer.Typer(

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 from torchyard.core.config.resolve import ResolvedConfig, read_config, resolve
 from torchyard.core.errors import UserError
 from torchyard.core.hosting.host import host
-from torchyard.core.tracking import lookup, store
+from torchyard.core.tracking import store
 from torchyard.core.tracking.location.address import database_of
 from torchyard.core.tracking.location.errors import store_errors
-from torchyard.core.tracking.lookup import PARENT, SEEDS
+from torchyard.core.tracking.queries import lookup
+from torchyard.core.tracking.queries.lookup import PARENT, SEEDS
 from torchyard.pipelines.commands.arguments import PRESETS
 
 if TYPE_CHECKING:

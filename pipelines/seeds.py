@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 from torchyard.core.config.resolve import ResolvedConfig
 from torchyard.core.errors import UserError
 from torchyard.core.formatting import percent
-from torchyard.core.tracking import lookup, store
+from torchyard.core.tracking import store
 from torchyard.core.tracking.location.errors import store_errors
+from torchyard.core.tracking.queries import lookup
 from torchyard.pipelines.display import Display
 from torchyard.pipelines.local_run import CallFlow
 

@@ -22,7 +22,7 @@ from torchyard.core.training.batches import (
 from torchyard.core.training.network import Normalize
 from torchyard.core.training.parallel.strategy import Strategy
 from torchyard.pipelines.worker import stages
-from torchyard.pipelines.worker.config_check import region_first
+from torchyard.pipelines.worker.checks.config_check import region_first
 
 
 def main(folder: str, cache: str, workers: str, batch_size: str, size: str) -> None:

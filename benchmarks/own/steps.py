@@ -23,7 +23,7 @@ from torchyard.core.training.execution import Execution
 from torchyard.core.training.network import Network
 from torchyard.core.training.parallel.strategy import Strategy
 from torchyard.core.training.state import TrainingState
-from torchyard.pipelines.worker.config_check import model_size
+from torchyard.pipelines.worker.checks.config_check import model_size
 
 IMAGES, SHAPE, CLASSES = 20_000, (3, 32, 32), 10
 CPU = torch.device("cpu")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from torchyard.core.audit.findings import KINDS, Audit, Finding
 from torchyard.core.formatting import dimensions
-from torchyard.core.report.image_grids import drawable
+from torchyard.core.report.drawing.image_grids import drawable
 from torchyard.core.report.page import MAX_EXACT_SIDE, image_uri, render
 
 if TYPE_CHECKING:

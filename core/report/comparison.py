@@ -18,9 +18,9 @@ from torchyard.core.report.class_comparison import (
     classes_compared,
     differing_data,
 )
+from torchyard.core.report.drawing.plots import Curves, accuracy_cost_figure, learning_curves, svg
 from torchyard.core.report.page import render
-from torchyard.core.report.plots import Curves, accuracy_cost_figure, learning_curves, svg
-from torchyard.core.tracking.lookup import recorded_predictions
+from torchyard.core.tracking.queries.lookup import recorded_predictions
 
 if TYPE_CHECKING:
     import pandas as pd

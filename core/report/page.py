@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torchyard.core.formatting import duration, number, percent, points, printable
-from torchyard.core.report.image_grids import rgb
+from torchyard.core.report.drawing.image_grids import rgb
 
 if TYPE_CHECKING:
     import numpy.typing as npt

@@ -9,8 +9,9 @@ import numpy as np
 
 from torchyard.core.evaluation.confidence import calibration, wilson_interval
 from torchyard.core.evaluation.nearest import surest_mistakes
-from torchyard.core.report.image_grids import drawable
-from torchyard.core.report.matrix import page_matrix
+from torchyard.core.report.drawing.image_grids import drawable
+from torchyard.core.report.drawing.matrix import page_matrix
+from torchyard.core.report.drawing.plots import Curves, learning_curves, reliability_figure, svg
 from torchyard.core.report.page import (
     MAX_EXACT_SIDE,
     data_uri,
@@ -18,7 +19,6 @@ from torchyard.core.report.page import (
     render,
     small_image_uri,
 )
-from torchyard.core.report.plots import Curves, learning_curves, reliability_figure, svg
 from torchyard.core.report.run.confusions import confusions
 
 if TYPE_CHECKING:

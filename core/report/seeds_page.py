@@ -11,8 +11,8 @@ import numpy as np
 from torchyard.core.errors import UserError
 from torchyard.core.evaluation.metrics import Evaluation, evaluate
 from torchyard.core.evaluation.seeds import SeedSummary, over_seeds
+from torchyard.core.report.drawing.plots import Curves, learning_curves
 from torchyard.core.report.page import data_uri, render
-from torchyard.core.report.plots import Curves, learning_curves
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -19,12 +19,11 @@ from torchyard.core.data.dataset import PreparedDataset
 from torchyard.core.data.files import link_or_copy, remove_partial
 from torchyard.core.errors import RunError, UserError
 from torchyard.core.redaction import redacted, redacted_uri, without_passwords
-from torchyard.core.tracking import mlflow_format, provenance, store, view
+from torchyard.core.tracking import mlflow_format, provenance, store
 from torchyard.core.tracking.delivery import ATTACHMENTS, METRICS, REASON, LogDelivery
 from torchyard.core.tracking.location.address import is_server
 from torchyard.core.tracking.location.errors import check_answer, store_errors
 from torchyard.core.tracking.location.relocation import FOLDER
-from torchyard.core.tracking.lookup import CONFIG, check_checkpoint, end_orphans
 from torchyard.core.tracking.mlflow_format import MAX_PARAMETER, MAX_TAG, safe_key, shortened
 from torchyard.core.tracking.ownership.folders import is_own
 from torchyard.core.tracking.ownership.keeper import Keeper
@@ -36,6 +35,8 @@ from torchyard.core.tracking.ownership.process import (
     owner_lives,
     owner_tags,
 )
+from torchyard.core.tracking.queries import view
+from torchyard.core.tracking.queries.lookup import CONFIG, check_checkpoint, end_orphans
 from torchyard.core.training.run_log import Line
 
 if TYPE_CHECKING:

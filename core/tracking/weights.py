@@ -9,9 +9,9 @@ from torchyard.core.config.resolve import ResolvedConfig
 from torchyard.core.config.weights import WeightsSource, about_file
 from torchyard.core.data.files import atomic_write, cache_folder
 from torchyard.core.errors import UserError
-from torchyard.core.tracking.classifier import found_model
 from torchyard.core.tracking.location.errors import store_errors
 from torchyard.core.tracking.mlflow_format import DATA, WEIGHTS
+from torchyard.core.tracking.registry.classifier import found_model
 from torchyard.core.tracking.store import current_store, open_existing, tracking_uri
 
 

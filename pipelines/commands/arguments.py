@@ -15,7 +15,7 @@ from torchyard.core.errors import UserError
 from torchyard.core.formatting import percent
 from torchyard.core.hosting.hookspecs import HOOKS
 from torchyard.core.hosting.host import host
-from torchyard.core.tracking.lookup import ACCURACY, BEST, VALIDATED, find_run
+from torchyard.core.tracking.queries.lookup import ACCURACY, BEST, VALIDATED, find_run
 from torchyard.pipelines.display import stderr
 
 if TYPE_CHECKING:

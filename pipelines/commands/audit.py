@@ -21,7 +21,7 @@ from torchyard.core.formatting import percent
 from torchyard.core.hosting.host import host
 from torchyard.core.tracking import store
 from torchyard.core.tracking.location.errors import store_errors
-from torchyard.core.tracking.lookup import recorded_config
+from torchyard.core.tracking.queries.lookup import recorded_config
 from torchyard.core.tracking.weights import recorded_weights
 from torchyard.pipelines.commands.arguments import (
     PRESETS,
@@ -89,7 +89,7 @@ def audit_dataset(
                 worker.call("judge_labels", shown.event, data=data, run=of, **rest)
     from torchyard.core.audit.exclusion import found_audit
     from torchyard.core.report.audit_page import audit_page
-    from torchyard.core.tracking.audits import record_audit
+    from torchyard.core.tracking.queries.audits import record_audit
     from torchyard.pipelines.services.manager import served_url
 
     prepared = PreparedDataset.open(Path(found["folder"]))

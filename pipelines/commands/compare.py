@@ -14,12 +14,12 @@ from torchyard.core.data.files import atomic_write
 from torchyard.core.errors import UserError
 from torchyard.core.formatting import duration, percent, points, printable
 from torchyard.core.tracking.location.errors import store_errors
-from torchyard.core.tracking.lookup import progress_of, silent_runs
 from torchyard.core.tracking.ownership.lease import silent_seconds
 from torchyard.core.tracking.ownership.process import described_owner
-from torchyard.core.tracking.registry import champions_by_run
+from torchyard.core.tracking.queries.lookup import progress_of, silent_runs
+from torchyard.core.tracking.queries.table import RunQuery
+from torchyard.core.tracking.registry.champions import champions_by_run
 from torchyard.core.tracking.store import open_existing, tracking_uri
-from torchyard.core.tracking.table import RunQuery
 from torchyard.pipelines.commands.arguments import AsJson, chosen_run
 from torchyard.pipelines.display import print_json, print_table, stderr, stdout
 from torchyard.pipelines.terminal.runs import print_runs

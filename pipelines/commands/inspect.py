@@ -191,7 +191,7 @@ def find_learning_rate(
             found = worker.call("find_learning_rate", shown.event, config=config, **arguments)
     suggestion = float(f"{found['suggestion']:.2g}")
     if plot is not None:
-        from torchyard.core.report.plots import learning_rate_figure
+        from torchyard.core.report.drawing.plots import learning_rate_figure
 
         _save(learning_rate_figure(found["rates"], found["losses"], suggestion), "--plot", plot)
     if as_json:
@@ -222,7 +222,7 @@ def _save(figure: Figure, option: str, file: Path) -> None:
 
 
 def _draw(data: PreparedDataset, file: Path) -> None:
-    from torchyard.core.report.image_grids import labelled_images_figure
+    from torchyard.core.report.drawing.image_grids import labelled_images_figure
 
     split = data.train
     title = f"{data.name}: training images"

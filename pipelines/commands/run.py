@@ -20,8 +20,8 @@ from torchyard.core.errors import RunError, UnreachableError, UserError
 from torchyard.core.formatting import dimensions
 from torchyard.core.tracking import store
 from torchyard.core.tracking.location.address import is_server
-from torchyard.core.tracking.lookup import check_checkpoint
 from torchyard.core.tracking.ownership.lease import TakenOverError
+from torchyard.core.tracking.queries.lookup import check_checkpoint
 from torchyard.core.tracking.weights import recorded_weights
 from torchyard.pipelines.commands.arguments import (
     Overrides,
@@ -269,7 +269,7 @@ def print_outcome(shown: Display, *, newest: bool = True) -> None:
         shown: has the outcome.
         newest: whether it is of the run that was begun last.
     """
-    from torchyard.pipelines.commands.ui import ui_command
+    from torchyard.pipelines.commands.operation.ui import ui_command
     from torchyard.pipelines.services.manager import served_url, ui_address
 
     uri, outcome = store.tracking_uri(), shown.outcome

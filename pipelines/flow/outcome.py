@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from torchyard.core.formatting import percent, points
-from torchyard.core.tracking.lookup import ACCURACY
-from torchyard.core.tracking.registry import Judged
+from torchyard.core.tracking.queries.lookup import ACCURACY
+from torchyard.core.tracking.registry.champions import Judged
 from torchyard.core.tracking.store import if_there
 
 if TYPE_CHECKING:

@@ -33,17 +33,17 @@ from torchyard.core.errors import RunError, StoreUnavailableError
 from torchyard.core.evaluation.conformal import CONFIDENCE_FILE, Confidence
 from torchyard.core.evaluation.metrics import Evaluation
 from torchyard.core.hosting.host import host
-from torchyard.core.report import image_grids
 from torchyard.core.report.audit_page import audit_page
-from torchyard.core.report.matrix import confusion_matrix_figure
+from torchyard.core.report.drawing import image_grids
+from torchyard.core.report.drawing.matrix import confusion_matrix_figure
 from torchyard.core.tracking import provenance
-from torchyard.core.tracking.audits import AUDIT_PAGE, audit_metrics
 from torchyard.core.tracking.location.address import database_of
 from torchyard.core.tracking.location.errors import store_errors
-from torchyard.core.tracking.lookup import PARENT, run_tagged
 from torchyard.core.tracking.mlflow_format import BEST, class_metric_keys, event_metrics
+from torchyard.core.tracking.queries.audits import AUDIT_PAGE, audit_metrics
+from torchyard.core.tracking.queries.lookup import PARENT, run_tagged
 from torchyard.core.tracking.record import RunRecord
-from torchyard.core.tracking.registry import Judged, promote
+from torchyard.core.tracking.registry.champions import Judged, promote
 from torchyard.core.tracking.store import load_mlflow, open_store, tracking_uri
 from torchyard.core.training.events import EpochDone
 from torchyard.core.training.run_log import RunLog

@@ -180,7 +180,7 @@ def runs(
         UserError: a condition or a key is none, or there is no store yet.
         RunError: the store is out of reach.
     """
-    from torchyard.core.tracking.table import RunQuery
+    from torchyard.core.tracking.queries.table import RunQuery
 
     query = RunQuery.parse(conditions, sort, reverse)
     uri = store.tracking_uri()

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from torchyard.core.errors import UserError
 from torchyard.core.formatting import dimensions
-from torchyard.core.tracking.classifier import Classifier, ImageClassifier
+from torchyard.core.tracking.registry.classifier import Classifier, ImageClassifier
 
 if TYPE_CHECKING:
     import pandas as pd

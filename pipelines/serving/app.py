@@ -19,7 +19,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from torchyard.core.errors import RunError, UserError
-from torchyard.core.tracking.classifier import Classifier, Guess
+from torchyard.core.tracking.registry.classifier import Classifier, Guess
 from torchyard.pipelines.services.server.access import is_own_page
 from torchyard.pipelines.serving.request_body import RefusedError, Sample, read_body, samples_in
 from torchyard.pipelines.serving.served_model import ServedModel

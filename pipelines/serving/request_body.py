@@ -13,7 +13,7 @@ from werkzeug.exceptions import HTTPException
 from werkzeug.formparser import MultiPartParser
 from werkzeug.http import parse_options_header
 
-from torchyard.core.tracking.classifier import Classifier, ImageClassifier
+from torchyard.core.tracking.registry.classifier import Classifier, ImageClassifier
 
 MAX_BYTES = 64 * 2**20
 MAX_FILES = 1000

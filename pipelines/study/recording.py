@@ -15,8 +15,8 @@ from torchyard.core.data.files import atomic_write
 from torchyard.core.errors import UserError
 from torchyard.core.report.study_page import study_page
 from torchyard.core.study.plan import StudyPlan
-from torchyard.core.tracking.lookup import PARENT, STUDY, children_of, quoted, sync_run
 from torchyard.core.tracking.mlflow_format import BEST
+from torchyard.core.tracking.queries.lookup import PARENT, STUDY, children_of, quoted, sync_run
 from torchyard.core.tracking.record import RunRecord
 from torchyard.core.tracking.store import chosen_experiment, locked_store, run_folder
 from torchyard.pipelines.flow import recording

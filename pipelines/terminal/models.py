@@ -10,7 +10,7 @@ from typing import Any
 from rich.text import Text
 
 from torchyard.core.formatting import percent, printable
-from torchyard.core.tracking.lookup import CHAMPION
+from torchyard.core.tracking.queries.lookup import CHAMPION
 from torchyard.pipelines.display import stdout
 from torchyard.pipelines.terminal.columns import moment, print_columns
 

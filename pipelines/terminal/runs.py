@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from rich.text import Text
 
 from torchyard.core.formatting import percent
-from torchyard.core.tracking.table import COLUMNS
+from torchyard.core.tracking.queries.table import COLUMNS
 from torchyard.pipelines.terminal.columns import moment, print_columns
 
 if TYPE_CHECKING:

@@ -17,9 +17,9 @@ from torchyard.core.training.batches import steps_per_epoch, total_steps, traini
 from torchyard.core.training.events import Emit
 from torchyard.core.training.network.groups import Group
 from torchyard.core.training.prefixes import ScheduleReplay
-from torchyard.pipelines.worker.config_check import Config, model_size
+from torchyard.pipelines.worker.checks.config_check import Config, model_size
+from torchyard.pipelines.worker.checks.trial_step import Weights, stand_ins
 from torchyard.pipelines.worker.search.trial_training import new_network
-from torchyard.pipelines.worker.trial_step import Weights, stand_ins
 
 MOST_STEPS = 3_000_000  # of all schedules, which takes a minute
 

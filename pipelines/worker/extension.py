@@ -20,7 +20,7 @@ from torchyard.core.training import network as networks
 from torchyard.core.training.batches import steps_per_epoch, total_steps, training_splits
 from torchyard.core.training.events import Emit
 from torchyard.core.training.execution import Execution
-from torchyard.pipelines.worker.config_check import Config, model_size
+from torchyard.pipelines.worker.checks.config_check import Config, model_size
 from torchyard.pipelines.worker.search.batch_size import with_recorded_batch_size
 
 

@@ -13,12 +13,12 @@ from torchyard.core.data.predictions import PredictionTable
 from torchyard.core.errors import RunError, UserError
 from torchyard.core.hosting.host import host
 from torchyard.core.hosting.params import GateParams, Verdict
-from torchyard.core.tracking import registry
+from torchyard.core.tracking.registry import champions
 from torchyard.core.training.events import Emit, StageProgress
 from torchyard.pipelines.worker.process import shared_worker
 
 
-def judge_in_worker(seconds: float) -> registry.Judge:
+def judge_in_worker(seconds: float) -> champions.Judge:
     """Have gates judge in the worker process, each for so many seconds at most."""
 
     def ask(
@@ -51,4 +51,4 @@ def judge(
     emit(StageProgress("judging", 0, 1))
     tables = [PredictionTable.read(Path(file)) if file else None for file in (candidate, champion)]
     gate: Any = host().find("gate", name).params(**params)
-    return asdict(registry.judge(name, gate, *tables))  # type: ignore[arg-type]
+    return asdict(champions.judge(name, gate, *tables))  # type: ignore[arg-type]

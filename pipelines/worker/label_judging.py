@@ -20,7 +20,7 @@ from torchyard.core.evaluation.predict import predict
 from torchyard.core.hosting.host import host
 from torchyard.core.training import device as devices
 from torchyard.core.training.events import Emit
-from torchyard.pipelines.worker.config_check import Config
+from torchyard.pipelines.worker.checks.config_check import Config
 
 FOLDS = 3  # the run's training time, twice
 

@@ -56,7 +56,7 @@ from torchyard.core.training.run_log import with_metrics_logged
 from torchyard.core.training.sampling import sampling
 from torchyard.core.training.state import TrainingState
 from torchyard.pipelines.worker.branching import find_branches, schedule_replay
-from torchyard.pipelines.worker.config_check import (
+from torchyard.pipelines.worker.checks.config_check import (
     UNKNOWN_BATCH_SIZE,
     Config,
     check,
@@ -66,10 +66,11 @@ from torchyard.pipelines.worker.config_check import (
     starting_weights,
     step_problems,
 )
+from torchyard.pipelines.worker.checks.plugin_check import try_plugins
+from torchyard.pipelines.worker.checks.trial_step import stand_ins
 from torchyard.pipelines.worker.extension import extend
 from torchyard.pipelines.worker.judging import judge
 from torchyard.pipelines.worker.label_judging import judge_labels
-from torchyard.pipelines.worker.plugin_check import try_plugins
 from torchyard.pipelines.worker.search.batch_size import (
     find_batch_size,
     with_found_batch_size,
@@ -77,7 +78,6 @@ from torchyard.pipelines.worker.search.batch_size import (
 from torchyard.pipelines.worker.search.learning_rate import range_test, suggested_rate
 from torchyard.pipelines.worker.search.trial_training import begun_network, new_network
 from torchyard.pipelines.worker.summaries import inspect_dataset, inspect_model
-from torchyard.pipelines.worker.trial_step import stand_ins
 
 BATCH_SHOWN = 36  # samples in the picture of a training batch
 TRAINER_SECONDS = 20.0  # how long to wait for one that ends

@@ -23,7 +23,7 @@ from torchyard.core.preparation.prepare import find_prepared
 from torchyard.core.preparation.sources import addresses
 from torchyard.core.training import network as networks
 from torchyard.core.training.events import Emit
-from torchyard.pipelines.worker.config_check import Config
+from torchyard.pipelines.worker.checks.config_check import Config
 
 
 @dataclass

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from playwright.sync_api import expect
 
-from torchyard.core.tracking.table import COLUMNS
+from torchyard.core.tracking.queries.table import COLUMNS
 
 pytestmark = pytest.mark.slow  # three runs, a server, a browser
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from torchyard.core.formatting import printable
-from torchyard.core.report.image_grids import drawable
+from torchyard.core.report.drawing.image_grids import drawable
 from torchyard.core.report.page import small_image_uri
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from torchyard.core.data.dataset import Samples
     from torchyard.core.data.predictions import Predictions
     from torchyard.core.evaluation.metrics import Evaluation
-    from torchyard.core.report.matrix import Box
+    from torchyard.core.report.drawing.matrix import Box
 
 MAX_CELLS = 3000  # pairs of classes
 MAX_IMAGES, OF_A_CELL = 240, 6  # a page stays below half a megabyte of them

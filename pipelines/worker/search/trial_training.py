@@ -15,7 +15,7 @@ from torchyard.core.training import checkpoint
 from torchyard.core.training import network as networks
 from torchyard.core.training.batches import TrainingData, build_augmentation
 from torchyard.core.training.state import TrainingState
-from torchyard.pipelines.worker.config_check import model_size, region_first
+from torchyard.pipelines.worker.checks.config_check import model_size, region_first
 
 Schedule = Callable[[torch.optim.Optimizer], torch.optim.lr_scheduler.LRScheduler]
 

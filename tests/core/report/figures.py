@@ -11,7 +11,7 @@ from PIL import Image
 
 from torchyard.core.data.predictions import Predictions
 from torchyard.core.evaluation.metrics import evaluate
-from torchyard.core.report.matrix import confusion_matrix_figure
+from torchyard.core.report.drawing.matrix import confusion_matrix_figure
 
 ODD = [
     "$a_b$",

@@ -17,7 +17,7 @@ from PIL import Image
 from torchyard.core.data.predictions import Predictions
 from torchyard.core.evaluation.metrics import evaluate
 from torchyard.core.evaluation.nearest import Nearest
-from torchyard.core.report.matrix import DRAWN
+from torchyard.core.report.drawing.matrix import DRAWN
 from torchyard.core.report.run.confusions import MAX_CELLS, MAX_IMAGES
 from torchyard.core.report.run.headline import Headline
 from torchyard.core.report.run_page import run_page

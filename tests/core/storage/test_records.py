@@ -12,7 +12,7 @@ from mlflow.entities import LoggedModelOutput, ViewType
 from mlflow.exceptions import MlflowException
 
 from torchyard.core.storage.records import PRUNED, Records
-from torchyard.core.tracking.lookup import PARENT, STUDY
+from torchyard.core.tracking.queries.lookup import PARENT, STUDY
 from torchyard.core.tracking.record import RunRecord
 from torchyard.core.tracking.store import open_store
 

@@ -235,7 +235,7 @@ def test_one_image_gets_three_classes(torchyard, run, digits):
 
 
 def test_a_photo_of_another_size_is_scaled_as_in_preparation(run, digits, tmp_path):
-    from torchyard.core.tracking.classifier import ImageClassifier
+    from torchyard.core.tracking.registry.classifier import ImageClassifier
 
     model = ImageClassifier("models:/m", (1, 16, 16), ("a",))
     Image.new("RGB", (40, 30), (255, 255, 255)).save(tmp_path / "white.jpg")

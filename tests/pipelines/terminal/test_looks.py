@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 from rich.cells import cell_len
 
-from torchyard.core.tracking.table import COLUMNS
+from torchyard.core.tracking.queries.table import COLUMNS
 from torchyard.pipelines.display import PrintableConsole
 
 LOOKS = Path(__file__).parent / "looks"

@@ -9,7 +9,7 @@ from torchyard.core.hosting.host import host
 from torchyard.core.training import checkpoint, loop
 from torchyard.core.training.events import EpochDone, RunningLoss, WeightsTaken
 from torchyard.pipelines.worker import stages
-from torchyard.pipelines.worker.config_check import check
+from torchyard.pipelines.worker.checks.config_check import check
 
 SMALL = ("train.batch_size=64", "train.epochs=2", "train.log_every=5", "train.threads=1")
 

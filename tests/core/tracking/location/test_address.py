@@ -18,7 +18,7 @@ from torchyard.core.tracking.location.address import (
     is_server,
     local_address,
 )
-from torchyard.core.tracking.lookup import find_run
+from torchyard.core.tracking.queries.lookup import find_run
 from torchyard.core.tracking.store import check_writable, open_existing, tracking_uri
 
 NAMES = st.text(st.characters(exclude_categories=["Cs", "Cc"], exclude_characters="/"), min_size=1)

@@ -1,0 +1,1 @@
+"""Pictures: images in grids, matrices, plots, and their style."""

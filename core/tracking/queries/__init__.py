@@ -1,0 +1,1 @@
+"""What the store is asked for: runs by name, their table, audits."""

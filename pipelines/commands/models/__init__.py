@@ -1,0 +1,1 @@
+"""Commands for models: use, promote, verify."""

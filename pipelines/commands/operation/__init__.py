@@ -1,0 +1,1 @@
+"""Commands for services: servers, schedules, pages, storage."""

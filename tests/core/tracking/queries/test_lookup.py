@@ -1,0 +1,93 @@
+"""Finding runs by what people call them, in a real store."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.recorded_runs import CLASSES
+from torchyard.core.errors import UserError
+from torchyard.core.tracking.queries.lookup import (
+    ACCURACY,
+    VALIDATED,
+    chosen_among,
+    find_run,
+    recorded_predictions,
+)
+
+
+@pytest.fixture
+def client(recorded):
+    return recorded.client
+
+
+@pytest.fixture
+def runs(recorded):
+    return recorded.ids
+
+
+def found(client, wanted: str) -> str:
+    return find_run(client, wanted).info.run_id
+
+
+def test_a_run_is_found_by_id_name_alias_and_as_the_latest_or_best(client, runs, recorded) -> None:
+    assert found(client, runs["good"]) == runs["good"]
+    assert found(client, recorded.records["better"].name) == runs["better"]
+    assert found(client, "latest") == runs["foreign"]
+    assert found(client, "best:digits") == runs["better"]
+    assert found(client, "best:cifar10") == runs["other"]
+    assert found(client, "champion") == runs["good"]
+    assert found(client, "sorter@champion") == runs["good"]
+    assert found(client, "sorter@challenger") == runs["better"]
+
+
+def test_the_best_is_chosen_by_validation_where_a_run_has_one(client, runs) -> None:
+    assert chosen_among(client, find_run(client, "best:digits")) == 2
+    made = client.create_run("0", tags={"dataset": "digits"}, run_name="validated").info.run_id
+    try:
+        client.log_metric(made, ACCURACY, 0.5)
+        client.log_metric(made, VALIDATED, 0.6)
+        assert found(client, "best:digits") == runs["better"]  # it has not finished
+        client.set_terminated(made)
+        assert found(client, "best:digits") == made
+        assert chosen_among(client, find_run(client, "best:digits")) == 1
+        assert found(client, "best:cifar10") == runs["other"]  # by test: it has none
+    finally:
+        client.delete_run(made)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "message"),
+    [
+        ("lenet·sgd·digit #1", r"no run .* Did you mean \w{32} \(lenet·sgd·digits #\d+\)\?"),
+        ('it\'s not "ours"!', "Did you mean"),
+        ("nothing like it", "no run with the id or name 'nothing like it'. The last one is"),
+        ("best", "there are runs on 2 data sets: use best:cifar10 or best:digits"),
+        ("best:digit", "no finished run on 'digit'. Did you mean 'digits'?"),
+        ("sorter@champoin", "'sorter' has no alias 'champoin'. Did you mean 'champion'?"),
+        ("sortr@champion", "no registered model 'sortr'. Did you mean 'sorter'?"),
+        ("", "no run"),
+    ],
+)
+def test_what_is_no_run_is_said_with_the_nearest(client, wanted, message) -> None:
+    with pytest.raises(UserError, match=message):
+        find_run(client, wanted)
+
+
+def test_two_champions_must_be_told_apart(client, runs) -> None:
+    client.create_registered_model("second")
+    client.create_model_version("second", "somewhere", runs["other"])
+    client.set_registered_model_alias("second", "champion", "1")
+    try:
+        with pytest.raises(UserError, match="use second@champion or sorter@champion"):
+            find_run(client, "champion")
+        assert found(client, "second@champion") == runs["other"]
+    finally:
+        client.delete_registered_model("second")
+
+
+def test_predictions_are_read_back_from_the_store(client, runs) -> None:
+    table = recorded_predictions(client, client.get_run(runs["good"]))
+    assert table.dataset == "digits"
+    assert table.classes == CLASSES
+    with pytest.raises(UserError, match="has recorded no predictions: it is FAILED"):
+        recorded_predictions(client, client.get_run(runs["failed"]))
