@@ -204,6 +204,7 @@ def test_a_model_that_cannot_be_exported_keeps_everything_else():
     assert "report.md" in {artifact.path for artifact in client.list_artifacts(run.info.run_id)}
 
 
+@pytest.mark.slow
 def test_a_worker_that_dies_fails_the_run_and_the_next_one_has_a_new_worker():
     from torchyard.pipelines.worker.process import shared_worker
 
@@ -351,6 +352,7 @@ def test_mlruns_that_cannot_be_written_is_said_before_any_work(workspace, tmp_pa
     assert [path.name for path in tmp_path.iterdir()] == ["mlruns"]
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_one_message_and_the_record_stays_whole(workspace, disk):
     small = disk("6m")
     done = workspace.torchyard("run", "digits", "model=mlp", "model.hidden=[1024]", cwd=small)

@@ -353,6 +353,7 @@ def test_a_server_takes_the_whole_record(
     assert [file.path for file in files] == ["data/model.pt2"]
 
 
+@pytest.mark.slow
 def test_a_server_that_is_not_there_is_one_message(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -92,6 +92,7 @@ def epochs_of(events):
     return [event for event in events if isinstance(event, EpochDone)]
 
 
+@pytest.mark.slow
 def test_two_processes_train_what_one_does(trained, tmp_path, capfd, caplog, monkeypatch):
     monkeypatch.setattr(os, "cpu_count", lambda: 1)
     # 100 samples in batches of 30: the last has 10; of the 90 left after the split, also 30.
@@ -149,6 +150,7 @@ def failing(tmp_path, monkeypatch):
     host.cache_clear()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("how", "message", "details"),
     [
