@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 UV := UV_PYTHON_DOWNLOADS=never $(BIN)/uv
 
-.PHONY: run test slow production faults check lock reference nightly-year pictures bench bench-gpu install
+.PHONY: run test slow long production faults check lock reference nightly-year pictures bench bench-gpu install
 
 run: install
 	$(BIN)/torchyard run digits
@@ -16,6 +16,9 @@ test: install
 
 slow: install
 	$(BIN)/pytest -m slow $(PARALLEL)
+
+long: install
+	$(BIN)/pytest -m long $(PARALLEL)
 
 # PostgreSQL, an S3 bucket, another host; skipped, with the reason, where something is not installed.
 production: install

@@ -59,7 +59,7 @@ def test_every_command_of_the_tour_works(line, shell):
     if line.startswith("torchyard run "):
         assert "of 359 test samples right" in printed
     says = {
-        "runs": r"run +started .*\n.*#\d",
+        "runs": r"run +accuracy .*\n.*#\d",
         "compare": r"(is better than|cannot be told apart)",
         "plugins": "width",
         "promote": "is now champion of digits: version 1",

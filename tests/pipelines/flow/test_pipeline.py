@@ -371,7 +371,7 @@ def test_two_runs_at_once_have_their_own_records(workspace, client, finished):
     assert len({run.info.run_name for run in new}) == 2
 
 
-@pytest.mark.slow  # the C++ compiler works for a quarter of a minute
+@pytest.mark.long  # the C++ compiler works for a quarter of a minute
 @pytest.mark.skipif(shutil.which("g++") is None, reason="there is no C++ compiler")
 def test_a_compiled_run_says_so_and_keeps_what_it_compiled(workspace, client, finished):
     arguments = ["run", "digits", "train.batch_size=4", "train.epochs=1", "train.compile=true"]

@@ -25,7 +25,7 @@ def test_a_package_that_is_there_is_left_alone(tmp_path, kind):
     assert {path: path.read_text() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(900)
 def test_packages_of_every_kind_install_into_a_fresh_environment_and_train(tmp_path):
     fresh = tmp_path / "fresh" / "bin"

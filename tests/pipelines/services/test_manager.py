@@ -86,7 +86,7 @@ def test_unscheduled_in_mid_run_the_run_goes_on_and_down_ends_it_with_its_checkp
     assert "Nothing was up" in sandbox.torchyard("down")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(900)
 def test_the_server_of_a_run_becomes_persistent_and_temporary_again(sandbox: Sandbox) -> None:
     """`up` while a run has its temporary server, a cancellation by hand, `down` during a run."""

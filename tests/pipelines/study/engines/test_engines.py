@@ -14,7 +14,7 @@ import pytest
 
 from torchyard.core.tracking.ownership.process import ProcessIdentity
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]  # clusters start, and their workers again
+pytestmark = [pytest.mark.long, pytest.mark.timeout(600)]  # clusters start, and their workers again
 
 COMMAND = (
     *("sweep", "digits", "model=linear", "optimizer=sgd", "optimizer.lr=log(1e-3,1)"),
