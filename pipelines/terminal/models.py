@@ -11,7 +11,7 @@ from rich.text import Text
 
 from torchyard.core.formatting import percent, printable
 from torchyard.core.tracking.queries.lookup import CHAMPION
-from torchyard.pipelines.display import stdout
+from torchyard.pipelines import display
 from torchyard.pipelines.terminal.columns import moment, print_columns
 
 HEADINGS = ("version", "run", "accuracy", "status", "when", "by")
@@ -26,12 +26,12 @@ def print_models(rows: Sequence[Mapping[str, Any]], refused: bool) -> None:
     """
     for position, (model, of_model) in enumerate(groupby(rows, lambda row: row["model"])):
         if position:
-            stdout.print()
+            display.stdout.print()
         found = list(of_model)
         versions = [row for row in found if row["version"] is not None]
         not_passed = [row for row in found if row["version"] is None]
         versions.sort(key=lambda row: row["status"] != CHAMPION)
-        stdout.print(Text(printable(model), "bold"))
+        display.stdout.print(Text(printable(model), "bold"))
         shown = versions + (not_passed if refused else [])
         print_columns(
             HEADINGS,
@@ -47,7 +47,7 @@ def print_models(rows: Sequence[Mapping[str, Any]], refused: bool) -> None:
             last = newest["run"] or "deleted"
             by = str(newest["status"]).removeprefix("refused ")
             text = f"  {len(not_passed)} refused, the last {last} {by}  (--refused)"
-            stdout.print(Text(printable(text), "dim"), soft_wrap=True)
+            display.stdout.print(Text(printable(text), "dim"), soft_wrap=True)
 
 
 def _cells(row: Mapping[str, Any]) -> list[str | Text]:
@@ -68,7 +68,9 @@ def _cells(row: Mapping[str, Any]) -> list[str | Text]:
 def _print_why(row: Mapping[str, Any]) -> None:
     """Print why a version was promoted: in a pipe in one line."""
     why = Text(printable(f"v{row['version']}: {row['why']}"), "dim")
-    lines = why.wrap(stdout, stdout.width - 2) if stdout.is_terminal else [why]
+    lines = (
+        why.wrap(display.stdout, display.stdout.width - 2) if display.stdout.is_terminal else [why]
+    )
     for line in lines:
         line.rstrip()
-        stdout.print(Text("  ").append(line), soft_wrap=True)
+        display.stdout.print(Text("  ").append(line), soft_wrap=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from torchyard.pipelines.display import stdout
+from torchyard.pipelines import display
 from torchyard.pipelines.terminal.columns import print_columns
 
 HEADINGS = ("kind", "name", "what it is", "from")
@@ -20,7 +20,7 @@ def print_plugins(rows: Sequence[Mapping[str, str]], *, fold: bool) -> None:
         rows: kind, name, summary, origin and status of each.
         fold: whether in a terminal many of one module are one line.
     """
-    whole = not stdout.is_terminal
+    whole = not display.stdout.is_terminal
     count = Counter((row["kind"], row["origin"]) for row in rows)
     shown, folded = [], set()
     for row in rows:

@@ -10,7 +10,7 @@ from typing import Any
 from rich.text import Text
 
 from torchyard.core.formatting import coarse_duration, printable
-from torchyard.pipelines.display import stdout
+from torchyard.pipelines import display
 from torchyard.pipelines.terminal.columns import moment, print_columns
 
 HEADINGS = ("name", "schedule", "pool", "last", "result", "next")
@@ -47,7 +47,7 @@ def print_schedules(
     for row in plan:
         if reason := _reason(row):
             text = Text(f"{printable(row['name'])}: {printable(reason)}", "dim")
-            stdout.print(text, soft_wrap=True)
+            display.stdout.print(text, soft_wrap=True)
 
 
 def _schedule(row: Mapping[str, Any], zone: str) -> str:
