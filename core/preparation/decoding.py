@@ -9,6 +9,7 @@ their environment cannot be chosen.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pickle
 import re
@@ -25,6 +26,7 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
+import psutil
 
 from torchyard.core.data.image_file import Findings, decode_image, measure
 from torchyard.core.data.image_reading import READING, ImageReading
@@ -142,9 +144,15 @@ class ParallelDecoding:
     def __enter__(self) -> ParallelDecoding:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if self._executor:
-            self._executor.shutdown(kill_workers=True)
+            if kind is not None:
+                # With `kill_workers` and work that is left, a thread of loky can end in a KeyError.
+                for child in psutil.Process().children():
+                    with contextlib.suppress(psutil.Error):
+                        if "popen_loky" in " ".join(child.cmdline()):
+                            child.kill()
+            self._executor.shutdown(kill_workers=kind is None)
 
     def decode(self, decoder: ImageDecoder, references: Sequence[Any]) -> Iterator[Decoded]:
         """Decode one split, chunk by chunk.

@@ -9,7 +9,7 @@ from tests.pipelines.services.sandbox import Sandbox
 from tests.production import webhooks
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(600)
 def test_promotion_and_rollback_are_told_to_whoever_asked(sandbox: Sandbox) -> None:
     sandbox.environment |= webhooks.SETTINGS
