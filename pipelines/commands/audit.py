@@ -90,7 +90,7 @@ def audit_dataset(
     from torchyard.core.audit.exclusion import found_audit
     from torchyard.core.report.audit_page import audit_page
     from torchyard.core.tracking.queries.audits import record_audit
-    from torchyard.pipelines.services.manager import served_url
+    from torchyard.pipelines.services.manager import served_url, ui_address
 
     prepared = PreparedDataset.open(Path(found["folder"]))
     audit = found_audit(prepared)
@@ -102,7 +102,9 @@ def audit_dataset(
         return
     _print(audit, prepared, done["seconds"])
     stdout.print(f"MLflow run:  {run_id}, with audit.html and audit.parquet")
-    stdout.print(f"Look at it:  {escape(served_url(url))}", soft_wrap=True)
+    stdout.print(f"Look at it:  torchyard ui {run_id}", soft_wrap=True)
+    if ui_address(store.tracking_uri()) is not None:
+        stdout.print(f"      then  {escape(served_url(url))}", soft_wrap=True)
 
 
 def _resolve(source: str | None, overrides: list[str] | None) -> ResolvedConfig:
@@ -167,8 +169,8 @@ def _print(audit: Audit, prepared: PreparedDataset, seconds: float) -> None:
             )
     if audit.leaked.get("train"):
         stdout.print(
-            f"[bold]dataset.exclude=audit[/] trains without the {len(audit.leaked['train']):,} "
-            "training samples that another split has.",
+            f"[bold]dataset.exclude=audit[/] trains without those of the training "
+            f"split that another one has: {len(audit.leaked['train']):,}.",
             soft_wrap=True,
         )
     stdout.print(f"near duplicates: {audit.facts['near_duplicates']}", soft_wrap=True)

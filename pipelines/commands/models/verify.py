@@ -99,7 +99,8 @@ def bundle(
         claim = Claim.of_run(client, found)
     to = to or Path(re.sub(r"[^\w.-]+", "-", claim.name).strip("-") + ".zip")
     digest = write_bundle(to, portable(claim))
-    stdout.print(escape(f"{claim.name} is in {to}. `torchyard verify {to}` proves it."))
+    told = f"{claim.name} is in {to}. `torchyard verify {to}` proves it."
+    stdout.print(escape(told), soft_wrap=True)
     stdout.print(f"sha256 {digest}", soft_wrap=True)
 
 
