@@ -7,8 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from torchyard.core.data.files import atomic_write
-from torchyard.core.errors import RunError
+from torchyard.core.data.files import written
 
 if TYPE_CHECKING:
     import numpy as np
@@ -122,11 +121,8 @@ class Audit:
         Raises:
             RunError: it cannot be written.
         """
-        try:
-            with atomic_write(path) as file:
-                self.frame().to_parquet(file, index=False)
-        except OSError as error:
-            raise RunError(f"The audit cannot be written to {path}: {error}") from error
+        with written(path, "The audit") as file:
+            self.frame().to_parquet(file, index=False)
 
     @classmethod
     def read(cls, path: Path) -> Audit | None:

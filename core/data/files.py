@@ -15,7 +15,7 @@ from typing import BinaryIO
 
 from platformdirs import user_cache_path
 
-from torchyard.core.errors import UserError
+from torchyard.core.errors import RunError, UserError
 
 CACHE = "TORCHYARD_CACHE"  # environment variable
 # Bytes of a temporary folder's path, beyond which that of a Unix socket below it is too long.
@@ -93,6 +93,20 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def written(path: Path, what: str) -> Iterator[BinaryIO]:
+    """`atomic_write` of a file that a run needs, named by what it holds: "The audit".
+
+    Raises:
+        RunError: the disk does not take it.
+    """
+    try:
+        with atomic_write(path) as file:
+            yield file
+    except OSError as error:
+        raise RunError(f"{what} cannot be written to {path}: {error}") from error
 
 
 def link_or_copy(file: Path, link: Path) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from torchyard.core.data.files import atomic_write
+from torchyard.core.data.files import written
 from torchyard.core.errors import RunError
 
 if TYPE_CHECKING:
@@ -57,11 +57,8 @@ class Predictions:
 
     def save(self, path: Path) -> None:
         """Write an .npz file atomically; RunError if it cannot be written."""
-        try:
-            with atomic_write(path) as file:
-                np.savez(file, allow_pickle=False, logits=self.logits, targets=self.targets)
-        except OSError as error:
-            raise RunError(f"The predictions cannot be written to {path}: {error}") from error
+        with written(path, "The predictions") as file:
+            np.savez(file, allow_pickle=False, logits=self.logits, targets=self.targets)
 
     @classmethod
     def load(cls, path: Path) -> Predictions:
@@ -151,11 +148,8 @@ class PredictionTable:
 
     def write(self, path: Path) -> None:
         """Write the Parquet file atomically; RunError if it cannot be written."""
-        try:
-            with atomic_write(path) as file:
-                self.frame().to_parquet(file, index=True)
-        except OSError as error:
-            raise RunError(f"The predictions cannot be written to {path}: {error}") from error
+        with written(path, "The predictions") as file:
+            self.frame().to_parquet(file, index=True)
 
     @classmethod
     def read(cls, path: Path) -> PredictionTable:

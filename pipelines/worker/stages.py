@@ -375,7 +375,7 @@ def evaluate(
     test, began = prepared.test, time.perf_counter()
     predictions = predict(network, test.samples, test.labels, device=device)
     seconds = max(NEAREST_SECONDS, time.perf_counter() - began)
-    train, held_out = training_splits(prepared, resolved.config)
+    train, held_out = training_splits(prepared, resolved.config, Path(weights).parent)
     if held_out is not None:
         samples, labels, indices = held_out.samples, held_out.labels, held_out.indices
         validation = predict(network, samples, labels, device=device, indices=indices)

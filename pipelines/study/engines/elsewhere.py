@@ -44,6 +44,7 @@ class Order:
         run_id: of the study's MLflow run.
         folder, session: of its `Exchange`.
         seed, epochs: of its `Search`.
+        figure: by which its trials are judged.
         environment, working_folder: as they are where the study was begun.
     """
 
@@ -53,6 +54,7 @@ class Order:
     session: str
     seed: int
     epochs: int
+    figure: str
     environment: dict[str, str | None]
     working_folder: str
 
@@ -66,6 +68,7 @@ class Order:
             session,
             study.seed,
             study.search.epochs,
+            study.plan.settings.figure,
             local_environment(),
             str(Path.cwd()),
         )
@@ -93,15 +96,13 @@ def trial_flow(number: int, order: dict[str, Any], data: dict[str, str]) -> Stat
 def _run(number: int, order: Mapping[str, Any], data: Mapping[str, str]) -> State[Any]:
     """Run a trial, or go on with it; its end is in the study's folder."""
     exchange = Exchange(Path(order["folder"]), order["session"])
-    figure = order["study"].get("study", {})
-    figure = figure.get("maximize") or figure.get("minimize") or "val/loss"
     if (end := exchange.end_of(number)) is None:  # the worker that had its result may have died
         end = TrialEnd("stopped", reason="interrupted")
         if exchange.is_open:
             exchange.begin(number)
             end = _end(number, order, data, exchange)
             exchange.end(number, end)
-    return prefect_state(end, figure)
+    return prefect_state(end, order["figure"])
 
 
 def _end(

@@ -3,7 +3,6 @@
 import importlib
 import multiprocessing
 import os
-import shutil
 from pathlib import Path
 
 import pytest
@@ -17,23 +16,9 @@ from torchyard.core.tracking.record import RunRecord
 from torchyard.core.tracking.store import open_store
 
 
-@pytest.fixture(scope="module")
-def empty(tmp_path_factory):
-    database = tmp_path_factory.mktemp("empty") / "mlflow.db"
-    open_store(f"sqlite:///{database}")
-    return database
-
-
 @pytest.fixture
-def client(empty, tmp_path, monkeypatch):
-    for name in ("MLFLOW_EXPERIMENT_NAME", "MLFLOW_EXPERIMENT_ID", "TORCHYARD_RUNS"):
-        monkeypatch.delenv(name, raising=False)
-    uri = f"sqlite:///{tmp_path}/mlruns/mlflow.db"
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "mlruns").mkdir()
-    shutil.copyfile(empty, tmp_path / "mlruns" / "mlflow.db")
-    return open_store(uri)
+def client(new_store):
+    return new_store
 
 
 def begin(status="FINISHED", **tags):

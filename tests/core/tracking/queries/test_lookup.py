@@ -15,16 +15,6 @@ from torchyard.core.tracking.queries.lookup import (
 )
 
 
-@pytest.fixture
-def client(recorded):
-    return recorded.client
-
-
-@pytest.fixture
-def runs(recorded):
-    return recorded.ids
-
-
 def found(client, wanted: str) -> str:
     return find_run(client, wanted).info.run_id
 

@@ -17,16 +17,6 @@ from torchyard.core.tracking.queries.table import COLUMNS, RunQuery
 from torchyard.core.tracking.queries.view import TAG
 
 
-@pytest.fixture
-def client(recorded):
-    return recorded.client
-
-
-@pytest.fixture
-def runs(recorded):
-    return recorded.ids
-
-
 def listed(client, *conditions, **how) -> list[str]:
     limit = how.pop("limit", 20)
     return RunQuery.parse(conditions, **how).table(client, limit)["id"].tolist()

@@ -3,7 +3,6 @@
 import json
 import multiprocessing
 import os
-import shutil
 import signal
 import sys
 import threading
@@ -27,7 +26,7 @@ from torchyard.core.tracking.registry.champions import (
     promote,
     roll_back,
 )
-from torchyard.core.tracking.store import open_store, store_lock
+from torchyard.core.tracking.store import store_lock
 
 SAMPLES = 40
 
@@ -54,23 +53,9 @@ def prepared(tmp_path_factory):
     return PreparedDataset.open(folder)
 
 
-@pytest.fixture(scope="module")
-def empty(tmp_path_factory):
-    """A database without a run: copying one is quicker than making it table by table."""
-    database = tmp_path_factory.mktemp("empty") / "mlflow.db"
-    open_store(f"sqlite:///{database}")
-    return database
-
-
 @pytest.fixture
-def client(empty, tmp_path, monkeypatch):
-    for name in ("MLFLOW_EXPERIMENT_NAME", "MLFLOW_EXPERIMENT_ID"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlruns/mlflow.db")
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "mlruns").mkdir()
-    shutil.copyfile(empty, tmp_path / "mlruns" / "mlflow.db")
-    return open_store(os.environ["MLFLOW_TRACKING_URI"])
+def client(new_store):
+    return new_store
 
 
 def run(client, prepared, right, digest="digest"):
