@@ -59,6 +59,7 @@ FIRST_CHUNK = 64
 # With less work left than this, starting processes takes longer than it saves.
 MIN_PARALLEL_SECONDS = 1.0
 PARENT_CHECK = 0.5  # seconds
+FEEDER_END = 2.0  # seconds
 
 ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",  # there is a process for each core already
@@ -153,6 +154,10 @@ class ParallelDecoding:
                         if "popen_loky" in " ".join(child.cmdline()):
                             child.kill()
             self._executor.shutdown(kill_workers=kind is None)
+            # Where it is still ending while Python exits, loky's tracker complains of a semaphore.
+            for thread in threading.enumerate():
+                if thread.name == "QueueFeederThread":
+                    thread.join(FEEDER_END)
 
     def decode(self, decoder: ImageDecoder, references: Sequence[Any]) -> Iterator[Decoded]:
         """Decode one split, chunk by chunk.
