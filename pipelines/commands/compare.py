@@ -18,7 +18,7 @@ from torchyard.core.tracking.ownership.lease import silent_seconds
 from torchyard.core.tracking.ownership.process import described_owner
 from torchyard.core.tracking.queries.lookup import progress_of, silent_runs
 from torchyard.core.tracking.queries.table import RunQuery
-from torchyard.core.tracking.registry.champions import champions_by_run
+from torchyard.core.tracking.registry.versions import champions_by_run
 from torchyard.core.tracking.store import open_existing, tracking_uri
 from torchyard.pipelines.commands.arguments import AsJson, chosen_run
 from torchyard.pipelines.display import print_json, print_table, stderr, stdout

@@ -12,7 +12,7 @@ from torchyard.core.tracking import store
 from torchyard.core.tracking.location.errors import store_errors
 from torchyard.core.tracking.queries import lookup
 from torchyard.core.tracking.record import page_address
-from torchyard.core.tracking.registry.champions import registered_version
+from torchyard.core.tracking.registry.versions import registered_version
 from torchyard.pipelines.python.model import Model
 
 if TYPE_CHECKING:

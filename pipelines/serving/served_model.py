@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 from torchyard.core.errors import RunError, UserError
 from torchyard.core.tracking.location.errors import store_errors
-from torchyard.core.tracking.registry.champions import registered_version
 from torchyard.core.tracking.registry.classifier import Classifier
+from torchyard.core.tracking.registry.versions import registered_version
 from torchyard.core.tracking.store import open_existing, tracking_uri
 
 logger = logging.getLogger(__name__)

@@ -23,7 +23,7 @@ from torchyard.core.tracking.queries.lookup import (
     logged_model_id,
     recorded_confidence,
 )
-from torchyard.core.tracking.registry.champions import registered_version
+from torchyard.core.tracking.registry.versions import registered_version
 from torchyard.core.tracking.store import current_store, if_there, open_existing, tracking_uri
 
 if TYPE_CHECKING:

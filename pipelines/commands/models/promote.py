@@ -15,7 +15,8 @@ from torchyard.core.hosting.host import host
 from torchyard.core.tracking.location.errors import store_errors
 from torchyard.core.tracking.queries.lookup import chosen_among, recorded_config
 from torchyard.core.tracking.registry.asks import asks
-from torchyard.core.tracking.registry.champions import champion_of, history, promote, roll_back
+from torchyard.core.tracking.registry.champions import promote, roll_back
+from torchyard.core.tracking.registry.versions import champion_of, history
 from torchyard.core.tracking.store import open_existing, tracking_uri
 from torchyard.pipelines.commands.arguments import (
     DEFAULT_PRESET,

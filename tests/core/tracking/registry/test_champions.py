@@ -19,13 +19,8 @@ from torchyard.core.errors import RunError, UserError
 from torchyard.core.hosting.host import host
 from torchyard.core.tracking.record import RunRecord
 from torchyard.core.tracking.registry.asks import asks
-from torchyard.core.tracking.registry.champions import (
-    champion_of,
-    history,
-    judge,
-    promote,
-    roll_back,
-)
+from torchyard.core.tracking.registry.champions import judge, promote, roll_back
+from torchyard.core.tracking.registry.versions import champion_of, history
 from torchyard.core.tracking.store import store_lock
 
 SAMPLES = 40
