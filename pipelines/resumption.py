@@ -17,6 +17,7 @@ from torchyard.core.tracking.location.address import database_of
 from torchyard.core.tracking.location.errors import store_errors
 from torchyard.core.tracking.queries import lookup
 from torchyard.core.tracking.queries.lookup import PARENT, SEEDS
+from torchyard.core.tracking.queries.recorded import recorded_config
 from torchyard.pipelines.commands.arguments import PRESETS
 
 if TYPE_CHECKING:
@@ -98,7 +99,7 @@ class Resumption:
             if found.info.status == "FINISHED":
                 return f"{name}: it had finished, and MLflow now has all of it."
             check(found, store.run_folder(uri, found))
-            resolved = resolve(lookup.recorded_config(client, found), host())
+            resolved = resolve(recorded_config(client, found), host())
             return cls(resolved, run_id, tags.get(PARENT), seeds)
 
 
@@ -162,7 +163,7 @@ def _extended(
             f"run {run_id} ({name}) is {found.info.status}: only a finished run is trained on "
             "with other settings. Resume it without settings first."
         )
-    resolved = read_config(lookup.recorded_config(client, found), overrides, PRESETS, host())
+    resolved = read_config(recorded_config(client, found), overrides, PRESETS, host())
     trained, wanted = int(found.data.metrics.get("train/epochs", 0)), resolved.config.train.epochs
     problems = []
     if wanted <= trained:

@@ -20,7 +20,7 @@ from torchyard.core.report.class_comparison import (
 )
 from torchyard.core.report.drawing.plots import Curves, accuracy_cost_figure, learning_curves, svg
 from torchyard.core.report.page import render
-from torchyard.core.tracking.queries.lookup import recorded_predictions
+from torchyard.core.tracking.queries.recorded import recorded_predictions
 
 if TYPE_CHECKING:
     import pandas as pd

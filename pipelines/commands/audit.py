@@ -21,7 +21,7 @@ from torchyard.core.formatting import percent
 from torchyard.core.hosting.host import host
 from torchyard.core.tracking import store
 from torchyard.core.tracking.location.errors import store_errors
-from torchyard.core.tracking.queries.lookup import recorded_config
+from torchyard.core.tracking.queries.recorded import recorded_config
 from torchyard.core.tracking.weights import recorded_weights
 from torchyard.pipelines.commands.arguments import (
     PRESETS,

@@ -14,7 +14,8 @@ from torchyard.core.hosting.host import host
 from torchyard.core.study.plan import StudyPlan, has_study
 from torchyard.core.tracking import store
 from torchyard.core.tracking.location.errors import store_errors
-from torchyard.core.tracking.queries.lookup import recorded_config, settle_owner
+from torchyard.core.tracking.queries.lookup import settle_owner
+from torchyard.core.tracking.queries.recorded import recorded_config
 from torchyard.pipelines.commands.arguments import PRESETS, PresetOrFile, preset_or_file
 from torchyard.pipelines.commands.run import (
     JsonLines,

@@ -11,7 +11,8 @@ from torchyard.core.config.schema import RunConfig
 from torchyard.core.data.dataset import PreparedDataset
 from torchyard.core.tracking.location.errors import store_errors
 from torchyard.core.tracking.mlflow_format import flattened
-from torchyard.core.tracking.queries.lookup import EXACT, SEEDS, recorded_config
+from torchyard.core.tracking.queries.lookup import EXACT, SEEDS
+from torchyard.core.tracking.queries.recorded import recorded_config
 from torchyard.core.tracking.store import get_run, open_store, run_folder, tracking_uri
 
 if TYPE_CHECKING:

@@ -30,7 +30,8 @@ from torchyard.core.report.run.recipe import recipe
 from torchyard.core.report.run_page import run_page
 from torchyard.core.tracking.location.errors import store_errors
 from torchyard.core.tracking.mlflow_format import BEST
-from torchyard.core.tracking.queries.lookup import CHAMPION, recorded_predictions
+from torchyard.core.tracking.queries.lookup import CHAMPION
+from torchyard.core.tracking.queries.recorded import recorded_predictions
 from torchyard.core.tracking.record import RunRecord
 from torchyard.core.tracking.store import if_there, open_store, tracking_uri
 from torchyard.pipelines.flow import recording

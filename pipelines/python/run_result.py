@@ -11,6 +11,7 @@ from torchyard.core.formatting import percent
 from torchyard.core.tracking import store
 from torchyard.core.tracking.location.errors import store_errors
 from torchyard.core.tracking.queries import lookup
+from torchyard.core.tracking.queries.recorded import recorded_config, recorded_predictions
 from torchyard.core.tracking.record import page_address
 from torchyard.core.tracking.registry.versions import registered_version
 from torchyard.pipelines.python.model import Model
@@ -74,7 +75,7 @@ class RunResult:
     def config(self) -> dict[str, Any]:
         """The whole configuration; `torchyard.run(run.config)` runs it again."""
         with store_errors(self._client.tracking_uri):
-            return lookup.recorded_config(self._client, self._run)
+            return recorded_config(self._client, self._run)
 
     @cached_property
     def prediction_table(self) -> PredictionTable:
@@ -84,7 +85,7 @@ class RunResult:
             UserError: it has recorded none.
         """
         with store_errors(self._client.tracking_uri):
-            return lookup.recorded_predictions(self._client, self._run)
+            return recorded_predictions(self._client, self._run)
 
     @cached_property
     def evaluation(self) -> Evaluation:

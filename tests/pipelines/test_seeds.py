@@ -9,7 +9,7 @@ from mlflow import MlflowClient
 
 from torchyard.core.errors import RunError, UserError
 from torchyard.core.evaluation.seeds import over_seeds
-from torchyard.core.tracking.queries.lookup import recorded_predictions
+from torchyard.core.tracking.queries.recorded import recorded_predictions
 
 pytestmark = pytest.mark.slow
 

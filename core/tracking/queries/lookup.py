@@ -5,14 +5,10 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from torchyard.core.config.parsing import settings_in
 from torchyard.core.errors import UserError, suggestion
 from torchyard.core.tracking.delivery import SET_ASIDE, LogDelivery, end_run
-from torchyard.core.tracking.location.address import database_of
-from torchyard.core.tracking.location.relocation import FOLDER, moved_config
 from torchyard.core.tracking.ownership import lease
 from torchyard.core.tracking.ownership.process import described_owner, owner_lives
 from torchyard.core.tracking.store import (
@@ -28,9 +24,6 @@ from torchyard.core.tracking.store import (
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
-
-    from torchyard.core.data.predictions import PredictionTable
-    from torchyard.core.evaluation.conformal import Confidence
 
 
 CONFIG = "torchyard.config"  # tag of a run that has just started
@@ -144,7 +137,7 @@ def check_checkpoint(run: Run, folder: Path) -> None:
     trained = {key for key in run.data.metrics if key.startswith("train/")}
     if trained - {"train/base_learning_rate"} and not folder.exists():
         raise UserError(
-            f"run {_shown(run)} was trained by {described_owner(run.data.tags)}, and its "
+            f"run {shown(run)} was trained by {described_owner(run.data.tags)}, and its "
             f"checkpoint is not here: there is no {folder}. Resume it on that machine; or let both "
             f"use one folder, named in {RUNS}; or begin again at epoch 1 with --from-start."
         )
@@ -262,9 +255,9 @@ def find_run(client: MlflowClient, wanted: str) -> Run:
     known |= {run.info.run_id: run for run in recent}
     matches = [name for name in known if wanted and name.startswith(wanted)]
     near = matches or difflib.get_close_matches(wanted, known, n=1)
-    hint = f"The last one is {_shown(newest[0])}."
+    hint = f"The last one is {shown(newest[0])}."
     if near:
-        hint = f"Did you mean {_shown(known[near[0]])}?"
+        hint = f"Did you mean {shown(known[near[0]])}?"
     raise UserError(f"no run with the id or name '{wanted}'. {hint}  (accepts: {ACCEPTED})")
 
 
@@ -278,7 +271,8 @@ def _search(
     return list(client.search_runs(experiments, chosen, max_results=count, order_by=[order]))
 
 
-def _shown(run: Run) -> str:
+def shown(run: Run) -> str:
+    """A run as messages name it."""
     return f"{run.info.run_id} ({run.info.run_name})"
 
 
@@ -359,77 +353,3 @@ def _aliased(client: MlflowClient, name: str, alias: str) -> Run:
     if not version.run_id:
         raise UserError(f"'{name}@{alias}' (version {version.version}) is not from a run.")
     return client.get_run(version.run_id)
-
-
-def recorded_config(client: MlflowClient, run: Run) -> dict[str, Any]:
-    """The whole configuration that a run was started with.
-
-    Raises:
-        UserError: none is recorded.
-    """
-    run_id, name = run.info.run_id, "config.yaml"
-    missing = UserError(f"run {_shown(run)} has no configuration: start it with `torchyard run`.")
-    text = run.data.tags.get(CONFIG)  # until the file is there
-    if text is None and not _has_artifact(client, run, name):
-        raise missing
-    if text is None:
-        with TemporaryDirectory() as folder:
-            text = Path(client.download_artifacts(run_id, name, folder)).read_text("utf-8")
-    config = settings_in(text, f"the configuration of run {_shown(run)}")
-    if (database := database_of(client.tracking_uri)) and FOLDER in run.data.tags:
-        config = moved_config(config, run.data.tags[FOLDER], database)
-    return config
-
-
-def logged_model_id(run: Run) -> str:
-    """The model that a run logged, the one of the last epoch.
-
-    Raises:
-        UserError: there is none; the message says why.
-    """
-    models = run.outputs.model_outputs if run.outputs else []
-    if not models:
-        reason = run.data.tags.get("model_not_logged") or f"it is {run.info.status}"
-        raise UserError(f"run {_shown(run)} has no model: {reason}")
-    newest: Any = max(models, key=lambda output: output.step)
-    return str(newest.model_id)
-
-
-def recorded_predictions(client: MlflowClient, run: Run) -> PredictionTable:
-    """What a run predicted of its test samples.
-
-    Raises:
-        UserError: it has recorded none.
-        RunError: the file is damaged.
-    """
-    from torchyard.core.data.predictions import PREDICTIONS_FILE, PredictionTable
-
-    if not _has_artifact(client, run, PREDICTIONS_FILE):
-        raise UserError(f"run {_shown(run)} has recorded no predictions: it is {run.info.status}.")
-    with TemporaryDirectory() as folder:
-        file = client.download_artifacts(run.info.run_id, PREDICTIONS_FILE, folder)
-        return PredictionTable.read(Path(file))
-
-
-def recorded_confidence(client: MlflowClient, run: Run) -> Confidence:
-    """What a run's validation split said of its probabilities.
-
-    Raises:
-        UserError: it has recorded nothing of that.
-        RunError: the file is damaged.
-    """
-    from torchyard.core.evaluation.conformal import CONFIDENCE_FILE, Confidence
-
-    if not _has_artifact(client, run, CONFIDENCE_FILE):
-        raise UserError(
-            f"run {_shown(run)} had no validation split to calibrate with: train with "
-            "train.validation, e.g. 0.1"
-        )
-    with TemporaryDirectory() as folder:
-        file = client.download_artifacts(run.info.run_id, CONFIDENCE_FILE, folder)
-        return Confidence.read(Path(file))
-
-
-def _has_artifact(client: MlflowClient, run: Run, name: str) -> bool:
-    # Listed, not tried: an error may mean that the store is unavailable, not that the file is.
-    return name in {found.path for found in client.list_artifacts(run.info.run_id)}

@@ -23,6 +23,7 @@ from torchyard.core.tracking.location.errors import store_errors
 from torchyard.core.tracking.provenance import user_name
 from torchyard.core.tracking.queries import lookup
 from torchyard.core.tracking.queries.lookup import CHAMPION
+from torchyard.core.tracking.queries.recorded import logged_model_id, recorded_predictions
 from torchyard.core.tracking.registry.asks import count_ask
 from torchyard.core.tracking.registry.versions import (
     AT,
@@ -144,8 +145,8 @@ def promote(
     """
     uri = client.tracking_uri
     with store_errors(uri):
-        model_id = lookup.logged_model_id(run)
-        candidate = lookup.recorded_predictions(client, run)
+        model_id = logged_model_id(run)
+        candidate = recorded_predictions(client, run)
         for _ in range(MAX_ATTEMPTS):
             before = champion_of(client, model)
             if before is not None and before.run_id == run.info.run_id:
@@ -237,7 +238,7 @@ def _predictions_of(client: MlflowClient, champion: ModelVersion | None) -> Pred
     run = if_there(client.get_run, str(champion.run_id))
     if run is not None:
         with suppress(UserError):  # it has recorded none
-            return lookup.recorded_predictions(client, run)
+            return recorded_predictions(client, run)
     raise UserError(
         f"version {champion.version} of {champion.name} is the champion, but what it "
         "predicted is not recorded, so no gate can compare with it. Delete its alias "

@@ -21,7 +21,7 @@ from torchyard.core.formatting import byte_size, percent
 from torchyard.core.proxies import is_loopback
 from torchyard.core.tracking.location.errors import store_errors
 from torchyard.core.tracking.mlflow_format import DATA, WEIGHTS
-from torchyard.core.tracking.queries.lookup import recorded_config, recorded_predictions
+from torchyard.core.tracking.queries.recorded import recorded_config, recorded_predictions
 from torchyard.core.tracking.store import current_store, open_existing, tracking_uri
 from torchyard.pipelines.commands.arguments import AsJson
 from torchyard.pipelines.display import Display, print_json, print_table, stdout

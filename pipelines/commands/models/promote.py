@@ -13,7 +13,8 @@ from torchyard.core.errors import RunError, UserError
 from torchyard.core.formatting import times
 from torchyard.core.hosting.host import host
 from torchyard.core.tracking.location.errors import store_errors
-from torchyard.core.tracking.queries.lookup import chosen_among, recorded_config
+from torchyard.core.tracking.queries.lookup import chosen_among
+from torchyard.core.tracking.queries.recorded import recorded_config
 from torchyard.core.tracking.registry.asks import asks
 from torchyard.core.tracking.registry.champions import promote, roll_back
 from torchyard.core.tracking.registry.versions import champion_of, history

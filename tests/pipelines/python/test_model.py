@@ -10,7 +10,7 @@ import torchyard
 from torchyard import UserError
 from torchyard.core.data.dataset import PreparedDataset
 from torchyard.core.errors import RunError
-from torchyard.core.tracking.queries.lookup import logged_model_id
+from torchyard.core.tracking.queries.recorded import logged_model_id
 from torchyard.pipelines.python.model import Model
 from torchyard.pipelines.worker.process import shared_worker
 

@@ -17,7 +17,7 @@ import torchyard
 from torchyard.core.data.dataset import PreparedDataset
 from torchyard.core.data.files import cache_folder
 from torchyard.core.errors import RunError, UserError
-from torchyard.core.tracking.queries.lookup import logged_model_id, recorded_confidence
+from torchyard.core.tracking.queries.recorded import logged_model_id, recorded_confidence
 from torchyard.core.tracking.registry.classifier import Classifier
 from torchyard.core.tracking.store import open_existing, tracking_uri
 from torchyard.pipelines.serving import request_body

@@ -17,7 +17,8 @@ from mlflow.tracking._tracking_service import utils
 from tests.core.tracking.runs import start, stored
 from torchyard.core.tracking.location.address import database_of
 from torchyard.core.tracking.location.relocation import relocate
-from torchyard.core.tracking.queries.lookup import find_run, recorded_config, recorded_predictions
+from torchyard.core.tracking.queries.lookup import find_run
+from torchyard.core.tracking.queries.recorded import recorded_config, recorded_predictions
 from torchyard.core.tracking.record import RunRecord
 from torchyard.core.tracking.store import open_existing
 

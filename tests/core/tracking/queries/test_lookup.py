@@ -6,13 +6,8 @@ import pytest
 
 from tests.recorded_runs import CLASSES
 from torchyard.core.errors import UserError
-from torchyard.core.tracking.queries.lookup import (
-    ACCURACY,
-    VALIDATED,
-    chosen_among,
-    find_run,
-    recorded_predictions,
-)
+from torchyard.core.tracking.queries.lookup import ACCURACY, VALIDATED, chosen_among, find_run
+from torchyard.core.tracking.queries.recorded import recorded_predictions
 
 
 def found(client, wanted: str) -> str:
