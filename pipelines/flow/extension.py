@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,12 +13,12 @@ from torchyard.core.tracking.location.errors import store_errors
 from torchyard.core.tracking.mlflow_format import flattened
 from torchyard.core.tracking.queries.lookup import EXACT, SEEDS
 from torchyard.core.tracking.queries.recorded import recorded_config
+from torchyard.core.tracking.record import RunRecord
 from torchyard.core.tracking.store import get_run, open_store, run_folder, tracking_uri
+from torchyard.pipelines.flow.stage import call, plain, say
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
-
-    from torchyard.core.tracking.record import RunRecord
 
 LAST = "last.pt"  # as core/training/checkpoint.py names it, which imports torch
 
@@ -60,25 +60,20 @@ class FinishedRun:
                 return None
             return cls(run, recorded_config(client, run), run_folder(uri, run))
 
-    def begin(
-        self,
-        record: RunRecord,
-        config: RunConfig,
-        data: Path,
-        call: Callable[..., dict[str, Any]],
-        say: Callable[[str, str], None],
-    ) -> None:
+    def begin(self, record: RunRecord, config: RunConfig, data: Path) -> None:
         """Give a run the last checkpoint, unless it is resumed; say if that equals one long run.
 
         Args:
             record, config, data: of the run that extends this one.
-            call: runs a stage in the worker for a run.
-            say: prints a message of a stage.
         """
         if (record.folder / LAST).exists():
             return
-        folders = {"data": str(data), "source": str(self.folder), "folder": str(record.folder)}
-        settings = config.model_dump(mode="json")
+        folders: dict[str, Any] = {
+            "data": str(data),
+            "source": str(self.folder),
+            "folder": str(record.folder),
+        }
+        settings = plain(config)
         done = call("extend", record.run_id, config=settings, before=self.config, **folders)
         reasons = self._reasons(settings, data, done)
         begins = f"from epoch {done['epochs'] + 1}, where {self.run.info.run_name} ended"

@@ -1,30 +1,23 @@
 """The flow: prepare, train, evaluate, report; every task a few lines that call core.
 
-Tasks pass on folders, files and ids. The torch work is done by a worker process
-(`pipelines/worker/process.py`), which the tasks of one process share.
+Tasks pass on folders, files and ids; what a task does stands in `stage.py`.
 """
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
 import os
 import re
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from prefect import Flow, flow, get_run_logger, task
+from prefect import flow, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
-from prefect.client.orchestration import get_client
-from prefect.client.schemas.actions import FlowRunCreate
-from prefect.client.schemas.objects import FlowRun
-from prefect.flow_engine import run_flow
 from prefect.runtime import flow_run
-from prefect.states import Completed, Pending, to_state_create
+from prefect.states import Completed
 from prefect.utilities.annotations import quote
 
 from torchyard.core.config.resolve import ResolvedConfig, resolve_once
@@ -32,7 +25,7 @@ from torchyard.core.config.schema import RunConfig
 from torchyard.core.data.dataset import PreparedDataset
 from torchyard.core.data.files import cache_folder, temporary_files_in
 from torchyard.core.data.predictions import PREDICTIONS_FILE, Predictions, PredictionTable
-from torchyard.core.errors import UserError, without_secrets
+from torchyard.core.errors import UserError
 from torchyard.core.evaluation.conformal import CONFIDENCE_FILE, Confidence
 from torchyard.core.evaluation.metrics import Evaluation, evaluate
 from torchyard.core.evaluation.nearest import FILE as NEAREST_FILE
@@ -43,15 +36,7 @@ from torchyard.core.redaction import redact_logs
 from torchyard.core.tracking.record import RunRecord
 from torchyard.core.tracking.store import check_writable, tracking_uri
 from torchyard.core.tracking.weights import recorded_weights
-from torchyard.core.training.events import (
-    BatchSplit,
-    EpochDone,
-    Event,
-    Progress,
-    TrainingBatch,
-    WeightsTaken,
-)
-from torchyard.pipelines.display import display, epoch_line, split_line
+from torchyard.pipelines.display import display
 from torchyard.pipelines.flow import recording, reporting
 from torchyard.pipelines.flow.extension import FinishedRun
 from torchyard.pipelines.flow.failures import (
@@ -63,10 +48,18 @@ from torchyard.pipelines.flow.failures import (
     run_cancellable,
 )
 from torchyard.pipelines.flow.outcome import Outcome, in_short
-from torchyard.pipelines.flow.prefect_calls import recorded
+from torchyard.pipelines.flow.prefect_calls import call_flow, recorded
 from torchyard.pipelines.flow.progress import ProgressReport
+from torchyard.pipelines.flow.stage import (
+    call,
+    open_records,
+    plain,
+    record_of,
+    say,
+    stage,
+    temporary_folder,
+)
 from torchyard.pipelines.services.prefect_server import FLOW
-from torchyard.pipelines.services.reaper import owner_labels
 from torchyard.pipelines.services.scheduling.deployments import NEEDS
 from torchyard.pipelines.worker.process import check_config, shared_worker
 
@@ -121,27 +114,6 @@ def call_pipeline(config: RunConfig, run_id: str | None = None, parent: str | No
     call_flow(train_pipeline, {"config": config, "run_id": run_id, "parent": parent})
 
 
-def call_flow(called: Flow[..., Any], parameters: dict[str, Any]) -> None:
-    """Call a flow whose flow run has labels that name this process from its beginning.
-
-    Raises:
-        As the flow does.
-    """
-    with get_client(sync_client=True) as client:
-        wanted = FlowRunCreate(
-            flow_id=client.create_flow(called),
-            flow_version=called.version,
-            parameters=called.serialize_parameters(parameters),
-            state=to_state_create(Pending()),
-            labels=owner_labels(),
-        )
-        # Prefect's own `create_flow_run` takes no labels.
-        answer = client.request(
-            "POST", "/flow_runs/", json=wanted.model_dump(mode="json", exclude_unset=True)
-        )
-    run_flow(called, FlowRun.model_validate(answer.json()), parameters)
-
-
 @recorded()
 def _run_stages(config: RunConfig, run_id: str | None, parent: str | None) -> Outcome | str:
     """Run the tasks; a text if none was to be trained: why."""
@@ -161,10 +133,10 @@ def _run_stages(config: RunConfig, run_id: str | None, parent: str | None) -> Ou
     open_records[record.run_id] = record
     display.get().began(record.run_id, record.name)
     try:
-        with temporary_files_in(_temporary(record)):
+        with temporary_files_in(temporary_folder(record)):
             data = prepare_data(config, record.run_id)
             if extended := FinishedRun.find(parent):
-                extended.begin(record, config, Path(data), _call, _say)
+                extended.begin(record, config, Path(data))
             elif run_id is None and (skipped := _repeats(record, config, data)):
                 return skipped
             if resumed and not any(record.folder.glob("*.pt")):  # a checkpoint has the weights
@@ -181,7 +153,7 @@ def _run_stages(config: RunConfig, run_id: str | None, parent: str | None) -> Ou
         record.finish("FINISHED")
         display.get().outcome = outcome
         if record.pending:
-            _say(
+            say(
                 "record",
                 f"MLflow does not answer: {record.pending} entries wait on disk for it; "
                 f"`torchyard resume {record.run_id}` sends them, and so does the next run.",
@@ -206,24 +178,24 @@ def _repeats(record: RunRecord, config: RunConfig, data: str) -> str:
     same = f"{earlier} had the same configuration, seed, data and code"
     if config.train.skip_repeats:
         skipped = f"skipped: {same}"
-        _say("train", skipped)
+        say("train", skipped)
         record.finish("KILLED", skipped)
         return skipped
-    _say("train", f"{same}: this run can only repeat it (train.seed=per_run draws another seed)")
+    say("train", f"{same}: this run can only repeat it (train.seed=per_run draws another seed)")
     return ""
 
 
 @task(cache_policy=NO_CACHE, **RETRIED, task_run_name="prepare_data: {config.dataset.name}")
 def prepare_data(config: RunConfig, run_id: str) -> str:
     """Download or read, verify and store the data set; returns the folder of its arrays."""
-    with _stage("prepare", run_id, config.dataset.name):
-        done = _call("prepare", run_id, config=_plain(config), cache=str(cache_folder()))
-        data, record = PreparedDataset.open(Path(done["folder"])), _record(run_id)
+    with stage("prepare", run_id, config.dataset.name):
+        done = call("prepare", run_id, config=plain(config), cache=str(cache_folder()))
+        data, record = PreparedDataset.open(Path(done["folder"])), record_of(run_id)
         record.log_dataset(data)
         found = "found prepared" if done["found"] else "prepared"
         if config.dataset.verify:
             found += ", contents compared"
-        _say(
+        say(
             "prepare",
             f"{data.name}: {data.samples} of {dimensions(data.shape)}, "
             f"{len(data.classes)} classes, {found}",
@@ -232,12 +204,12 @@ def prepare_data(config: RunConfig, run_id: str) -> str:
         if data.validation and (share := config.train.validation):
             notes.append(f"its own validation split is used, and train.validation={share:g} is not")
         for note in notes:
-            _say("prepare", note)
+            say("prepare", note)
         if notes:
             record.set_tags({"data_notes": "\n".join(notes)})
         if _resolve_here(config).audited:
             for line in recording.record_audit(record, config, data):
-                _say("prepare", line)
+                say("prepare", line)
     return str(data.folder)
 
 
@@ -253,20 +225,20 @@ def train_model(
     Returns:
         `weights` (the checkpoint to use), placement, `fit` and `parameters`.
     """
-    with _stage("train", run_id, config.model.name):
-        record, classes = _record(run_id), PreparedDataset.open(Path(data)).classes
+    with stage("train", run_id, config.model.name):
+        record, classes = record_of(run_id), PreparedDataset.open(Path(data)).classes
         arguments: dict[str, Any] = {
-            "config": _plain(config),
+            "config": plain(config),
             "data": data,
             "folder": str(record.folder),
             "weights": weights,
         }
         display.get().monitor = config.train.monitor
         told = ProgressReport(config.train.epochs)
-        done = _call("train", run_id, classes, told, **arguments)
+        done = call("train", run_id, classes, told, **arguments)
         recording.record_training(record, done)
         if note := recording.differing_note(record):
-            _say("train", note)
+            say("train", note)
         fit, placement = done["fit"], done["placement"]
         balance = done["balance"].get("balance", "")
         trained = "parameters to train" if config.model.freeze else "parameters"
@@ -278,14 +250,14 @@ def train_model(
         if fit["best_epoch"] != fit["epochs"]:
             by = f" by {config.train.monitor}" * (config.train.monitor != "loss")
             early += f"; the weights of epoch {fit['best_epoch']}, the best{by}, are kept"
-        _say(
+        say(
             "train",
             f"{config.model.name} with {done['parameters']:,} {trained}, {steps} "
             f"in {fit['seconds']:.1f} s on {placement['device']} ({placement['device_name']}), "
             f"{placement['execution']}{compiled}{early}",
         )
         if balance:
-            _say("train", balance)
+            say("train", balance)
     taken = {key: done[key] for key in ("weights", "parameters")}
     return {**placement, **fit, **taken, "balance": balance}
 
@@ -293,8 +265,8 @@ def train_model(
 @task(cache_policy=NO_CACHE, **RETRIED, task_run_name="evaluate_model: {config.model.name}")
 def evaluate_model(config: RunConfig, data: str, trained: dict[str, Any], run_id: str) -> str:
     """Predict and draw the test split, log model and results; returns the predictions' file."""
-    record, epoch = _record(run_id), trained["best_epoch"]
-    with _stage("evaluate", run_id, config.dataset.name):
+    record, epoch = record_of(run_id), trained["best_epoch"]
+    with stage("evaluate", run_id, config.dataset.name):
         nearest = record.folder / NEAREST_FILE
         prepared, predictions, result = predict_test(
             config, data, trained["weights"], run_id, nearest
@@ -313,8 +285,8 @@ def evaluate_model(config: RunConfig, data: str, trained: dict[str, Any], run_id
             try:
                 with shared_worker().submit(
                     "export",
-                    temporary=_temporary(record),
-                    config=_plain(config),
+                    temporary=temporary_folder(record),
+                    config=plain(config),
                     data=data,
                     weights=trained["weights"],
                     target=str(exported),
@@ -325,7 +297,7 @@ def evaluate_model(config: RunConfig, data: str, trained: dict[str, Any], run_id
                     refused = done["refused"]
                 if refused:
                     # No reason to fail after hours of training.
-                    _say("evaluate", f"no model is logged. {refused}")
+                    say("evaluate", f"no model is logged. {refused}")
                     record.set_tags({"model_not_logged": refused})
                 else:
                     about = {"torch_version": trained["torch_version"], "digest": done["digest"]}
@@ -346,13 +318,13 @@ def predict_test(
     Args:
         nearest: the file for the training images that are nearest to the surest mistakes.
     """
-    record = _record(run_id)
+    record = record_of(run_id)
     with tempfile.TemporaryDirectory() as scratch:
         arrays = Path(scratch) / "predictions.npz"  # the worker does without pyarrow
-        arguments: dict[str, Any] = {"config": _plain(config), "data": data, "weights": weights}
+        arguments: dict[str, Any] = {"config": plain(config), "data": data, "weights": weights}
         if nearest:
             arguments["nearest"] = str(nearest)
-        done = _call("evaluate", run_id, target=str(arrays), **arguments)
+        done = call("evaluate", run_id, target=str(arrays), **arguments)
         prepared, predictions = PreparedDataset.open(Path(data)), Predictions.load(arrays)
         if (confidence := arrays.with_name(CONFIDENCE_FILE)).exists():
             Confidence.read(confidence).write(record.folder / CONFIDENCE_FILE)
@@ -362,7 +334,7 @@ def predict_test(
     PredictionTable.of(predictions, record.name, prepared, done["figures"]).write(target)
     record.log_file(target)
     record.set_tags({"worst_class": result.worst_class})
-    _say(
+    say(
         "evaluate",
         f"{result.accuracy:.1%} of {result.images:,} test samples right, "
         f"cross-entropy {result.cross_entropy:.4f}",
@@ -375,14 +347,14 @@ def report_per_class(
     config: RunConfig, data: str, trained: dict[str, Any], predictions: str, run_id: str
 ) -> Outcome:
     """Write the per-class report to MLflow and Prefect."""
-    record = _record(run_id)
-    with _stage("report", run_id, "per class"):
+    record = record_of(run_id)
+    with stage("report", run_id, "per class"):
         prepared = PreparedDataset.open(Path(data))
         table = PredictionTable.read(Path(predictions))
         result = evaluate(table.predictions, prepared.classes, table.figures)
         rows = reporting.record_report(record, config, prepared, table, result, trained)
         where = "are in MLflow" if record.flush() else "wait on disk for MLflow"
-        _say("report", f"per-class table, pictures and report {where}")
+        say("report", f"per-class table, pictures and report {where}")
     return Outcome(run_id, record.name, record.url, result.accuracy, result.images, rows)
 
 
@@ -390,11 +362,11 @@ def report_per_class(
 def promote_model(config: RunConfig, run_id: str) -> dict[str, Any]:
     """Make the model the champion if every gate passes; returns `promotion` and `gained`."""
     assert config.promote is not None
-    with _stage("promote", run_id, config.promote.model):
-        judged, gained = recording.judge(_record(run_id), _resolve_here(config))
+    with stage("promote", run_id, config.promote.model):
+        judged, gained = recording.judge(record_of(run_id), _resolve_here(config))
         for line in judged.lines:
-            _say("promote", line)
-        _say("promote", judged.outcome)
+            say("promote", line)
+        say("promote", judged.outcome)
     return {"promotion": in_short(judged), "gained": gained}
 
 
@@ -417,7 +389,7 @@ def _resolve_here(config: RunConfig) -> ResolvedConfig:
             "or the job variable working_dir."
         )
     try:
-        return resolve_once(_plain(config), host())
+        return resolve_once(plain(config), host())
     except UserError as error:
         needs = json.loads(os.environ.get(NEEDS, "{}"))
         missing = [
@@ -429,80 +401,9 @@ def _resolve_here(config: RunConfig) -> ResolvedConfig:
         raise UserError([*error.problems, *missing]) from error
 
 
-open_records: dict[str, RunRecord] = {}  # of the runs under way in this process
-
-
 def _unlinked(handed_on: T) -> T:
     """What a task is given without an arrow: Prefect draws one from the task before, not from all.
 
     Otherwise they cross one another and the names of the tasks.
     """
     return quote(handed_on)  # type: ignore[return-value]
-
-
-def _record(run_id: str) -> RunRecord:
-    # A task that Prefect runs in another process opens the record there.
-    return open_records.get(run_id) or RunRecord.open(run_id)
-
-
-def _temporary(record: RunRecord) -> Path:
-    # Hidden, so that `resume` removes it after a kill.
-    return record.folder / ".temporary"
-
-
-def _plain(config: RunConfig) -> dict[str, Any]:
-    return config.model_dump(mode="json")
-
-
-def _call(
-    stage: str,
-    run_id: str,
-    classes: Sequence[str] = (),
-    told: ProgressReport | None = None,
-    **arguments: Any,
-) -> dict[str, Any]:
-    """Run a stage in the worker; its events go to display, MLflow and Prefect."""
-    record, shown, logger = _record(run_id), display.get(), get_run_logger()
-
-    def on_event(event: Event) -> None:
-        shown.event(event)
-        if isinstance(event, Progress) and told is not None:
-            told.event(event)
-        if isinstance(event, TrainingBatch):
-            recording.record_training_batch(record, Path(event.file), classes)
-        if isinstance(event, WeightsTaken):
-            _say(stage, event.line)
-            record.set_tags({"weights": event.line, "weights_file": event.file})
-        if isinstance(event, EpochDone):
-            logger.info(epoch_line(event, shown.monitor))
-        if isinstance(event, BatchSplit):
-            logger.warning(split_line(event))
-
-    def on_output(line: str) -> None:
-        shown.output(line)
-        logger.info(line)
-
-    worker = shared_worker()
-    worker.on_output = on_output
-    return worker.call(stage, on_event, _temporary(record), **arguments)
-
-
-@contextlib.contextmanager
-def _stage(name: str, run_id: str, status: str) -> Iterator[None]:
-    """Show a stage, and record how long it took."""
-    started = time.perf_counter()
-    with display.get().stage(name, status):
-        try:
-            yield
-        except Exception as error:  # Prefect shows and keeps it
-            if (clean := without_secrets(error)) is not error:
-                raise clean from None
-            raise
-        record = _record(run_id)
-        record.log_metrics({f"time/{name}_seconds": time.perf_counter() - started}, step=0)
-        record.flush()
-
-
-def _say(stage: str, text: str) -> None:
-    display.get().line(stage, text)
-    get_run_logger().info(text)

@@ -1,4 +1,4 @@
-"""What a run tells Prefect, which may be away, hang or talk nonsense: the run never depends on it.
+"""How a run calls Prefect, which may be away, hang or talk nonsense: the run never depends on it.
 
 MLflow records what a run did. Prefect is told as well, for as long as it is willing to listen.
 """
@@ -15,6 +15,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from prefect import Flow
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.actions import FlowRunCreate
+from prefect.client.schemas.objects import FlowRun
+from prefect.flow_engine import run_flow
+from prefect.states import Pending, to_state_create
+
+from torchyard.pipelines.services.reaper import owner_labels
 from torchyard.pipelines.services.server.answer import patience
 
 logger = logging.getLogger(__name__)
@@ -111,3 +119,24 @@ def _leave_prefects_process(error: BaseException | None) -> None:
     print(f"MLflow has the run, but Prefect has not answered for {patience():g} seconds.")
     sys.stdout.flush()
     os._exit(0 if error is None else 1)
+
+
+def call_flow(called: Flow[..., Any], parameters: dict[str, Any]) -> None:
+    """Call a flow whose flow run has labels that name this process from its beginning.
+
+    Raises:
+        As the flow does.
+    """
+    with get_client(sync_client=True) as client:
+        wanted = FlowRunCreate(
+            flow_id=client.create_flow(called),
+            flow_version=called.version,
+            parameters=called.serialize_parameters(parameters),
+            state=to_state_create(Pending()),
+            labels=owner_labels(),
+        )
+        # Prefect's own `create_flow_run` takes no labels.
+        answer = client.request(
+            "POST", "/flow_runs/", json=wanted.model_dump(mode="json", exclude_unset=True)
+        )
+    run_flow(called, FlowRun.model_validate(answer.json()), parameters)

@@ -21,8 +21,7 @@ from torchyard.core.tracking.record import RunRecord
 from torchyard.pipelines.display import Display, display
 from torchyard.pipelines.flow import recording as run_recording
 from torchyard.pipelines.flow.failures import ended_as, reason_of, run_cancellable
-from torchyard.pipelines.flow.pipeline import call_flow
-from torchyard.pipelines.flow.prefect_calls import recorded
+from torchyard.pipelines.flow.prefect_calls import call_flow, recorded
 from torchyard.pipelines.services.prefect_server import STUDY_FLOW
 from torchyard.pipelines.study import recording
 from torchyard.pipelines.study.engines.engine import Engine, LocalEngine

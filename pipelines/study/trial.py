@@ -35,6 +35,7 @@ from torchyard.core.training.events import EpochDone, Event, WeightsTaken
 from torchyard.pipelines.flow import pipeline
 from torchyard.pipelines.flow import recording as run_recording
 from torchyard.pipelines.flow.failures import SuspendedError, ended_as, reason_of
+from torchyard.pipelines.flow.stage import open_records
 from torchyard.pipelines.study import recording
 from torchyard.pipelines.study.search import Search
 from torchyard.pipelines.study.sharing import SharedTraining
@@ -115,13 +116,13 @@ class RunningStudy:
                 record = recording.start_trial(self.plan, self.record, number, resolved, begun)
             except Exception as error:
                 return _ending(error)
-            pipeline.open_records[record.run_id] = record
+            open_records[record.run_id] = record
             try:
                 return self._record_trial(number, resolved, record, again=again)
             except WorkerKilledError:  # for want of memory, it will be killed once more
                 begun = record.run_id
             finally:
-                del pipeline.open_records[record.run_id]
+                del open_records[record.run_id]
         raise AssertionError("the last time nothing is raised")
 
     def _record_trial(

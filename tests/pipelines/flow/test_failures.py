@@ -50,10 +50,12 @@ def client(workspace):
 def test_a_flow_run_names_its_process_before_it_starts(client, monkeypatch):
     from torchyard.core.tracking.ownership.process import owner_tags
     from torchyard.pipelines.commands.arguments import preset_config
-    from torchyard.pipelines.flow import pipeline
+    from torchyard.pipelines.flow import pipeline, prefect_calls
 
     made = []
-    monkeypatch.setattr(pipeline, "run_flow", lambda flow, flow_run, given: made.append(flow_run))
+    monkeypatch.setattr(
+        prefect_calls, "run_flow", lambda flow, flow_run, given: made.append(flow_run)
+    )
     pipeline.call_pipeline(preset_config("digits", ["train.seed=7"]).config)
     found = client.read_flow_run(made[0].id)
     assert found.state.is_pending()

@@ -1,0 +1,103 @@
+"""A stage of a run that is under way in this process: its record, its work, what is shown of it.
+
+The torch work is done by a worker process (`pipelines/worker/process.py`), which the tasks of one
+process share.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from prefect import get_run_logger
+
+from torchyard.core.config.schema import RunConfig
+from torchyard.core.errors import without_secrets
+from torchyard.core.tracking.record import RunRecord
+from torchyard.core.training.events import (
+    BatchSplit,
+    EpochDone,
+    Event,
+    Progress,
+    TrainingBatch,
+    WeightsTaken,
+)
+from torchyard.pipelines.display import display, epoch_line, split_line
+from torchyard.pipelines.flow import recording
+from torchyard.pipelines.flow.progress import ProgressReport
+from torchyard.pipelines.worker.process import shared_worker
+
+open_records: dict[str, RunRecord] = {}  # of the runs under way in this process
+
+
+def record_of(run_id: str) -> RunRecord:
+    """The record of a run; a task that Prefect runs in another process opens it there."""
+    return open_records.get(run_id) or RunRecord.open(run_id)
+
+
+def temporary_folder(record: RunRecord) -> Path:
+    """For what is of no use after the run; hidden, so that `resume` removes it after a kill."""
+    return record.folder / ".temporary"
+
+
+def plain(config: RunConfig) -> dict[str, Any]:
+    """A configuration as the worker process is sent it."""
+    return config.model_dump(mode="json")
+
+
+def call(
+    stage: str,
+    run_id: str,
+    classes: Sequence[str] = (),
+    told: ProgressReport | None = None,
+    **arguments: Any,
+) -> dict[str, Any]:
+    """Run a stage in the worker; its events go to display, MLflow and Prefect."""
+    record, shown, logger = record_of(run_id), display.get(), get_run_logger()
+
+    def on_event(event: Event) -> None:
+        shown.event(event)
+        if isinstance(event, Progress) and told is not None:
+            told.event(event)
+        if isinstance(event, TrainingBatch):
+            recording.record_training_batch(record, Path(event.file), classes)
+        if isinstance(event, WeightsTaken):
+            say(stage, event.line)
+            record.set_tags({"weights": event.line, "weights_file": event.file})
+        if isinstance(event, EpochDone):
+            logger.info(epoch_line(event, shown.monitor))
+        if isinstance(event, BatchSplit):
+            logger.warning(split_line(event))
+
+    def on_output(line: str) -> None:
+        shown.output(line)
+        logger.info(line)
+
+    worker = shared_worker()
+    worker.on_output = on_output
+    return worker.call(stage, on_event, temporary_folder(record), **arguments)
+
+
+@contextlib.contextmanager
+def stage(name: str, run_id: str, status: str) -> Iterator[None]:
+    """Show a stage, and record how long it took."""
+    started = time.perf_counter()
+    with display.get().stage(name, status):
+        try:
+            yield
+        except Exception as error:  # Prefect shows and keeps it
+            if (clean := without_secrets(error)) is not error:
+                raise clean from None
+            raise
+        record = record_of(run_id)
+        record.log_metrics({f"time/{name}_seconds": time.perf_counter() - started}, step=0)
+        record.flush()
+
+
+def say(stage: str, text: str) -> None:
+    """Print a message of a stage, and log it in Prefect."""
+    display.get().line(stage, text)
+    get_run_logger().info(text)
