@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from torchyard.core.config.choices import DatasetChoice
 from torchyard.core.config.resolve import resolve_once
-from torchyard.core.config.schema import DatasetChoice
 from torchyard.core.data.dataset import Split
 from torchyard.core.data.raw import SampleSpec
 from torchyard.core.errors import RunError, UserError

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from torchyard.core.config.schema import Choice, RunConfig
+    from torchyard.core.config.choices import Choice
+    from torchyard.core.config.schema import RunConfig
 
 # Of a plugin's parameters, those that are told of an optimizer or a schedule.
 TOLD = ("lr", "max_lr", "momentum", "nesterov", "weight_decay", "step_size", "gamma", "T_max")

@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 
 from torch import nn
 
-from torchyard.core.config.schema import ModelChoice
+from torchyard.core.config.choices import ModelChoice
 from torchyard.core.errors import UserError, suggestion
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from torchyard.core.config.schema import OptimizerChoice
+from torchyard.core.config.choices import OptimizerChoice
 from torchyard.core.errors import UserError, suggestion
 from torchyard.core.hosting.params import OptimizerParams
 from torchyard.core.training.network.blocks import check_shapes_known, depths

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from torchyard.core.config.schema import Normalization
+from torchyard.core.config.choices import Normalization
 from torchyard.core.data.dataset import PreparedDataset
 from torchyard.core.data.raw import SampleSpec
 from torchyard.core.errors import UserError

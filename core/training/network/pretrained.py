@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from torchyard.core.config.schema import Normalization
+from torchyard.core.config.choices import Normalization
 from torchyard.core.config.weights import WeightsSource, about_file
 from torchyard.core.data.raw import SampleSpec
 from torchyard.core.errors import UserError

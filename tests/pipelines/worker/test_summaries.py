@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from torchyard import DatasetParams
-from torchyard.core.config.schema import DatasetChoice
+from torchyard.core.config.choices import DatasetChoice
 from torchyard.core.errors import RunError, UserError
 from torchyard.pipelines.worker import summaries
 from torchyard.pipelines.worker.summaries import (

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from torchyard import OptimizerParams, UserError
-from torchyard.core.config.schema import OptimizerChoice
+from torchyard.core.config.choices import OptimizerChoice
 from torchyard.core.hosting.host import host
 from torchyard.core.training.network import build_optimizer, parameter_groups
 from torchyard.core.training.network.blocks import depths
