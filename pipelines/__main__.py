@@ -12,20 +12,35 @@ from torchyard.core import redaction
 from torchyard.pipelines.streams import Output, protect
 
 _status = 1  # also of an unexpected error, which ends with a traceback
+_output: Output | None = None
 
 
 def main() -> None:
-    """Start the import of torch, run the command line, and exit at once."""
-    global _status
-    trains = sys.argv[1:2] in (["run"], ["sweep"], ["resume"])
+    """Run the command line, in a process of `torchyard up` that is ready for it if there is one."""
+    if _trains() and "--help" not in sys.argv:
+        from torchyard.pipelines.services.standby.client import hand_over
+
+        try:
+            status = hand_over("command")
+        except KeyboardInterrupt:
+            status = 130
+        if status is not None:
+            os._exit(status)
+    # Registered first, so called last: Prefect has sent its last events by then.
+    atexit.register(leave)
+    command()
+
+
+def command() -> None:
+    """Start the import of torch, and run the command line."""
+    global _status, _output
+    trains = _trains()
     if trains and sys.stderr is not None and sys.stderr.isatty():
         # Seconds of imports follow. The first line, which is longer, is written over it.
         print("starting …", end="\r", file=sys.stderr, flush=True)
-    output = protect(goes_on=trains)
+    _output = protect(goes_on=trains)
     if trains:  # whose terminal is closed
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    # Registered first, so called last: Prefect has sent its last events by then.
-    atexit.register(_leave, output, trains)
     redaction.redact_output()
     redaction.redact_logs()
     try:
@@ -47,13 +62,18 @@ def main() -> None:
         _status = 130
 
 
-def _leave(output: Output, trains: bool) -> None:
+def leave() -> None:
     """Exit at once: Python would tear down thousands of modules first."""
     sys.stdout.flush()
     # What a training is worth does not depend on its display, what a table is worth does.
-    lost = output.error is not None and output.error.errno != errno.EPIPE and not trains
+    error = _output.error if _output else None
+    lost = error is not None and error.errno != errno.EPIPE and not _trains()
     sys.stderr.flush()
     os._exit(_status or int(lost))
+
+
+def _trains() -> bool:
+    return sys.argv[1:2] in (["run"], ["sweep"], ["resume"])
 
 
 if __name__ == "__main__":

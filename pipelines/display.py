@@ -41,6 +41,14 @@ class PrintableConsole(Console):
 
 stdout = PrintableConsole(highlight=False)
 stderr = PrintableConsole(stderr=True, highlight=False)
+
+
+def look_at_terminal() -> None:
+    """Find out anew what the terminal can: of a process that was forked from one without."""
+    stdout.__init__(highlight=False)  # type: ignore[misc]
+    stderr.__init__(stderr=True, highlight=False)  # type: ignore[misc]
+
+
 UNFOLDED = 10_000  # columns
 
 

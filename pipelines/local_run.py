@@ -96,10 +96,7 @@ def local_services(
     from torchyard.pipelines.worker.process import shared_worker
 
     display.set(shown)
-    os.environ.setdefault("DO_NOT_TRACK", "1")  # else Prefect prints a notice on usage data
-    os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
-    # A lost server is reported once, at the end, not for each event and log line.
-    os.environ.setdefault("PREFECT_LOGGING_INTERNAL_LEVEL", "CRITICAL")
+    quiet_prefect()
     if own_process:
         logging.raiseExceptions = False
     worker = shared_worker()
@@ -119,6 +116,14 @@ def local_services(
             load()
             load_libraries()
         yield in_use
+
+
+def quiet_prefect() -> None:
+    """Have Prefect print nothing of a run that has a display."""
+    os.environ.setdefault("DO_NOT_TRACK", "1")  # else Prefect prints a notice on usage data
+    os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
+    # A lost server is reported once, at the end, not for each event and log line.
+    os.environ.setdefault("PREFECT_LOGGING_INTERNAL_LEVEL", "CRITICAL")
 
 
 def until_its_end(call: Callable[[], None], leave: Leave) -> None:

@@ -76,6 +76,7 @@ class Daemon:
         address: str,
         environment: Mapping[str, str] | None = None,
         pass_fds: Sequence[int] = (),
+        inherited: Mapping[str, str] | None = None,
     ) -> None:
         """Start the process.
 
@@ -83,8 +84,9 @@ class Daemon:
             command: makes the command line from the descriptor of the lock, which the new
                 process passes to `report_pid`.
             address: see `DaemonState`.
-            environment: added to that of this process.
+            environment: added to what is inherited.
             pass_fds: further descriptors that the process inherits.
+            inherited: the environment that it inherits. By default that of this process.
 
         Raises:
             BlockingIOError: it is running already.
@@ -99,9 +101,10 @@ class Daemon:
             header = json.dumps([address, now, f"{user_name()}@{platform.node()}", log.tell()])
             os.ftruncate(lock, 0)
             os.pwrite(lock, f"{header}\n".encode(), 0)
+            variables = {**(environment or {}), DAEMON_VARIABLE: str(self.lock)}
             subprocess.Popen(
                 command(lock),
-                env={**os.environ, **(environment or {}), DAEMON_VARIABLE: str(self.lock)},
+                env={**(inherited or os.environ), **variables},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,

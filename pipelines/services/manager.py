@@ -17,7 +17,9 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import os
 import platform
+import signal
 import sqlite3
 import sys
 import time
@@ -100,6 +102,7 @@ class ServiceManager:
         self.server = Daemon(self.folder, "server")
         self.worker = Daemon(self.folder, "worker")
         self.supervisor = Daemon(self.folder, "supervisor")
+        self.standby = Daemon(self.folder, "standby")
 
     @property
     def stores(self) -> list[str]:
@@ -169,6 +172,8 @@ class ServiceManager:
             names = [daemon.name.partition("-")[0] for daemon in daemons if daemon.state()]
             for daemon in daemons:
                 daemon.stop()
+            if (standby := self.standby.state()) and standby.pid:
+                os.kill(standby.pid, signal.SIGTERM)  # alone: what it has forked goes on
             server = self.server.state()
         deadline = time.monotonic() + 20
         stays = server is not None

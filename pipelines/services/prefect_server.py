@@ -41,7 +41,11 @@ from torchyard.pipelines.services.daemon import (
     state_lock,
     try_lock,
 )
-from torchyard.pipelines.services.prefect_settings import configured_api_url, setting
+from torchyard.pipelines.services.prefect_settings import (
+    configured_api_url,
+    services_folder,
+    setting,
+)
 from torchyard.pipelines.services.server import process
 from torchyard.pipelines.services.server.access import password
 from torchyard.pipelines.services.server.answer import check_prefect, patience
@@ -185,7 +189,7 @@ def state_folder() -> Path:
     Raises:
         UserError: it cannot be created, or others can write to it.
     """
-    folder = _folder()
+    folder = services_folder()
     try:
         return private_folder(folder)
     except OSError as error:
@@ -196,11 +200,6 @@ def state_folder() -> Path:
         ) from error
 
 
-def _folder() -> Path:
-    home = Path(setting("PREFECT_HOME", "home") or "~/.prefect").expanduser()
-    return home.absolute() / "torchyard"
-
-
 def named_server() -> str | None:
     """The server that the user's settings name; None if it is the one that torchyard starts."""
     api_url = configured_api_url()
@@ -209,7 +208,7 @@ def named_server() -> str | None:
 
 def is_ours(api_url: str) -> bool:
     """Whether torchyard's own server answers there, or did the last time that it ran."""
-    own = urlsplit(Daemon(_folder(), "server").last_address())
+    own = urlsplit(Daemon(services_folder(), "server").last_address())
     with contextlib.suppress(ValueError):  # it is no address
         given = urlsplit(api_url)
         return is_loopback(given.hostname) and (given.scheme, given.port) == (own.scheme, own.port)

@@ -25,6 +25,12 @@ def configured_api_url() -> str | None:
     return setting("PREFECT_API_URL", "api", "url") or None
 
 
+def services_folder() -> Path:
+    """Where locks, logs and the password are: `torchyard/` in the user's PREFECT_HOME."""
+    home = Path(setting("PREFECT_HOME", "home") or "~/.prefect").expanduser()
+    return home.absolute() / "torchyard"
+
+
 def setting(variable: str, *keys: str) -> str | None:
     """One Prefect setting, from the sources that Prefect reads, in its order.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import platform
 import socket
 import subprocess
@@ -20,12 +21,15 @@ from torchyard.core.tracking.store import LOCAL_UI, store_lock
 from torchyard.pipelines.services.daemon import Daemon, exec_command, report_pid, state_lock
 from torchyard.pipelines.services.manager import ServiceManager, mlflow_server, pool_name
 from torchyard.pipelines.services.prefect_server import PrefectServer, named_server, use
+from torchyard.pipelines.worker.process import start_variables
 
 logger = logging.getLogger(__name__)
 
 CHECK_SECONDS = 1.0
 REAP_SECONDS = 5.0
 MAX_BACKOFF = 60.0  # seconds between two starts of a daemon that keeps dying
+
+STANDBY = "torchyard.pipelines.services.standby.process"
 
 # A new store's tables are created before MLflow's server opens it: of two processes that create
 # them at once one fails.
@@ -40,6 +44,7 @@ class Supervisor:
 
     def __init__(self, manager: ServiceManager) -> None:
         self._manager = manager
+        self._environment = dict(os.environ)  # of `up`: libraries set variables of their own
         self._configured = named_server()
         self._server: PrefectServer | None = None
         self._socket: list[socket.socket] = []  # of the server
@@ -59,6 +64,8 @@ class Supervisor:
             # hundreds are ended after a reboot, the worker finds the server's database locked.
             if self._cleaned.is_set():
                 self._try(self._ensure_worker)
+                if sys.platform == "linux":
+                    self._try(self._ensure_standby)
             time.sleep(CHECK_SECONDS)
 
     def _try(self, task: Callable[..., None], *arguments: Any) -> None:
@@ -93,6 +100,14 @@ class Supervisor:
             options = ["--type", "process", "--pool", pool_name(url), "--name", platform.node()]
             with state_lock(self._manager.folder):
                 worker.start(exec_command([*program, *options]), url)
+
+    def _ensure_standby(self) -> None:
+        standby = self._manager.standby
+        if self._due(standby):
+            program = [sys.executable, "-P", "-m", STANDBY, str(self._manager.folder)]
+            inherited = start_variables(self._environment)
+            with state_lock(self._manager.folder):
+                standby.start(lambda lock: [*program, str(lock)], "", inherited=inherited)
 
     def _ensure_ui(self, store: str) -> None:
         ui, database = self._manager.mlflow(store), database_of(store)

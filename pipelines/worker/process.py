@@ -20,10 +20,10 @@ import sys
 import tempfile
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
 from pathlib import Path
-from typing import Any, TextIO
+from typing import IO, Any, Protocol, TextIO
 
 from torchyard.core.config.schema import RunConfig
 from torchyard.core.data.files import cache_folder, check_cache, private_folder
@@ -46,10 +46,17 @@ SPINS = {"GOMP_SPINCOUNT": "1500"}
 OUTPUT = {"PYTHONIOENCODING": "utf-8:backslashreplace"}
 
 
-def _environment() -> dict[str, str]:
+def start_variables(environment: Mapping[str, str]) -> dict[str, str]:
+    """What C libraries of a worker look for at its start, added to an environment."""
     # OMP_WAIT_POLICY is the user's choice, which a count would overrule.
-    spins = {} if "OMP_WAIT_POLICY" in os.environ else SPINS
-    return {**MEMORY, **spins, **os.environ, **OUTPUT, **_own_folders()}
+    spins = {} if "OMP_WAIT_POLICY" in environment else SPINS
+    return {**MEMORY, **spins, **environment}
+
+
+def _environment() -> dict[str, str]:
+    # A plugin in the worker can import what this process can.
+    path = os.pathsep.join(entry or str(Path.cwd()) for entry in sys.path)
+    return start_variables(os.environ) | OUTPUT | _own_folders() | {"PYTHONPATH": path}
 
 
 def _own_folders() -> dict[str, str]:
@@ -70,6 +77,30 @@ class WorkerKilledError(RunError):
     """The process that ran a stage was killed, by the system or by somebody."""
 
 
+class Process(Protocol):
+    """A worker process: the part of `subprocess.Popen` that its parent uses."""
+
+    @property
+    def pid(self) -> int: ...  # noqa: D102
+
+    @property
+    def stdin(self) -> IO[str] | None: ...  # noqa: D102
+
+    @property
+    def stdout(self) -> IO[str] | None: ...  # noqa: D102
+
+    def poll(self) -> int | None: ...  # noqa: D102
+
+    def wait(self) -> int: ...  # noqa: D102
+
+    def kill(self) -> None: ...  # noqa: D102
+
+
+# Set in a process that has torch imported and may be forked: starts a worker from its command line,
+# its environment and the descriptor for its messages.
+fork: Callable[[list[str], dict[str, str], int], Process] | None = None
+
+
 class Worker:
     """The parent's side: starts the process, runs stages in it, ends it.
 
@@ -79,21 +110,24 @@ class Worker:
 
     def __init__(self, on_output: Callable[[str], None] = lambda line: None) -> None:
         reader, writer = os.pipe()
-        # A plugin in the worker can import what this process can. -P: nothing in the working folder
-        # may shadow a module.
-        path = os.pathsep.join(entry or str(Path.cwd()) for entry in sys.path)
-        # A session of its own: Ctrl-C in the terminal reaches the parent, which decides.
-        self._process: subprocess.Popen[str] = subprocess.Popen(
-            [sys.executable, "-P", "-m", "torchyard.pipelines.worker.serve", str(writer)],
-            env=_environment() | {"PYTHONPATH": path},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            pass_fds=(writer,),
-            start_new_session=True,
-            encoding="utf-8",
-            errors="replace",
-        )
+        # -P: nothing in the working folder may shadow a module.
+        command = [sys.executable, "-P", "-m", "torchyard.pipelines.worker.serve", str(writer)]
+        self._process: Process
+        if fork is not None and threading.active_count() == 1:
+            self._process = fork(command, _environment(), writer)
+        else:
+            # A session of its own: Ctrl-C in the terminal reaches the parent, which decides.
+            self._process = subprocess.Popen(
+                command,
+                env=_environment(),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                pass_fds=(writer,),
+                start_new_session=True,
+                encoding="utf-8",
+                errors="replace",
+            )
         os.close(writer)
         self._messages: TextIO = os.fdopen(reader, encoding="utf-8")
         self._tail: deque[str] = deque(maxlen=TAIL_LINES)

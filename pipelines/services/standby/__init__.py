@@ -1,0 +1,1 @@
+"""A process beside the services that has imported what a run needs: see `process.py`."""
