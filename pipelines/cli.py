@@ -17,7 +17,7 @@ from rich.markup import escape
 
 from torchyard.core.errors import RunError, UserError
 from torchyard.core.proxies import settle_proxies
-from torchyard.pipelines.commands import audit, compare, inspect, plugins, run, sweep
+from torchyard.pipelines.commands import audit, compare, inspect, join, plugins, run, sweep
 from torchyard.pipelines.commands.models import model, promote, verify
 from torchyard.pipelines.commands.operation import services, storage, ui
 from torchyard.pipelines.display import stderr, stdout
@@ -49,7 +49,20 @@ def _options(
     pass
 
 
-for group in (run, sweep, inspect, audit, model, verify, compare, ui, promote, storage, services):
+for group in (
+    run,
+    join,
+    sweep,
+    inspect,
+    audit,
+    model,
+    verify,
+    compare,
+    ui,
+    promote,
+    storage,
+    services,
+):
     app.add_typer(group.commands)
 app.add_typer(plugins.commands, name="plugins")
 

@@ -32,6 +32,18 @@ LOWER_IS_BETTER = frozenset({"loss"})
 AUDIT_FIGURES = ("leaked", "accuracy_without_leaked", "label_errors")
 
 
+def split_endpoint(endpoint: str) -> tuple[str, int]:
+    """The host and the port of HOST:PORT.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    host, _, port = endpoint.rpartition(":")
+    if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
+        raise ValueError(f"'{endpoint}' is no HOST:PORT, such as 10.0.0.1:29400")
+    return host.strip("[]"), int(port)
+
+
 class TrainConfig(BaseModel):
     """The training loop, independent of what is trained."""
 
@@ -90,7 +102,27 @@ class TrainConfig(BaseModel):
     parallel: Literal["none", "data_parallel", "ddp"] = Field(
         "none", description="how several GPUs or processes divide each batch"
     )
-    processes: PositiveInt | None = Field(None, description="number of processes of ddp; none: 2")
+    processes: PositiveInt | None = Field(
+        None, description="number of processes of ddp on each host; none: 2, of several hosts 1"
+    )
+    nodes: PositiveInt = Field(
+        1, description="hosts of ddp: on each but the first, run `torchyard join HOST:PORT`"
+    )
+    rendezvous: str | None = Field(
+        None, description="HOST:PORT of the first host, where the others join it"
+    )
+    join_timeout: PositiveInt = Field(600, description="seconds that hosts wait for one another")
+    min_nodes: PositiveInt | None = Field(
+        None, description="hosts with which training goes on when others are lost; none: all"
+    )
+    max_restarts: NonNegativeInt = Field(
+        0,
+        description="how often ddp goes on from the last checkpoint after a process or a host was "
+        "lost",
+    )
+    sync_batch_norm: bool = Field(
+        False, description="batch norm's statistics are those of the whole batch of ddp"
+    )
     threads: PositiveInt | None = Field(
         None, description="CPU threads; none: one where a batch is little work, else all"
     )
@@ -114,6 +146,7 @@ class TrainConfig(BaseModel):
     def _fits_together(self) -> TrainConfig:
         if self.processes is not None and self.parallel != "ddp":
             raise ValueError("processes are those of ddp: set train.parallel=ddp")
+        self._hosts_fit_together()
         if self.compile and self.accumulate > 1:
             raise ValueError("compile is for whole batches: leave train.accumulate=1")
         if self.compile and self.parallel != "none":
@@ -132,6 +165,28 @@ class TrainConfig(BaseModel):
             share = self.batch_size // self.world_size
             raise ValueError(f"accumulate={self.accumulate}: a batch has {share} samples to divide")
         return self
+
+    def _hosts_fit_together(self) -> None:
+        if self.parallel != "ddp":
+            for name in ("nodes", "rendezvous", "min_nodes", "max_restarts", "sync_batch_norm"):
+                if getattr(self, name) != TrainConfig.model_fields[name].default:
+                    raise ValueError(f"{name} is for ddp: set train.parallel=ddp")
+        if self.rendezvous is not None:
+            split_endpoint(self.rendezvous)
+        if self.nodes > 1 and self.rendezvous is None:
+            raise ValueError(
+                "several nodes need an address of the first host, which the others reach: set "
+                "train.rendezvous=HOST:PORT"
+            )
+        if self.nodes == 1 and (self.rendezvous or self.min_nodes):
+            raise ValueError(
+                f"{'rendezvous' if self.rendezvous else 'min_nodes'} is for several hosts: set "
+                "train.nodes, e.g. 2"
+            )
+        if self.min_nodes and self.min_nodes > self.nodes:
+            raise ValueError(f"min_nodes={self.min_nodes} is more than nodes={self.nodes}")
+        if self.min_nodes and not self.max_restarts:
+            raise ValueError("min_nodes is for going on: set train.max_restarts, e.g. 3")
 
     def check_validation(self, has_own: bool, *others: str) -> None:
         """Find out whether there is a validation split where one is needed.
@@ -165,9 +220,16 @@ class TrainConfig(BaseModel):
         return self.batch_size
 
     @property
+    def processes_here(self) -> int:
+        """How many processes train on each host."""
+        if self.parallel != "ddp":
+            return 1
+        return self.processes or (2 if self.nodes == 1 else 1)
+
+    @property
     def world_size(self) -> int:
-        """How many processes train together."""
-        return (self.processes or 2) if self.parallel == "ddp" else 1
+        """How many processes train together, on all hosts."""
+        return self.processes_here * self.nodes
 
 
 class EvaluateConfig(BaseModel):

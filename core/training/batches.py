@@ -182,7 +182,7 @@ class Batches:
         self._data, self._device = data, device
         self._size, self._seed = settings.known_batch_size, settings.drawn_seed
         self._sampler = settings.sampler
-        self._workers = settings.workers or decoding_threads(settings.world_size)
+        self._workers = settings.workers or decoding_threads(settings.processes_here)
         # The memory map or its file on the CPU, copied once to a GPU; encoded images stay.
         samples = data.train.samples
         self._photos = samples if isinstance(samples, EncodedSamples) else None

@@ -94,8 +94,8 @@ def fit(
     """
     # ---- where to start
     found = checkpoint.find(folder) if strategy.is_main else None
-    if (last := strategy.broadcast(found)) is not None:
-        state.load(last, strategy)
+    if strategy.broadcast(found is not None):
+        state.load(found, strategy)
     position, patience = state.position, settings.patience
     position.parts = max(position.parts, settings.accumulate)
     network, device = state.network, state.device

@@ -113,13 +113,16 @@ class TrainingState:
         if strategy.is_main:
             checkpoint.save_beside(state, path)
 
-    def load(self, path: Path, strategy: Strategy) -> None:
+    def load(self, path: Path | None, strategy: Strategy) -> None:
         """Resume from a checkpoint, the random generators of this process included.
+
+        Args:
+            path: read by the main process, which sends it to the others.
 
         Raises:
             RunError: it cannot be read.
         """
-        state = checkpoint.load(path)
+        state = strategy.broadcast(checkpoint.load(path) if path else {})
         for name in STATE_KEYS:
             getattr(self, name).load_state_dict(state[name])
         if strategy.rank < len(state["random"]):

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import io
 import itertools
+import logging
+import socket
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -78,6 +82,11 @@ from torchyard.pipelines.worker.search.batch_size import (
 from torchyard.pipelines.worker.search.learning_rate import range_test, suggested_rate
 from torchyard.pipelines.worker.search.trial_training import begun_network, new_network
 from torchyard.pipelines.worker.summaries import inspect_dataset, inspect_model
+
+if TYPE_CHECKING:
+    from torchyard.core.training.parallel.nodes import Nodes
+
+logger = logging.getLogger(__name__)
 
 BATCH_SHOWN = 36  # samples in the picture of a training batch
 TRAINER_SECONDS = 20.0  # how long to wait for one that ends
@@ -159,9 +168,91 @@ def train(
         if settings.parallel == "ddp":
             from torchyard.core.training.parallel.launcher import launch
 
-            return launch(_train, arguments, settings.world_size, device, emit)
+            nodes = _other_hosts(settings, arguments, device, emit) if settings.nodes > 1 else None
+            return launch(_train, arguments, settings, device, emit, nodes)
         strategy = DataParallel() if settings.parallel == "data_parallel" else Strategy()
         return _train(arguments, emit, strategy, device, answers, SharedEpochs.parse(shared))
+
+
+def _other_hosts(
+    settings: TrainConfig,
+    arguments: tuple[Config, str, str, str | None],
+    device: torch.device,
+    emit: Emit,
+) -> Nodes:
+    """Tell the other hosts what is trained, and wait until they can begin."""
+    from torchyard.core.training.parallel.nodes import Nodes
+
+    config, data, *_ = arguments
+    about = {
+        "config": config,
+        "data": PreparedDataset.open(Path(data)).digest,
+        "device": device.type,
+        "versions": _versions(),
+    }
+    assert settings.rendezvous is not None
+    nodes = Nodes.serve(settings.rendezvous, about)
+    logger.info("waiting for other hosts: torchyard join %s", settings.rendezvous)
+    nodes.wait_for_others(
+        settings.nodes,
+        settings.join_timeout,
+        lambda there, count: emit(StageProgress("hosts", there, count)),
+    )
+    return nodes
+
+
+def join(address: str, timeout: float, cache: str, emit: Emit) -> dict[str, Any]:
+    """Take part, as another host than the first, in the training that is to be had at an address.
+
+    Args:
+        address: HOST:PORT, `train.rendezvous` of the first host.
+        timeout: seconds to wait for it.
+
+    Raises:
+        UserError: it does not answer, or this host cannot train what it does.
+        RunError: the training failed.
+    """
+    from torchyard.core.training.parallel.launcher import launch
+    from torchyard.core.training.parallel.nodes import Nodes
+
+    nodes, about = Nodes.join(address, timeout)
+    try:
+        if (versions := _versions()) != about["versions"]:
+            raise UserError(
+                f"the first host has other versions: {_listed(about['versions'])} there, "
+                f"{_listed(versions)} here"
+            )
+        resolved = resolve_once(about["config"], host())
+        if changed := [line for line in resolved.changed if not line.startswith("model.weights")]:
+            raise UserError(changed)
+        data = prepare(about["config"], cache, emit)["folder"]
+        digest = PreparedDataset.open(Path(data)).digest
+        if digest != about["data"]:
+            raise UserError(
+                f"dataset: the samples here are not those of the first host: {digest[:16]} here, "
+                f"{about['data'][:16]} there"
+            )
+        device = devices.choose_device(resolved.config.device)
+        if device.type != about["device"]:
+            raise UserError(f"device: {device.type} here, {about['device']} on the first host")
+    except UserError as error:
+        nodes.refuse(f"{socket.gethostname()}: {error}")
+        raise
+    nodes.ready()
+    emit(StageProgress("training", 0, 0))
+    with tempfile.TemporaryDirectory() as folder:
+        arguments = (about["config"], data, folder, None)
+        launch(_train, arguments, resolved.config.train, device, emit, nodes)
+    return {}
+
+
+def _versions() -> dict[str, str]:
+    """What decides whether two hosts compute the same."""
+    return {"torchyard": version("torchyard"), "torch": str(torch.__version__)}
+
+
+def _listed(versions: dict[str, str]) -> str:
+    return ", ".join(f"{name} {number}" for name, number in versions.items())
 
 
 @contextmanager
@@ -193,7 +284,8 @@ def _train(
     devices.set_deterministic(settings.deterministic)
     found = checkpoint.find(folder) if strategy.is_main else None
     start = None
-    if strategy.broadcast(found) is None:  # which has the weights
+    begins = strategy.broadcast(found is None)  # a checkpoint has the weights
+    if begins and (strategy.is_main or settings.nodes == 1):
         start = starting_weights(resolved, arguments[3])
     train, validation = training_splits(prepared, resolved.config, folder)
     if settings.batch_size == "auto":
@@ -211,6 +303,12 @@ def _train(
         torch.cuda.reset_peak_memory_stats(device)
 
     network, freezing, taken = begun_network(resolved, prepared, device, start)
+    if settings.nodes > 1:  # the others need not have the weights, nor draw the same
+        network.load_state_dict(strategy.broadcast(network.state_dict()))
+    if settings.sync_batch_norm:
+        from torchyard.core.training.parallel.batch_norm import synchronize
+
+        synchronize(network.model)
     if start is not None and strategy.is_main:
         emit(WeightsTaken(taken, file_identity(start.file)))
     steps = total_steps(len(train), settings)
@@ -486,6 +584,6 @@ STAGES: dict[str, Callable[..., dict[str, Any]]] = {
     for stage in (
         *(check, try_plugins, prepare, extend, train, evaluate, export, judge),
         *(audit_dataset, judge_labels, inspect_dataset, inspect_model),
-        *(find_learning_rate, find_branches),
+        *(find_learning_rate, find_branches, join),
     )
 }

@@ -125,7 +125,7 @@ class Execution:
             compiled = worth_compiling and precision in takes and not plain_torch
         return cls(
             threads=settings.threads
-            or (1 if work < WORTH_THREADS else max(1, THREADS // settings.world_size)),
+            or (1 if work < WORTH_THREADS else max(1, THREADS // settings.processes_here)),
             onednn=work >= WORTH_ONEDNN or grouped,
             channels_last=channels_last,
             precision=precision,

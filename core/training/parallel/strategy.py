@@ -7,6 +7,7 @@ https://docs.pytorch.org/docs/stable/generated/torch.nn.parallel.DistributedData
 
 from __future__ import annotations
 
+import io
 import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -87,6 +88,8 @@ class DistributedDataParallel(Strategy):
     def __init__(self) -> None:
         self.rank = dist.get_rank()
         self.world_size = dist.get_world_size()
+        # Where the group's backend takes tensors from.
+        self._device = torch.device("cuda" if dist.get_backend() == "nccl" else "cpu")
         self._batch_size = 0  # of the last batch, all shards together
 
     def wrap(self, network: nn.Module) -> nn.Module:
@@ -115,15 +118,40 @@ class DistributedDataParallel(Strategy):
         dist.all_reduce(values)
         return values
 
+    # torch's own collectives of objects unpickle what another host sent.
+
     def broadcast(self, value: T) -> T:  # noqa: D102
-        values = [value]
-        dist.broadcast_object_list(values)
-        return values[0]
+        data = _as_tensor(value) if self.is_main else torch.empty(0, dtype=torch.uint8)
+        size = torch.tensor([len(data)], device=self._device)
+        dist.broadcast(size, 0)
+        sent = torch.empty(int(size), dtype=torch.uint8, device=self._device)
+        if self.is_main:
+            sent.copy_(data)
+        dist.broadcast(sent, 0)
+        return value if self.is_main else _from_tensor(sent)
 
     def all_gather(self, value: T) -> list[T]:  # noqa: D102
-        values: list[Any] = [None] * self.world_size
-        dist.all_gather_object(values, value)
-        return values
+        data = _as_tensor(value)
+        size = torch.tensor([len(data)], device=self._device)
+        sizes = [torch.empty_like(size) for _ in range(self.world_size)]
+        dist.all_gather(sizes, size)
+        longest = max(int(each) for each in sizes)
+        own = torch.zeros(longest, dtype=torch.uint8, device=self._device)
+        own[: len(data)] = data.to(self._device)
+        gathered = [torch.empty_like(own) for _ in sizes]
+        dist.all_gather(gathered, own)
+        return [_from_tensor(each[: int(n)]) for each, n in zip(gathered, sizes, strict=True)]
+
+
+def _as_tensor(value: Any) -> torch.Tensor:
+    """A state of tensors and plain values, as bytes."""
+    buffer = io.BytesIO()
+    torch.save(value, buffer)
+    return torch.frombuffer(buffer.getbuffer(), dtype=torch.uint8)
+
+
+def _from_tensor(data: torch.Tensor) -> Any:
+    return torch.load(io.BytesIO(data.cpu().numpy().tobytes()), "cpu", weights_only=True)
 
 
 def _print_sizes(module: nn.Module, where: str, count: Callable[[], int] | None = None) -> None:
