@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
-import threading
 from contextlib import closing, contextmanager
 from pathlib import Path
 
@@ -14,7 +14,7 @@ import torch
 
 from tests.production.second_host import second_host
 from tests.production.servers import free_port
-from torchyard.core.config.resolve import resolve
+from torchyard.core.config.resolve import read_config
 from torchyard.core.errors import RunError
 from torchyard.core.hosting.host import host
 from torchyard.core.preparation.prepare import prepare_dataset
@@ -25,16 +25,22 @@ from torchyard.pipelines.worker.process import Worker
 
 pytestmark = [pytest.mark.production, pytest.mark.timeout(900)]
 
+ROOT = Path(__file__).parents[2]
 SECONDS = 400.0  # the machine may be busy
-CONFIG = {
-    "dataset": {"name": "random_vectors"},
-    "model": {"name": "linear"},
-    "loss": {"name": "cross_entropy"},
-    "optimizer": {"name": "sgd", "lr": 0.1, "momentum": 0.9},
-    "device": "cpu",
-}
-SETTINGS = {"epochs": 12, "batch_size": 30, "log_every": 2, "validation": 0.1, "seed": 4}
-KILLED_AFTER = 3  # epochs
+EPOCHS, FIRST_KILL, SECOND_KILL = 12, 3, 6
+WORK = (
+    *("dataset=random_vectors", "model=linear", "optimizer=sgd", "optimizer.lr=0.1"),
+    *(f"train.epochs={EPOCHS}", "train.batch_size=30", "train.log_every=2", "train.seed=4"),
+    *("train.validation=0.1", "device=cpu"),
+)
+# Stands for SLURM: the second task runs on the other host, where nothing but its files are its own.
+SRUN = """#!/bin/bash
+SLURM_PROCID=0 "$@" & first=$!
+cd {there}
+SLURM_PROCID=1 HOME={there} TORCHYARD_CACHE={there}/cache {prefix} "$@" >{there}/output 2>&1
+status=$?
+wait $first && exit $status
+"""
 
 
 @pytest.fixture
@@ -45,41 +51,41 @@ def other():
         yield other
 
 
-@pytest.fixture(autouse=True)
-def _key(monkeypatch):
+@pytest.fixture
+def there(tmp_path):
+    """What the other host has of its own."""
+    folder = tmp_path / "there"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
+def train(tmp_path, monkeypatch):
+    """Train into a folder as `torchyard run` has its worker do."""
     monkeypatch.setenv(KEY, "a key for two hosts")
+    dataset = read_config("digits", WORK, ROOT / "pipelines/presets", host()).dataset
+    data = prepare_dataset("random_vectors", dataset, tmp_path / "cache", lambda *step: None)
 
+    def train(name, *settings, on_event=lambda event: None):
+        resolved = read_config("digits", [*WORK, *settings], ROOT / "pipelines/presets", host())
+        folder = tmp_path / name
+        folder.mkdir(exist_ok=True)
+        with closing(Worker(print)) as worker:
+            arguments = {"data": str(data.folder), "folder": str(folder)}
+            config = resolved.config.model_dump(mode="json")
+            done = worker.call("train", on_event, config=config, **arguments)
+        return folder, done
 
-@pytest.fixture
-def two_hosts(other):
-    """The settings of a training on both."""
-    endpoint = f"{other.here}:{free_port()}"
-    return SETTINGS | {"parallel": "ddp", "nodes": 2, "rendezvous": endpoint}
-
-
-def train(folder, data, settings, on_event=lambda event: None):
-    """Train as `torchyard run` has its worker do."""
-    folder.mkdir(exist_ok=True)
-    config = CONFIG | {"train": settings}
-    with closing(Worker(print)) as worker:
-        return worker.call("train", on_event, config=config, data=str(data), folder=str(folder))
-
-
-@pytest.fixture
-def data(tmp_path):
-    resolved = resolve(CONFIG, host())
-    return prepare_dataset(
-        "random_vectors", resolved.dataset, tmp_path / "cache", lambda *step: None
-    ).folder
+    return train
 
 
 @contextmanager
-def joined(other, settings, home):
-    """`torchyard join` on the other host; yields what waits for (exit status, output)."""
+def joined(other, endpoint, there):
+    """`torchyard join` on the other host; yields what waits for (output, exit status)."""
     process = subprocess.Popen(
-        [*other.prefix, sys.executable, "-m", "torchyard", "join", settings["rendezvous"]],
-        env=os.environ | {"TORCHYARD_CACHE": str(home / "cache"), "HOME": str(home)},
-        cwd=home,
+        [*other.prefix, sys.executable, "-m", "torchyard", "join", endpoint],
+        env=os.environ | {"TORCHYARD_CACHE": str(there / "cache"), "HOME": str(there)},
+        cwd=there,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -91,14 +97,6 @@ def joined(other, settings, home):
         process.wait()
 
 
-@pytest.fixture
-def there(tmp_path):
-    """What the other host has of its own."""
-    folder = tmp_path / "there"
-    folder.mkdir()
-    return folder
-
-
 def assert_alike(folder: Path, reference: Path) -> None:
     mine, theirs = (checkpoint.load(each / "last.pt") for each in (folder, reference))
     assert mine["position"]["step"] == theirs["position"]["step"]
@@ -106,53 +104,70 @@ def assert_alike(folder: Path, reference: Path) -> None:
         torch.testing.assert_close(mine["network"][name], weight, rtol=1e-5, atol=1e-5)
 
 
-class Killer:
-    """Has the other host lose power once some epochs are done."""
-
-    def __init__(self, other):
-        self._other, self._killed = other, threading.Event()
-        self.events = []
-
-    def __call__(self, event):
-        self.events.append(event)
-        if isinstance(event, EpochDone) and event.epoch == KILLED_AFTER:
-            self._other.lose_power()
-
-
-def test_two_hosts_train_what_one_does(other, two_hosts, data, there, tmp_path):
-    train(tmp_path / "one", data, SETTINGS)
-    with joined(other, two_hosts, there) as ended:
-        done = train(tmp_path / "two", data, two_hosts)
-        output, status = ended()
-    assert status == 0, output
-    assert done["placement"]["processes"] == "2"
-    assert_alike(tmp_path / "two", tmp_path / "one")
-    assert not list(there.rglob("*.pt"))  # the first host alone writes
+def test_a_job_of_two_hosts_records_one_run_with_the_weights_of_one_process(
+    other, there, train, tmp_path
+):
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    scripts = {
+        "srun": SRUN.format(there=there, prefix=" ".join(other.prefix)),
+        "hostname": f"#!/bin/bash\necho {other.here}\n",
+        "torchyard": f'#!/bin/bash\nexec {sys.executable} -m torchyard "$@"\n',
+    }
+    for name, text in scripts.items():
+        (programs / name).write_text(text)
+        (programs / name).chmod(0o755)
+    environment = {name: value for name, value in os.environ.items() if name != KEY} | {
+        "PATH": f"{programs}:{os.environ['PATH']}",
+        "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT / "src"), *sys.path])),
+        "TORCHYARD_CACHE": str(tmp_path / "own cache"),
+        "SLURM_JOB_ID": str(os.getpid()),
+        "SLURM_JOB_NUM_NODES": "2",
+    }
+    here = tmp_path / "here"
+    here.mkdir()
+    done = subprocess.run(
+        ["bash", str(ROOT / "deploy" / "slurm.sbatch"), "digits", *WORK, "--json"],
+        cwd=here, env=environment, capture_output=True, text=True, timeout=SECONDS,
+    )  # fmt: skip
+    output = (there / "output").read_text()
+    assert done.returncode == 0, done.stdout + done.stderr + output
+    assert "done; the first host has the result" in output
+    [run] = (here / "mlruns" / "runs").iterdir()
+    assert json.loads(done.stdout.splitlines()[-1])["run_id"] == run.name
+    reference, _ = train("one")
+    assert_alike(run, reference)
+    # The first host alone writes.
+    assert not list(there.rglob("*.pt"))
     assert not list(there.rglob("mlruns"))
 
 
-def test_a_host_that_dies_fails_the_run_which_then_goes_on(other, two_hosts, data, there, tmp_path):
-    train(tmp_path / "one", data, SETTINGS)
-    killer = Killer(other)
-    with joined(other, two_hosts, there), pytest.raises(RunError) as caught:
-        train(tmp_path / "two", data, two_hosts, killer)
+def test_a_host_that_dies_fails_the_run_or_is_gone_on_without(other, there, train):
+    endpoint = f"{other.here}:{free_port()}"
+    two = ("train.parallel=ddp", "train.nodes=2", f"train.rendezvous={endpoint}")
+    reference, _ = train("one")
+    events = []
+
+    def kill_after(epoch):
+        def on_event(event):
+            events.append(event)
+            if isinstance(event, EpochDone) and event.epoch == epoch:
+                other.lose_power()
+
+        return on_event
+
+    def went_on():
+        return [event.epoch for event in events if isinstance(event, GoesOn)]
+
+    with joined(other, endpoint, there), pytest.raises(RunError) as caught:
+        train("two", *two, on_event=kill_after(FIRST_KILL))
     assert "lost" in str(caught.value) or "no sign of life" in str(caught.value)
-    found = checkpoint.load(checkpoint.find(tmp_path / "two"))
-    assert found["position"]["epoch"] in (KILLED_AFTER - 1, KILLED_AFTER)
-    with joined(other, two_hosts, there) as ended:
-        train(tmp_path / "two", data, two_hosts, killer.events.append)  # as `resume` does
-        output, status = ended()
-    assert status == 0, output
-    assert any(isinstance(event, GoesOn) for event in killer.events)
-    assert_alike(tmp_path / "two", tmp_path / "one")
-
-
-def test_a_run_goes_on_by_itself_without_a_host_that_dies(other, two_hosts, data, there, tmp_path):
-    train(tmp_path / "one", data, SETTINGS)
-    killer = Killer(other)
-    with joined(other, two_hosts, there):
-        settings = two_hosts | {"min_nodes": 1, "max_restarts": 2}
-        done = train(tmp_path / "two", data, settings, killer)
-    assert any(isinstance(event, GoesOn) for event in killer.events)
+    assert not went_on()
+    # As `torchyard resume` does; now it is to go on alone.
+    settings = ("train.max_restarts=2", "train.min_nodes=1")
+    with joined(other, endpoint, there):
+        folder, done = train("two", *two, *settings, on_event=kill_after(SECOND_KILL))
+    resumed, alone = went_on()
+    assert resumed <= FIRST_KILL + 1 <= SECOND_KILL <= alone + 1
     assert done["placement"]["processes"] == "1"
-    assert_alike(tmp_path / "two", tmp_path / "one")
+    assert_alike(folder, reference)

@@ -24,7 +24,11 @@ import torch
 import torch.distributed as dist
 from torch.distributed import FileStore, PrefixStore, Store  # type: ignore[attr-defined]
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-from torch.distributed.elastic.rendezvous import RendezvousError, RendezvousTimeoutError
+from torch.distributed.elastic.rendezvous import (
+    RendezvousClosedError,
+    RendezvousError,
+    RendezvousTimeoutError,
+)
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from torchyard.core.config.schema import TrainConfig
@@ -104,9 +108,12 @@ def launch(
             run_id="torchyard",
             rdzv_backend=BACKEND if nodes else "c10d",
             rdzv_endpoint="" if nodes else f"{folder}/rendezvous",
-            rdzv_configs={"nodes": nodes, "join_timeout": settings.join_timeout}
-            if nodes
-            else {"store_type": "file"},
+            rdzv_configs={
+                "nodes": nodes,
+                "join_timeout": settings.join_timeout,
+                "goes_on": settings.max_restarts > 0,
+                "store_type": "file",
+            },
             local_addr="127.0.0.1",
             max_restarts=settings.max_restarts,
             shutdown_timeout=5,
@@ -119,7 +126,7 @@ def launch(
         except ChildFailedError as error:
             raise _cause(error, Path(folder), nodes) from error
         except RendezvousError as error:
-            raise _lost(error, Path(folder), nodes) from error
+            raise _lost(error, nodes) from error
     result: dict[str, Any] = results[min(results)]
     return result
 
@@ -227,7 +234,7 @@ def _cause(error: ChildFailedError, folder: Path, nodes: Nodes | None) -> Except
     return RunError(f"Process {rank} of the training failed.", str(failure.message))
 
 
-def _lost(error: RendezvousError, folder: Path, nodes: Nodes | None) -> Exception:
+def _lost(error: RendezvousError, nodes: Nodes | None) -> Exception:
     if nodes and (told := nodes.failure()):
         kind, *arguments = told
         return UserError(*arguments) if kind == "user" else RunError(*arguments)
@@ -235,6 +242,8 @@ def _lost(error: RendezvousError, folder: Path, nodes: Nodes | None) -> Exceptio
         return RunError("A host of the training gives no sign of life.")
     if isinstance(error, RendezvousTimeoutError):
         return RunError("Too few hosts of the training are left, and no other came in time.")
+    if isinstance(error, RendezvousClosedError):
+        return RunError("The training has ended without this host.")
     if nodes and not nodes.is_first:
         address, port = nodes.endpoint
         return RunError(f"The first host of the training, {address}:{port}, is gone.", str(error))

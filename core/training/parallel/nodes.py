@@ -270,6 +270,7 @@ class _Handler(DynamicRendezvousHandler):
     """Has the first process of the first host be rank 0, and notices a host that falls silent."""
 
     nodes: Nodes
+    goes_on: bool  # without a host that is lost, or with another in its place
     _count = 0
 
     def next_rendezvous(self) -> RendezvousInfo:
@@ -291,7 +292,7 @@ class _Handler(DynamicRendezvousHandler):
         waiting = super().num_nodes_waiting()
         # By itself the launcher takes no notice: the processes here wait for those of the lost one.
         lost = self._count - len(self._state_holder.state.participants)
-        if lost > 0 and self.settings.min_nodes == self.settings.max_nodes:
+        if lost > 0 and not self.goes_on:
             raise NodeLostError
         return waiting + max(0, lost)
 
@@ -313,7 +314,7 @@ def _create_handler(parameters: RendezvousParameters) -> _Handler:
         keep_alive_interval=SIGN_OF_LIFE_SECONDS,
         keep_alive_max_attempt=SIGNS_MISSED,
     )
-    handler.nodes = nodes
+    handler.nodes, handler.goes_on = nodes, parameters.config["goes_on"]
     return handler
 
 

@@ -80,6 +80,13 @@ def check(
         summary["device"] = str(choose_device(resolved.config.device))
     except UserError as error:
         problems += error.problems
+    if (rendezvous := resolved.config.train.rendezvous) is not None:
+        from torchyard.core.training.parallel.nodes import check_first_host
+
+        try:
+            check_first_host(rendezvous)
+        except UserError as error:
+            problems += error.problems
     size = start = groups = None
     if prepared is not None:
         try:
