@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torchyard.core.config.resolve import ResolvedConfig, read_config, resolve
+from torchyard.core.data.checkpoint_file import LAST, PREVIOUS
 from torchyard.core.errors import UserError
 from torchyard.core.hosting.host import host
 from torchyard.core.tracking import store
@@ -33,7 +34,6 @@ order by start_time desc limit 1
 TOGETHER = f"""
 select key from tags where run_uuid = ? and key in ('{PARENT}', '{SEEDS}', '{lookup.STUDY}')
 """
-CHECKPOINTS = ("last.pt", "previous.pt")  # as core/training/checkpoint.py, which imports torch
 
 
 @dataclass(frozen=True)
@@ -172,7 +172,7 @@ def _extended(
             f"{trained}, not {wanted}"
         )
     folder = store.run_folder(client.tracking_uri, found)
-    if not any((folder / each).exists() for each in CHECKPOINTS):
+    if not any((folder / each).exists() for each in (LAST, PREVIOUS)):
         problems.append(f"run {run_id} ({name}): there is no checkpoint of it in {folder}")
     if problems:
         raise UserError(problems)

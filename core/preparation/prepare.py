@@ -7,6 +7,7 @@ The cache folder:
     prepared/sources/<key>.json   which folder belongs to a plugin and its parameters
     prepared/sources/<key>.lock   held by the process that prepares it
     prepared/<key>.tmp/           its unfinished work
+    downloads/prepared-<key>/     what has come of it from the address in TORCHYARD_SHARED
 
 A folder named by its digest is complete: it was written as `<key>.tmp`, synced to the disk and
 renamed. The process that holds the lock of a key owns its `.tmp` folder; the next preparation
@@ -35,6 +36,7 @@ from torchyard.core.data.dataset import PreparedDataset
 from torchyard.core.data.files import CACHE, atomic_write, fsync
 from torchyard.core.data.image_reading import READING, ImageReading
 from torchyard.core.data.raw import RawData
+from torchyard.core.data.remote.prepared import SharedPrepared
 from torchyard.core.errors import RunError, UserError
 from torchyard.core.formatting import byte_size
 from torchyard.core.hosting.neighbours import code_of
@@ -70,7 +72,8 @@ def prepare_dataset(
 ) -> PreparedDataset:
     """Find the prepared data set, or build, check and write it.
 
-    What is found is compared with its checksums: all of it up to 1 GiB, some of it beyond.
+    What is found is compared with its checksums: all of it up to 1 GiB, some of it beyond. Where
+    machines share prepared data, it is fetched from there, or put there.
 
     Args:
         name: the plugin's name.
@@ -86,7 +89,10 @@ def prepare_dataset(
     """
     prepared, key = cache / "prepared", _source_key(name, params, cache, reading)
     most = None if reading.verify else CHECKED_BYTES
+    shared = SharedPrepared.chosen(name, key, on_progress)
     if not reading.verify and (found := _undamaged(name, prepared, key, most, logging.DEBUG)):
+        if shared:
+            _share(shared, prepared, key)
         return found
     needed = 0
     try:
@@ -97,6 +103,13 @@ def prepare_dataset(
             _remove_abandoned(prepared, key)
             downloads = cache / DOWNLOADS
             downloads.mkdir(exist_ok=True)
+            fetched = downloads / f"prepared-{key}"
+            if shared and not reading.verify and (entry := shared.fetch(fetched)):
+                _publish(fetched, prepared / entry["folder"])
+                shutil.rmtree(fetched, ignore_errors=True)  # where that content was here
+                _write_index(prepared, key, entry | {"shared": shared.place})
+                if found := _look_up(name, prepared, key):
+                    return found
             with _errors_named(name), ExitStack() as on_exit:
                 raw = build(params, downloads)
                 if not isinstance(raw, RawData):
@@ -122,9 +135,10 @@ def prepare_dataset(
                 )
             target = prepared / write_manifest(folder, name, raw, splits, files)
             _publish(folder, target)
-            entry = {"folder": target.name, "source": raw.source}
-            with atomic_write(_index_file(prepared, key)) as index:
-                index.write(json.dumps(entry | {"contents": splits.contents}).encode())
+            known = {"folder": target.name, "source": raw.source, "contents": splits.contents}
+            _write_index(prepared, key, known)
+            if shared:
+                _share(shared, prepared, key)
         found = _look_up(name, prepared, key)
     except OSError as error:
         raise _disk_error(error, name, cache, needed) from error
@@ -160,6 +174,18 @@ def _index(prepared: Path, key: str) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError):
         return {}
     return entry if isinstance(entry, dict) else {}
+
+
+def _write_index(prepared: Path, key: str, entry: dict[str, Any]) -> None:
+    with atomic_write(_index_file(prepared, key)) as index:
+        index.write(json.dumps(entry).encode())
+
+
+def _share(shared: SharedPrepared, prepared: Path, key: str) -> None:
+    """Put what is prepared to where machines share it, unless that was done."""
+    entry = _index(prepared, key)
+    if entry.get("shared") != shared.place and shared.put(prepared / entry["folder"], entry):
+        _write_index(prepared, key, entry | {"shared": shared.place})
 
 
 def _look_up(name: str, prepared: Path, key: str) -> PreparedDataset | None:

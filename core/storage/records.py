@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
+from torchyard.core.data.checkpoint_file import LAST
 from torchyard.core.errors import RunError
 from torchyard.core.storage.deletion import delete
 from torchyard.core.storage.holding import Holding, Kind, room
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
-LAST = "last.pt"  # as core/training/checkpoint.py names it, which imports torch
 PRUNED = "torchyard.pruned"  # tag of a run in MLflow's trash that `torchyard prune` put there
 FINISHED = "FINISHED"
 

@@ -1,62 +1,43 @@
 """Checkpoints: written whole or not at all, exact, read without pickle, and never if damaged.
 
-A checkpoint is the file that `torch.save` writes, and behind it the sha256 of that. Where a flipped
-bit, a bad sector or a power cut spoiled the last one, training goes on from the one before it.
+Where a flipped bit, a bad sector or a power cut spoiled the last one, training goes on from the
+one before it.
 """
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import logging
 import random
 import shutil
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import torch
 
+from torchyard.core.data.checkpoint_file import BEST as BEST
+from torchyard.core.data.checkpoint_file import DAMAGED, LAST, PREVIOUS, DigestedFile, damage
 from torchyard.core.data.files import atomic_write
 from torchyard.core.errors import RunError
 
 logger = logging.getLogger(__name__)
 
-LAST = "last.pt"
-PREVIOUS = "previous.pt"  # the one before the last
-BEST = "best.pt"
-DAMAGED = "damaged.pt"  # what was found damaged, for whoever wants to look into it
 
-_MARK = b"\nsha256 "
-_TRAILER = len(_MARK) + 64
-
-
-class _Digested:
-    """A file that takes what `torch.save` writes, and its digest behind it."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self._file, self._digest = file, hashlib.sha256()
-
-    def write(self, data: Any) -> int:
-        self._digest.update(data)
-        return self._file.write(data)
-
-    def flush(self) -> None:
-        self._file.flush()
-
-    def end(self) -> None:
-        self._file.write(_MARK + self._digest.hexdigest().encode())
-
-
-def save(state: dict[str, Any], path: Path) -> None:
+def save(state: dict[str, Any], path: Path, step: int | None = None) -> None:
     """Write a state of tensors and plain values; a reader finds the old or the new file.
+
+    Args:
+        state: of `torch.save`.
+        path: of the file.
+        step: how many training steps come before it, for readers without torch.
 
     Raises:
         RunError: the disk does not take it.
     """
     try:
         with atomic_write(path) as file:
-            digested = _Digested(file)
+            digested = DigestedFile(file)
             try:
                 torch.save(state, digested)  # type: ignore[arg-type]
             except RuntimeError as error:
@@ -64,15 +45,15 @@ def save(state: dict[str, Any], path: Path) -> None:
                 if shutil.disk_usage(path.parent).free < 2**16:
                     raise OSError("no space left on the disk") from error
                 raise
-            digested.end()
+            digested.end(step)
     except (OSError, RuntimeError) as error:
         raise RunError(f"The checkpoint {path} cannot be written: {error}") from error
 
 
-def save_beside(state: dict[str, Any], path: Path) -> None:
+def save_beside(state: dict[str, Any], path: Path, step: int | None = None) -> None:
     """`save` a state in place of the one at `path`, which stays beside it as PREVIOUS."""
     new = path.with_name(f".{path.name}")
-    save(state, new)
+    save(state, new, step)
     with contextlib.suppress(FileNotFoundError):
         path.replace(path.with_name(PREVIOUS))
     new.replace(path)
@@ -87,7 +68,7 @@ def find(folder: Path) -> Path | None:
     for path in (folder / LAST, folder / PREVIOUS):
         try:
             with path.open("rb") as file:
-                problem = _damage(file)
+                problem = damage(file)
         except FileNotFoundError:
             continue
         except OSError as error:
@@ -105,24 +86,6 @@ def find(folder: Path) -> Path | None:
     return None
 
 
-def _damage(file: BinaryIO) -> str | None:
-    """Why a checkpoint is not what was written, as a clause; None where it is."""
-    size = file.seek(0, 2) - _TRAILER
-    if size < 0:
-        return "it is empty" if size == -_TRAILER else "it is cut short"
-    file.seek(size)
-    trailer = file.read()
-    if not trailer.startswith(_MARK):
-        return "it has no digest at its end, so it is cut short or overwritten"
-    file.seek(0)
-    digest = hashlib.sha256()
-    while chunk := file.read(min(2**20, size - file.tell())):
-        digest.update(chunk)
-    if trailer != _MARK + digest.hexdigest().encode():
-        return "its digest is not the one that was written"
-    return None
-
-
 def load(path: Path) -> dict[str, Any]:
     """Read a state to the CPU; only tensors and plain values are accepted (`weights_only`).
 
@@ -134,7 +97,7 @@ def load(path: Path) -> dict[str, Any]:
     """
     try:
         with path.open("rb") as file:
-            if problem := _damage(file):
+            if problem := damage(file):
                 raise RunError(problem)
             file.seek(0)
             state: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)

@@ -111,7 +111,7 @@ class TrainingState:
         if self.average:
             state["average"] = self.average.state_dict()
         if strategy.is_main:
-            checkpoint.save_beside(state, path)
+            checkpoint.save_beside(state, path, self.position.step)
 
     def load(self, path: Path | None, strategy: Strategy) -> None:
         """Resume from a checkpoint, the random generators of this process included.

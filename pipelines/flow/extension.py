@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torchyard.core.config.schema import RunConfig
+from torchyard.core.data.checkpoint_file import LAST
 from torchyard.core.data.dataset import PreparedDataset
 from torchyard.core.tracking.location.errors import store_errors
 from torchyard.core.tracking.mlflow_format import flattened
@@ -20,7 +21,7 @@ from torchyard.pipelines.flow.stage import call, plain, say
 if TYPE_CHECKING:
     from mlflow.entities import Run
 
-LAST = "last.pt"  # as core/training/checkpoint.py names it, which imports torch
+
 
 # Settings on which the weights do not depend, and the length, which is what an extension changes.
 WITHOUT_EFFECT = (

@@ -96,7 +96,7 @@ def extend(
     if not state["scaler"]:
         enabled = executions[2].precision == "float16"
         state["scaler"] = torch.amp.GradScaler(device.type, enabled=enabled).state_dict()
-    checkpoint.save(state, Path(folder) / checkpoint.LAST)
+    checkpoint.save(state, Path(folder) / checkpoint.LAST, state["position"]["step"])
 
     reasons = []
     if ended_early:

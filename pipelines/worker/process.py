@@ -27,6 +27,7 @@ from typing import IO, Any, Protocol, TextIO
 
 from torchyard.core.config.schema import RunConfig
 from torchyard.core.data.files import cache_folder, check_cache, private_folder
+from torchyard.core.data.remote.shared import check_shared
 from torchyard.core.errors import RunError, UnreachableError, UserError
 from torchyard.core.redaction import redacted
 from torchyard.core.training.events import Emit, EpochDone, from_plain
@@ -323,9 +324,11 @@ def check_config(
         resumed: whether the run has a checkpoint, so that it needs no other weights.
 
     Raises:
-        UserError: with every problem found; or the cache folder cannot be written.
+        UserError: with every problem found; or the cache folder, or what machines
+            share, cannot be written.
     """
     check_cache()
+    check_shared()
     return _checked(config.model_dump_json(), str(cache_folder()), exports, weights, resumed)
 
 

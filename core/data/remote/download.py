@@ -7,38 +7,26 @@ the time of the last change).
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import logging
 import os
 import re
 import shutil
-import time
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from filelock import FileLock
 
 from torchyard.core.data.files import atomic_write
 from torchyard.core.data.remote.address import RemoteAddress
+from torchyard.core.data.remote.connection import Remote
 from torchyard.core.errors import UnreachableError, UserError
 from torchyard.core.formatting import byte_size
 from torchyard.core.redaction import redacted
 
 logger = logging.getLogger(__name__)
 
-T = TypeVar("T")
-
-BLOCK = 8 << 20  # bytes that are asked for at once, and lost when the connection breaks
-CONNECT = (
-    4.0  # seconds for a connection: the libraries try twice before they say that there is none
-)
-TIMEOUT = 10.0  # seconds without a byte
-TRIES = 3  # without a byte between them
-PAUSE = 1.0  # seconds before another try
 NOTE = "source.json"  # in the copy's folder
 # What tells one version of a file from another, by the names that the file systems give it.
 _VERSION = (
@@ -72,7 +60,7 @@ class RemoteCopy:
         if self._address.digest:
             return self._address.digest
         try:
-            return _version(_Remote(self._address.source).files())
+            return _version(Remote(self._address.source).files())
         except UnreachableError as error:
             if known := self._note().get("version"):
                 logger.warning("%s The copy of it that is here is used.", error)
@@ -93,7 +81,7 @@ class RemoteCopy:
             here = str(note["sha256"]) if note and self._path.exists() else ""
             if not here or here != self._address.digest:
                 try:
-                    remote = _Remote(self._address.source)
+                    remote = Remote(self._address.source)
                     version = _version(files := remote.files())
                 except UnreachableError as error:
                     if not here or self._address.digest:
@@ -105,7 +93,7 @@ class RemoteCopy:
             os.utime(self._folder / NOTE)  # `torchyard prune` sees that it is used
             return self._path, here
 
-    def _download(self, remote: _Remote, files: dict[str, dict[str, Any]], version: str) -> str:
+    def _download(self, remote: Remote, files: dict[str, dict[str, Any]], version: str) -> str:
         """Download all files into a folder beside, and put it in place of the copy."""
         part = self._folder / "part"
         begun = self._folder / "part.json"
@@ -124,7 +112,7 @@ class RemoteCopy:
                 sums[name] = hashlib.file_digest(opened, "sha256").hexdigest()
         digest = sums.get("") or _digest_of_folder(sums)
         shown = redacted(self._address.source)
-        if _version(_Remote(self._address.source).files()) != version:
+        if _version(Remote(self._address.source).files()) != version:
             raise UnreachableError(f"{shown} was changed while it was downloaded.")
         if self._address.digest not in ("", digest):
             shutil.rmtree(part)
@@ -147,147 +135,6 @@ class RemoteCopy:
         except (OSError, ValueError):
             return {}
         return note if isinstance(note, dict) and {"version", "sha256"} <= note.keys() else {}
-
-
-class _Remote:
-    """What an address names, through fsspec."""
-
-    def __init__(self, source: str) -> None:
-        import fsspec
-
-        self._shown = redacted(source)
-        kind = source.partition("://")[0]
-        options: dict[str, Any] = {}
-        if kind in ("http", "https"):
-            import aiohttp
-
-            # Without a limit on the whole, which a large file needs longer than.
-            limits = aiohttp.ClientTimeout(total=None, connect=TIMEOUT, sock_read=TIMEOUT)
-            options = {"client_kwargs": {"timeout": limits, "trust_env": True}}
-        elif kind == "s3":
-            waits = {"connect_timeout": TIMEOUT, "read_timeout": TIMEOUT}
-            options = {"config_kwargs": {**waits, "retries": {"max_attempts": 1}}}
-        self._fs, self._path = self._asked(
-            lambda: fsspec.core.url_to_fs(source, skip_instance_cache=True, **options)
-        )
-
-    def files(self) -> dict[str, dict[str, Any]]:
-        """What is known of each file, by its path in the folder; "" where it is one file.
-
-        Raises:
-            UserError: there is nothing, or it may not be read.
-            UnreachableError: nothing answers.
-        """
-        info = self._asked(lambda: self._fs.info(self._path))
-        if info.get("type") != "directory":
-            return {"": info}
-        found = self._asked(lambda: self._fs.find(self._path, detail=True))
-        root = self._path.rstrip("/") + "/"
-        files = {name.removeprefix(root): each for name, each in sorted(found.items())}
-        files = {name: each for name, each in files.items() if name and not name.endswith("/")}
-        outside = [name for name in files if ".." in name.split("/") or name.startswith("/")]
-        if outside or not files:
-            why = f"its file '{outside[0]}' leads out of it" if outside else "it is empty"
-            raise UserError(f"{self._shown}: {why}")
-        return files
-
-    def download(self, name: str, info: dict[str, Any], path: Path) -> None:
-        """Download one file, from where an earlier try was broken off.
-
-        Raises:
-            UserError: it may not be read.
-            UnreachableError: the connection breaks again and again.
-            OSError: the disk is full.
-        """
-        where = f"{self._path.rstrip('/')}/{name}" if name else self._path
-        size = info.get("size")
-        if size is None or info.get("partial") is False:
-            self._stream(where, size, path)
-            return
-        source, failed = None, 0
-        with path.open("ab") as out:
-            while (done := out.tell()) < size:
-                try:
-                    source = source or self._asked(lambda: self._opened(where, size))
-                    block = self._asked(partial(_read, source, done, min(BLOCK, size - done)))
-                except _NoPartsError:
-                    break
-                except UnreachableError as error:
-                    source, failed = None, failed + 1
-                    if failed == TRIES:
-                        raise UnreachableError(
-                            f"{error} So it was {TRIES} times, after {done:,} of {size:,} bytes: "
-                            "they are kept, and the next try goes on from there."
-                        ) from error
-                    time.sleep(PAUSE)
-                else:
-                    failed = 0
-                    out.write(block)
-                    out.flush()
-            else:
-                return
-        self._stream(where, size, path)
-
-    def _opened(self, where: str, size: int) -> Any:
-        return self._fs.open(where, "rb", block_size=BLOCK, cache_type="none", size=size)
-
-    def _stream(self, where: str, size: int | None, path: Path) -> None:
-        """Download from the beginning: of a server that sends no parts."""
-        done = 0
-
-        def copy() -> None:
-            nonlocal done
-            with self._fs.open(where, "rb", block_size=0) as file, path.open("wb") as out:
-                while block := file.read(BLOCK):
-                    out.write(block)
-                    done += len(block)
-            if size is not None and done != size:
-                raise ConnectionError(f"the connection broke off after {done:,} of {size:,} bytes")
-
-        self._asked(copy)
-
-    def _asked(self, ask: Callable[[], T]) -> T:
-        """What `ask` returns; what the file systems raise becomes one message."""
-        try:
-            return ask()
-        except (UserError, _NoPartsError):
-            raise
-        except Exception as error:  # each file system has its own
-            raise self._problem(error) from error
-
-    def _problem(self, error: Exception) -> Exception:
-        """What an error of a file system means; that of this machine's disk as it is."""
-        cause = error.__cause__ if isinstance(error.__cause__, Exception) else error
-        said = redacted(str(cause).strip() or type(cause).__name__)
-        said = said.splitlines()[0][:200].rstrip(".")
-        answer = getattr(cause, "response", None)  # of AWS's library
-        about = answer.get("ResponseMetadata", {}) if isinstance(answer, dict) else {}
-        status = getattr(cause, "status", None) or about.get("HTTPStatusCode")
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            return error
-        if status in (404, 410) or (cause is error and isinstance(error, FileNotFoundError)):
-            return UserError(f"{self._shown}: there is nothing of that name")
-        denied = status in (401, 403) or isinstance(error, PermissionError)
-        if denied or "credentials" in said.lower():
-            return UserError(f"{self._shown} may not be read: {said}")
-        return UnreachableError(f"{self._shown} does not answer: {said}.")
-
-
-class _NoPartsError(Exception):
-    """The server sends whole files alone."""
-
-
-def _read(source: Any, start: int, length: int) -> bytes:
-    source.seek(start)
-    try:
-        block: bytes = source.read(length)
-    except ValueError as error:
-        if "range requests" in str(error):
-            raise _NoPartsError from error
-        raise
-    if len(block) != length:
-        raise ConnectionError(f"{len(block):,} bytes came in place of {length:,}")
-    return block
 
 
 def _version(files: dict[str, dict[str, Any]]) -> str:

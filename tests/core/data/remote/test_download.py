@@ -8,10 +8,12 @@ import time
 
 import pytest
 
+from tests.bucket import s3_bucket
 from tests.core.data.remote.web_server import web_server
-from torchyard.core.data.remote import download
+from torchyard.core.data.remote import connection
 from torchyard.core.data.remote.address import RemoteAddress
-from torchyard.core.data.remote.download import BLOCK, RemoteCopy
+from torchyard.core.data.remote.connection import BLOCK
+from torchyard.core.data.remote.download import RemoteCopy
 from torchyard.core.errors import UnreachableError, UserError
 
 CONTENT = random.Random(0).randbytes(2 * BLOCK + 12_345)
@@ -20,7 +22,7 @@ DIGEST = hashlib.sha256(CONTENT).hexdigest()
 
 @pytest.fixture
 def server(monkeypatch):
-    monkeypatch.setattr(download, "PAUSE", 0.01)
+    monkeypatch.setattr(connection, "PAUSE", 0.01)
     with web_server() as server:
         server.files["/photos.tar.gz"] = CONTENT
         yield server
@@ -82,7 +84,10 @@ def test_what_has_come_of_another_version_is_not_gone_on_with(server, tmp_path):
 
 
 def fetch_slowly(address, folder):
-    download._read = lambda *arguments, read=download._read: (time.sleep(0.3), read(*arguments))[1]
+    connection._read = lambda *arguments, read=connection._read: (
+        time.sleep(0.3),
+        read(*arguments),
+    )[1]
     RemoteCopy(RemoteAddress.parse(address), folder).fetch()
 
 
@@ -142,28 +147,11 @@ def test_a_server_that_is_away_leaves_the_copy_in_use(server, tmp_path, caplog):
 
 @pytest.fixture(scope="module")
 def bucket():
-    pytest.importorskip("s3fs")
-    moto = pytest.importorskip("moto.server")
-    boto3 = pytest.importorskip("boto3")
-    server = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    address = f"http://{host}:{port}"
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in {
-            "AWS_ACCESS_KEY_ID": "me",
-            "AWS_SECRET_ACCESS_KEY": "secret",
-            "AWS_DEFAULT_REGION": "us-east-1",
-            "AWS_ENDPOINT_URL": address,
-        }.items():
-            patch.setenv(name, value)
-        client = boto3.client("s3", endpoint_url=address)
-        client.create_bucket(Bucket="data")
-        client.put_object(Bucket="data", Key="photos.tar.gz", Body=CONTENT)
+    with s3_bucket() as bucket:
+        bucket.put("photos.tar.gz", CONTENT)
         for name in ("cat/1.png", "cat/2.png", "dog/1.png"):
-            client.put_object(Bucket="data", Key=f"photos/{name}", Body=name.encode())
-        yield client
-    server.stop()
+            bucket.put(f"photos/{name}", name.encode())
+        yield bucket
 
 
 def test_a_file_of_a_bucket(bucket, tmp_path):
@@ -180,7 +168,7 @@ def test_a_folder_of_a_bucket_and_a_file_that_changes(bucket, tmp_path):
     assert names == {"cat/1.png", "cat/2.png", "dog/1.png"}
     lines = [f"{hashlib.sha256(n.encode()).hexdigest()}  {n}\n" for n in sorted(names)]
     assert digest == hashlib.sha256("".join(lines).encode()).hexdigest()
-    bucket.put_object(Bucket="data", Key="photos/dog/1.png", Body=b"another")
+    bucket.put("photos/dog/1.png", b"another")
     path, again = copied.fetch()
     assert again != digest
     assert (path / "dog/1.png").read_bytes() == b"another"
@@ -194,7 +182,7 @@ def test_what_a_bucket_lacks(bucket, tmp_path):
 
 
 def test_a_server_that_takes_connections_and_never_answers(monkeypatch, tmp_path):
-    monkeypatch.setattr(download, "TIMEOUT", 0.2)
+    monkeypatch.setattr(connection, "TIMEOUT", 0.2)
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         silent.listen()
