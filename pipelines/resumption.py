@@ -14,6 +14,7 @@ from torchyard.core.data.checkpoint_file import LAST, PREVIOUS
 from torchyard.core.errors import UserError
 from torchyard.core.hosting.host import host
 from torchyard.core.tracking import store
+from torchyard.core.tracking.checkpoints import fetch_checkpoint
 from torchyard.core.tracking.location.address import database_of
 from torchyard.core.tracking.location.errors import store_errors
 from torchyard.core.tracking.queries import lookup
@@ -172,6 +173,7 @@ def _extended(
             f"{trained}, not {wanted}"
         )
     folder = store.run_folder(client.tracking_uri, found)
+    fetch_checkpoint(run_id, folder)
     if not any((folder / each).exists() for each in (LAST, PREVIOUS)):
         problems.append(f"run {run_id} ({name}): there is no checkpoint of it in {folder}")
     if problems:

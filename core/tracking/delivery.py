@@ -82,6 +82,10 @@ class LogDelivery:
         """How many lines are pending."""
         return sum(1 for _ in self.log.read(self._sent.get()))
 
+    def waiting_metrics(self) -> list[Line]:
+        """The pending lines with metrics."""
+        return [line for line in self.log.read(self._sent.get()) if line.kind in METRICS]
+
     def attachment(self, name: str) -> Path:
         """Where to put a file of that name, for a line to name it.
 

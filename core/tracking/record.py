@@ -20,6 +20,7 @@ from torchyard.core.data.files import link_or_copy, remove_partial
 from torchyard.core.errors import RunError, UserError
 from torchyard.core.redaction import redacted, redacted_uri, without_passwords
 from torchyard.core.tracking import mlflow_format, provenance, store
+from torchyard.core.tracking.checkpoints import CHECKPOINT, CheckpointUploads, fetch_checkpoint
 from torchyard.core.tracking.delivery import ATTACHMENTS, METRICS, REASON, LogDelivery
 from torchyard.core.tracking.location.address import is_server
 from torchyard.core.tracking.location.errors import check_answer, store_errors
@@ -80,6 +81,7 @@ class RunRecord:
         self._tags: dict[str, str] = run.data.tags
         self._digests: set[str] = set()  # of the data it was started with
         self.keeper = Keeper(self._uri, self._delivery, lease)
+        self._uploads: CheckpointUploads | None = None
 
     @classmethod
     def start(
@@ -158,6 +160,7 @@ class RunRecord:
                 check_resumable(run, owner_lives(run.data.tags, folder))
             if (folder / "journal.jsonl").exists():
                 raise UserError(f"{named} was begun by torchyard 0.1: resume it with that version.")
+            fetch_checkpoint(run_id, folder)
             LogDelivery(client, run).deliver("skip")
             run = store.get_run(client, run_id)
             if run.info.status == "FINISHED":
@@ -198,6 +201,12 @@ class RunRecord:
         if not is_own(self.folder):
             raise UserError(f"{self.folder} belongs to another user, or everybody can write to it.")
         self.keeper.start()
+        self._uploads = CheckpointUploads.start(
+            self.run_id,
+            self.folder,
+            self._delivery.waiting_metrics,
+            lambda place: self._log("tags", {"tags": {CHECKPOINT: place}}, send=False),
+        )
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -359,6 +368,8 @@ class RunRecord:
         """
         values = {"status": status, "reason": shortened(redacted(reason), MAX_TAG)}
         ended = False
+        if status == "FINISHED":
+            self._stop_uploads()
         try:
             self.keeper.check_owner()
             self._log("end", values, send=False)
@@ -372,9 +383,15 @@ class RunRecord:
                 raise
             logger.warning("The run's end (%s) is not wholly recorded. %s", status, error)
         finally:
+            self._stop_uploads()
             self.keeper.stop()
             leave_folder(self.folder)
         return ended
+
+    def _stop_uploads(self) -> None:
+        if self._uploads is not None:
+            self._uploads.stop()
+            self._uploads = None
 
     def discard(self) -> bool:
         """Remove a run that has ended before it had any data; False if it had, or cannot be."""

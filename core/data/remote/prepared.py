@@ -176,10 +176,13 @@ def _parsed(content: bytes) -> dict[str, Any]:
     """
     try:
         entry: dict[str, Any] = json.loads(content)
-        right = isinstance(entry["source"], str) and _FOLDER.fullmatch(entry["folder"])
-        right = right and all(
-            _NAME.fullmatch(name) and _DIGEST.fullmatch(digest) and type(size) is int and size >= 0
-            for name, (size, digest) in entry["files"].items()
+        right = (
+            isinstance(entry["source"], str)
+            and _FOLDER.fullmatch(entry["folder"]) is not None
+            and all(
+                _NAME.fullmatch(name) and _DIGEST.fullmatch(digest) and type(size) is int
+                for name, (size, digest) in entry["files"].items()
+            )
         )
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError("its entry is damaged") from error

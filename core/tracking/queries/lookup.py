@@ -7,7 +7,9 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from torchyard.core.data.remote.shared import SHARED
 from torchyard.core.errors import UserError, suggestion
+from torchyard.core.tracking.checkpoints import fetch_checkpoint
 from torchyard.core.tracking.delivery import SET_ASIDE, LogDelivery, end_run
 from torchyard.core.tracking.ownership import lease
 from torchyard.core.tracking.ownership.process import described_owner, owner_lives
@@ -131,15 +133,22 @@ def settle_owner(
 def check_checkpoint(run: Run, folder: Path) -> None:
     """Refuse to begin a run again that was trained, where nothing of that is here.
 
+    What is at an address that machines share is fetched.
+
     Raises:
         UserError: it was trained on another machine, or its folder was deleted.
+        UnreachableError: the address does not answer.
     """
     trained = {key for key in run.data.metrics if key.startswith("train/")}
-    if trained - {"train/base_learning_rate"} and not folder.exists():
+    if not trained - {"train/base_learning_rate"} or folder.exists():
+        return
+    fetch_checkpoint(run.info.run_id, folder)
+    if not folder.exists():
         raise UserError(
             f"run {shown(run)} was trained by {described_owner(run.data.tags)}, and its "
             f"checkpoint is not here: there is no {folder}. Resume it on that machine; or let both "
-            f"use one folder, named in {RUNS}; or begin again at epoch 1 with --from-start."
+            f"use one folder, named in {RUNS}, or one address, in {SHARED}; or begin again at "
+            "epoch 1 with --from-start."
         )
 
 

@@ -35,6 +35,7 @@ from prefect.utilities.urls import url_for
 from torchyard.core.config.resolve import ResolvedConfig
 from torchyard.core.config.schema import SINGLE_KINDS, RunConfig
 from torchyard.core.data.files import CACHE, cache_folder
+from torchyard.core.data.remote.shared import SHARED
 from torchyard.core.errors import UserError, suggestion
 from torchyard.core.hosting.sources import PLUGIN_FOLDERS
 from torchyard.core.tracking.store import RUNS, tracking_uri
@@ -323,7 +324,8 @@ def local_environment() -> dict[str, str | None]:
     None unsets a variable: the Prefect worker was started in another shell.
     """
     environment = {CACHE: str(cache_folder().absolute())} | {
-        name: os.environ.get(name) for name in ("MLFLOW_EXPERIMENT_NAME", "MLFLOW_EXPERIMENT_ID")
+        name: os.environ.get(name)
+        for name in ("MLFLOW_EXPERIMENT_NAME", "MLFLOW_EXPERIMENT_ID", SHARED)
     }
     for name in (PLUGIN_FOLDERS, RUNS, "PYTHONPATH"):
         folders = filter(None, os.environ.get(name, "").split(os.pathsep))
