@@ -16,19 +16,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 import optuna
-from optuna.samplers import (
-    BaseSampler,
-    CmaEsSampler,
-    GridSampler,
-    RandomSampler,
-    TPESampler,
-)
+from optuna.samplers import BaseSampler, GridSampler, RandomSampler, TPESampler
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from torchyard.core.study.plan import StudyPlan
 from torchyard.core.study.space import Choices, Scalar
+from torchyard.pipelines.study.cmaes import CmaEs
 
 JOURNAL = "study.jsonl"  # in the folder of the study's run
 PRUNED = "pruned after epoch"  # what a trial is noted with
@@ -228,9 +223,7 @@ class Search:
         if settings.sampler == "random":
             return RandomSampler(seed)
         if settings.sampler == "cmaes":
-            return CmaEsSampler(
-                seed=seed, independent_sampler=RandomSampler(seed), warn_independent_sampling=False
-            )
+            return CmaEs(self._plan.space.domains, seed)
         return TPESampler(seed=seed, constant_liar=settings.workers > 1)
 
 

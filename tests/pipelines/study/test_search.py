@@ -102,6 +102,25 @@ def test_cmaes_goes_where_the_trials_are_good(tmp_path):
         values.append((drawn["optimizer.lr"] - 0.3) ** 2 + (drawn["optimizer.momentum"] - 0.6) ** 2)
         search.tell(number, "complete", values[-1])
     assert sum(values[-10:]) < sum(values[:10]) / 2
+    for line in (
+        (tmp_path / JOURNAL).read_text("utf-8").splitlines()
+    ):  # no pickle, nor another state
+        assert "system_attr" not in line
+
+
+@pytest.mark.parametrize("written", ["int(1,64)", "int(1,64,log)", "uniform(1,64)", "log(1,64)"])
+def test_cmaes_stays_within_the_space_and_comes_to_its_ends(tmp_path, written):
+    space = (f"train.batch_size={written}",) if "int" in written else (f"optimizer.lr={written}",)
+    options = {"sampler": "cmaes", "name": "c", "maximize": "val/accuracy"}
+    study = StudyPlan.read("digits", space, options, PRESETS, host())
+    search, drawn = Search(study, tmp_path, 0, 5), []
+    for _ in range(48):
+        [value] = search.values(number := search.ask()).values()
+        drawn.append(value)
+        search.tell(number, "complete", float(value))
+    assert all(1 <= value <= 64 for value in drawn)
+    assert isinstance(drawn[0], int if "int" in written else float)
+    assert max(drawn) > 60
 
 
 def test_the_best_is_the_first_of_the_least_or_greatest(tmp_path):
