@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
 
 
-
 # Settings on which the weights do not depend, and the length, which is what an extension changes.
 WITHOUT_EFFECT = (
     *("train.epochs", "train.max_steps", "train.skip_repeats", "train.log_every"),
