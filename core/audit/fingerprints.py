@@ -7,6 +7,7 @@ images of this data set have in common.
 from __future__ import annotations
 
 import hashlib
+import math
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -31,12 +32,14 @@ COARSE, FINE = 16, 32  # sides of the small pictures
 WINDOW = 14  # of a coarse picture, that is compared with another's, at each of SHIFTS
 SHIFTS = tuple(product((0, 1, 2), repeat=2))
 BORDER = 1  # of the coarse picture, which a shifted image has from elsewhere
+SIDE = COARSE - 2 * BORDER
 EVEN, ODD = 20, 12  # principal components that a mirror image keeps, and that it negates
 # Of their standard deviations: 0 would compare colours and light alone, 1 mostly noise.
 WHITENING = 0.35
 FITTED = 8192  # images from which the components are found
+HALF = np.float32(0.5**0.5)
 NOISE = 1.0  # the least deviation, of 0 to 255, of an image that has something on it
-BLOCK_BYTES = 4 << 20
+BLOCK_BYTES = 1 << 20
 DIGEST = np.dtype("V16")
 
 
@@ -80,11 +83,16 @@ def fingerprints(
     """
     total = sum(len(split.samples) for split in splits)
     digests, deviation = np.empty(total, DIGEST), np.empty(total, np.float32)
-    basis = Basis.of(splits)
+    with threadpool_limits(1, "blas"):
+        basis = Basis.of(splits)
     images = total if basis else 0
     coarse, fine = (_unnamed_array(images, side, folder) for side in (COARSE, FINE))
     lengths = np.empty((images, len(SHIFTS)), np.float32)
     embedding = np.zeros((total, EVEN + ODD if basis else 0), np.float32)
+    # Small pictures as rows: what is done to them is a few products of large matrices. Of the
+    # light that is as broad as this 8 x 8 pixels know enough.
+    pooling, detail = _of_pictures(_area_weights(COARSE, 8)), _detail()
+    broad = _of_pictures(_blur(FINE, 4.0) @ np.repeat(np.eye(8, dtype=np.float32), 4, axis=0))
 
     def read(split: Split, rows: slice, place: int) -> int:
         block = rows_of(split.samples)[rows]
@@ -99,10 +107,10 @@ def fingerprints(
         deviation[here] = _deviation(pixels)
         # What varies less is noise, whose shape says nothing.
         embedding[here] = basis(small) * (deviation[here] >= NOISE)[:, None]
-        grey, sharp = small.mean(axis=1), pixels.mean(axis=1)
-        fine[here] = _quantized(sharp - _blurred(sharp, 4.0))
-        coarse[here] = _quantized(_blurred(grey, 0.6) - _blurred(grey, 3.0))
-        lengths[here] = _lengths(coarse[here].astype(np.float32))
+        grey, sharp = (each.mean(axis=1).reshape(len(block), -1) for each in (small, pixels))
+        fine[here] = _quantized(sharp - grey @ pooling @ broad)
+        coarse[here] = _quantized(grey @ detail)
+        lengths[here] = _lengths(coarse[here].reshape(len(block), -1).astype(np.float32))
         return len(block)
 
     done = 0
@@ -140,15 +148,24 @@ class Basis:
             chosen = np.linspace(0, len(split.samples) - 1, count).astype(np.int64)
             pictures.append(small_pictures(rows_of(split.samples)[chosen]))
         inner = _inner(np.concatenate(pictures))
-        flat, mirrored = (each.reshape(len(inner), -1) for each in (inner, inner[..., ::-1]))
-        even, odd = (flat + mirrored) / 2, (flat - mirrored) / 2
+        inner = inner - inner.mean(axis=(1, 2, 3), keepdims=True)
+        length = np.sqrt(np.einsum("ncij,ncij->n", inner, inner))
+        inner /= np.maximum(length, 1e-6)[:, None, None, None]
+        # Half a picture says what either part is.
+        left, right = inner[..., : SIDE // 2], inner[..., : SIDE // 2 - 1 : -1]
+        even, odd = ((part * HALF).reshape(len(inner), -1) for part in (left + right, left - right))
         mean = even.mean(axis=0, dtype=np.float32)
-        return cls(mean, np.hstack([_components(even - mean, EVEN), _components(odd, ODD)]))
+        parts = _whole(_components(even - mean, EVEN), 1), _whole(_components(odd, ODD), -1)
+        return cls(_whole(mean[:, None], 1)[:, 0], np.hstack(parts))
 
     def __call__(self, pictures: Floats) -> Floats:
         """Unit vectors of N x C x 16 x 16."""
         # A product with an even vector is that of the even part alone, and so with an odd one.
-        found = (_inner(pictures).reshape(len(pictures), -1) - self.mean) @ self.vectors
+        flat = _inner(pictures).reshape(len(pictures), -1)
+        light = flat.mean(axis=1, keepdims=True)
+        squares = np.einsum("np,np->n", flat, flat)[:, None] - flat.shape[1] * light**2
+        found = flat @ self.vectors - light * self.vectors.sum(axis=0)
+        found = found / np.sqrt(np.maximum(squares, 1)) - self.mean @ self.vectors
         length = np.linalg.norm(found, axis=1, keepdims=True)
         return np.asarray(found / np.maximum(length, 1e-6), np.float32)
 
@@ -180,8 +197,10 @@ def small_pictures(block: npt.NDArray[Any]) -> Floats:
 
 def _halved(pictures: Floats) -> Floats:
     """N x C x 32 x 32 as 16 x 16."""
-    rows = pictures[:, :, ::2] + pictures[:, :, 1::2]
-    return np.asarray((rows[..., ::2] + rows[..., 1::2]) / 4, np.float32)
+    across = (pictures.reshape(-1, FINE) @ _area_weights(FINE, COARSE).T).reshape(
+        *pictures.shape[:2], FINE, COARSE
+    )
+    return np.asarray((across[:, :, ::2] + across[:, :, 1::2]) / 2, np.float32)
 
 
 def _deviation(pixels: Floats) -> Floats:
@@ -194,12 +213,11 @@ def _deviation(pixels: Floats) -> Floats:
 
 def _lengths(pictures: Floats) -> Floats:
     """N x 9: the length of what each window of a coarse picture has, without its mean."""
-    found = np.empty((len(pictures), len(SHIFTS)), np.float32)
-    for place, (down, right) in enumerate(SHIFTS):
-        window = pictures[:, down : down + WINDOW, right : right + WINDOW]
-        squares, total = np.einsum("nij,nij->n", window, window), window.sum(axis=(1, 2))
-        found[:, place] = np.sqrt(np.maximum(squares - np.square(total) / WINDOW**2, 1e-6))
-    return found
+    windows = np.zeros((len(SHIFTS), COARSE, COARSE), np.float32)
+    for window, (down, right) in zip(windows, SHIFTS, strict=True):
+        window[down : down + WINDOW, right : right + WINDOW] = 1
+    squares, total = (each @ windows.reshape(len(SHIFTS), -1).T for each in (pictures**2, pictures))
+    return np.asarray(np.sqrt(np.maximum(squares - np.square(total) / WINDOW**2, 1e-6)))
 
 
 def _scaled(images: Floats, side: int) -> Floats:
@@ -218,31 +236,40 @@ def _area_weights(length: int, side: int) -> Floats:
     return np.asarray(np.maximum(0, high - low) * side / length, np.float32)
 
 
-def _blurred(grey: Floats, sigma: float) -> Floats:
-    """N x side x side with Gaussian weights; beyond the edges there is nothing."""
-    side = grey.shape[-1]
+def _blur(side: int, sigma: float) -> Floats:
+    """side x side: Gaussian weights; beyond the edges there is nothing."""
     distance = np.subtract.outer(np.arange(side), np.arange(side))
     kernel = np.exp(-0.5 * (distance / sigma) ** 2)
-    kernel = np.asarray(kernel / kernel.sum(axis=1, keepdims=True), np.float32)
-    # Two multiplications of large matrices; `matmul` of N small ones takes four times as long.
-    across = (grey.reshape(-1, side) @ kernel.T).reshape(grey.shape)
-    down = across.swapaxes(1, 2).reshape(-1, side) @ kernel.T
-    return down.reshape(grey.shape).swapaxes(1, 2)
+    return np.asarray(kernel / kernel.sum(axis=1, keepdims=True), np.float32)
+
+
+def _of_pictures(weights: Floats) -> Floats:
+    """What is to be done to rows and to columns, as a matrix to multiply rows of pixels by."""
+    return np.ascontiguousarray(np.kron(weights, weights).T)
+
+
+def _detail() -> Floats:
+    """256 x 256: 16 x 16 pixels, a little blurred, without broad light and shade."""
+    return _of_pictures(_blur(COARSE, 0.6)) - _of_pictures(_blur(COARSE, 3.0))
 
 
 def _quantized(pictures: Floats) -> npt.NDArray[np.int8]:
-    """Each scaled so that its greatest value is 127: a correlation does not change."""
-    most = np.abs(pictures).max(axis=(1, 2), keepdims=True)
+    """N x P as N x p x p, each scaled so that its greatest value is 127: correlations stay."""
+    most = np.maximum(pictures.max(axis=1), -pictures.min(axis=1))[:, None]
     scaled = np.rint(pictures * (127 / np.maximum(most, 1e-6)))
-    return np.asarray(scaled, np.int8)
+    side = math.isqrt(pictures.shape[1])
+    return np.asarray(scaled, np.int8).reshape(-1, side, side)
 
 
 def _inner(pictures: Floats) -> Floats:
-    """Pictures without their border and their mean light, of unit length: N x C x 14 x 14."""
-    inner = pictures[:, :, BORDER:-BORDER, BORDER:-BORDER]
-    inner = inner - inner.mean(axis=(1, 2, 3), keepdims=True)
-    length = np.sqrt(np.einsum("ncij,ncij->n", inner, inner))[:, None, None, None]
-    return np.asarray(inner / np.maximum(length, 1e-6), np.float32)
+    """Pictures without their border: N x C x 14 x 14."""
+    return np.ascontiguousarray(pictures[:, :, BORDER:-BORDER, BORDER:-BORDER])
+
+
+def _whole(halves: Floats, sign: int) -> Floats:
+    """Columns of left halves of pictures as whole ones, the right half mirrored, times `sign`."""
+    left = halves.reshape(-1, SIDE // 2, halves.shape[1]) * HALF
+    return np.hstack([left, sign * left[:, ::-1]]).reshape(-1, halves.shape[1])
 
 
 def _components(parts: npt.NDArray[np.floating[Any]], count: int) -> Floats:

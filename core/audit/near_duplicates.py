@@ -5,7 +5,8 @@ Three sieves, each finer and slower than the one before:
 1. the cosine of embeddings of 32 numbers, of all pairs, the mirror images with them;
 2. the correlation of grey 16 x 16 pictures without their broad light and shade, over shifts of
    one pixel, of some hundred pairs for each image at most;
-3. the same of 32 x 32, near the best of those shifts.
+3. the same of 32 x 32, near the best of those shifts; and where that leaves a doubt, after one of
+   the two has been scaled as the other is.
 
 Broad light and shade is taken away, because two pictures of a car on a road agree in it; what is
 left, edges and texture, agrees in duplicates alone (`docs/audit.md` has the figures).
@@ -13,19 +14,19 @@ left, edges and texture, agrees in duplicates alone (`docs/audit.md` has the fig
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import pairwise, product
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
 from threadpoolctl import threadpool_limits
 
+from torchyard.core.audit.alignment import rescaled_correlation, shifted_correlation
 from torchyard.core.audit.fingerprints import (
     COARSE,
     EVEN,
-    FINE,
     SHIFTS,
     WINDOW,
     Fingerprints,
@@ -33,15 +34,17 @@ from torchyard.core.audit.fingerprints import (
 )
 from torchyard.core.data.photos import decoding_threads
 
+Ints = npt.NDArray[np.int64]
+
 CANDIDATES = 80  # for each image, in the mean: what the second sieve sees at most
 LEAST_COSINE = 0.5
 COARSE_CORRELATION = 0.8
 CORRELATION = 0.85  # chosen on images of even numbers of CIFAR-10: docs/audit.md
+RESCALABLE, RESCALED = 0.6, 0.9  # as they are, and after one has the other's scale
 PARTNERS = 5  # from which on an image is no duplicate of what resembles it, but of a common kind
 ROWS = 1024  # images whose pairs with all later ones are compared by one thread
 TILE = 256  # rows of the table of all pairs, and twice as many columns: they stay in the cache
-CHUNK = 2048  # pairs that are compared at once
-FINE_WINDOW = FINE - 6
+CHUNK, FINE_CHUNK = 1024, 128  # pairs that are compared at once
 
 
 @dataclass(frozen=True)
@@ -54,10 +57,18 @@ class Pairs:
         mirrored: bool P, whether one is the mirror image of the other.
     """
 
-    first: npt.NDArray[np.int64]
-    second: npt.NDArray[np.int64]
+    first: Ints
+    second: Ints
     correlation: Floats
     mirrored: npt.NDArray[np.bool_]
+
+    @classmethod
+    def joined(cls, parts: Sequence[Pairs]) -> Pairs:
+        """Those of all parts, one after another."""
+        none = np.empty(0, np.int64)
+        empty = cls(none, none, none.astype(np.float32), none.astype(bool))
+        columns = zip(*(tuple(vars(each).values()) for each in (empty, *parts)), strict=True)
+        return cls(*(np.concatenate(column) for column in columns))
 
     def __len__(self) -> int:
         return len(self.first)
@@ -74,7 +85,7 @@ class Pairs:
 
 def near_duplicates(
     prints: Fingerprints,
-    chosen: npt.NDArray[np.int64],
+    chosen: Ints,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Pairs:
     """Find all pairs of near duplicates. Memory does not grow with the number of pairs compared.
@@ -101,11 +112,7 @@ def near_duplicates(
         for start, pairs in zip(starts, threads.map(search, starts), strict=True):
             found.append(pairs)
             on_progress(min(start + ROWS, len(chosen)), len(chosen))
-    if not found:
-        none = np.empty(0, np.int64)
-        return Pairs(none, none, none.astype(np.float32), none.astype(bool))
-    columns = zip(*((p.first, p.second, p.correlation, p.mirrored) for p in found), strict=True)
-    pairs = Pairs(*(np.concatenate(column) for column in columns))
+    pairs = Pairs.joined(found)
     return pairs[pairs.correlation >= _least_correlation(pairs, len(chosen))]
 
 
@@ -148,9 +155,7 @@ def _least_cosine(even: Floats, odd: Floats) -> float:
     return max(LEAST_COSINE, float(-np.partition(-cosines.ravel(), rank)[rank]))
 
 
-def _candidates(
-    even: Floats, odd: Floats, start: int, least: float
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+def _candidates(even: Floats, odd: Floats, start: int, least: float) -> tuple[Ints, Ints]:
     """The pairs of a block of rows with later images that may be alike, sorted by the row."""
     firsts, seconds = [], []
     for top in range(start, min(start + ROWS, len(even)), TILE):
@@ -169,35 +174,52 @@ def _candidates(
 
 def _compared(
     prints: Fingerprints,
-    chosen: npt.NDArray[np.int64],
+    chosen: Ints,
     start: int,
-    first: npt.NDArray[np.int64],
-    second: npt.NDArray[np.int64],
+    first: Ints,
+    second: Ints,
 ) -> Pairs:
     """The second and the third sieve, for the pairs of a block of rows, sorted by the first."""
     templates = _templates(prints.coarse[chosen[start : start + ROWS]].astype(np.float32))
-    one, other = chosen[start + first], chosen[second]
-    best, places = np.empty(len(first), np.float32), np.empty(len(first), np.int64)
-    for low in range(0, len(first), CHUNK):
-        part = slice(low, low + CHUNK)
-        rows = first[part]
-        pictures = prints.coarse[other[part]].reshape(len(rows), -1).astype(np.float32)
-        products = np.empty((len(rows), templates.shape[1]), np.float32)
-        bounds = np.flatnonzero(np.diff(rows, prepend=-1, append=-1))
-        for begin, end in pairwise(bounds):
-            np.matmul(pictures[begin:end], templates[rows[begin]].T, out=products[begin:end])
-        by_mirror = products.reshape(len(rows), 2, -1)
-        by_mirror /= prints.lengths[other[part], None]
-        places[part] = products.argmax(axis=1)
-        best[part] = np.take_along_axis(products, places[part, None], axis=1)[:, 0]
-    alike = np.flatnonzero(best >= COARSE_CORRELATION)
-    one, other, places = one[alike], other[alike], places[alike]
-    correlation = np.empty(len(one), np.float32)
-    for low in range(0, len(one), CHUNK):
-        part = slice(low, low + CHUNK)
-        fine = prints.fine[one[part]], prints.fine[other[part]]
-        correlation[part] = _fine_correlation(*fine, places[part])
-    return Pairs(one, other, correlation, places >= len(SHIFTS))[correlation >= CORRELATION]
+    columns = first, chosen[start + first], chosen[second]
+    alike = [
+        _alike(prints, templates, *(column[low : low + CHUNK] for column in columns))
+        for low in range(0, max(1, len(first)), CHUNK)
+    ]
+    one, other, places = (np.concatenate(column) for column in zip(*alike, strict=True))
+    order = np.argsort(places % len(SHIFTS), kind="stable")  # those of one shift together
+    parts = (order[low : low + FINE_CHUNK] for low in range(0, len(order), FINE_CHUNK))
+    return Pairs.joined([_detailed(prints, one[p], other[p], places[p]) for p in parts])
+
+
+def _alike(
+    prints: Fingerprints, templates: Floats, rows: Ints, one: Ints, other: Ints
+) -> tuple[Ints, Ints, Ints]:
+    """The second sieve: of some pairs those that remain, and the place of the best template."""
+    pictures = prints.coarse[other].reshape(-1, COARSE**2).astype(np.float32)
+    products = np.empty((templates.shape[1], len(rows)), np.float32)
+    for begin, end in pairwise(np.flatnonzero(np.diff(rows, prepend=-1, append=-1))):
+        np.matmul(templates[rows[begin]], pictures[begin:end].T, out=products[:, begin:end])
+    products.reshape(2, len(SHIFTS), len(rows))[:] /= prints.lengths[other].T
+    alike = np.flatnonzero(products.max(axis=0) >= COARSE_CORRELATION)
+    return one[alike], other[alike], products[:, alike].argmax(axis=0)
+
+
+def _detailed(prints: Fingerprints, one: Ints, other: Ints, places: Ints) -> Pairs:
+    """The third sieve."""
+    mirror, shift = np.divmod(places, len(SHIFTS))
+    mirrored = mirror > 0
+    pictures = prints.coarse[one], prints.coarse[other], prints.fine[one], prints.fine[other]
+    first, second, fine_first, fine_second = (each.astype(np.float32) for each in pictures)
+    for each in (first, fine_first):
+        each[mirrored] = each[mirrored][..., ::-1]
+    correlation = shifted_correlation(fine_first, fine_second, shift)
+    doubtful = np.flatnonzero((correlation >= RESCALABLE) & (correlation < RESCALED))
+    scaled = rescaled_correlation(
+        (first[doubtful], second[doubtful]), (fine_first[doubtful], fine_second[doubtful])
+    )
+    correlation[doubtful] = np.where(scaled >= RESCALED, scaled, correlation[doubtful])
+    return Pairs(one, other, correlation, mirrored)[correlation >= CORRELATION]
 
 
 def _templates(pictures: Floats) -> Floats:
@@ -215,32 +237,3 @@ def _templates(pictures: Floats) -> Floats:
         found[(slice(None), 0, place, *window)] = middle
         found[(slice(None), 1, place, *window)] = middle[..., ::-1]
     return found.reshape(len(pictures), -1, COARSE * COARSE)
-
-
-def _fine_correlation(
-    first: npt.NDArray[np.int8], second: npt.NDArray[np.int8], places: npt.NDArray[np.int64]
-) -> Floats:
-    """The greatest correlation of N pairs of 32 x 32, near the shift that was best for 16 x 16."""
-    one, other = first.astype(np.float32), second.astype(np.float32)
-    mirrored, shift = np.divmod(places, len(SHIFTS))
-    one[mirrored > 0] = one[mirrored > 0][..., ::-1]
-    middle = one[:, 3:-3, 3:-3]
-    length = np.sqrt(np.einsum("nij,nij->n", middle, middle))
-    best = np.full(len(one), -1, np.float32)
-    for place, (down, right) in enumerate(SHIFTS):
-        here = shift == place
-        if not here.any():
-            continue
-        part, pictures = middle[here], other[here]
-        for top, left in product(_near(down), _near(right)):
-            window = pictures[:, top : top + FINE_WINDOW, left : left + FINE_WINDOW]
-            products = np.einsum("nij,nij->n", part, window)
-            lengths = length[here] * np.sqrt(np.einsum("nij,nij->n", window, window))
-            best[here] = np.maximum(best[here], products / np.maximum(lengths, 1e-6))
-    return best
-
-
-def _near(shift: int) -> range:
-    """Where a fine window may begin, for a shift of the coarse one: within two pixels of it."""
-    middle = 2 * shift + 1  # of 0 to 6, where 3 is no shift
-    return range(middle - 1, middle + 2)
