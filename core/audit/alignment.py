@@ -53,21 +53,23 @@ def rescaled_correlation(coarse: tuple[Floats, Floats], fine: tuple[Floats, Floa
     """
     scale, shift, fit = _fitted(*coarse)
     chosen = np.flatnonzero(fit >= PLAUSIBLE)
-    found = np.zeros(len(fit), np.float32)
-    rows, columns = (_sampling(scale[chosen, axis], shift[chosen, axis]) for axis in (0, 1))
+    scale, shift = scale[chosen], shift[chosen]
+    nearer = _resampled(coarse[0][chosen], scale, shift)
+    rest_scale, rest_shift, _ = _fitted(nearer, coarse[1][chosen])
+    scale, shift = np.clip(scale * rest_scale, *SCALES), shift + scale * rest_shift
     window = np.s_[:, 3:-3, 3:-3]
-    one = (rows @ fine[0][chosen] @ columns.swapaxes(1, 2))[window]
-    other = fine[1][chosen][window]
+    one, other = _resampled(fine[0][chosen], scale, shift)[window], fine[1][chosen][window]
     products = np.einsum("nij,nij->n", one, other)
-    squares = (np.einsum("nij,nij->n", each, each) for each in (one, other))
-    found[chosen] = products / np.maximum(np.sqrt(np.prod(list(squares), axis=0)), 1e-6)
+    lengths = [np.sqrt(np.einsum("nij,nij->n", each, each)) for each in (one, other)]
+    found = np.zeros(len(fit), np.float32)
+    found[chosen] = products / np.maximum(lengths[0] * lengths[1], 1e-6)
     return found
 
 
 def _fitted(first: Floats, second: Floats) -> tuple[Floats, Floats, Floats]:
     """By which scale and shift the first picture becomes the second, by its gradients.
 
-    One step of Lucas and Kanade, "An Iterative Image Registration Technique with an Application
+    One step as of Lucas and Kanade, "An Iterative Image Registration Technique with an Application
     to Stereo Vision" (1981): the second is fitted by the first, its gradients, and those times
     the place, with least squares.
 
@@ -98,10 +100,11 @@ def _fitted(first: Floats, second: Floats) -> tuple[Floats, Floats, Floats]:
     return scale, shift, np.sqrt(np.maximum(explained, 0))
 
 
-def _sampling(scale: Floats, shift: Floats) -> Floats:
-    """N x 32 x 32: the weights of pixels by which lines are interpolated linearly."""
-    middle = np.float32((FINE - 1) / 2)
-    pixels = np.arange(FINE, dtype=np.float32)
-    places = middle + shift[:, None] + scale[:, None] * (pixels - middle)
-    places = np.clip(places, 0, FINE - 1)
-    return np.asarray(np.maximum(0, 1 - np.abs(places[:, :, None] - pixels)), np.float32)
+def _resampled(pictures: Floats, scale: Floats, shift: Floats) -> Floats:
+    """Square pictures, interpolated linearly; N x 2 scales, and shifts as of 32 x 32 pixels."""
+    side = pictures.shape[-1]
+    pixels, middle = np.arange(side, dtype=np.float32), np.float32((side - 1) / 2)
+    places = shift[..., None] * (side / FINE) + scale[..., None] * (pixels - middle) + middle
+    distance = np.abs(np.clip(places, 0, side - 1)[..., None] - pixels)
+    weights = np.maximum(0, 1 - distance).astype(np.float32)
+    return np.asarray(weights[:, 0] @ pictures @ weights[:, 1].swapaxes(1, 2))

@@ -38,9 +38,9 @@ Ints = npt.NDArray[np.int64]
 
 CANDIDATES = 80  # for each image, in the mean: what the second sieve sees at most
 LEAST_COSINE = 0.5
-COARSE_CORRELATION = 0.8
+COARSE_CORRELATION = 0.82
 CORRELATION = 0.85  # chosen on images of even numbers of CIFAR-10: docs/audit.md
-RESCALABLE, RESCALED = 0.6, 0.9  # as they are, and after one has the other's scale
+RESCALABLE, RESCALED = 0.55, 0.9  # as they are, and after one has the other's scale
 PARTNERS = 5  # from which on an image is no duplicate of what resembles it, but of a common kind
 ROWS = 1024  # images whose pairs with all later ones are compared by one thread
 TILE = 256  # rows of the table of all pairs, and twice as many columns: they stay in the cache
@@ -95,11 +95,9 @@ def near_duplicates(
         chosen: indices of those to compare, ascending; images of the same pixels need one only.
         on_progress: called with images done and all images.
     """
-    embedding = prints.embedding[chosen]
-    detailed = embedding.any(axis=1)
-    chosen, embedding = chosen[detailed], embedding[detailed]
-    even = np.ascontiguousarray(embedding[:, :EVEN])
-    odd = np.ascontiguousarray(embedding[:, EVEN:])
+    chosen = chosen[prints.embedding.any(axis=1)[chosen]]
+    even = np.ascontiguousarray(prints.embedding[chosen, :EVEN])
+    odd = np.ascontiguousarray(prints.embedding[chosen, EVEN:])
     found: list[Pairs] = []
     # Threads of our own, a block each: comparing and counting take as long as multiplying.
     with threadpool_limits(1, "blas"), ThreadPoolExecutor(decoding_threads()) as threads:
@@ -136,7 +134,7 @@ def _least_correlation(pairs: Pairs, count: int) -> float:
     return float(1 - np.exp(middle - 6 * spread))
 
 
-def _cosines(even: Floats, odd: Floats, rows: slice, columns: slice) -> Floats:
+def _cosines(even: Floats, odd: Floats, rows: slice | Ints, columns: slice) -> Floats:
     """The greater of the cosines to an image and to its mirror image."""
     found: Floats = odd[rows] @ odd[columns].T
     np.abs(found, out=found)
@@ -150,9 +148,13 @@ def _least_cosine(even: Floats, odd: Floats) -> float:
     sample = np.linspace(0, count - 1, min(count, 256)).astype(np.int64)
     if count <= CANDIDATES:
         return LEAST_COSINE
-    cosines = np.abs(odd[sample] @ odd.T) + even[sample] @ even.T
     rank = len(sample) * (CANDIDATES + 1)  # each is its own neighbour, too
-    return max(LEAST_COSINE, float(-np.partition(-cosines.ravel(), rank)[rank]))
+    greatest = np.full(rank + 1, LEAST_COSINE, np.float32)
+    for left in range(0, count, ROWS):
+        cosines = _cosines(even, odd, sample, slice(left, left + ROWS))
+        more = cosines[cosines > greatest[0]]
+        greatest = np.partition(np.concatenate([greatest, more]), len(more))[len(more) :]
+    return float(greatest[0])
 
 
 def _candidates(even: Floats, odd: Floats, start: int, least: float) -> tuple[Ints, Ints]:

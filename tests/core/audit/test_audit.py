@@ -1,9 +1,20 @@
 """Audits of data sets with something planted in them."""
 
+import shutil
+import tracemalloc
+
 import numpy as np
 import pytest
 
-from tests.core.audit.pictures import audited, brighter, changed, found, pictures, shifted
+from tests.core.audit.pictures import (
+    audited,
+    brighter,
+    changed,
+    found,
+    pictures,
+    scaled_back,
+    shifted,
+)
 from torchyard.core.audit.audit import audit
 from torchyard.core.audit.findings import AUDIT_FILE, Audit
 from torchyard.core.data.dataset import PreparedDataset
@@ -104,6 +115,20 @@ def test_a_single_image_can_be_audited(shape, tmp_path):
     assert result.leaked == {"train": [0], "test": [0]}
 
 
+def test_a_crop_that_was_scaled_back_is_found_from_either_side(tmp_path):
+    train, test = pictures(200), pictures(60, seed=1)
+    for number in range(30):
+        test[number] = scaled_back(train[3 * number], number)
+        train[3 * number + 1] = scaled_back(test[30 + number], number)
+    result, _ = audited((train, ALTERNATING[:200]), (test, ALTERNATING[:60]), tmp_path)
+    crops = {("train", 3 * number, "test", number) for number in range(30)}
+    wholes = {("train", 3 * number + 1, "test", 30 + number) for number in range(30)}
+    pairs = found(result, "near duplicate")
+    assert pairs <= crops | wholes
+    assert len(pairs & crops) >= 24
+    assert len(pairs & wholes) >= 24
+
+
 def test_common_kinds_of_picture_are_no_duplicates_but_the_same_one_brighter_is(tmp_path):
     """Rings of many sizes resemble one another more than any photographs do."""
     generator = np.random.default_rng(0)
@@ -153,3 +178,20 @@ def test_an_audit_is_kept_beside_the_arrays_and_one_that_is_damaged_is_made_agai
     assert again.findings == result.findings
     assert steps[0][0] == "reading"
     assert PreparedDataset.open(data.folder).damaged() == []
+
+
+@pytest.mark.slow
+def test_memory_grows_by_some_hundred_bytes_for_each_image(tmp_path):
+    """Of four times as many images, which the files beside the arrays hold, not the memory."""
+    peaks, images = [], np.random.default_rng(0).integers(0, 256, (16384, 1, 8, 8), np.uint8)
+    for count in (4096, 16384):
+        train, test = images[:count], images[:1]
+        audited((train, np.zeros(count, np.int64)), (test, ALTERNATING[:1]), tmp_path, ("cat",))
+        [folder] = tmp_path.glob("prepared/*")
+        data = PreparedDataset.open(folder)
+        tracemalloc.start()
+        audit(data, lambda *step: None, again=True)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+        shutil.rmtree(folder)
+    assert (peaks[1] - peaks[0]) / (16384 - 4096) < 700
