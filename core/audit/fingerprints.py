@@ -31,13 +31,13 @@ Floats = npt.NDArray[np.float32]
 COARSE, FINE = 16, 32  # sides of the small pictures
 WINDOW = 14  # of a coarse picture, that is compared with another's, at each of SHIFTS
 SHIFTS = tuple(product((0, 1, 2), repeat=2))
-BORDER = 1  # of the coarse picture, which a shifted image has from elsewhere
-SIDE = COARSE - 2 * BORDER
+# Of the pictures whose components are compared, 7 x 7 of 16 x 16 but for the border, which a
+# shifted image has from elsewhere. Blurred so much, a shift of a pixel or two changes little.
+SPOTS, BLUR = 7, 1.7
 EVEN, ODD = 20, 12  # principal components that a mirror image keeps, and that it negates
 # Of their standard deviations: 0 would compare colours and light alone, 1 mostly noise.
-WHITENING = 0.35
+WHITENING = 0.45
 FITTED = 8192  # images from which the components are found
-HALF = np.float32(0.5**0.5)
 NOISE = 1.0  # the least deviation, of 0 to 255, of an image that has something on it
 BLOCK_BYTES = 1 << 20
 DIGEST = np.dtype("V16")
@@ -129,8 +129,8 @@ class Basis:
     mirror image has negated; so the cosine to a mirror image needs no second embedding.
 
     Attributes:
-        mean: float32 C * 14 * 14, of the even parts.
-        vectors: float32 C * 14 * 14 x components, scaled: the even ones, then the odd ones.
+        mean: float32 C * 7 * 7, of the even parts.
+        vectors: float32 C * 7 * 7 x components, scaled: the even ones, then the odd ones.
     """
 
     mean: Floats
@@ -147,21 +147,19 @@ class Basis:
             count = min(len(split.samples), max(1, round(share * len(split.samples))))
             chosen = np.linspace(0, len(split.samples) - 1, count).astype(np.int64)
             pictures.append(small_pictures(rows_of(split.samples)[chosen]))
-        inner = _inner(np.concatenate(pictures))
-        inner = inner - inner.mean(axis=(1, 2, 3), keepdims=True)
-        length = np.sqrt(np.einsum("ncij,ncij->n", inner, inner))
-        inner /= np.maximum(length, 1e-6)[:, None, None, None]
-        # Half a picture says what either part is.
-        left, right = inner[..., : SIDE // 2], inner[..., : SIDE // 2 - 1 : -1]
-        even, odd = ((part * HALF).reshape(len(inner), -1) for part in (left + right, left - right))
+        spots = _spots(np.concatenate(pictures))
+        spots = spots - spots.mean(axis=(1, 2, 3), keepdims=True)
+        length = np.sqrt(np.einsum("ncij,ncij->n", spots, spots))
+        spots /= np.maximum(length, 1e-6)[:, None, None, None]
+        flat, mirrored = (each.reshape(len(spots), -1) for each in (spots, spots[..., ::-1]))
+        even, odd = (flat + mirrored) / 2, (flat - mirrored) / 2
         mean = even.mean(axis=0, dtype=np.float32)
-        parts = _whole(_components(even - mean, EVEN), 1), _whole(_components(odd, ODD), -1)
-        return cls(_whole(mean[:, None], 1)[:, 0], np.hstack(parts))
+        return cls(mean, np.hstack([_components(even - mean, EVEN), _components(odd, ODD)]))
 
     def __call__(self, pictures: Floats) -> Floats:
         """Unit vectors of N x C x 16 x 16."""
         # A product with an even vector is that of the even part alone, and so with an odd one.
-        flat = _inner(pictures).reshape(len(pictures), -1)
+        flat = _spots(pictures).reshape(len(pictures), -1)
         light = flat.mean(axis=1, keepdims=True)
         squares = np.einsum("np,np->n", flat, flat)[:, None] - flat.shape[1] * light**2
         found = flat @ self.vectors - light * self.vectors.sum(axis=0)
@@ -261,15 +259,11 @@ def _quantized(pictures: Floats) -> npt.NDArray[np.int8]:
     return np.asarray(scaled, np.int8).reshape(-1, side, side)
 
 
-def _inner(pictures: Floats) -> Floats:
-    """Pictures without their border: N x C x 14 x 14."""
-    return np.ascontiguousarray(pictures[:, :, BORDER:-BORDER, BORDER:-BORDER])
-
-
-def _whole(halves: Floats, sign: int) -> Floats:
-    """Columns of left halves of pictures as whole ones, the right half mirrored, times `sign`."""
-    left = halves.reshape(-1, SIDE // 2, halves.shape[1]) * HALF
-    return np.hstack([left, sign * left[:, ::-1]]).reshape(-1, halves.shape[1])
+def _spots(pictures: Floats) -> Floats:
+    """N x C x 16 x 16 as N x C x 7 x 7, blurred and without the border."""
+    weights = _area_weights(2 * SPOTS, SPOTS) @ _blur(COARSE, BLUR)[1:-1]
+    flat = pictures.reshape(-1, COARSE**2) @ _of_pictures(weights)
+    return flat.reshape(*pictures.shape[:2], SPOTS, SPOTS)
 
 
 def _components(parts: npt.NDArray[np.floating[Any]], count: int) -> Floats:

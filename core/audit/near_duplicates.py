@@ -36,7 +36,7 @@ from torchyard.core.data.photos import decoding_threads
 
 Ints = npt.NDArray[np.int64]
 
-CANDIDATES = 80  # for each image, in the mean: what the second sieve sees at most
+CANDIDATES = 24  # for each image, in the mean: what the second sieve sees at most
 LEAST_COSINE = 0.5
 COARSE_CORRELATION = 0.82
 CORRELATION = 0.85  # chosen on images of even numbers of CIFAR-10: docs/audit.md
