@@ -51,6 +51,8 @@ def test_exact_duplicates_are_found_within_and_between_splits(tmp_path):
     }
     assert result.leaked == {"train": [11], "test": [2, 5]}
     assert found(result, "near duplicate") == set()
+    summary = "3 exact duplicate, 2 of 10 test samples leaked"
+    assert result.summary({"train": 40, "test": 10}) == summary
 
 
 def test_the_same_image_under_two_labels_is_a_conflict_and_folders_that_share_many_are_alike(
@@ -74,6 +76,14 @@ def test_images_with_nothing_on_them_are_found(tmp_path):
     result, _ = audited((train, ALTERNATING[:20]), (test, ALTERNATING[:6]), tmp_path)
     assert found(result, "no content") == {("train", index, "", -1) for index in (4, 5, 6)}
     assert found(result, "near duplicate") == set()
+
+
+def test_images_that_all_have_nothing_on_them_can_be_audited(tmp_path):
+    blank = np.arange(4, dtype=np.uint8).repeat(3 * 8 * 8).reshape(4, 3, 8, 8)
+    labels = ALTERNATING[:2]
+    result, _ = audited((blank[:2], labels), (blank[2:], labels), tmp_path)
+    assert result.counts == {"no content": 4}
+    assert "nothing found" not in result.summary({"train": 2, "test": 2})
 
 
 def test_a_class_that_is_rare_in_one_split_is_found(tmp_path):

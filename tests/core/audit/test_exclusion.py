@@ -6,7 +6,7 @@ import pytest
 from tests.core.audit.pictures import audited, pictures, shifted
 from torchyard.core.audit.audit import audit
 from torchyard.core.audit.exclusion import EXCLUDED_FILE, audit_figures, excluded_samples
-from torchyard.core.audit.findings import AUDIT_FILE, Audit
+from torchyard.core.audit.findings import AUDIT_FILE, Audit, Finding
 from torchyard.core.config.schema import RunConfig
 from torchyard.core.data.predictions import Predictions
 from torchyard.core.errors import RunError, UserError
@@ -76,6 +76,16 @@ def test_the_accuracy_is_told_with_and_without_the_leaked_samples(leaky):
     assert figures["accuracy_without_leaked"] == 0.2
     figures = audit_figures(result, Predictions(logits, targets), data.counts, excluded=True)
     assert figures["leaked"] == 0
+    assert "label_errors" not in figures  # labels at random: they were not judged
+
+
+def test_the_share_of_doubted_labels_is_told_where_labels_were_judged(leaky):
+    _, data = leaky
+    doubted = [Finding("label error", "train", index) for index in range(3)]
+    predictions = Predictions(np.eye(2, dtype=np.float32), np.arange(2))
+    found = Audit(doubted, {}, {"labels_judged": True}, data.digest)
+    figures = audit_figures(found, predictions, data.counts, excluded=False)
+    assert figures["label_errors"] == 3 / 40
 
 
 def test_an_audit_whose_data_changed_is_not_used(leaky):

@@ -5,6 +5,7 @@ import pytest
 from sklearn.datasets import load_digits
 
 from tests.core.audit.pictures import audited
+from torchyard.core.audit import label_errors
 from torchyard.core.audit.label_errors import confident_errors, judged
 
 
@@ -30,6 +31,29 @@ def test_a_classifier_that_is_often_wrong_is_not_believed():
     assert not doubted.judged
     assert list(doubted.rows()) == []
     assert doubted.how.startswith("not said: by dice, right on ")
+
+
+def test_changed_labels_of_vectors_are_found_whatever_their_units(tmp_path, monkeypatch):
+    labels = np.arange(60) % 2
+    vectors = np.random.default_rng(0).normal(size=(60, 3)).astype(np.float32)
+    vectors[:, 0] += 20 * labels
+    vectors[:, 1] *= 1000  # says nothing, in a small unit
+    given = labels.copy()
+    given[[7, 30]] = 1 - given[[7, 30]]
+    splits = (vectors[:50], given[:50]), (vectors[50:], given[50:])
+    result, _ = audited(*splits, tmp_path)
+    doubted = [each for each in result.findings if each.kind == "label error"]
+    assert {(each.index, each.label, each.other) for each in doubted} == {
+        (7, "cat", "dog"),
+        (30, "dog", "cat"),
+    }
+    monkeypatch.setattr(label_errors, "MOST_BYTES", 50 * 3 * 4 - 1)
+    result, _ = audited(*splits, tmp_path / "again")
+    assert result.count("label error") == 0
+    assert "more than 1 GiB" in str(result.facts)
+    monkeypatch.setattr(label_errors, "MOST_SAMPLES", 49)
+    result, _ = audited(*splits, tmp_path / "once more")
+    assert "50 training samples are more than 49" in str(result.facts)
 
 
 @pytest.mark.parametrize("seed", [0, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 2))])

@@ -1,5 +1,6 @@
 """Which runs' checkpoints and records may go, and what a deletion leaves that was killed."""
 
+import fcntl
 import importlib
 import multiprocessing
 import os
@@ -11,6 +12,7 @@ from mlflow.entities import LoggedModelOutput, ViewType
 from mlflow.exceptions import MlflowException
 
 from torchyard.core.storage.records import PRUNED, Records
+from torchyard.core.tracking.ownership.process import LOCK
 from torchyard.core.tracking.queries.lookup import PARENT, STUDY
 from torchyard.core.tracking.record import RunRecord
 from torchyard.core.tracking.store import open_store
@@ -75,6 +77,19 @@ def test_what_can_be_resumed_or_runs_stays(client):
         assert not done(each)
     assert (failed.folder / "last.pt").exists()
     running.finish("FINISHED")
+
+
+def test_what_another_process_holds_stays(client):
+    """It trains a finished run on, and MLflow does not know yet."""
+    record, records = begin(), Records(client)
+    checkpoints, run = only(client, record, "checkpoints"), only(client, record, "runs")
+    with (record.folder / LOCK).open("a") as lock:  # another descriptor, as another process has
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert not records.delete_checkpoints(checkpoints)
+        assert not records.discard(run)
+    assert (record.folder / "last.pt").exists()
+    assert client.get_run(record.run_id).info.lifecycle_stage == "active"
+    assert records.delete_checkpoints(checkpoints)
 
 
 def test_a_parent_stays_and_its_child_goes(client):

@@ -62,6 +62,7 @@ def test_the_table_has_a_row_a_run_the_newest_first(client, runs) -> None:
         (["test/worst_recall>0.94"], {"better", "other"}),
         (["started>2020-01-01", "status=failed"], {"failed"}),
         (["started<2020-01-01"], set()),
+        (["started<2100-01-01", "status=failed"], {"failed"}),
         (["run=it's not \"ours"], None),
         (["worst_class=<script>alert(1)</script>"], {"good", "better", "other"}),
     ],
