@@ -4,6 +4,7 @@ import fcntl
 import importlib
 import multiprocessing
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from mlflow import MlflowClient
 from mlflow.entities import LoggedModelOutput, ViewType
 from mlflow.exceptions import MlflowException
 
+from torchyard.core.errors import RunError
 from torchyard.core.storage.records import PRUNED, Records
 from torchyard.core.tracking.ownership.process import LOCK
 from torchyard.core.tracking.queries.lookup import PARENT, STUDY
@@ -171,6 +173,21 @@ def test_a_users_deleted_experiment_is_not_emptied_with_it(client):
     assert records.empty_trash().startswith("mlflow gc --backend-store-uri sqlite:")
     assert client.get_experiment(deleted).lifecycle_stage == "deleted"
     assert client.get_run(record.run_id).info.lifecycle_stage == "deleted"
+
+
+def test_what_mlflows_command_says_of_a_failure_is_told(client, tmp_path, monkeypatch, capfd):
+    record = begin()
+    give_model(client, record)
+    records = Records(client)
+    assert records.discard(only(client, record, "runs"))
+    failing = tmp_path / "python"
+    failing.write_text("#!/bin/sh\necho no room >&2\nexit 1\n")
+    failing.chmod(0o700)
+    monkeypatch.setattr(sys, "executable", str(failing))
+    with pytest.raises(RunError, match="`mlflow gc` failed") as raised:
+        records.empty_trash()
+    assert raised.value.details == "no room\n"
+    assert "no room" not in capfd.readouterr().err
 
 
 def discard_and_die(run_id, owner, name):
