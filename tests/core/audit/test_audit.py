@@ -96,6 +96,9 @@ def test_a_class_that_is_rare_in_one_split_is_found(tmp_path):
         ("dog", "50.00% of train, 5.00% of test"),
         ("cat", "50.00% of train, 95.00% of test"),
     }
+    by_chance = pictures(10, seed=1), np.repeat([0, 1], [8, 2])
+    result, _ = audited(train, by_chance, tmp_path / "few")
+    assert "class shares" not in result.counts
 
 
 def test_vectors_are_compared_by_their_values_alone(tmp_path):
