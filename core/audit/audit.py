@@ -65,7 +65,7 @@ def _audit(prepared: PreparedDataset, on_progress: Progress) -> Audit:
         prints, groups.first, lambda *step: on_progress("comparing", *step)
     ) if prints.embedding.shape[1] else None  # fmt: skip
     seconds["duplicates"] = time.perf_counter() - began
-    duplicates = [*_exact_findings(groups, places), *_near_findings(pairs, groups, places)]
+    duplicates = [*_exact_findings(groups, places), *_near_findings(pairs, places)]
     conflicts = [
         Finding(**{**vars(each), "kind": "label conflict"})
         for each in duplicates
@@ -140,7 +140,7 @@ def _exact_findings(groups: _Exact, places: _Places) -> Iterator[Finding]:
         yield places.finding("exact duplicate", int(first[one]), int(one))
 
 
-def _near_findings(pairs: Pairs | None, groups: _Exact, places: _Places) -> Iterator[Finding]:
+def _near_findings(pairs: Pairs | None, places: _Places) -> Iterator[Finding]:
     if pairs is None:
         return
     columns = pairs.first, pairs.second, pairs.correlation, pairs.mirrored

@@ -64,10 +64,10 @@ class Nearest:
         return cls(samples=samples, **values)
 
 
-def surest_mistakes(predictions: Predictions, count: int = MISTAKES) -> npt.NDArray[np.int64]:
+def surest_mistakes(predictions: Predictions) -> npt.NDArray[np.int64]:
     """Indices of the wrongly predicted samples of the highest confidence, the highest first."""
     wrong = np.flatnonzero(predictions.predicted != predictions.targets)
-    return wrong[np.argsort(-predictions.confidence[wrong], kind="stable")][:count]
+    return wrong[np.argsort(-predictions.confidence[wrong], kind="stable")][:MISTAKES]
 
 
 def nearest_training_samples(

@@ -10,6 +10,8 @@ import numpy.typing as npt
 from torchyard.core.errors import UserError
 from torchyard.core.evaluation.confidence import wilson_interval
 
+CONFIDENCE = 0.95  # of the intervals
+
 
 @dataclass(frozen=True)
 class SeedSummary:
@@ -32,7 +34,7 @@ class SeedSummary:
     over_both: tuple[float, float]
 
 
-def over_seeds(correct: npt.NDArray[np.bool_], confidence: float = 0.95) -> SeedSummary:
+def over_seeds(correct: npt.NDArray[np.bool_]) -> SeedSummary:
     """Summarize which samples each seed predicts correctly.
 
     Every seed predicts the same samples, so the two are crossed random effects (Searle, Casella
@@ -46,7 +48,6 @@ def over_seeds(correct: npt.NDArray[np.bool_], confidence: float = 0.95) -> Seed
 
     Args:
         correct: S x N, seeds by samples; two or more of each.
-        confidence: of the intervals, between 0 and 1.
 
     Raises:
         UserError: there are fewer.
@@ -68,7 +69,7 @@ def over_seeds(correct: npt.NDArray[np.bool_], confidence: float = 0.95) -> Seed
     total = raised[0] + raised[1] - raised[2]
 
     def interval(variance: float, degrees: float) -> tuple[float, float]:
-        half = float(student.ppf((1 + confidence) / 2, degrees)) * variance**0.5
+        half = float(student.ppf((1 + CONFIDENCE) / 2, degrees)) * variance**0.5
         return max(0.0, mean - half), min(1.0, mean + half)
 
     spread = float(of_seeds.std(ddof=1))
@@ -76,6 +77,6 @@ def over_seeds(correct: npt.NDArray[np.bool_], confidence: float = 0.95) -> Seed
         degrees = total**2 / float((raised**2 / freedom).sum())
         both = interval(total / (seeds * images), degrees)
     else:
-        low, high = wilson_interval(mean * images, images, confidence)
+        low, high = wilson_interval(mean * images, images, CONFIDENCE)
         both = float(low), float(high)
     return SeedSummary(seeds, images, mean, spread, interval(spread**2 / seeds, seeds - 1), both)

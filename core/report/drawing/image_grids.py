@@ -19,12 +19,14 @@ if TYPE_CHECKING:
     from torchyard.core.data.dataset import Labels, Samples
     from torchyard.core.data.predictions import Predictions
 
+IMAGES = 36  # in a grid
+
 
 def test_images_figure(
     samples: Samples,
     predictions: Predictions,
     classes: Sequence[str],
-    count: int = 36,  # noqa: PT028
+    count: int = IMAGES,  # noqa: PT028
 ) -> Figure | None:
     """Draw a grid of test images with their true and predicted names.
 
@@ -71,7 +73,7 @@ def confident_mistakes_figure(
 
 
 def labelled_images_figure(
-    samples: Samples, labels: Labels, classes: Sequence[str], title: str, count: int = 36
+    samples: Samples, labels: Labels, classes: Sequence[str], title: str
 ) -> Figure | None:
     """Draw a grid of images with the names of their classes, of a split or of a batch.
 
@@ -83,14 +85,13 @@ def labelled_images_figure(
         labels: N class indices.
         classes: the names, in the order of the class indices.
         title: what the images are.
-        count: how many images at most.
 
     Returns:
         None where there is no sample, or they are not `drawable`.
     """
     if not drawable(samples) or not len(samples):
         return None
-    chosen, names = _choose(labels, count), style.short_labels(classes, limit=15)
+    chosen, names = _choose(labels, IMAGES), style.short_labels(classes, limit=15)
     captions = [f"{names[label]}\n" for label in labels[chosen]]
     shown = len(np.unique(labels[chosen]))
     note = f"{len(chosen):,} of {len(samples):,} images, of {shown:,} of {len(classes):,} classes"
