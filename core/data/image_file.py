@@ -52,6 +52,7 @@ class Findings:
         deep: how many have more than 8 bits.
         least, greatest: value in the deep ones.
         usual_least, usual_greatest: the same without 1 % of each image's pixels at either end.
+        animated: how many have further frames or pages, of which none is used.
     """
 
     grey: int = 0
@@ -63,6 +64,7 @@ class Findings:
     greatest: float = -math.inf
     usual_least: float = math.inf
     usual_greatest: float = -math.inf
+    animated: int = 0
 
     def add(self, more: Findings) -> None:
         """Take in what was found in other images."""
@@ -161,7 +163,7 @@ def _converted(
 ) -> PillowImage:
     """An image file upright, with 8 bits, opaque, and grey or RGB; a JPEG perhaps smaller."""
     found = Findings() if findings is None else findings
-    image, deep_colour = _opened(data, limit, draft)
+    image, deep_colour = _opened(data, limit, draft, findings=findings)
     saved_grey = image.mode in GREY_MODES
     if deep_colour or image.mode in DEEP_GREY:
         values = np.asarray(image)
@@ -201,7 +203,11 @@ def measure(data: bytes, reading: ImageReading = READING) -> tuple[int, int, int
 
 
 def _opened(
-    data: bytes, limit: float, draft: int | None, low: bool = False
+    data: bytes,
+    limit: float,
+    draft: int | None,
+    low: bool = False,
+    findings: Findings | None = None,
 ) -> tuple[PillowImage, bool]:
     """Open an image file and turn it upright; also whether it has 16 bits for each colour.
 
@@ -209,6 +215,8 @@ def _opened(
         limit: pixels at most.
         draft: a JPEG may be decoded smaller, but not below this side.
         low: of 16 bits for each colour, read the lower 8.
+        findings: whether there are further frames is added to it. Those of a JPEG are previews
+            and other views, which are no animation.
     """
     from PIL import Image, ImageOps
 
@@ -221,6 +229,8 @@ def _opened(
         )
     if draft and image.format in ("JPEG", "MPO"):
         image.draft(None, (draft, draft))
+    if findings is not None and image.format not in ("JPEG", "MPO"):
+        findings.animated += getattr(image, "is_animated", False)
     sixteen = image.mode.startswith("RGB") and any(
         DEEP_COLOUR.fullmatch(_raw(tile)) for tile in image.tile
     )

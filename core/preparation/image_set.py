@@ -161,6 +161,9 @@ class ImageSet:
             f"dataset.value_range=[{found.usual_least:.6g},{found.usual_greatest:.6g}]": (
                 0 < usual * FEW < high - low
             ),
+            f"{found.animated:,} {total} have further frames or pages, which are not used": (
+                found.animated
+            ),
             f"{len(self.left_out):,} {total} cannot be read and are left out "
             f"(dataset.broken=skip): {_listed(self.left_out)}": self.left_out,
         }

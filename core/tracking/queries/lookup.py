@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -43,6 +44,7 @@ LATEST, BEST, CHAMPION = "latest", "best", "champion"
 ACCEPTED = "an id, a name, latest, best, best:DATASET, champion, MODEL@ALIAS"
 NEWEST = "attributes.start_time DESC"
 ACCURACY = "test/accuracy"
+PATH = "dataset.path"  # parameter of a run on data of the user's own; "null" where it has none
 VALIDATED = "best/val/accuracy"  # of the epoch whose weights were kept; with a validation part
 
 _TESTED = f"attributes.status = 'FINISHED' and metrics.`{ACCURACY}` >= 0"
@@ -237,7 +239,8 @@ def find_run(client: MlflowClient, wanted: str) -> Run:
         client: of the store.
         wanted: a run's id or its name (of runs of one name the newest), or `latest`; `best`,
             the finished run with the greatest validation accuracy, or test accuracy where no
-            run has a validation part, `best:DATASET` where there are runs on several data sets;
+            run has a validation part, `best:DATASET` where there are runs on several data sets:
+            a plugin's name, or the path of the user's own;
             `NAME@ALIAS`, the run that a registered model is from,
             `champion` alone where one model has that alias.
 
@@ -297,30 +300,84 @@ def quoted(text: str) -> str | None:
     return None if quote in text else f"{quote}{text}{quote}"
 
 
-def _best(client: MlflowClient, experiments: list[str], dataset: str) -> Run:
+def _best(client: MlflowClient, experiments: list[str], wanted: str) -> Run:
     """The finished run of the greatest accuracy; on which data set must be clear.
 
     It is that of the validation where a run on the data set has one: the test is for judging.
+    Runs of one plugin on different paths, such as two folders of photos, are on two data sets,
+    unless their digest is the same.
     """
-    found: dict[str, Run] = {}
-    for metric in (VALIDATED, ACCURACY):
-        chosen = f"{_TESTED} and metrics.`{metric}` >= 0"
-        chosen += "".join(f" and tags.dataset != {quoted(name)}" for name in found if quoted(name))
-        while runs := _search(client, experiments, chosen, f"metrics.`{metric}` DESC"):
-            name = runs[0].data.tags.get("dataset", "")
-            found.setdefault(name, runs[0])
-            if (text := quoted(name)) is None:
-                break
-            chosen += f" and tags.dataset != {text}"
+    found = _best_of_each(client, experiments)
     if not found:
         raise UserError("best: no run has finished yet.")
-    if not dataset and len(found) > 1:
-        names = " or ".join(f"{BEST}:{name}" for name in found)
-        raise UserError(f"best: there are runs on {len(found)} data sets: use {names}")
-    name = dataset or next(iter(found))
-    if name not in found:
-        raise UserError(f"best: no finished run on '{name}'.{suggestion(name, list(found))}")
-    return found[name]
+    several = Counter(_dataset(run) for run in found)
+    called = {
+        (_path(run) if several[_dataset(run)] > 1 else "") or _dataset(run): run for run in found
+    }
+    meant = [run for run in found if not wanted or _is_called(run, wanted)]
+    if len(meant) == 1:
+        return meant[0]
+    if not meant:
+        raise UserError(f"best: no finished run on '{wanted}'.{suggestion(wanted, [*called])}")
+    names = " or ".join(f"{BEST}:{name}" for name, run in called.items() if run in meant)
+    on = f"'{wanted}' is {len(meant)} data sets" if wanted else f"{len(meant)} data sets"
+    raise UserError(f"best: there are runs on {on}: use {names}")
+
+
+def _best_of_each(client: MlflowClient, experiments: list[str]) -> list[Run]:
+    """The best run on each data set; one query for each, so that a store may hold many runs."""
+    found: list[Run] = []
+    for metric in (VALIDATED, ACCURACY):
+        order = f"metrics.`{metric}` DESC"
+        judged = others = f"{_TESTED} and metrics.`{metric}` >= 0"
+        while runs := _search(client, experiments, others, order):
+            if (name := quoted(_dataset(runs[0]))) is None:
+                _add_other_data(found, runs[0])
+                break
+            others += f" and tags.dataset != {name}"
+            same = f"{judged} and tags.dataset = {name}"
+            while runs:
+                _add_other_data(found, runs[0])
+                if (path := quoted(_path(runs[0]))) is None or not _path(runs[0]):
+                    break
+                same += f" and params.`{PATH}` != {path}"
+                runs = _search(client, experiments, same, order)
+    return found
+
+
+def _add_other_data(found: list[Run], run: Run) -> None:
+    if not any(_on_same_data(run, other) for other in found):
+        found.append(run)
+
+
+def _on_same_data(first: Run, second: Run) -> bool:
+    return _dataset(first) == _dataset(second) and (
+        _path(first) == _path(second) or bool(_digests(first) & _digests(second))
+    )
+
+
+def _dataset(run: Run) -> str:
+    return str(run.data.tags.get("dataset", ""))
+
+
+def _path(run: Run) -> str:
+    return str(run.data.params.get(PATH, ""))
+
+
+def _digests(run: Run) -> set[str]:
+    inputs = run.inputs.dataset_inputs if run.inputs else []
+    return {each.dataset.digest for each in inputs}
+
+
+def _is_called(run: Run, wanted: str) -> bool:
+    """Whether a name or a path, whole or its last part, means the data set of a run."""
+    path = _path(run)
+    whole = str(Path(wanted).expanduser().absolute())
+    return (
+        wanted == _dataset(run)
+        or (bool(path) and path in (wanted, whole, f"{whole}/"))
+        or ("/" in path and wanted == Path(path).name)
+    )
 
 
 def chosen_among(client: MlflowClient, best: Run) -> int:
@@ -329,8 +386,7 @@ def chosen_among(client: MlflowClient, best: Run) -> int:
         return 1
     experiments = [found.experiment_id for found in client.search_experiments()]
     runs = search(client, experiments, _TESTED, (NEWEST,))
-    dataset = best.data.tags.get("dataset", "")
-    return sum(run.data.tags.get("dataset", "") == dataset for run in runs)
+    return sum(_on_same_data(run, best) for run in runs)
 
 
 def only_champion(client: MlflowClient) -> str:

@@ -1,7 +1,8 @@
 """Weights that training begins with: which of them fit a model, and what stays new.
 
 A tensor is taken where the model has one of its name and shape. A prefix that programs add,
-`module.` or `model.`, is found by trying: the one with which most fits. Of a first convolution
+`module.` or `model.`, is found by trying: the one with which most fits. A file of the same network
+under other names is taken in its order, if every shape agrees. Of a first convolution
 for another number of colours the weights are summed or shared, so that grey images give what they
 would give as RGB.
 """
@@ -46,12 +47,14 @@ class Fit:
         new: the model's tensors that stay as they are: name, and how it differs.
         unused: tensors of the file that are not taken.
         adapted: what was done with the first convolution.
+        renamed: a name of the model's and the file's, where they were matched by their order.
     """
 
     taken: Tensors = field(default_factory=dict)
     new: dict[str, str] = field(default_factory=dict)
     unused: list[str] = field(default_factory=list)
     adapted: str = ""
+    renamed: tuple[str, str] | None = None
 
 
 @dataclass(frozen=True)
@@ -113,6 +116,10 @@ class StartingWeights:
         check_shapes_known(model, "model.weights")
         fit, wanted = Fit(), model.state_dict()
         names = _aligned(self.tensors, wanted)
+        if _share(names, self.tensors, wanted) < LEAST_SHARE and (
+            ordered := _in_order(self.tensors, wanted)
+        ):
+            names, fit.renamed = ordered, next(iter(ordered.items()))
         first = next((key for key, tensor in wanted.items() if tensor.ndim >= 3), "")
         for key, tensor in wanted.items():
             found = self.tensors.get(names.get(key, ""))
@@ -179,6 +186,11 @@ class StartingWeights:
         ]
         if fit.new:
             parts.append(f"new: {_some([f'{key} ({how})' for key, how in fit.new.items()])}")
+        if fit.renamed:
+            ours, theirs = fit.renamed
+            parts.append(
+                f"taken in their order, since the file names them otherwise: {ours} is its {theirs}"
+            )
         if fit.adapted:
             parts.append(fit.adapted)
         if fit.unused:
@@ -220,6 +232,31 @@ def _aligned(found: Tensors, wanted: Tensors) -> dict[str, str]:
             if (same, len(both)) > most:
                 most, best = (same, len(both)), dict(both)
     return best
+
+
+def _share(names: dict[str, str], found: Tensors, wanted: Tensors) -> float:
+    """Of all the model's values, the share in tensors whose shapes agree."""
+    agreeing = (key for key, other in names.items() if found[other].shape == wanted[key].shape)
+    return sum(wanted[key].numel() for key in agreeing) / sum(w.numel() for w in wanted.values())
+
+
+def _in_order(found: Tensors, wanted: Tensors) -> dict[str, str]:
+    """The name in the file for each of the model's, by their places; {} if they do not all agree.
+
+    They agree where kind (`weight`, `running_mean`) and shape do; of the last layer, which may be
+    for other classes, the kind.
+    """
+    ours = [key for key in wanted if not key.endswith(COUNTER)]
+    theirs = [key for key in found if not key.endswith((COUNTER, *NORMALIZATION))]
+    if len(ours) != len(theirs) or not ours:
+        return {}
+    head = ours[-1].rpartition(".")[0]
+    agree = all(
+        own.rpartition(".")[2] == other.rpartition(".")[2]
+        and (wanted[own].shape == found[other].shape or own.rpartition(".")[0] == head)
+        for own, other in zip(ours, theirs, strict=True)
+    )
+    return dict(zip(ours, theirs, strict=True)) if agree else {}
 
 
 def _fit_head(fit: Fit, model: nn.Module, theirs: Sequence[str], ours: Sequence[str]) -> None:

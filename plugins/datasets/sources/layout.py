@@ -67,7 +67,7 @@ class Layout:
         self._source, self._path = source, path
         self._images = [name for name in sorted(source.files) if is_image(name)]
         if not self._images:
-            held = _listed(Counter(map(_kind, source.files)))
+            held = _listed(Counter([*map(_kind, source.files), *source.left_out.values()]))
             raise UserError(
                 f"no images in {path}; it must hold class folders with images "
                 f"({', '.join(SUFFIXES)})" + f". It holds {held}" * bool(held)
@@ -90,6 +90,7 @@ class Layout:
             self._find_other_parts(around, parts)
         else:
             self._refuse_parts_as_classes(around, folders, parts)
+            self._note_equal_folders(around, folders)
             self._prefixes = [around]
         self.train = self._classes(self._prefixes[0])
         self.classes = sorted(self.train)
@@ -224,6 +225,20 @@ class Layout:
             raise UserError(
                 f"{self._path}: the parts lie in the class folders ({example}/{parts[TRAIN]}); "
                 f"the class folders must lie in the parts ({parts[TRAIN]}/{example})"
+            )
+
+    def _note_equal_folders(self, around: str, folders: dict[str, Images]) -> None:
+        """Say so where the classes may be one level below: `fold1/cat`, `fold2/cat`."""
+        within: dict[str, set[str]] = {name: set() for name in folders}
+        for _, folder, inner in self._below(around):
+            within[folder].add(self.names.text(inner.rpartition("/")[0].partition("/")[0]))
+        first, *others = within.values() or [set()]
+        if others and len(first) > 1 and "" not in first and all(each == first for each in others):
+            named = _shortened(map(self.names.text, within))
+            self.notes.append(
+                f"warning: the classes are {named}, and each of them has the folders "
+                f"{_shortened(sorted(first))}: if those are the classes, name the folders around "
+                "them train, val and test"
             )
 
     def _note_left_out(self) -> None:

@@ -120,7 +120,35 @@ def _is_cyrillic(text: str) -> bool:
     )
 
 
+def _is_katakana(text: str) -> bool:
+    """Whether it is Japanese in which the syllables used for foreign words are many."""
+    return _is_japanese(text) and len(re.findall("[^\0-\x7f]", text)) <= 2 * len(
+        re.findall("[\u30a1-\u30fc]", text)
+    )
+
+
+def _is_latin(text: str) -> bool:
+    """Whether it is of words with accents, `Bären`: a letter of theirs is rarely read as one.
+
+    Every character is a letter where it should be, in words of one case, most of them ASCII's.
+    """
+    words = re.findall(r"[^\W\d_]+", text)
+    accented = [word for word in words if not word.isascii()]
+    plain = sum(character.isascii() for word in accented for character in word)
+    return (
+        bool(re.fullmatch("[\0-\x7f\u00c0-\u00d6\u00d8-\u00f6\u00f8-\u017e]*", text))
+        and all(word in (word.lower(), word.upper(), word.capitalize()) for word in accented)
+        and 2 * plain >= sum(map(len, accented))
+    )
+
+
 GUESSES: tuple[tuple[str, Callable[[str], bool]], ...] = (
+    ("cp932", _is_katakana),
+    ("cp437", _is_latin),
+    ("cp1252", _is_latin),
+    ("cp850", _is_latin),
+    ("cp852", _is_latin),
+    ("cp1250", _is_latin),
     ("gbk", _is_common_chinese),
     ("cp866", _is_cyrillic),
     ("cp1251", _is_cyrillic),

@@ -15,6 +15,7 @@ from torchyard.plugins.datasets.sources.tree import DEEPEST, Entry, too_deep, wa
 
 LARGEST = 1 << 30  # bytes of one file that is read: a photo of 300 megapixels, not compressed
 DANGLING = "a link that leads nowhere, or out of the archive"
+LOST = "links that lead nowhere, or out of the archive"
 OUTSIDE = "outside (an absolute path, or one with '..')"
 SPECIAL = "special (a pipe, socket or device)"
 
@@ -98,8 +99,10 @@ class ImageSource:
                 files[name] = self.files[real]
             elif real in inside:
                 self.folders.add(name)
-            else:
+            elif "." in name.rpartition("/")[2]:
                 files[name] = None
+            else:
+                self.left_out[name] = LOST
         self.files = files
 
 

@@ -66,6 +66,14 @@ def test_channels_that_are_given_are_kept_and_said(tmp_path: Path) -> None:
     assert found.notes == ("2 of 4 images have colour and become grey",)
 
 
+@pytest.mark.parametrize("format", ["GIF", "PNG", "TIFF", "WEBP"])
+def test_further_frames_are_not_used_and_that_is_said(tmp_path: Path, format: str) -> None:
+    files = saved(tmp_path / "a", photo(), photo(), format=format)
+    photo().save(files[0], format, save_all=True, append_images=[photo(), photo()])
+    found = prepared(raw(image_split(files, OPEN), image_split(files[1:], OPEN)), tmp_path)
+    assert "1 of 3 images have further frames or pages, which are not used" in found.notes
+
+
 def test_the_size_is_the_one_that_most_have(tmp_path: Path) -> None:
     odd, *others = saved(tmp_path / "a", photo(20, 10), *(photo() for _ in range(40)))
     split = image_split([odd, *others], OPEN, resize=False, size_advice="set the size")

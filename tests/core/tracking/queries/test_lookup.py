@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from mlflow.entities import Dataset, DatasetInput
 
 from tests.recorded_runs import CLASSES
 from torchyard.core.errors import UserError
@@ -38,6 +39,42 @@ def test_the_best_is_chosen_by_validation_where_a_run_has_one(client, runs) -> N
         assert found(client, "best:cifar10") == runs["other"]  # by test: it has none
     finally:
         client.delete_run(made)
+
+
+def test_the_best_of_one_folder_is_not_that_of_another(client, tmp_path) -> None:
+    made = {}
+    for folder, digest, metrics in (
+        ("pets", "a", {ACCURACY: 0.9}),
+        ("pets", "b", {ACCURACY: 0.2, VALIDATED: 0.3}),
+        ("cars", "c", {ACCURACY: 0.4}),
+        ("cars", "c", {ACCURACY: 0.5}),
+        ("copy", "c", {ACCURACY: 0.45}),  # of the same data
+    ):
+        tags = {"dataset": "image_folder"}
+        run = client.create_run("0", tags=tags, run_name=f"{folder} {metrics}").info.run_id
+        client.log_param(run, "dataset.path", str(tmp_path / folder))
+        source = {"source_type": "local", "source": "{}", "name": "train", "digest": digest}
+        client.log_inputs(run, datasets=[DatasetInput(Dataset(**source))])
+        for name, value in metrics.items():
+            client.log_metric(run, name, value)
+        client.set_terminated(run)
+        made[folder, metrics[ACCURACY]] = run
+    try:
+        for wanted in ("pets", str(tmp_path / "pets"), f"{tmp_path}/pets/"):
+            assert found(client, f"best:{wanted}") == made["pets", 0.2]
+        assert found(client, "best:cars") == made["cars", 0.5]
+        assert chosen_among(client, find_run(client, "best:cars")) == 3
+        assert found(client, "best:digits")
+        either = f"best:{tmp_path}/pets or best:{tmp_path}/cars"
+        with pytest.raises(UserError, match=f"on 'image_folder' is 2 data sets: use {either}"):
+            find_run(client, "best:image_folder")
+        with pytest.raises(UserError, match=r"on 4 data sets: .* or best:digits or"):
+            find_run(client, "best")
+        with pytest.raises(UserError, match="no finished run on 'car'"):
+            find_run(client, "best:car")
+    finally:
+        for run in made.values():
+            client.delete_run(run)
 
 
 @pytest.mark.parametrize(

@@ -67,6 +67,26 @@ def test_a_state_dict_is_found_where_programs_put_it(tmp_path, wrapped):
     assert same(fit.taken, other.state_dict())
 
 
+def test_the_same_network_under_other_names_is_taken_in_its_order(tmp_path):
+    other, model = build(classes=9, seed=2), build()
+    names = ["stem.weight", "stem.bias", "1.weight", "1.bias", "1.running_mean", "1.running_var"]
+    own = [each for each in other.state_dict().items() if "num_batches" not in each[0]]
+    renamed = {
+        name: value
+        for name, (_, value) in zip([*names, "out.weight", "out.bias"], own, strict=True)
+    }
+    found = start(tmp_path / "a.pth", renamed)
+    fit = found.fit(model, "small")
+    assert fit.renamed == ("conv.weight", "stem.weight")
+    assert same(fit.taken, {key: other.state_dict()[key] for key in fit.taken})
+    assert {*fit.new} == {"fc.weight", "fc.bias"}
+    line = found.apply(Network(build(), prepared((3, 8, 8)), "auto"), "small", RGB, "auto")
+    assert "taken in their order, since the file names them otherwise: conv.weight is its" in line
+    swapped = dict(sorted(renamed.items()))  # the norm before the convolution
+    with pytest.raises(UserError, match="of 9 tensors of .small., 6% of its parameters"):
+        start(tmp_path / "a.pth", swapped).fit(model, "small")
+
+
 def test_safetensors_are_read(tmp_path):
     safetensors = pytest.importorskip("safetensors.torch")
     other = build(seed=2)

@@ -28,6 +28,21 @@ def part(folder: str, number: int = 1) -> list[str]:
     return [f"{folder}/{label}/{n}.png" for label in ("cat", "dog") for n in range(number)]
 
 
+@pytest.mark.parametrize("folders", [("fold1", "fold2", "fold3"), ("tr", "te")])
+def test_folders_that_all_have_the_same_folders_may_be_parts(
+    tmp_path: Path, folders: tuple[str, ...]
+) -> None:
+    folder = texts(tmp_path / "i", *[name for each in folders for name in part(each)])
+    [note] = notes(folder)
+    assert note == (
+        f"warning: the classes are {', '.join(folders if 'te' not in folders else ('te', 'tr'))}, "
+        "and each of them has the folders cat, dog: if those are the classes, name the folders "
+        "around them train, val and test"
+    )
+    texts(folder, f"{folders[0]}/0.png")  # of a class that is divided further
+    assert notes(folder) == []
+
+
 @pytest.mark.parametrize(
     ("train", "validation", "test"),
     [

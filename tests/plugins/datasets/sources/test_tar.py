@@ -137,6 +137,18 @@ def test_links_that_lead_nowhere_cannot_be_read_and_what_is_no_file_is_named(
     assert "dataset.broken=skip" in advice
 
 
+def test_class_folders_that_are_links_out_of_the_archive_are_named(tmp_path: Path) -> None:
+    archive = pack(tree(tmp_path / "i", *FLAT), tmp_path / "a.tar")
+    with tarfile.open(archive, "a") as packed:
+        packed.addfile(member("bird", tarfile.SYMTYPE, "../birds"))
+    [note] = notes(archive)
+    assert "left out: 1 links that lead nowhere, or out of the archive; in the top folder 1" in note
+    with tarfile.open(archive, "w") as packed:
+        packed.addfile(member("bird", tarfile.SYMTYPE, "../birds"))
+    [problem] = problems(archive)
+    assert problem.endswith("It holds 1 links that lead nowhere, or out of the archive")
+
+
 def test_members_that_lead_out_of_the_archive_are_left_out_and_named(tmp_path: Path) -> None:
     folder = tree(tmp_path / "i", *FLAT)
     plain = contents(folder, tmp_path)

@@ -105,6 +105,11 @@ def test_what_is_no_file_is_named(tmp_path: Path) -> None:
         ("big5", ["貓", "老虎", "獅子"]),
         ("cp866", ["кошка", "собака", "Лев"]),
         ("cp437", ["bär", "café", "Äpfel"]),
+        ("cp437", ["Bären", "Hühner"]),
+        ("cp1252", ["Bären", "Hühner", "cœurs"]),
+        ("cp850", ["coração", "pássaro"]),
+        ("cp932", ["ネコ", "カメラ"]),
+        ("gbk", ["cat马", "IMG女", "花卉"]),
     ],
 )
 def test_names_in_an_old_encoding_are_guessed_with_a_warning(
