@@ -6,6 +6,7 @@ import unicodedata
 from collections.abc import Iterable
 
 UNKNOWN = "–"
+MINUS = "\N{MINUS SIGN}"  # as wide as +
 BYTE_UNITS = ("bytes", "KB", "MB", "GB", "TB")
 
 
@@ -38,8 +39,8 @@ def percent(share: float | None, digits: int = 1, space: str = " ") -> str:
 
 
 def points(difference: float) -> str:
-    """A difference of two shares in percentage points: `0.05` → `+5.0`."""
-    return f"{100 * difference:+.1f}"
+    """A difference of two shares in percentage points: `0.05` → `+5.0`, `-0.008` → `−0.8`."""
+    return f"{100 * difference:+.1f}".replace("-", MINUS)
 
 
 def number(value: float) -> str:

@@ -39,7 +39,7 @@ def test_shares_and_their_differences_are_in_percent() -> None:
         "53.1 %", "100.0 %", "–", "–",
     ]  # fmt: skip
     assert percent(0.98765, digits=2, space="") == "98.77%"
-    assert [points(each) for each in (0.05, -0.123, 0)] == ["+5.0", "-12.3", "+0.0"]
+    assert [points(each) for each in (0.05, -0.123, 0)] == ["+5.0", "−12.3", "+0.0"]
 
 
 def test_a_shape_is_written_with_crosses() -> None:

@@ -99,14 +99,14 @@ class Headline:
         said = (
             self.rival.verdict
             if self.rival
-            else f"With as many other test samples it would get {percent(low)} to {percent(high)}."
+            else f"On other samples of the same kind, expect {percent(low)} to {percent(high)}."
         )
         if len(table) > 1:
-            said += f" Weakest is {result.worst_class}, {percent(table['accuracy'].min())}"
+            said += f" Weakest class: {result.worst_class}, {percent(table['accuracy'].min())}"
         if confused := result.most_confused(1):
             true, guess, count = confused[0]
             names = result.per_class["class"].tolist()
             of = result.confusion[true].sum()
-            said += f"; most often confused: {names[true]}, taken for {names[guess]} in "
+            said += f"; most frequent mistake: {names[true]} taken for {names[guess]}, in "
             said += f"{count:,} of {of:,}"
         return said.rstrip(".") + "."

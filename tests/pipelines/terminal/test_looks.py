@@ -73,7 +73,7 @@ def test_each_schedule_is_a_line_that_says_how_it_ended(looks) -> None:
     raised = "Flow run encountered an exception: RunError: The loss became nan in epoch 3."
     plan = [
         night("nightly-digits", "Completed", "97.5 % (+0.3), promoted as v3"),
-        night("nightly-cifar", "Completed", "81.0 % (-0.8), refused by beats_champion"),
+        night("nightly-cifar", "Completed", "81.0 % (−0.8), refused by beats_champion"),
         night("夜间训练", "Running", progress="epoch 164 of 400, 12 min left"),
         night("twice-a-day", "Failed", raised, schedule="every 12 hours", timezone=None),
         night("weekend", None, schedule="Saturdays at 04:30", timezone="Europe/Berlin"),

@@ -41,14 +41,14 @@ def test_without_a_champion_and_a_commit_there_is_less_to_say() -> None:
     made = headline(4)
     assert made.against == ""
     assert made.text.startswith("toy · 98.0 % ± 2.1 · 26 Nov 2026")
-    assert "With as many other test samples it would get 95.0 % to 99.2 %." in made.verdict
+    assert "On other samples of the same kind, expect 95.0 % to 99.2 %." in made.verdict
 
 
 @pytest.mark.parametrize(
     ("wrong", "champions", "said"),
     [
         (4, 14, "It is better than the champion (version 3 of pets): +"),
-        (14, 4, "It is worse than the champion (version 3 of pets): -"),
+        (14, 4, "It is worse than the champion (version 3 of pets): −"),
         (4, 6, "It cannot be told apart from the champion (version 3 of pets): 2 of 200"),
     ],
 )
@@ -61,6 +61,6 @@ def test_the_verdict_is_that_of_the_test_on_the_same_samples(wrong, champions, s
 
 def test_the_verdict_names_the_weakest_class_and_the_most_frequent_mistake() -> None:
     assert headline(3).verdict.endswith(
-        "Weakest is cat, 98.0 %; most often confused: cat, taken for dog in 2 of 100."
+        "Weakest class: cat, 98.0 %; most frequent mistake: cat taken for dog, in 2 of 100."
     )
     assert "confused" not in headline(0).verdict
