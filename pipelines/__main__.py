@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import atexit
-import errno
 import os
-import signal
 import sys
+from typing import TYPE_CHECKING
 
-from torchyard.core import redaction
-from torchyard.pipelines.streams import Output, protect
+if TYPE_CHECKING:
+    from torchyard.pipelines.streams import Output
 
 _status = 1  # also of an unexpected error, which ends with a traceback
 _output: Output | None = None
@@ -26,6 +24,8 @@ def main() -> None:
             status = 130
         if status is not None:
             os._exit(status)
+    import atexit
+
     # Registered first, so called last: Prefect has sent its last events by then.
     atexit.register(leave)
     command()
@@ -37,7 +37,13 @@ def command() -> None:
     trains = _trains()
     if trains and sys.stderr is not None and sys.stderr.isatty():
         # Seconds of imports follow. The first line, which is longer, is written over it.
+        # Nothing else is imported before it, so that it is there at once.
         print("starting …", end="\r", file=sys.stderr, flush=True)
+    import signal
+
+    from torchyard.core import redaction
+    from torchyard.pipelines.streams import protect
+
     _output = protect(goes_on=trains)
     if trains:  # whose terminal is closed
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
@@ -64,6 +70,8 @@ def command() -> None:
 
 def leave() -> None:
     """Exit at once: Python would tear down thousands of modules first."""
+    import errno
+
     sys.stdout.flush()
     # What a training is worth does not depend on its display, what a table is worth does.
     error = _output.error if _output else None

@@ -11,7 +11,7 @@ import pytest
 import torchyard
 
 ROOT = Path(__file__).parents[1]
-HEAVY = {"matplotlib", "mlflow", "numpy", "pandas", "prefect", "rich", "torch", "typer"}
+HEAVY = {"matplotlib", "mlflow", "numpy", "pandas", "prefect", "pydantic", "rich", "torch", "typer"}
 
 
 def python(*arguments, cwd=ROOT, **settings):
@@ -29,7 +29,7 @@ def test_every_public_name_is_there_and_no_other_is_promised():
     assert sorted(torchyard.__all__) == torchyard.__all__
     for name in torchyard.__all__:
         assert getattr(torchyard, name) is not None
-    assert torchyard._LAZY.keys() <= set(torchyard.__all__)
+    assert torchyard._MODULES.keys() == set(torchyard.__all__)
     with pytest.raises(AttributeError, match="module 'torchyard' has no attribute 'evaluat'"):
         torchyard.evaluat  # noqa: B018
 

@@ -103,6 +103,10 @@ def runs(
         stderr.print(f"The best first, by {kind} accuracy{none}.")
     if left_out:
         stderr.print(f"Runs without {escape(sort)} are left out.")
+    if not (as_csv or as_json):
+        failed = table[(table["status"] == "FAILED") & table["reason"].notna()]
+        for name, reason in zip(failed["run"], failed["reason"], strict=True):
+            stderr.print(f"[dim]{escape(f'{name} failed: {reason}')}[/]", soft_wrap=True)
     for run in silent:
         stderr.print(
             f"{escape(run.info.run_name)} has not been heard of for "

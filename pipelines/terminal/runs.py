@@ -35,22 +35,26 @@ def print_runs(
     names = ["run", "accuracy", *named, *SHOWN[2:]]
     headings = [HEADINGS.get(name, name) for name in names]
     headings.insert(2, ROLE)
-    rows = []
+    rows, called = [], dict(zip(table["id"], table["run"], strict=True))
     for row in table.to_dict("records"):
         cells: list[str | Text] = [_cell(row, name, progress) for name in names]
-        cells.insert(2, _role(row, champions))
+        cells.insert(2, _role(row, champions, called))
         rows.append(cells)
     texts = ("run", ROLE, "worst class", "started", "device")
     right = [name for name in headings if name not in texts]
     print_columns(headings, rows, right=right, droppable=DROPPABLE)
 
 
-def _role(row: Mapping[Any, Any], champions: Mapping[str, str]) -> Text:
+def _role(row: Mapping[Any, Any], champions: Mapping[str, str], called: Mapping[str, str]) -> Text:
+    """What a run is to others; `called` are the names of those that are listed, by their ids."""
     parts = Text()
     if champion := champions.get(row["id"]):
         parts.append("★ ", "yellow").append(champion)
     if row["schedule"] is not None and row["schedule"] == row["schedule"]:
         parts.append(f"{' · ' if parts else ''}{row['schedule']}", "dim")
+    if row["parent"] in called:
+        of = called[row["parent"]].rpartition(" ")[2]
+        parts.append(f"{' · ' if parts else ''}of {of}", "dim")
     return parts
 
 
@@ -70,4 +74,6 @@ def _cell(row: Mapping[Any, Any], name: str, progress: Mapping[str, str]) -> str
         return f"{row['worst_class'] or ''} {percent(value, space='')}"
     if name == "images_per_second":
         return f"{value:,.0f}"
+    if name == "lr":
+        return f"{value:.3g}"
     return f"{value:g}" if isinstance(value, float) else str(value)

@@ -13,44 +13,43 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from torchyard.core.data.dataset import PreparedDataset
-from torchyard.core.data.raw import (
-    ArraySplit,
-    EncodedSplit,
-    RawData,
-    SampleSpec,
-    SampleSplit,
-)
-from torchyard.core.data.remote.address import RemoteAddress
-from torchyard.core.data.splitting import stratified_fold, stratified_split
-from torchyard.core.errors import RunError, UnreachableError, UserError
-from torchyard.core.hosting.hookspecs import Register, hookimpl
-from torchyard.core.hosting.params import (
-    Augmentation,
-    AugmentationParams,
-    DatasetParams,
-    Gate,
-    GateParams,
-    Loss,
-    LossParams,
-    Metric,
-    MetricParams,
-    Mixing,
-    MixingParams,
-    ModelParams,
-    OptimizerParams,
-    Pretrained,
-    RegionParams,
-    SchedulerParams,
-    Verdict,
-)
-
 if TYPE_CHECKING:
+    from torchyard.core.data.dataset import PreparedDataset
     from torchyard.core.data.predictions import Predictions, PredictionTable
+    from torchyard.core.data.raw import (
+        ArraySplit,
+        EncodedSplit,
+        RawData,
+        SampleSpec,
+        SampleSplit,
+    )
+    from torchyard.core.data.remote.address import RemoteAddress
+    from torchyard.core.data.splitting import stratified_fold, stratified_split
+    from torchyard.core.errors import RunError, UnreachableError, UserError
     from torchyard.core.evaluation.confidence import calibration
     from torchyard.core.evaluation.figures import top_share
     from torchyard.core.evaluation.metrics import Evaluation, evaluate
     from torchyard.core.evaluation.paired_test import Comparison
+    from torchyard.core.hosting.hookspecs import Register, hookimpl
+    from torchyard.core.hosting.params import (
+        Augmentation,
+        AugmentationParams,
+        DatasetParams,
+        Gate,
+        GateParams,
+        Loss,
+        LossParams,
+        Metric,
+        MetricParams,
+        Mixing,
+        MixingParams,
+        ModelParams,
+        OptimizerParams,
+        Pretrained,
+        RegionParams,
+        SchedulerParams,
+        Verdict,
+    )
     from torchyard.pipelines.python.calls import load, resume, run, runs
     from torchyard.pipelines.python.comparison import compare
     from torchyard.pipelines.python.model import Model
@@ -106,27 +105,64 @@ __all__ = [
     "top_share",
 ]
 
-# Imported on first use: they import numpy and more, which most commands do without.
-_LAZY = {
-    "Comparison": "torchyard.core.evaluation.paired_test",
-    "Evaluation": "torchyard.core.evaluation.metrics",
+# Where each name is. It is imported on first use: the command line's first line needs none.
+_MODULES = {
+    "PreparedDataset": "torchyard.core.data.dataset",
     "PredictionTable": "torchyard.core.data.predictions",
     "Predictions": "torchyard.core.data.predictions",
-    "Model": "torchyard.pipelines.python.model",
-    "RunResult": "torchyard.pipelines.python.run_result",
+    "ArraySplit": "torchyard.core.data.raw",
+    "EncodedSplit": "torchyard.core.data.raw",
+    "RawData": "torchyard.core.data.raw",
+    "SampleSpec": "torchyard.core.data.raw",
+    "SampleSplit": "torchyard.core.data.raw",
+    "RemoteAddress": "torchyard.core.data.remote.address",
+    "stratified_fold": "torchyard.core.data.splitting",
+    "stratified_split": "torchyard.core.data.splitting",
+    "RunError": "torchyard.core.errors",
+    "UnreachableError": "torchyard.core.errors",
+    "UserError": "torchyard.core.errors",
     "calibration": "torchyard.core.evaluation.confidence",
-    "compare": "torchyard.pipelines.python.comparison",
+    "top_share": "torchyard.core.evaluation.figures",
+    "Evaluation": "torchyard.core.evaluation.metrics",
     "evaluate": "torchyard.core.evaluation.metrics",
-    "sweep": "torchyard.pipelines.study.calls",
+    "Comparison": "torchyard.core.evaluation.paired_test",
+    "Register": "torchyard.core.hosting.hookspecs",
+    "hookimpl": "torchyard.core.hosting.hookspecs",
+    "Augmentation": "torchyard.core.hosting.params",
+    "AugmentationParams": "torchyard.core.hosting.params",
+    "DatasetParams": "torchyard.core.hosting.params",
+    "Gate": "torchyard.core.hosting.params",
+    "GateParams": "torchyard.core.hosting.params",
+    "Loss": "torchyard.core.hosting.params",
+    "LossParams": "torchyard.core.hosting.params",
+    "Metric": "torchyard.core.hosting.params",
+    "MetricParams": "torchyard.core.hosting.params",
+    "Mixing": "torchyard.core.hosting.params",
+    "MixingParams": "torchyard.core.hosting.params",
+    "ModelParams": "torchyard.core.hosting.params",
+    "OptimizerParams": "torchyard.core.hosting.params",
+    "Pretrained": "torchyard.core.hosting.params",
+    "RegionParams": "torchyard.core.hosting.params",
+    "SchedulerParams": "torchyard.core.hosting.params",
+    "Verdict": "torchyard.core.hosting.params",
     "load": "torchyard.pipelines.python.calls",
     "resume": "torchyard.pipelines.python.calls",
     "run": "torchyard.pipelines.python.calls",
     "runs": "torchyard.pipelines.python.calls",
-    "top_share": "torchyard.core.evaluation.figures",
+    "compare": "torchyard.pipelines.python.comparison",
+    "Model": "torchyard.pipelines.python.model",
+    "RunResult": "torchyard.pipelines.python.run_result",
+    "sweep": "torchyard.pipelines.study.calls",
 }
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _LAZY:
+    if name not in _MODULES:
         raise AttributeError(f"module 'torchyard' has no attribute '{name}'")
-    return getattr(import_module(_LAZY[name]), name)
+    value = getattr(import_module(_MODULES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

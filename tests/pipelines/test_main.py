@@ -77,3 +77,28 @@ def test_it_ends_with_the_status_of_the_command_line(start, words, status):
     printed, errors = done.communicate(timeout=60)
     assert done.returncode == status
     assert printed or errors
+
+
+FIRST_LINE = """
+import sys
+from types import SimpleNamespace
+
+from torchyard.pipelines.__main__ import main
+
+def write(text):
+    print(*sys.modules, file=sys.__stdout__)
+    raise SystemExit
+
+sys.argv = ["torchyard", "run", "digits"]
+sys.stderr = SimpleNamespace(isatty=lambda: True, write=write)
+main()
+"""
+
+
+def test_the_first_line_is_there_before_anything_heavy_is_imported():
+    done = subprocess.run([sys.executable, "-c", FIRST_LINE], capture_output=True, text=True)
+    imported = done.stdout.split()
+    ours = {name for name in imported if name.startswith("torchyard")}
+    packages = {"torchyard", "torchyard.pipelines"}
+    assert ours == packages | {"torchyard.import_guard", "torchyard.pipelines.__main__"}
+    assert not {"logging", "pydantic", "pluggy", "rich", "typer"} & set(imported)

@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 from torchyard.core.config.schema import RunConfig
 from torchyard.core.errors import UserError, suggestion
+from torchyard.core.tracking.delivery import REASON
 from torchyard.core.tracking.mlflow_format import BEST
-from torchyard.core.tracking.queries.lookup import NEWEST, PAGE, RECENT, quoted, search
+from torchyard.core.tracking.queries.lookup import NEWEST, PAGE, PARENT, RECENT, quoted, search
 from torchyard.core.tracking.store import run_experiments
 
 if TYPE_CHECKING:
@@ -70,6 +71,8 @@ COLUMNS = {
     "images_per_second": Column("metrics", "train/mean_images_per_second"),
     "device": Column("tags", "device"),
     "schedule": Column("tags", "schedule"),
+    "parent": Column("tags", PARENT),
+    "reason": Column("tags", REASON),
 }
 OPERATORS = ("!=", ">=", "<=", "=", ">", "<", "~")
 STATUSES = ("RUNNING", "SCHEDULED", "FINISHED", "FAILED", "KILLED")

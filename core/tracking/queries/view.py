@@ -18,13 +18,18 @@ TAG = f"mlflow.sharedViewState.{KEY}"
 
 CURVES = {"val": ("val/accuracy", "val/loss"), "train": ("train/accuracy", "train/loss")}
 RESULTS = "results"
+NOT_SHOWN = ("parent", "reason")  # an id that the page shows as a branch, and a sentence
 ACCURACY = "test/accuracy"
 COST = ("train/base_learning_rate", "train/epochs", "time/train_seconds")
 
 
 def results_view() -> str:
     """The value of the tag."""
-    columns = [column.field for column in COLUMNS.values() if column.place != "attributes"]
+    columns = [
+        column.field
+        for name, column in COLUMNS.items()
+        if column.place != "attributes" and name not in NOT_SHOWN
+    ]
     state = {
         "orderByKey": "attributes.start_time",
         "orderByAsc": False,

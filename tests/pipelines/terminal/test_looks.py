@@ -107,11 +107,11 @@ def test_a_run_is_a_line_with_its_role_and_a_whole_name(looks, folder) -> None:
         "device": "cpu",
     }  # fmt: skip
     table = runs(
-        {"run": "lenet·adam·digits #4", "id": "d", "status": "RUNNING", "lr": 0.005,
+        {"run": "lenet·adam·digits #4", "id": "d", "status": "RUNNING", "lr": 0.005123456,
          "started": "2025-11-26T04:00:00Z", "schedule": "nightly-digits"},
         done | {"run": "lenet·adam·digits #3", "id": "c", "schedule": "nightly-digits"},
         done | {"run": f"resnet18·sgd·{folder} #2", "id": "b"},
-        done | {"run": "lenet·adam·digits #1", "id": "a", "status": "KILLED"},
+        done | {"run": "lenet·adam·digits #1", "id": "a", "status": "KILLED", "parent": "b"},
     )  # fmt: skip
     print_them = ({"c": "digits v3"}, {"d": "epoch 164/400"})
     name = "runs" if folder == "digits" else "runs_long"
