@@ -10,7 +10,7 @@ import os
 import sys
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
@@ -75,7 +75,7 @@ def main() -> None:
     try:
         if len(sys.argv) > 1 and "--help" not in sys.argv:
             _check_surroundings()
-        app(standalone_mode=True)
+        _call()
     except UserError as error:
         for problem in error.problems:
             stderr.print(f"[red]error:[/] {escape(problem)}", soft_wrap=True)
@@ -87,6 +87,24 @@ def main() -> None:
         stderr.print(f"[red]failed:[/] {escape(str(error))}", soft_wrap=True)
         run.print_notes(error)
         sys.exit(1)
+
+
+def _call() -> None:
+    """Run the command that was asked for; a mistake in its words is an error like any other."""
+    usage_error: Any = typer.BadParameter.__base__  # click's, of which typer has a copy
+    try:
+        status = app(standalone_mode=False)
+    except typer.Abort:
+        stderr.print("Aborted.")
+        sys.exit(1)
+    except usage_error as error:
+        context = error.ctx
+        if not (message := error.format_message()):  # help was printed instead
+            sys.exit(2)
+        command = context.command_path if context is not None else "torchyard"
+        raise UserError(f"{message}  ({command} --help)") from None
+    if isinstance(status, int) and status:
+        sys.exit(status)
 
 
 def _check_surroundings() -> None:

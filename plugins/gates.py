@@ -118,9 +118,9 @@ class BeatsChampion(GateParams):
             ahead = result.only_second - result.only_first
             better = ahead > 0 and ahead >= round(margin * result.images, 6)
             reason = (
-                f"{result.second:.2%} against the champion's {result.first:.2%}; of the samples "
-                f"that only one has right {result.only_second} are its own, "
-                f"{result.only_first} the champion's"
+                f"{result.second:.2%} against the champion's {result.first:.2%}; "
+                f"{result.only_second:,} samples that only it has right, {result.only_first:,} "
+                "that only the champion has"
             )
             if margin:
                 reason += f"; {margin:.2%} more are required"
@@ -128,7 +128,7 @@ class BeatsChampion(GateParams):
             p_value = result.p_value / 2 if ahead > 0 else 1.0
             if significance is not None:
                 better = better and p_value <= significance
-                reason += f"; p = {p_value:.3g}, at most {significance:.3g} is allowed"
+                reason += f"; p = {p_value:.2g}, where at most {significance:.2g} is allowed"
             return Verdict(
                 better,
                 reason,

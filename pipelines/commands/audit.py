@@ -169,8 +169,8 @@ def _print(audit: Audit, prepared: PreparedDataset, seconds: float) -> None:
             )
     if audit.leaked.get("train"):
         stdout.print(
-            f"[bold]dataset.exclude=audit[/] trains without those of the training "
-            f"split that another one has: {len(audit.leaked['train']):,}.",
+            f"[bold]dataset.exclude=audit[/] trains without the {len(audit.leaked['train']):,} "
+            "training samples that are in another split, too.",
             soft_wrap=True,
         )
     stdout.print(f"near duplicates: {audit.facts['near_duplicates']}", soft_wrap=True)

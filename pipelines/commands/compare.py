@@ -22,6 +22,7 @@ from torchyard.core.tracking.registry.versions import champions_by_run
 from torchyard.core.tracking.store import open_existing, tracking_uri
 from torchyard.pipelines.commands.arguments import AsJson, chosen_run
 from torchyard.pipelines.display import print_json, print_table, stderr, stdout
+from torchyard.pipelines.terminal.columns import print_columns
 from torchyard.pipelines.terminal.runs import print_runs
 
 if TYPE_CHECKING:
@@ -174,11 +175,12 @@ def _print_comparison(compared: Sequence[ComparedRun]) -> None:
     stdout.print()
     rows = comparison.classes_of(compared)
     if rows:
+        headings = ("class", *(each.label for each in compared), "precision", "images")
         shown = [
             (name, *map(_class_cell, cells), _precisions(cells), f"{n:,}")
             for name, n, cells in rows[:MAX_CLASSES]
         ]
-        _print_by_run("class", compared, shown, "precision", "images")
+        print_columns(headings, shown, right=headings[1:], droppable=("precision", "images"))
         rest = len(rows) - MAX_CLASSES
         if rest > 0:
             stdout.print(f"and {rest} classes that differ less (--html FILE shows all)")
@@ -191,9 +193,9 @@ def _print_comparison(compared: Sequence[ComparedRun]) -> None:
 
 
 def _print_by_run(
-    heading: str, compared: Sequence[ComparedRun], rows: Iterable[Iterable[str]], *more: str
+    heading: str, compared: Sequence[ComparedRun], rows: Iterable[Iterable[str]]
 ) -> None:
-    columns = (*(each.label for each in compared), *more)
+    columns = tuple(each.label for each in compared)
     print_table((heading, *columns), rows, right=columns)
 
 

@@ -21,7 +21,7 @@ def print_columns(
     droppable: Sequence[str] = (),
     cut: str = "",
     header: bool = True,
-) -> None:
+) -> list[int]:
     """Print a row a line; in a pipe all of it.
 
     Where a terminal is too narrow, columns are left out, and then one is cut short. What is
@@ -34,9 +34,13 @@ def print_columns(
         droppable: headings of columns that may be left out, what matters least first.
         cut: heading of the column whose cells may end in `…`.
         header: whether the headings are printed.
+
+    Returns:
+        The numbers of the rows whose cell was cut short.
     """
     lines = [[_text(cell) for cell in row] for row in rows]
     kept = [at for at in range(len(headings)) if any(line[at].plain for line in lines)]
+    shortened = []
     if header:
         lines.insert(0, [Text(printable(name), "dim") for name in headings])
     widths = [max((line[at].cell_len for line in lines), default=0) for at in range(len(headings))]
@@ -51,8 +55,10 @@ def print_columns(
     if cut and (over := _total(widths, kept) - room) > 0:
         at = headings.index(cut)
         widths[at] = max(widths[at] - over, 10)
-        for line in lines:
-            line[at].truncate(widths[at], overflow="ellipsis")
+        for number, line in enumerate(lines, -int(header)):
+            if line[at].cell_len > widths[at]:
+                line[at].truncate(widths[at], overflow="ellipsis")
+                shortened.append(number)
     for line in lines:
         for at in kept:
             pad = widths[at] - line[at].cell_len
@@ -60,6 +66,7 @@ def print_columns(
         whole = Text(GAP).join(line[at] for at in kept)
         whole.rstrip()
         console.print(whole, soft_wrap=True)
+    return shortened
 
 
 def _text(cell: str | Text) -> Text:

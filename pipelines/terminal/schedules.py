@@ -43,9 +43,10 @@ def print_schedules(
         )
         for row in plan
     ]
-    print_columns(HEADINGS, rows, droppable=("last", "pool"), cut="result", header=False)
-    for row in plan:
-        if reason := _reason(row):
+    cut = print_columns(HEADINGS, rows, droppable=("last", "pool"), cut="result", header=False)
+    for number, row in enumerate(plan):
+        whole = _result(row).plain.partition(" ")[2] if number in cut else ""
+        if reason := _reason(row) or whole:
             text = Text(f"{printable(row['name'])}: {printable(reason)}", "dim")
             display.stdout.print(text, soft_wrap=True)
 

@@ -89,7 +89,7 @@ def test_an_equal_model_does_not_beat_the_champion():
     verdict = judge(mistaken(7, 3), mistaken(8, 2))
     assert not verdict.passed
     assert "70.00% against the champion's 80.00%" in verdict.reason
-    assert "0 are its own, 1 the champion's" in verdict.reason
+    assert "0 samples that only it has right, 1 that only the champion has" in verdict.reason
 
 
 @pytest.mark.parametrize(("ahead", "passed"), [(1, False), (2, True), (3, True)])
@@ -108,7 +108,7 @@ def test_a_difference_that_chance_explains_is_not_enough_with_significance():
     verdict = judge(mistaken(54, 46), mistaken(50, 50))
     assert not verdict.passed
     assert verdict.figures["p_value"] == pytest.approx(0.0625)
-    assert "p = 0.0625, at most 0.05 is allowed" in verdict.reason
+    assert "p = 0.062, where at most 0.05 is allowed" in verdict.reason
     assert judge(mistaken(55, 45), mistaken(50, 50)).passed
     # A significantly worse one is no better.
     assert not judge(mistaken(40, 60), mistaken(50, 50)).passed

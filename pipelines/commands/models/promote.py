@@ -128,4 +128,5 @@ def models(
             for each in asks(client, name).items()
         ]
     for name, digest, count in asked:
-        stdout.print(escape(f"{name}: asked of the test samples {digest}: {times(count)}"))
+        said = f"{name}: its test samples ({digest}) were asked {times(count)}"
+        stdout.print(f"[dim]{escape(said)}[/]", soft_wrap=True)

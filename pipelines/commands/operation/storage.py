@@ -25,6 +25,7 @@ from torchyard.core.tracking.location.errors import store_errors
 from torchyard.core.tracking.store import open_existing, runs_folder, tracking_uri
 from torchyard.pipelines.commands.arguments import AsJson
 from torchyard.pipelines.display import print_json, print_table, stdout
+from torchyard.pipelines.terminal.columns import print_columns
 
 commands = typer.Typer()
 
@@ -79,11 +80,11 @@ def du(as_json: AsJson = False) -> None:
             "" if row["number"] is None else f"{row['number']:,}",
             _size(row["bytes"]),
             _size(row["can_go"]) if row["can_go"] != 0 else "–",
-            row["where"],
+            _nearby(row["where"]) if stdout.is_terminal else row["where"],
         )
         for row in rows
     ]
-    print_table(headings, table, right=headings[1:4], no_wrap=headings[:4])
+    print_columns(headings, table, right=headings[1:4])
 
 
 @commands.command()
@@ -220,9 +221,9 @@ def _print(
     if rows:
         print_table(headings, rows, right=("size",), no_wrap=("what", "last used", "size"))
     for each in left:
-        stdout.print(escape(f"{each.kind} of {each.name} stay: they are in use."), soft_wrap=True)
+        stdout.print(escape(f"{each.kind}: {each.name} kept, because it is in use"), soft_wrap=True)
     for (kind, why), count in Counter((e.kind, e.kept) for e in holdings if e.kept).items():
-        stdout.print(escape(f"stay: {count} of {kind}, because {why}"), soft_wrap=True)
+        stdout.print(escape(f"{kind}: {count:,} kept, because {why}"), soft_wrap=True)
     size = byte_size(sum(each.size for each in going if each not in left))
     if not rows:
         stdout.print("Nothing to delete.")
@@ -234,6 +235,14 @@ def _print(
 
 def _row(what: str, where: str, number: int | None, size: int, free: int) -> dict[str, Any]:
     return {"what": what, "number": number, "bytes": size, "can_go": free, "where": where}
+
+
+def _nearby(place: str) -> str:
+    """A path as it is written from here, or from home."""
+    path = Path(place)
+    if path.is_relative_to(here := Path.cwd()):
+        return str(path.relative_to(here))
+    return f"~/{path.relative_to(home)}" if path.is_relative_to(home := Path.home()) else place
 
 
 def _size(size: object) -> str:

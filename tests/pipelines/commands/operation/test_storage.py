@@ -46,8 +46,8 @@ def test_it_shows_first_and_deletes_when_told(folder, capsys):
     assert "downloads    toy.tar.gz" in shown
     assert "checkpoints  run #1" in shown
     assert "run #2" not in shown
-    assert "stay: 1 of checkpoints, because it can be resumed" in shown
-    assert "stay: 1 of prepared, because a process uses it" in shown
+    assert "checkpoints: 1 kept, because it can be resumed" in shown
+    assert "prepared: 1 kept, because a process uses it" in shown
     assert "75 KB would be deleted. Nothing was: --yes does it." in shown
     assert left(folder) == ["last.pt", "last.pt", "toy.tar.gz"]
     storage.prune(None, "0s", None, None, yes=True, as_json=False)
