@@ -83,7 +83,7 @@ def test_the_same_network_under_other_names_is_taken_in_its_order(tmp_path):
     line = found.apply(Network(build(), prepared((3, 8, 8)), "auto"), "small", RGB, "auto")
     assert "taken in their order, since the file names them otherwise: conv.weight is its" in line
     swapped = dict(sorted(renamed.items()))  # the norm before the convolution
-    with pytest.raises(UserError, match="of 9 tensors of .small., 6% of its parameters"):
+    with pytest.raises(UserError, match=r"of 9 tensors of .small., 6% of its parameters"):
         start(tmp_path / "a.pth", swapped).fit(model, "small")
 
 
