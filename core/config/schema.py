@@ -32,6 +32,9 @@ LOWER_IS_BETTER = frozenset({"loss"})
 AUDIT_FIGURES = ("leaked", "accuracy_without_leaked", "label_errors")
 
 
+MOST_THREADS = 4096  # more than any machine has processors: a number that is a slip
+
+
 def split_endpoint(endpoint: str) -> tuple[str, int]:
     """The host and the port of HOST:PORT.
 
@@ -103,7 +106,9 @@ class TrainConfig(BaseModel):
         "none", description="how several GPUs or processes divide each batch"
     )
     processes: PositiveInt | None = Field(
-        None, description="number of processes of ddp on each host; none: 2, of several hosts 1"
+        None,
+        le=MOST_THREADS,
+        description="number of processes of ddp on each host; none: 2, of several hosts 1",
     )
     nodes: PositiveInt = Field(
         1, description="hosts of ddp: on each but the first, run `torchyard join HOST:PORT`"
@@ -124,10 +129,13 @@ class TrainConfig(BaseModel):
         False, description="batch norm's statistics are those of the whole batch of ddp"
     )
     threads: PositiveInt | None = Field(
-        None, description="CPU threads; none: one where a batch is little work, else all"
+        None,
+        le=MOST_THREADS,
+        description="CPU threads; none: one where a batch is little work, else all",
     )
     workers: PositiveInt | None = Field(
         None,
+        le=MOST_THREADS,
         description="threads of each process that decode images ahead of the training; none: "
         "one for each core, 16 at most",
     )

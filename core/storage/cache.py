@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -15,13 +16,18 @@ from torchyard.core.storage.deletion import delete
 from torchyard.core.storage.holding import Holding, room
 
 DOWNLOADS = ("downloads", "weights")  # folders of the cache, of files that can be had anew
+PREPARED = re.compile(r"[0-9a-f]{16}")  # the beginning of a digest
+MODEL = re.compile(r"m-[0-9a-f]{32}")  # the id of a model of MLflow, whose weights it has
 _NOT_OURS = (".lock", ".part", ".tmp")  # of a process that is downloading
 
 
 def cached(cache: Path) -> Iterator[Holding]:
-    """The prepared data sets and the downloads in a cache folder."""
+    """The prepared data sets and the downloads in a cache folder.
+
+    What else lies there, as somebody's own folder was named as the cache, is not ours to delete.
+    """
     for folder in _entries(cache / "prepared"):
-        if (folder / MANIFEST).is_file():
+        if PREPARED.fullmatch(folder.name) and (folder / MANIFEST).is_file():
             size, _ = room([folder])
             kept = "" if _is_free(folder) else "a process uses it"
             name = _manifest_name(folder)
@@ -32,7 +38,8 @@ def cached(cache: Path) -> Iterator[Holding]:
         for entry in _entries(cache / place):
             if entry.suffix not in _NOT_OURS:
                 size, newest = room([entry])
-                yield Holding("downloads", entry.name, str(entry), (entry,), size, newest, busy)
+                kept = busy or ("" if _is_ours(entry) else "torchyard did not download it")
+                yield Holding("downloads", entry.name, str(entry), (entry,), size, newest, kept)
 
 
 def delete_cached(holding: Holding) -> bool:
@@ -61,6 +68,11 @@ def _entries(folder: Path) -> list[Path]:
     with suppress(OSError):
         return sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
     return []
+
+
+def _is_ours(entry: Path) -> bool:
+    """Whether a download is one: whoever downloads a file or a folder holds a lock beside it."""
+    return MODEL.fullmatch(entry.name) is not None or Path(f"{entry}.lock").is_file()
 
 
 def _manifest_name(folder: Path) -> str:

@@ -140,6 +140,11 @@ def _files(path: Path) -> dict[str, bytes]:
         TamperedError: it has members that no bundle has.
     """
     try:
+        about = path.stat()
+        if not stat.S_ISREG(about.st_mode):  # to open a pipe waits, a device may never end
+            raise UserError(f"{path}: is no file")
+        if about.st_size > 2 * MOST_BYTES:
+            raise TamperedError(path, [f"the file: has {about.st_size:,} bytes, too many"])
         with zipfile.ZipFile(path) as archive:
             members = archive.infolist()
             if findings := list(_odd(members)):
@@ -202,7 +207,7 @@ def _json(table: Mapping[str, Any]) -> bytes:
 def _table(name: str, content: bytes) -> dict[str, Any]:
     try:
         found = json.loads(content)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{name}: {error}") from error
     if not isinstance(found, dict):
         raise UserError(f"{name}: is no table")

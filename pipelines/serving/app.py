@@ -127,9 +127,11 @@ def _identity(classifier: Classifier) -> dict[str, Any]:
 
 
 def _top(text: str) -> int:
-    if not text.isdecimal() or not int(text):
-        raise RefusedError(422, f"top: must be a number of classes, 1 or more, not '{text}'")
-    return int(text)
+    digits = text.lstrip("0") if text.isdecimal() else ""
+    if not 0 < len(digits) < 10:
+        shown = text if len(text) < 30 else f"{text[:30]}…"
+        raise RefusedError(422, f"top: must be a number of classes, 1 or more, not '{shown}'")
+    return int(digits)
 
 
 def _coverage(text: str | None) -> float | None:

@@ -7,8 +7,9 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import anyio
 import numpy.typing as npt
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from werkzeug.exceptions import HTTPException
 from werkzeug.formparser import MultiPartParser
 from werkzeug.http import parse_options_header
@@ -17,6 +18,7 @@ from torchyard.core.tracking.registry.classifier import Classifier, ImageClassif
 
 MAX_BYTES = 64 * 2**20
 MAX_FILES = 1000
+SILENCE_SECONDS = 30.0  # of a client that sends a body
 FORM, JSON = "multipart/form-data", "application/json"
 
 Sample = tuple[str | int, npt.NDArray[Any]]
@@ -38,14 +40,21 @@ async def read_body(request: Request) -> bytes:
     """The whole body.
 
     Raises:
-        RefusedError: it is too large, whatever its headers said.
+        RefusedError: it is too large, whatever its headers said, or does not come.
     """
-    body = bytearray()
-    async for part in request.stream():
-        body += part
-        if len(body) > MAX_BYTES:
-            raise RefusedError(413, f"the body has more than {MAX_BYTES:,} bytes")
-    return bytes(body)
+    body, parts = bytearray(), request.stream()
+    try:
+        while True:
+            with anyio.fail_after(SILENCE_SECONDS):
+                body += await anext(parts)
+            if len(body) > MAX_BYTES:
+                raise RefusedError(413, f"the body has more than {MAX_BYTES:,} bytes")
+    except StopAsyncIteration:
+        return bytes(body)
+    except TimeoutError:
+        raise RefusedError(408, f"nothing came for {SILENCE_SECONDS:g} seconds") from None
+    except ClientDisconnect:
+        raise RefusedError(400, "the body ended too early") from None  # nobody hears it
 
 
 def samples_in(body: bytes, content_type: str, classifier: Classifier) -> list[Sample]:

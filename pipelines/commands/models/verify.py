@@ -178,6 +178,9 @@ def _compare(
     if rebuilt.weights == claim.weights:
         stdout.print(f"[green]Reproduced.[/] {escape(named)} trained again has the same weights:")
         stdout.print(f"sha256 {claim.weights}", soft_wrap=True)
+        if not rebuilt.data.startswith(claim.data):
+            warning = f"its data are {rebuilt.data}, and {claim.data} is what was recorded"
+            stdout.print(f"[yellow]warning:[/] {escape(warning)}", soft_wrap=True)
         return
     differing = differences(claim, rebuilt, origins)
     if differing:

@@ -86,6 +86,8 @@ def task_runner(settings: StudySettings, scratch: str) -> TaskRunner[Any]:
             "n_workers": settings.workers,
             "threads_per_worker": 1,
             "dashboard_address": "127.0.0.1:0",  # any free port
+            # Certificates for its processes alone: whoever speaks to a scheduler has code run.
+            "security": True,
             "local_directory": scratch,
             "memory_limit": 0,  # what a trial takes is in a process of its own
         }

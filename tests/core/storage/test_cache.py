@@ -77,7 +77,9 @@ def test_use_counts_as_use_and_not_the_day_of_the_preparation(prepared, tmp_path
 
 
 def test_a_folder_that_is_no_prepared_data_is_left_alone(prepared, tmp_path):
-    (prepared.parent / "mine").mkdir()
+    for name in ("mine", "theirs"):
+        (prepared.parent / name).mkdir()
+    (prepared.parent / "theirs" / "manifest.json").write_text("{}")
     assert [each.paths for each in cached(tmp_path)] == [(prepared,)]
 
 
@@ -94,6 +96,15 @@ def test_downloads_stay_while_data_are_prepared(tmp_path):
         assert not delete_cached(found)
     assert delete_cached(found)
     assert not (downloads / "a.tar.gz").exists()
+
+
+def test_what_torchyard_did_not_download_stays(tmp_path):
+    for name in ("downloads/thesis.tex", "weights/mine.pt", "weights/m-" + "0a" * 16):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"123")
+    kept = {each.name: each.kept for each in cached(tmp_path)}
+    foreign = "torchyard did not download it"
+    assert kept == {"thesis.tex": foreign, "mine.pt": foreign, "m-" + "0a" * 16: ""}
 
 
 def test_an_index_that_is_damaged_hinders_nothing(prepared, tmp_path):

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import struct
 import zipfile
 from contextlib import suppress
@@ -212,3 +213,18 @@ def test_what_is_no_bundle_is_refused(tmp_path):
         with pytest.raises(UserError, match=MANIFEST):
             read_bundle(tmp_path / "odd.zip")
     assert not Path("MANIFEST.json").exists()
+
+
+def test_what_is_no_file_or_nested_without_end_is_refused(bundle, tmp_path):
+    os.mkfifo(tmp_path / "pipe.zip")
+    (tmp_path / "device.zip").symlink_to("/dev/zero")
+    for name in ("pipe.zip", "device.zip"):
+        with pytest.raises(UserError, match=f"{name}: is no file"):
+            read_bundle(tmp_path / name)
+    with (tmp_path / "huge.zip").open("wb") as file:
+        file.truncate(2**40)
+    assert findings(tmp_path / "huge.zip") == ["the file: has 1,099,511,627,776 bytes, too many"]
+    deep = b'{"1":' + b"[" * 100_000 + b"]" * 100_000 + b"}"
+    rewritten(bundle, lambda files: files.update({"epochs.json": deep}), manifest=True)
+    with pytest.raises(UserError, match="maximum recursion depth"):
+        read_bundle(bundle)

@@ -7,10 +7,12 @@ import signal
 import threading
 import time
 
+import anyio
 import httpx
 import numpy as np
 import pytest
 from PIL import Image
+from starlette.requests import Request
 from starlette.testclient import TestClient
 
 import torchyard
@@ -127,6 +129,12 @@ def test_an_image_as_a_body_a_form_and_json_gives_what_the_model_gives(client, r
             *(400, "the body is not JSON: "),
         ),
         (
+            f"?top={'9' * 5000}",
+            {"content": b"x"},
+            422,
+            "top: must be a number of classes, 1 or more",
+        ),
+        (
             *("", {"content": b"{", "headers": {"content-type": "multipart/form-data"}}),
             *(400, "the multipart/form-data names no boundary"),
         ),
@@ -166,6 +174,21 @@ def test_too_much_is_refused(client, monkeypatch):
     answer = client.post("/predict", content=huge.getvalue())
     assert answer.status_code == 422
     assert "pixels" in answer.json()["errors"][0]
+
+
+def test_a_client_that_falls_silent_or_goes_is_given_up(monkeypatch):
+    monkeypatch.setattr(request_body, "SILENCE_SECONDS", 0.01)
+
+    async def gone():
+        return {"type": "http.disconnect"}
+
+    async def silent():
+        await anyio.sleep_forever()
+
+    for receive, status in ((gone, 400), (silent, 408)):
+        with pytest.raises(request_body.RefusedError) as caught:
+            anyio.run(request_body.read_body, Request({"type": "http"}, receive))
+        assert caught.value.status == status
 
 
 def test_another_path_or_method_is_told_what_there_is(client):
