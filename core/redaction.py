@@ -43,7 +43,7 @@ _ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*://)(?!/)(.*)@(.*)", re.DOTALL)
 _IN_TEXT = re.compile(
     r"(\bhttps?://)(?!/)[^\s'\"<>`]*@|(\b[A-Za-z][A-Za-z0-9+.-]*://)(?!/)[^\s'\"<>`@:]*:[^\s'\"<>`]*@"
 )
-_IN_QUERY = re.compile(rf"(?i)([?&][\w.-]*(?:{NAMES}|signature)=)[^&\s'\"<>`]+")
+_IN_QUERY = re.compile(rf"(?i)((?:[?&]|&amp;)[\w.-]*(?:{NAMES}|sig|signature)=)[^&\s'\"<>`]+")
 
 _kept: set[str] = set()
 

@@ -10,6 +10,7 @@ from torchyard.core.data.raw import RawData
 from torchyard.core.data.remote.address import RemoteAddress
 from torchyard.core.data.remote.download import RemoteCopy
 from torchyard.core.hosting.params import DatasetParams
+from torchyard.core.redaction import redacted_uri
 
 
 def addresses(params: DatasetParams) -> dict[str, RemoteAddress]:
@@ -35,7 +36,9 @@ def build(params: DatasetParams, downloads: Path) -> RawData:
     if not copies:
         return params.build(downloads)
     here = params.model_copy(update={name: path for name, (_, path, _) in copies.items()})
-    sources = [f"{address.source}#sha256={digest}" for address, _, digest in copies.values()]
+    sources = [
+        f"{redacted_uri(address.source)}#sha256={digest}" for address, _, digest in copies.values()
+    ]
     raw = here.build(downloads)
     return replace(raw, source=", ".join(sources)) if isinstance(raw, RawData) else raw
 

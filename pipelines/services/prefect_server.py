@@ -178,7 +178,7 @@ class PrefectServer:
         """If the server is gone, raise that in place of an error from deep inside httpx."""
         if isinstance(error, Exception) and not isinstance(error, UserError | RunError):
             try:
-                self.wait(timeout=5)
+                self.wait(patience())  # a busy machine is no reason to blame the server
             except (UserError, RunError) as gone:
                 raise gone from error
 

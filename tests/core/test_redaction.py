@@ -53,6 +53,8 @@ def test_the_password_of_an_address_is_hidden_however_it_is_written(password: st
         ("postgresql+psycopg2://u:p%40w@host/db", "postgresql+psycopg2://host/db"),
         ("postgresql://host/db?user=u&password=pw", "postgresql://host/db?user=u&password=***"),
         ("https://host/a?X-Amz-Signature=abc&b=1", "https://host/a?X-Amz-Signature=***&b=1"),
+        ("https://host/a?b=1&amp;token=abc&amp;c=2", "https://host/a?b=1&amp;token=***&amp;c=2"),
+        ("https://host/a?se=2027&sig=abc%3D", "https://host/a?se=2027&sig=***"),
         ("sqlite:////home/me@work/mlflow.db", "sqlite:////home/me@work/mlflow.db"),
         ("databricks", "databricks"),
     ],

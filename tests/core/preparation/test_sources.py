@@ -63,6 +63,16 @@ def test_a_file_elsewhere_is_prepared_and_found_again(server, tmp_path, settings
     assert prepare(dataset(*settings, f"path={local}"), tmp_path).digest == found.digest
 
 
+def test_no_password_of_an_address_is_written_down(server, tmp_path):
+    server.files["/plants.csv?X-Signature=hidden-98"] = server.files["/plants.csv"]
+    address = server.address("/plants.csv").replace("://", "://me:hidden-99@")
+    chosen = dataset("name=table", "label=kind", f"path={address}?X-Signature=hidden-98")
+    found = prepare(chosen, tmp_path)
+    assert found.source.startswith(server.address("/plants.csv?X-Signature=***#sha256="))
+    written = [file for file in tmp_path.rglob("*") if file.is_file()]
+    assert not [file for file in written if b"hidden-9" in file.read_bytes()]
+
+
 def test_what_has_changed_there_is_prepared_anew(server, tmp_path):
     chosen = dataset("name=table", "label=kind", f"path={server.address('/plants.csv')}")
     before = prepare(chosen, tmp_path)
