@@ -43,6 +43,15 @@ def points(difference: float) -> str:
     return f"{100 * difference:+.1f}".replace("-", MINUS)
 
 
+def natural(text: str) -> int | None:
+    """The number that a text of digits is; None for another text, and for more than 18 digits.
+
+    Python itself refuses to read a number of some thousand digits, which anybody may have written
+    into a tag or a file.
+    """
+    return int(text) if text.isdecimal() and len(text) <= 18 else None
+
+
 def number(value: float) -> str:
     """`61,706`, `0.1101`; NaN is a dash."""
     if value != value:

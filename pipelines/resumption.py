@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from torchyard.core.config.resolve import ResolvedConfig, read_config, resolve
 from torchyard.core.data.checkpoint_file import LAST, PREVIOUS
 from torchyard.core.errors import UserError
+from torchyard.core.formatting import natural
 from torchyard.core.hosting.host import host
 from torchyard.core.tracking import store
 from torchyard.core.tracking.checkpoints import fetch_checkpoint
@@ -90,7 +91,7 @@ class Resumption:
             lookup.settle_owner(client, found, force=force, say=say)
             found = lookup.sync_run(client, found)
             run_id, name, tags = found.info.run_id, found.info.run_name, found.data.tags
-            seeds = int(tags[SEEDS]) if SEEDS in tags else None
+            seeds = natural(tags.get(SEEDS, ""))
             if overrides and seeds:
                 raise UserError(f"run {run_id} ({name}) is {seeds} seeds: train one of them on.")
             if overrides:

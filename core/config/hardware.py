@@ -5,6 +5,8 @@ from __future__ import annotations
 import ctypes
 import sys
 
+from torchyard.core.formatting import natural
+
 _CUDA_ERROR_NO_DEVICE = 100
 
 
@@ -25,7 +27,7 @@ def device_problem(device: str) -> str | None:
     if count == 0:
         return "this machine has no CUDA GPU (device=cpu and device=auto run here)"
     index = device.partition(":")[2] or "0"
-    if count is not None and index.isdecimal() and int(index) >= count:
+    if count is not None and (natural(index) or 0) >= count:
         return f"this machine has {count} CUDA GPU(s), numbered from 0"
     return None
 

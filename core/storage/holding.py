@@ -104,9 +104,9 @@ def read_age(text: str) -> float:
     Raises:
         UserError: it is none.
     """
-    parts = re.findall(r"(\d+)([dhms])", text)
+    parts = re.findall(r"(\d{1,9})([dhms])", text)
     if not parts or "".join(map("".join, parts)) != text:
-        raise UserError(f"--older-than: '{text}' is no age such as 30d, 12h or 1d12h")
+        raise UserError(f"--older-than: '{text[:30]}' is no age such as 30d, 12h or 1d12h")
     return sum(int(count) * _AGE[unit] for count, unit in parts)
 
 
@@ -117,7 +117,7 @@ def read_size(text: str) -> int:
         UserError: it is none.
     """
     units = {unit.upper(): 1000**power for power, unit in enumerate(BYTE_UNITS)} | {"B": 1, "": 1}
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([A-Za-z]*)", text.strip())
+    found = re.fullmatch(r"(\d{1,15}(?:\.\d{1,15})?)\s*([A-Za-z]*)", text.strip())
     if found is None or found[2].upper() not in units:
-        raise UserError(f"--down-to: '{text}' is no size such as 500MB, 20GB or 1.5TB")
+        raise UserError(f"--down-to: '{text[:30]}' is no size such as 500MB, 20GB or 1.5TB")
     return int(float(found[1]) * units[found[2].upper()])

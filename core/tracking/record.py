@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from torchyard.core.data.dataset import PreparedDataset
 from torchyard.core.data.files import link_or_copy, remove_partial
 from torchyard.core.errors import RunError, UserError
+from torchyard.core.formatting import natural
 from torchyard.core.redaction import redacted, redacted_uri, without_passwords
 from torchyard.core.tracking import mlflow_format, provenance, store
 from torchyard.core.tracking.checkpoints import CHECKPOINT, CheckpointUploads, fetch_checkpoint
@@ -111,8 +112,7 @@ class RunRecord:
                 raise UserError(f"{folder}: cannot be made: {error.strerror}") from error
             experiment = store.chosen_experiment(client, client.tracking_uri)
             end_orphans(client, experiment.experiment_id)
-            last = experiment.tags.get(RUN_COUNTER, "0")
-            number = (int(last) if last.isdecimal() else 0) + 1
+            number = (natural(experiment.tags.get(RUN_COUNTER, "")) or 0) + 1
             client.set_experiment_tag(experiment.experiment_id, RUN_COUNTER, str(number))
             if experiment.tags.get(view.TAG) != (shown := view.results_view()):
                 client.set_experiment_tag(experiment.experiment_id, view.TAG, shown)

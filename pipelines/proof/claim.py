@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from torchyard.core.config.resolve import resolve
 from torchyard.core.config.weights import WeightsSource
 from torchyard.core.errors import UserError
+from torchyard.core.formatting import natural
 from torchyard.core.hosting.host import host
 from torchyard.core.hosting.neighbours import neighbours, read_code
 from torchyard.core.hosting.sources import Source
@@ -85,9 +86,9 @@ class Claim:
         What the model's promotion needs is left out: another machine may lack its gates.
         """
         config = {**self.config, "promote": None}
-        threads = self.environment.get("threads", "")
-        if config["train"].get("threads") is None and threads.isdecimal():
-            config["train"] = {**config["train"], "threads": int(threads)}
+        threads = natural(self.environment.get("threads", ""))
+        if config["train"].get("threads") is None and threads is not None:
+            config["train"] = {**config["train"], "threads": threads}
         return config
 
 

@@ -19,6 +19,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from torchyard.core.errors import RunError, UserError
+from torchyard.core.formatting import natural
 from torchyard.core.tracking.registry.classifier import Classifier, Guess
 from torchyard.pipelines.services.server.access import is_own_page
 from torchyard.pipelines.serving.request_body import RefusedError, Sample, read_body, samples_in
@@ -127,11 +128,9 @@ def _identity(classifier: Classifier) -> dict[str, Any]:
 
 
 def _top(text: str) -> int:
-    digits = text.lstrip("0") if text.isdecimal() else ""
-    if not 0 < len(digits) < 10:
-        shown = text if len(text) < 30 else f"{text[:30]}…"
-        raise RefusedError(422, f"top: must be a number of classes, 1 or more, not '{shown}'")
-    return int(digits)
+    if not (top := natural(text)):
+        raise RefusedError(422, f"top: must be a number of classes, 1 or more, not '{text[:30]}'")
+    return top
 
 
 def _coverage(text: str | None) -> float | None:

@@ -13,6 +13,7 @@ import yaml
 from torchyard.core.config.resolve import ResolvedConfig
 from torchyard.core.data.files import atomic_write
 from torchyard.core.errors import UserError
+from torchyard.core.formatting import natural
 from torchyard.core.report.study_page import study_page
 from torchyard.core.study.plan import StudyPlan
 from torchyard.core.tracking.mlflow_format import BEST
@@ -98,8 +99,8 @@ def start_study(plan: StudyPlan, source: str | None, run_id: str | None) -> RunR
 
 def trial_runs(client: MlflowClient, study: Run) -> dict[int, Run]:
     """The runs of a study's trials, by number."""
-    children = children_of(client, study)
-    return {int(run.data.tags[TRIAL]): run for run in children if TRIAL in run.data.tags}
+    numbered = ((natural(run.data.tags.get(TRIAL, "")), run) for run in children_of(client, study))
+    return {number: run for number, run in numbered if number is not None}
 
 
 def recorded_trials(study: RunRecord) -> dict[int, Run]:

@@ -10,11 +10,18 @@ from torchyard.core.formatting import (
     byte_size,
     dimensions,
     duration,
+    natural,
     number,
     percent,
     points,
     printable,
 )
+
+
+def test_only_digits_are_a_number_and_not_too_many() -> None:
+    assert (natural("0"), natural("0042"), natural("9" * 18)) == (0, 42, 10**18 - 1)
+    for text in ("", "-1", "1.5", "²", "1e3", " 1", "9" * 19, "9" * 5000):
+        assert natural(text) is None
 
 
 def test_numbers_and_times_are_written_for_people() -> None:

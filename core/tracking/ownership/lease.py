@@ -10,6 +10,7 @@ import time
 from typing import TYPE_CHECKING
 
 from torchyard.core.errors import RunError, UserError
+from torchyard.core.formatting import natural
 from torchyard.core.tracking.ownership.process import PROCESS, described_owner
 from torchyard.core.tracking.store import get_run
 
@@ -88,8 +89,8 @@ def is_renewed(client: MlflowClient, run: Run) -> bool | None:
 
 def silent_seconds(run: Run) -> float:
     """How long ago the lease was renewed, by the clocks of two machines; 0 if that is not known."""
-    renewed = run.data.tags.get(LEASE, "").partition(" ")[2]
-    return max(0.0, time.time() - int(renewed)) if renewed.isdecimal() else 0.0
+    renewed = natural(run.data.tags.get(LEASE, "").partition(" ")[2])
+    return 0.0 if renewed is None else max(0.0, time.time() - renewed)
 
 
 def check_resumable(run: Run, alive: bool | None, *, force: bool = False) -> None:

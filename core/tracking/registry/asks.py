@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from torchyard.core.formatting import natural
+
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
@@ -21,9 +23,9 @@ def asks(client: MlflowClient, model: str) -> dict[str, int]:
     """How often each test set was asked for a registered model, by the digest's beginning."""
     counts: dict[str, int] = {}
     for key, value in client.get_registered_model(model).tags.items():
-        if key.startswith(f"{ASKED}.") and value.isdecimal():
+        if key.startswith(f"{ASKED}.") and (count := natural(value)) is not None:
             digest = key.removeprefix(f"{ASKED}.").partition(".")[0]
-            counts[digest] = counts.get(digest, 0) + int(value)
+            counts[digest] = counts.get(digest, 0) + count
     return counts
 
 
