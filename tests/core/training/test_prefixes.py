@@ -1,0 +1,100 @@
+"""Checkpoints that trainings have in common: kept where all of it is equal, and there alone."""
+
+import pytest
+import torch
+
+from tests.core.small_training import CPU, make_network, same, weights
+from torchyard.core.training import checkpoint
+from torchyard.core.training.events import EpochDone, RunningLoss
+from torchyard.core.training.parallel.strategy import Strategy
+from torchyard.core.training.prefixes import ScheduleReplay, SharedEpochs, Snapshots
+from torchyard.core.training.run_log import with_metrics_logged
+from torchyard.core.training.state import TrainingState
+
+EPOCH = EpochDone(1, 9, 0.5, 0.9, None, None, 0.1, 100.0, 1.0)
+
+
+def new_state(factor=0.5):
+    network = make_network()
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+    schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, [6], factor)
+    return TrainingState(network, optimizer, schedule, device=CPU)
+
+
+def snapshots(folder, factor=0.5, execution="float32, 1 thread"):
+    lone = new_state(factor)
+    replay = ScheduleReplay(lone.optimizer, lone.scheduler)
+    return Snapshots(SharedEpochs(folder, {1: "a", 2: "b"}), execution, replay)
+
+
+@pytest.fixture
+def trained(tmp_path):
+    """A state after an epoch of four steps, its folder with a checkpoint, and a log of five."""
+    state, folder = new_state(), tmp_path / "run"
+    folder.mkdir()
+    emit = with_metrics_logged(folder, lambda event: None)
+    for step in range(1, 5):
+        state.network(torch.ones(2, 1, 8, 8)).sum().backward()
+        state.optimizer.step()
+        state.scheduler.step()
+        emit(RunningLoss(step, 0.5))
+    emit(EPOCH)
+    emit(RunningLoss(5, 0.5))
+    state.position.epoch, state.position.step = 1, 4
+    state.save(folder / checkpoint.LAST, Strategy())
+    return state, folder
+
+
+def begun(folder, execution="float32, 1 thread"):
+    state = new_state(0.1)
+    with snapshots(folder, 0.1, execution) as shared:
+        return state, shared.begin(state, Strategy())
+
+
+def test_who_comes_second_begins_where_the_first_one_was_with_what_was_recorded(trained, tmp_path):
+    state, folder = trained
+    with snapshots(tmp_path / "prefixes") as shared:
+        shared.keep(state, folder)
+    second, events = begun(tmp_path / "prefixes")
+    assert events == [*(RunningLoss(step, 0.5) for step in range(1, 5)), EPOCH]
+    assert (second.position.epoch, second.position.step) == (1, 4)
+    assert same(weights(second.network), weights(state.network))
+    schedule = second.scheduler
+    assert (schedule.last_epoch, schedule.gamma) == (4, 0.1)  # where the first one's was, its own
+
+
+def test_a_training_that_is_carried_out_otherwise_begins_anew(trained, tmp_path):
+    state, folder = trained
+    with snapshots(tmp_path / "prefixes") as shared:
+        shared.keep(state, folder)
+    second, events = begun(tmp_path / "prefixes", "float32, 2 threads")
+    assert events == []
+    assert same(weights(second.network), weights(new_state().network))
+
+
+def test_an_optimizer_that_changes_its_own_settings_shares_nothing(trained, tmp_path):
+    state, folder = trained
+    state.optimizer.param_groups[0]["lr"] *= 0.9
+    with snapshots(tmp_path / "prefixes") as shared:
+        shared.keep(state, folder)
+    assert begun(tmp_path / "prefixes")[1] == []
+
+
+def test_an_epoch_from_which_nobody_parts_is_not_kept(trained, tmp_path):
+    state, folder = trained
+    state.position.epoch = 3
+    with snapshots(tmp_path / "prefixes") as shared:
+        shared.keep(state, folder)
+    assert not [*(tmp_path / "prefixes").glob("*.pt")]
+
+
+def test_a_schedule_is_told_from_another_by_what_an_optimizer_was_given():
+    def digests(factor):
+        state = new_state(factor)
+        replay = ScheduleReplay(state.optimizer, state.scheduler)
+        return [replay.advance(step) for step in (3, 6, 7)]
+
+    first, second = digests(0.5), digests(0.1)
+    assert first[:2] == second[:2]
+    assert first[2] != second[2]
+    assert len(set(first)) == 3
