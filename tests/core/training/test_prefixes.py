@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from filelock import FileLock
 
 from tests.core.small_training import CPU, make_network, same, weights
 from torchyard.core.training import checkpoint
@@ -78,6 +79,14 @@ def test_an_optimizer_that_changes_its_own_settings_shares_nothing(trained, tmp_
     with snapshots(tmp_path / "prefixes") as shared:
         shared.keep(state, folder)
     assert begun(tmp_path / "prefixes")[1] == []
+
+
+@pytest.mark.timeout(60)
+def test_a_training_does_not_wait_for_who_is_ahead_of_it(trained, tmp_path):
+    state, folder = trained
+    with snapshots(tmp_path / "prefixes") as shared, FileLock(tmp_path / "prefixes" / "b.lock"):
+        shared.keep(state, folder)
+    assert (tmp_path / "prefixes" / "a.pt").exists()
 
 
 def test_an_epoch_from_which_nobody_parts_is_not_kept(trained, tmp_path):
