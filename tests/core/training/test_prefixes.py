@@ -15,15 +15,18 @@ from torchyard.core.training.state import TrainingState
 EPOCH = EpochDone(1, 9, 0.5, 0.9, None, None, 0.1, 100.0, 1.0)
 
 
-def new_state(factor=0.5):
+def new_state(final=10):
+    """Of 12 steps, the same whatever `final` is until the learning rate falls, in the seventh."""
     network = make_network()
     optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
-    schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, [6], factor)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, 0.1, 12, pct_start=0.5, cycle_momentum=False, final_div_factor=final
+    )
     return TrainingState(network, optimizer, schedule, device=CPU)
 
 
-def snapshots(folder, factor=0.5, execution="float32, 1 thread"):
-    lone = new_state(factor)
+def snapshots(folder, final=10, execution="float32, 1 thread"):
+    lone = new_state(final)
     replay = ScheduleReplay(lone.optimizer, lone.scheduler)
     return Snapshots(SharedEpochs(folder, {1: "a", 2: "b"}), execution, replay)
 
@@ -47,9 +50,19 @@ def trained(tmp_path):
 
 
 def begun(folder, execution="float32, 1 thread"):
-    state = new_state(0.1)
-    with snapshots(folder, 0.1, execution) as shared:
+    state = new_state(1000)
+    with snapshots(folder, 1000, execution) as shared:
         return state, shared.begin(state, Strategy())
+
+
+def rates(state, steps):
+    """The learning rates of the next steps."""
+    found = []
+    for _ in range(steps):
+        found.append(state.optimizer.param_groups[0]["lr"])
+        state.optimizer.step()
+        state.scheduler.step()
+    return found
 
 
 def test_who_comes_second_begins_where_the_first_one_was_with_what_was_recorded(trained, tmp_path):
@@ -60,8 +73,7 @@ def test_who_comes_second_begins_where_the_first_one_was_with_what_was_recorded(
     assert events == [*(RunningLoss(step, 0.5) for step in range(1, 5)), EPOCH]
     assert (second.position.epoch, second.position.step) == (1, 4)
     assert same(weights(second.network), weights(state.network))
-    schedule = second.scheduler
-    assert (schedule.last_epoch, schedule.gamma) == (4, 0.1)  # where the first one's was, its own
+    assert rates(second, 8) == rates(new_state(1000), 12)[4:]  # on its own schedule
 
 
 def test_a_training_that_is_carried_out_otherwise_begins_anew(trained, tmp_path):
@@ -98,12 +110,12 @@ def test_an_epoch_from_which_nobody_parts_is_not_kept(trained, tmp_path):
 
 
 def test_a_schedule_is_told_from_another_by_what_an_optimizer_was_given():
-    def digests(factor):
-        state = new_state(factor)
+    def digests(final):
+        state = new_state(final)
         replay = ScheduleReplay(state.optimizer, state.scheduler)
         return [replay.advance(step) for step in (3, 6, 7)]
 
-    first, second = digests(0.5), digests(0.1)
+    first, second = digests(10), digests(1000)
     assert first[:2] == second[:2]
     assert first[2] != second[2]
     assert len(set(first)) == 3
