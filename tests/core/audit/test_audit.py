@@ -16,8 +16,9 @@ from tests.core.audit.pictures import (
     shifted,
 )
 from torchyard.core.audit.audit import audit
+from torchyard.core.audit.distribution import class_shares
 from torchyard.core.audit.findings import AUDIT_FILE, Audit
-from torchyard.core.data.dataset import PreparedDataset
+from torchyard.core.data.dataset import PreparedDataset, Split
 
 ALTERNATING = np.arange(400) % 2
 
@@ -99,6 +100,17 @@ def test_a_class_that_is_rare_in_one_split_is_found(tmp_path):
     by_chance = pictures(10, seed=1), np.repeat([0, 1], [8, 2])
     result, _ = audited(train, by_chance, tmp_path / "few")
     assert "class shares" not in result.counts
+
+
+def test_shares_that_differ_by_less_than_half_are_no_finding_however_sure_that_is():
+    def split(*counts):
+        return Split(np.zeros((sum(counts), 1), np.uint8), np.repeat(range(3), counts))
+
+    classes = ("cat", "dog", "absent")
+    parts = {"train": split(4000, 6000, 0), "test": split(5000, 5000, 0)}
+    assert list(class_shares(parts, classes)) == []
+    parts["test"] = split(7000, 3000, 0)
+    assert [each.label for each in class_shares(parts, classes)] == ["cat", "dog"]
 
 
 def test_vectors_are_compared_by_their_values_alone(tmp_path):
