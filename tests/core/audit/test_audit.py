@@ -129,7 +129,7 @@ def test_vectors_are_compared_by_their_values_alone(tmp_path):
     assert "not looked for" in result.facts["near_duplicates"]
 
 
-@pytest.mark.parametrize("shape", [(3, 32, 32), (1, 8, 8), (4, 50, 20), (3, 1, 1)])
+@pytest.mark.parametrize("shape", [(3, 32, 32), (1, 8, 8), (4, 50, 20), (3, 1, 1), (6, 9, 9)])
 def test_a_single_image_can_be_audited(shape, tmp_path):
     image = np.random.default_rng(0).integers(0, 256, (1, *shape), dtype=np.uint8)
     other = np.random.default_rng(1).integers(0, 256, (1, *shape), dtype=np.uint8)
