@@ -178,8 +178,9 @@ def test_a_users_deleted_experiment_is_not_emptied_with_it(client):
 def test_what_mlflows_command_says_of_a_failure_is_told(client, tmp_path, monkeypatch, capfd):
     record = begin()
     give_model(client, record)
-    records = Records(client)
-    assert records.discard(only(client, record, "runs"))
+    records, found = Records(client), only(client, record, "runs")
+    assert found.size == 1000 + len("hello")
+    assert records.discard(found)
     failing = tmp_path / "python"
     failing.write_text("#!/bin/sh\necho no room >&2\nexit 1\n")
     failing.chmod(0o700)

@@ -7,7 +7,16 @@ from mlflow.entities import Dataset, DatasetInput
 
 from tests.recorded_runs import CLASSES
 from torchyard.core.errors import UserError
-from torchyard.core.tracking.queries.lookup import ACCURACY, VALIDATED, chosen_among, find_run
+from torchyard.core.tracking.queries.lookup import (
+    ACCURACY,
+    PARENT,
+    STUDY,
+    TRIAL_STATE,
+    VALIDATED,
+    chosen_among,
+    find_run,
+    study_under_way,
+)
 from torchyard.core.tracking.queries.recorded import recorded_predictions
 
 
@@ -75,6 +84,30 @@ def test_the_best_of_one_folder_is_not_that_of_another(client, tmp_path) -> None
     finally:
         for run in made.values():
             client.delete_run(run)
+
+
+def test_a_trial_stands_for_its_study_until_that_has_finished(client) -> None:
+    def begun(**tags):
+        return client.create_run("0", tags=tags).info.run_id
+
+    study = begun(**{STUDY: "s"})
+    under_way, ended = begun(**{PARENT: study}), begun(**{PARENT: study, TRIAL_STATE: "COMPLETE"})
+
+    def stands_for(trial, *, latest):
+        run = study_under_way(client, client.get_run(trial), latest=latest)
+        return run and run.info.run_id
+
+    try:
+        assert stands_for(under_way, latest=True) == study
+        assert stands_for(under_way, latest=False) == study
+        assert stands_for(ended, latest=True) == study
+        assert stands_for(ended, latest=False) is None
+        assert stands_for(study, latest=True) is None
+        client.set_terminated(study)
+        assert stands_for(under_way, latest=True) is None
+    finally:
+        for each in (study, under_way, ended):
+            client.delete_run(each)
 
 
 @pytest.mark.parametrize(
