@@ -119,3 +119,16 @@ def test_a_schedule_is_told_from_another_by_what_an_optimizer_was_given():
     assert first[:2] == second[:2]
     assert first[2] != second[2]
     assert len(set(first)) == 3
+
+
+def test_a_schedule_that_took_over_what_another_one_kept_gets_its_own_back():
+    def scheduled(factor):
+        optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1)
+        return optimizer, torch.optim.lr_scheduler.MultiStepLR(optimizer, [6], factor)
+
+    optimizer, schedule = scheduled(0.1)
+    schedule.load_state_dict(scheduled(0.5)[1].state_dict())  # as from a checkpoint
+    replay = ScheduleReplay(*scheduled(0.1))
+    replay.advance(4)
+    replay.hand_over(optimizer, schedule)
+    assert (schedule.gamma, schedule.last_epoch) == (0.1, 4)
