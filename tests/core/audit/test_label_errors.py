@@ -23,6 +23,9 @@ def test_the_confident_joint_of_a_few_samples_is_the_papers():
 def test_a_class_without_samples_and_perfect_predictions_are_no_trouble():
     labels = np.array([0, 2, 2, 0])
     assert confident_errors(np.eye(3)[labels], labels).tolist() == []
+    probabilities = np.eye(3)[labels]
+    probabilities[3] = 0.2, 0.7, 0.1  # the absent class: nothing says how sure is sure of it
+    assert confident_errors(probabilities, labels).tolist() == []
 
 
 def test_a_classifier_that_is_often_wrong_is_not_believed():
