@@ -17,8 +17,10 @@ from benchmarks.bench import Bench, Skipped
 from benchmarks.comparison import Result
 from benchmarks.machine import facts
 from benchmarks.page import page
+from benchmarks.rows import scale
 
 FOLDER = Path(__file__).parent
+SCALE = FOLDER.parent / "docs" / "scale.md"
 RESULTS, REASONS, PAGE = FOLDER / "results", FOLDER / "reasons", FOLDER / "RESULTS.md"
 ROWS = (
     "commands",
@@ -36,6 +38,7 @@ ROWS = (
     "checkpoints",
     "processors",
     "engines",
+    "scale",
 )
 
 
@@ -104,6 +107,12 @@ def write() -> None:
     ]
     reasons = {path.stem: path.read_text("utf-8") for path in REASONS.glob("*.md")}
     PAGE.write_text(page(results, reasons), "utf-8")
+    for result in results:
+        if result.row == "scale" and result.state == "measured":
+            before, _, rest = SCALE.read_text("utf-8").partition(scale.FIRST)
+            table = "\n".join([scale.FIRST, "", *scale.arithmetic(result), "", ""])
+            after = rest[rest.index(scale.LAST) :]
+            SCALE.write_text(before + table + after, "utf-8")
 
 
 if __name__ == "__main__":

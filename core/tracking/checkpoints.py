@@ -115,7 +115,8 @@ class SharedCheckpoints:
                 if step <= here:
                     return False
                 if self._fetched(name, digest):
-                    logger.info("Fetched the checkpoint of step %d from %s.", step, self._address)
+                    shown = redacted(self._address.source)
+                    logger.info("Fetched the checkpoint of step %d from %s.", step, shown)
                     return True
         except UserError as error:
             if here == -2:

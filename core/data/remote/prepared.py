@@ -44,7 +44,7 @@ class SharedPrepared:
         address: that machines share.
         name: of the data set.
         key: of its source and how it was prepared.
-        on_progress: called with ("fetching NAME" or "sharing NAME", bytes done, all bytes).
+        on_progress: called with ("fetching NAME, bytes:" or "sharing …", done, all).
 
     Attributes:
         place: the address as it is shown.
@@ -103,10 +103,10 @@ class SharedPrepared:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             done = 0
             for name, (size, digest) in files.items():
-                self._on_progress(f"fetching {self._name}", done, total)
+                self._on_progress(f"fetching {self._name}, bytes:", done, total)
                 self._download(remote, digest, size, folder / name)
                 done += size
-            self._on_progress(f"fetching {self._name}", total, total)
+            self._on_progress(f"fetching {self._name}, bytes:", total, total)
             fsync(folder)
             PreparedDataset.open(folder)
         except UnreachableError as error:
@@ -130,14 +130,14 @@ class SharedPrepared:
         try:
             remote = self._remote
             for name, size in sizes.items():
-                self._on_progress(f"sharing {self._name}", done, sum(sizes.values()))
+                self._on_progress(f"sharing {self._name}, bytes:", done, sum(sizes.values()))
                 with (folder / name).open("rb") as opened:
                     digest = hashlib.file_digest(opened, "sha256").hexdigest()
                 if digest in self._damaged or remote.size(f"{FILES}/{digest}") != size:
                     remote.upload(folder / name, f"{FILES}/{digest}")
                 files[name] = (size, digest)
                 done += size
-            self._on_progress(f"sharing {self._name}", done, done)
+            self._on_progress(f"sharing {self._name}, bytes:", done, done)
             remote.write(f"{self._key}.json", json.dumps(entry | {"files": files}).encode())
         except UserError as error:
             text = "The prepared data of '%s' are not shared: %s"
