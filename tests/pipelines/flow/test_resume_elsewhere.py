@@ -15,7 +15,7 @@ from tests.bucket import s3_bucket
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 PATIENCE = 600.0
 SETTINGS = (
-    *("digits", "train.epochs=25", "train.batch_size=16", "train.validation=0.1"),
+    *("digits", "train.epochs=150", "train.batch_size=16", "train.validation=0.1"),
     *("train.log_every=7", "augmentations=[random_crop]", "optimizer=adam"),
 )
 
