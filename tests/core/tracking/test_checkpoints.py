@@ -18,7 +18,7 @@ from torchyard.core.tracking.checkpoints import CheckpointUploads, SharedCheckpo
 from torchyard.core.training import checkpoint
 from torchyard.core.training.run_log import Line, RunLog
 
-PATIENCE = 60.0
+PATIENCE = 120.0
 NUMBERS = torch.randn(200_000)  # so that a connection can break within a file
 METRICS = [Line("RunningLoss", {"step": step, "loss": 0.5}) for step in (1, 2)]
 
@@ -34,6 +34,8 @@ def bucket(server, monkeypatch):
     server.clear()
     monkeypatch.setenv("TORCHYARD_SHARED", "s3://data/team")
     monkeypatch.setattr(connection, "PAUSE", 0.01)
+    monkeypatch.setattr(connection, "TIMEOUT", 120.0)  # on a busy machine
+    monkeypatch.setattr(connection, "CONNECT", 60.0)
     return server
 
 
@@ -142,6 +144,7 @@ def test_connections_that_break_while_it_goes_there_and_while_it_comes(
 def test_uploads_follow_a_training_and_name_only_what_is_there(bucket, monkeypatch, tmp_path):
     monkeypatch.setattr(checkpoints, "LOOK_SECONDS", 0.02)
     monkeypatch.setattr(checkpoints, "RETRY_SECONDS", 0.02)
+    monkeypatch.setattr(checkpoints, "END_SECONDS", 120.0)
     folder, told = trained(tmp_path / "a"), []
 
     def tell(place: str) -> None:

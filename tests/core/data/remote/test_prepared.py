@@ -32,6 +32,8 @@ def bucket(server, monkeypatch):
     server.clear()
     monkeypatch.setenv("TORCHYARD_SHARED", "s3://data/team")
     monkeypatch.setattr(connection, "PAUSE", 0.01)
+    monkeypatch.setattr(connection, "TIMEOUT", 120.0)  # on a busy machine
+    monkeypatch.setattr(connection, "CONNECT", 60.0)
     return server
 
 
