@@ -102,7 +102,8 @@ def _overhead(home: Home) -> float:
             "join latest_metrics m on m.run_uuid = r.run_uuid and m.key = 'train/epoch_seconds' "
             "order by r.end_time"
         ).fetchall()
-    return median(end - before - steps for (before, _), (end, steps) in itertools.pairwise(ends))
+    apart = (end - before - steps for (before, _), (end, steps) in itertools.pairwise(ends))
+    return float(median(apart))
 
 
 def _seconds(home: Home, arguments: tuple[str, ...]) -> float:

@@ -213,6 +213,7 @@ def search(
             page_token=token,
         )
         yield from found
+        page *= 4  # whoever looks further may look through all
         token = found.token
         if not token:
             return

@@ -18,7 +18,7 @@ from torchyard.core.config.schema import RunConfig
 from torchyard.core.errors import UserError, suggestion
 from torchyard.core.tracking.delivery import REASON
 from torchyard.core.tracking.mlflow_format import BEST
-from torchyard.core.tracking.queries.lookup import NEWEST, PAGE, PARENT, RECENT, quoted, search
+from torchyard.core.tracking.queries.lookup import NEWEST, PARENT, RECENT, quoted, search
 from torchyard.core.tracking.store import run_experiments
 
 if TYPE_CHECKING:
@@ -177,7 +177,7 @@ class RunQuery:
             limit: number of rows.
             settings: whether every setting that one of them has is a column, too.
         """
-        found = _search(client, self.chosen, self.order, PAGE if self.settings else limit)
+        found = _search(client, self.chosen, self.order, limit)
         met = (run for run in found if all(each.holds(run) for each in self.settings))
         runs, columns = list(islice(met, limit)), self.columns
         if settings:
