@@ -174,7 +174,7 @@ def arithmetic(result: Result) -> list[str]:
         "|---|---|---|",
         f"| a trial beyond its training | {overhead:.2f} s ({trials} trials) | one process that "
         f"runs them after one another: {STORED * overhead / 3600:,.0f} h of {STORED:,} trials; "
-        f"1,000 workers: {STORED * overhead / 3600 / GPUS:.1f} h each |",
+        f"1,000 workers: {STORED * overhead / GPUS:,.0f} s each |",
         f"| a request to MLflow's server | {1000 * request:.1f} ms | leases alone are "
         f"{GPUS / RENEWED:,.0f} requests a second, {GPUS / RENEWED * request:.1f} × what one "
         "process answers |",
