@@ -87,9 +87,11 @@ class SeedResults:
             title: the name of the run whose children these are.
             config: the configuration as YAML.
         """
+        least = np.floor(10 * np.nanmin([*self.classes["low"], 0.9])) / 10
         return render(
             "seeds.html",
             title=title,
+            least=float(least),
             rows=list(zip(self.runs, self.evaluations, strict=True)),
             summary=self.summary,
             losses=self.losses,

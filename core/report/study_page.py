@@ -8,13 +8,24 @@ from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
 
+from torchyard.core.report.drawing.plots import SERIES
 from torchyard.core.report.page import render
 
 if TYPE_CHECKING:
     from optuna import Study
 
 FEWEST = 3  # complete trials, from which importances are worth a look
-HEIGHT = 480  # pixels of a plot
+HEIGHT = 380  # pixels of a plot
+NOTHING = "rgba(0,0,0,0)"  # the page's own ground; its style colours texts and grid
+LAYOUT = {
+    "title": None, "height": HEIGHT, "template": "plotly_white", "colorway": SERIES,
+    "margin": {"t": 40, "r": 40, "b": 50, "l": 60}, "paper_bgcolor": NOTHING,
+    "plot_bgcolor": NOTHING, "legend": {"orientation": "h", "y": 1.12},
+}  # fmt: skip
+NAMES = {
+    "Trial": "trial", "Step": "epoch", "Best Value": "the best so far", "Hyperparameter": "",
+    "Hyperparameter Importance": "share of what makes the difference",
+}  # fmt: skip
 
 
 def study_page(
@@ -87,9 +98,21 @@ def _plots(study: Study, figure: str) -> list[tuple[str, Markup]]:
         warnings.simplefilter("ignore")  # PED-ANOVA is called experimental; too few good trials
         for heading, plot in wanted:
             drawn = plot()
-            drawn.update_layout(title=None, height=HEIGHT, template="plotly_white")
+            drawn.update_layout(LAYOUT)
+            _rename(drawn, NAMES | {"Intermediate Value": figure})
             text = drawn.to_html(
                 full_html=False, include_plotlyjs=False, config={"displaylogo": False}
             )
             found.append((heading, Markup(text)))
     return found
+
+
+def _rename(drawn: Any, names: Mapping[str, str]) -> None:
+    """Name axes and traces as people do; trials and epochs are whole numbers."""
+    for trace in drawn.data:
+        trace.name = names.get(trace.name, trace.name)
+    for axis in (*drawn.select_xaxes(), *drawn.select_yaxes()):
+        called = axis.title.text
+        axis.title.text = names.get(called, called)
+        if called in ("Trial", "Step"):
+            axis.tickformat = "d"

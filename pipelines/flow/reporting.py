@@ -70,7 +70,7 @@ def record_report(
     classes, samples = prepared.classes, prepared.test.samples
     stated: dict[str, str | float] = {
         "model": config.model.name,
-        "data set": prepared.name,
+        "data set": recording.data_name(config),
         "test images": result.images,
         "trained parameters": facts["parameters"],
         "epochs": facts["epochs"],
@@ -103,7 +103,7 @@ def record_report(
     record.describe(text)
     tags = record.tags
     headline = Headline(
-        prepared.name,
+        recording.data_name(config),
         result,
         record.started,
         tags.get("mlflow.source.git.commit"),

@@ -57,7 +57,7 @@ def model_card(
             sort_keys=False,
             allow_unicode=True,
         ).rstrip(),
-        name=f"{config.model.name} on {prepared.name}",
+        name=f"{config.model.name} on {headline.dataset}",
         run=run,
         headline=headline,
         evaluation=headline.evaluation,
