@@ -91,7 +91,10 @@ def _plots(study: Study, figure: str) -> list[tuple[str, Markup]]:
                 ),
             ),
         ]
-    if any(len(each.intermediate_values) > 1 for each in study.get_trials(deepcopy=False)):
+    trials = study.get_trials(deepcopy=False)
+    epochs = max((step for each in trials for step in each.intermediate_values), default=1)
+    counts = {"Trial": len(trials), "Step": epochs}
+    if any(len(each.intermediate_values) > 1 for each in trials):
         wanted.append(("Epochs", lambda: visualization.plot_intermediate_values(study)))
     found = []
     with warnings.catch_warnings():
@@ -99,7 +102,7 @@ def _plots(study: Study, figure: str) -> list[tuple[str, Markup]]:
         for heading, plot in wanted:
             drawn = plot()
             drawn.update_layout(LAYOUT)
-            _rename(drawn, NAMES | {"Intermediate Value": figure})
+            _rename(drawn, NAMES | {"Intermediate Value": figure}, counts)
             text = drawn.to_html(
                 full_html=False, include_plotlyjs=False, config={"displaylogo": False}
             )
@@ -107,12 +110,12 @@ def _plots(study: Study, figure: str) -> list[tuple[str, Markup]]:
     return found
 
 
-def _rename(drawn: Any, names: Mapping[str, str]) -> None:
-    """Name axes and traces as people do; trials and epochs are whole numbers."""
+def _rename(drawn: Any, names: Mapping[str, str], counts: Mapping[str, int]) -> None:
+    """Name axes and traces as people do; those of `counts` have whole numbers, up to these."""
     for trace in drawn.data:
         trace.name = names.get(trace.name, trace.name)
     for axis in (*drawn.select_xaxes(), *drawn.select_yaxes()):
         called = axis.title.text
         axis.title.text = names.get(called, called)
-        if called in ("Trial", "Step"):
-            axis.tickformat = "d"
+        if called in counts:
+            axis.dtick = max(1, round(counts[called] / 8))
