@@ -15,6 +15,10 @@ _output: Output | None = None
 
 def main() -> None:
     """Run the command line, in a process of `torchyard up` that is ready for it if there is one."""
+    if _trains() and sys.stderr is not None and sys.stderr.isatty():
+        # Seconds of imports follow. The first line, which is longer, is written over it.
+        # Nothing else is imported before it, so that it is there at once.
+        print("starting …", end="\r", file=sys.stderr, flush=True)
     if _trains() and "--help" not in sys.argv:
         from torchyard.pipelines.services.standby.client import hand_over
 
@@ -35,10 +39,6 @@ def command() -> None:
     """Start the import of torch, and run the command line."""
     global _status, _output
     trains = _trains()
-    if trains and sys.stderr is not None and sys.stderr.isatty():
-        # Seconds of imports follow. The first line, which is longer, is written over it.
-        # Nothing else is imported before it, so that it is there at once.
-        print("starting …", end="\r", file=sys.stderr, flush=True)
     import signal
 
     from torchyard.core import redaction

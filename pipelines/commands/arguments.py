@@ -33,7 +33,10 @@ PresetOrFile = Annotated[
     ),
 ]
 RunName = Annotated[
-    str, typer.Argument(metavar="RUN", help="an id, a name, latest, best, champion, MODEL@ALIAS")
+    str,
+    typer.Argument(
+        metavar="RUN", help="an id, a name, latest, best, champion, MODEL@ALIAS, MODEL/3"
+    ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="print JSON")]
 Overrides = Annotated[

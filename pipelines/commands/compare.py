@@ -122,7 +122,7 @@ def compare(
     runs: Annotated[
         list[str],
         typer.Argument(
-            metavar="RUN RUN...", help="ids, names, latest, best, champion, MODEL@ALIAS"
+            metavar="RUN RUN...", help="ids, names, latest, best, champion, MODEL@ALIAS, MODEL/3"
         ),
     ],
     html: Annotated[

@@ -27,6 +27,7 @@ from torchyard.core.tracking.store import (
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
+    from mlflow.entities.model_registry import ModelVersion
 
 
 CONFIG = "torchyard.config"  # tag of a run that has just started
@@ -41,7 +42,7 @@ TRIAL_STATE = "torchyard.trial_state"  # tag of a trial that has ended: complete
 SILENT_SECONDS = 600.0  # without a renewed lease: its machine is cut off, suspended or gone
 RECENT = 200  # runs among which the nearest name is looked for
 LATEST, BEST, CHAMPION = "latest", "best", "champion"
-ACCEPTED = "an id, a name, latest, best, best:DATASET, champion, MODEL@ALIAS"
+ACCEPTED = "an id, a name, latest, best, best:DATASET, champion, MODEL@ALIAS, MODEL/3"
 NEWEST = "attributes.start_time DESC"
 ACCURACY = "test/accuracy"
 PATH = "dataset.path"  # parameter of a run on data of the user's own; "null" where it has none
@@ -242,7 +243,7 @@ def find_run(client: MlflowClient, wanted: str) -> Run:
             the finished run with the greatest validation accuracy, or test accuracy where no
             run has a validation part, `best:DATASET` where there are runs on several data sets:
             a plugin's name, or the path of the user's own;
-            `NAME@ALIAS`, the run that a registered model is from,
+            `NAME@ALIAS` or `NAME/3`, the run that a version of a registered model is from,
             `champion` alone where one model has that alias.
 
     Raises:
@@ -256,6 +257,12 @@ def find_run(client: MlflowClient, wanted: str) -> Run:
     name, at, alias = wanted.rpartition("@")
     if at and not _named(client, experiments, wanted):
         return _aliased(client, name, alias)
+    name, slash, number = wanted.rpartition("/")
+    if slash and number.isdecimal() and not _named(client, experiments, wanted):
+        version = if_there(client.get_model_version, name, number)
+        if version is None:
+            raise UserError(f"'{wanted}': no version {number} of a registered model '{name}'.")
+        return _run_of(client, version, wanted)
     newest = _search(client, experiments)
     if not newest:
         raise UserError(f"no run '{wanted}': there is no run yet.")
@@ -416,6 +423,10 @@ def _aliased(client: MlflowClient, name: str, alias: str) -> Run:
             raise UserError(f"the registered model '{name}' has no alias '{alias}'.{has}")
         known = suggestion(name, list(models))
         raise UserError(f"'{name}@{alias}': no registered model '{name}'.{known}")
+    return _run_of(client, version, f"{name}@{alias}")
+
+
+def _run_of(client: MlflowClient, version: ModelVersion, wanted: str) -> Run:
     if not version.run_id:
-        raise UserError(f"'{name}@{alias}' (version {version.version}) is not from a run.")
+        raise UserError(f"'{wanted}' (version {version.version}) is not from a run.")
     return client.get_run(version.run_id)

@@ -31,7 +31,7 @@ def test_a_run_is_found_by_id_name_alias_and_as_the_latest_or_best(client, runs,
     assert found(client, "best:digits") == runs["better"]
     assert found(client, "best:cifar10") == runs["other"]
     assert found(client, "champion") == runs["good"]
-    assert found(client, "sorter@champion") == runs["good"]
+    assert found(client, "sorter@champion") == found(client, "sorter/1") == runs["good"]
     assert found(client, "sorter@challenger") == runs["better"]
 
 
@@ -119,6 +119,7 @@ def test_a_trial_stands_for_its_study_until_that_has_finished(client) -> None:
         ("best", "there are runs on 2 data sets: use best:cifar10 or best:digits"),
         ("best:digit", "no finished run on 'digit'. Did you mean 'digits'?"),
         ("sorter@champoin", "'sorter' has no alias 'champoin'. Did you mean 'champion'?"),
+        ("sorter/7", "no version 7 of a registered model 'sorter'"),
         ("sortr@champion", "no registered model 'sortr'. Did you mean 'sorter'?"),
         ("", "no run"),
     ],
