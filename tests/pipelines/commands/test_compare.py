@@ -66,9 +66,10 @@ def test_a_run_of_a_machine_that_is_gone_is_told_with_what_goes_on_with_it(
     finally:
         recorded.client.delete_run(run.info.run_id)
     said = " ".join(capsys.readouterr().err.split())
-    assert re.fullmatch(
-        r"lenet \[1\] has not been heard of for 3 h 0 min: process 4711 on trainer-2\. If that "
-        rf"runs no more, `torchyard resume {run.info.run_id} --force` goes on with it\.",
+    assert said.startswith("lenet·sgd·digits #4 failed: the loss became nan ")
+    assert re.search(
+        r" lenet \[1\] has not been heard of for 3 h 0 min: process 4711 on trainer-2\. If that "
+        rf"runs no more, `torchyard resume {run.info.run_id} --force` goes on with it\.$",
         said,
     )
 
