@@ -21,12 +21,15 @@ Ints = npt.NDArray[np.int64]
 Probabilities = npt.NDArray[np.floating[Any]]
 
 FOLDS = 5
+BY = "nearest neighbours"
 # Of the simple classifier on unseen samples. What a worse one doubts is mostly its own mistake.
 LEAST_ACCURACY = 0.9
-MOST_SAMPLES = 20_000  # for the simple classifier
-MOST_BYTES = 1 << 30  # of vectors and signals, which are read whole
 COMPONENTS = 64
-BLOCK = 256  # images that are read at once
+FITTED = 8192  # samples from which these are found, and which are the neighbours of the first try
+TRIED, LEAST_TRIED = 1024, 0.75  # samples of it, and the accuracy below which it is the last
+MOST_KNOWN, LEAST_OF_CLASS = 20_000, 50  # samples among which neighbours are looked for
+MOST_PROBABILITIES = 1 << 26  # samples times classes
+BLOCK = 256  # samples that are read at once
 
 
 @dataclass(frozen=True)
@@ -113,22 +116,32 @@ def label_errors(
         return LabelErrors.none(
             f"not looked for: a class has fewer than {FOLDS} training samples, or is the only one"
         )
-    if count > MOST_SAMPLES:
+    if count * len(prepared.classes) > MOST_PROBABILITIES:
         return LabelErrors.none(
-            f"not looked for: {count:,} training samples are more than {MOST_SAMPLES:,}, which is "
-            "what the simple classifier takes; --run has a trained network judge them"
+            f"not looked for: {count:,} samples of {len(prepared.classes):,} classes are too many; "
+            "--run has a trained network judge them"
         )
-    if prepared.dtype != "uint8" and train.samples.nbytes > MOST_BYTES:
-        return LabelErrors.none("not looked for: the training samples are more than 1 GiB")
-    features = _features(prepared)
-    probabilities = np.zeros((count, len(prepared.classes)))
+    order = np.random.default_rng(0).permutation(count)
+    samples = _samples(prepared, np.sort(order[: FITTED + TRIED]))
+    components = _Components.of(samples, images=prepared.dtype == "uint8")
+    features = components(samples)
+    if count > len(features):
+        place = np.random.default_rng(1).permutation(len(features))
+        known, asked = place[TRIED:], place[:TRIED]
+        tried = labels[np.sort(order[: len(features)])]
+        found = _neighbours(features, tried, known, asked, len(prepared.classes)).argmax(axis=1)
+        right = float((found == tried[asked]).mean())
+        if right < LEAST_TRIED:
+            return LabelErrors.none(_unbelieved(_how(BY, right)))
+        blocks = np.split(np.arange(count), range(BLOCK, count, BLOCK))
+        features = np.concatenate([components(_samples(prepared, each)) for each in blocks])
+    probabilities = np.zeros((count, len(prepared.classes)), np.float32)
     for fold in range(FOLDS):
         rest, part = stratified_fold(labels, FOLDS, fold, seed=0, groups=train.groups)
-        probabilities[part] = _neighbour_probabilities(
-            features[rest], labels[rest], features[part], len(prepared.classes)
-        )
+        known = _known(rest, labels)
+        probabilities[part] = _neighbours(features, labels, known, part, len(prepared.classes))
         on_progress(fold + 1, FOLDS)
-    return judged(probabilities, labels, "nearest neighbours", LEAST_ACCURACY)
+    return judged(probabilities, labels, BY, LEAST_ACCURACY)
 
 
 def judged(probabilities: Probabilities, labels: Ints, by: str, least: float) -> LabelErrors:
@@ -141,42 +154,80 @@ def judged(probabilities: Probabilities, labels: Ints, by: str, least: float) ->
         least: the accuracy from which on it is believed.
     """
     accuracy = float((probabilities.argmax(axis=1) == labels).mean())
-    how = f"by {by}, right on {accuracy:.1%} of samples that they had not seen"
+    how = _how(by, accuracy)
     if accuracy < least:
-        return LabelErrors.none(f"not said: {how}, and that is too few ({least:.0%})")
+        return LabelErrors.none(_unbelieved(how, least))
     found = confident_errors(probabilities, labels)
     fits = probabilities[found].argmax(axis=1)
     return LabelErrors(found, labels[found], fits, probabilities[found, fits], how)
 
 
-def _features(prepared: PreparedDataset) -> npt.NDArray[np.float32]:
-    """N x D: the principal components of the training samples.
+def _how(by: str, accuracy: float) -> str:
+    return f"by {by}, right on {accuracy:.1%} of samples that they had not seen"
 
-    Those of images are of small pictures; vectors and signals are standardized first.
+
+def _unbelieved(how: str, least: float = LEAST_ACCURACY) -> str:
+    return f"not said: {how}, and that is too few ({least:.0%})"
+
+
+def _samples(prepared: PreparedDataset, chosen: Ints) -> npt.NDArray[np.float32]:
+    """N x D: training samples; of images small pictures."""
+    rows = rows_of(prepared.train.samples)
+    if prepared.dtype != "uint8":
+        return np.asarray(rows[chosen], np.float32).reshape(len(chosen), -1)
+    parts = (rows[chosen[start : start + BLOCK]] for start in range(0, len(chosen), BLOCK))
+    return np.concatenate([small_pictures(part).reshape(len(part), -1) for part in parts])
+
+
+@dataclass(frozen=True)
+class _Components:
+    """The principal components of samples; vectors and signals are standardized first.
+
+    Attributes:
+        mean, vectors: float32 D, and D x components.
     """
-    from sklearn.decomposition import PCA
 
-    rows, count = rows_of(prepared.train.samples), len(prepared.train.labels)
-    if prepared.dtype == "uint8":
-        parts = (rows[start : start + BLOCK] for start in range(0, count, BLOCK))
-        flat = np.concatenate([small_pictures(part).reshape(len(part), -1) for part in parts])
-    else:
-        flat = np.asarray(rows[:], np.float32).reshape(count, -1)
-        flat = (flat - flat.mean(axis=0)) / np.maximum(flat.std(axis=0), 1e-6)
-    components = min(COMPONENTS, flat.shape[1], count)
-    if components == flat.shape[1]:
-        return flat
-    solver = PCA(components, svd_solver="randomized", random_state=0)
-    return np.asarray(solver.fit_transform(flat), np.float32)
+    mean: npt.NDArray[np.float32]
+    vectors: npt.NDArray[np.float32]
+
+    @classmethod
+    def of(cls, samples: npt.NDArray[np.float32], images: bool) -> _Components:
+        """Of N x D."""
+        from sklearn.decomposition import PCA
+
+        mean, size = samples.mean(axis=0), samples.shape[1]
+        scale = np.ones(size) if images else 1 / np.maximum(samples.std(axis=0), 1e-6)
+        components = min(COMPONENTS, size, len(samples))
+        vectors = np.eye(size)
+        if components < size:
+            solver = PCA(components, svd_solver="randomized", random_state=0)
+            vectors = solver.fit((samples - mean) * scale).components_.T
+        return cls(mean, np.asarray(scale[:, None] * vectors, np.float32))
+
+    def __call__(self, samples: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """N x components."""
+        found: npt.NDArray[np.float32] = (samples - self.mean) @ self.vectors
+        return found
 
 
-def _neighbour_probabilities(
-    known: npt.NDArray[np.float32], labels: Ints, asked: npt.NDArray[np.float32], classes: int
+def _known(chosen: Ints, labels: Ints) -> Ints:
+    """At most some thousand of the samples, of each class its share and some at least."""
+    mixed = np.random.default_rng(0).permutation(chosen)
+    mixed = mixed[np.argsort(labels[mixed], kind="stable")]
+    counts = np.bincount(labels[mixed])
+    rank = np.arange(len(mixed)) - np.repeat(np.cumsum(counts) - counts, counts)
+    most = np.maximum(LEAST_OF_CLASS, np.ceil(counts * (MOST_KNOWN / len(mixed))))
+    return np.sort(mixed[rank < most[labels[mixed]]])
+
+
+def _neighbours(
+    features: npt.NDArray[np.float32], labels: Ints, known: Ints, asked: Ints, classes: int
 ) -> Probabilities:
     """M x K: the shares of the classes among the ten nearest, nearer ones counting more."""
     from sklearn.neighbors import KNeighborsClassifier
 
-    neighbours = KNeighborsClassifier(min(10, len(known)), weights="distance").fit(known, labels)
+    neighbours = KNeighborsClassifier(min(10, len(known)), weights="distance")
+    neighbours.fit(features[known], labels[known])
     found = np.zeros((len(asked), classes))
-    found[:, neighbours.classes_] = neighbours.predict_proba(asked)
+    found[:, neighbours.classes_] = neighbours.predict_proba(features[asked])
     return found

@@ -5,8 +5,9 @@ import pytest
 from sklearn.datasets import load_digits
 
 from tests.core.audit.pictures import audited
-from torchyard.core.audit import label_errors
-from torchyard.core.audit.label_errors import confident_errors, judged
+from tests.core.preparation.raw_data import prepared
+from torchyard.core.audit.label_errors import confident_errors, judged, label_errors
+from torchyard.core.data.raw import ArraySplit, RawData
 
 
 def test_the_confident_joint_of_a_few_samples_is_the_papers():
@@ -50,13 +51,10 @@ def test_changed_labels_of_vectors_are_found_whatever_their_units(tmp_path, monk
         (7, "cat", "dog"),
         (30, "dog", "cat"),
     }
-    monkeypatch.setattr(label_errors, "MOST_BYTES", 50 * 3 * 4 - 1)
+    monkeypatch.setattr("torchyard.core.audit.label_errors.MOST_PROBABILITIES", 99)
     result, _ = audited(*splits, tmp_path / "again")
     assert result.count("label error") == 0
-    assert "more than 1 GiB" in str(result.facts)
-    monkeypatch.setattr(label_errors, "MOST_SAMPLES", 49)
-    result, _ = audited(*splits, tmp_path / "once more")
-    assert "50 training samples are more than 49" in str(result.facts)
+    assert "50 samples of 2 classes are too many" in str(result.facts)
 
 
 @pytest.mark.parametrize("seed", [0, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 2))])
@@ -72,3 +70,43 @@ def test_changed_labels_of_digits_are_found(seed, tmp_path):
     right = len(doubted & set(changed.tolist()))
     assert right / len(doubted) >= 0.8
     assert right / 45 >= 0.6
+
+
+@pytest.mark.slow
+def test_changed_labels_are_found_where_neighbours_are_looked_for_among_some_only(tmp_path):
+    """Digits, moved by a pixel and noisy, more than the neighbours that are looked at."""
+    digits, labels = load_digits(return_X_y=True)
+    generator = np.random.default_rng(0)
+    chosen = generator.integers(0, len(labels), 26_000)
+    images, labels = np.pad(digits.reshape(-1, 8, 8) * 15, ((0, 0), (1, 1), (1, 1))), labels[chosen]
+    down, right = generator.integers(0, 3, (2, len(chosen)))
+    window = np.arange(8)
+    images = images[
+        chosen[:, None, None],
+        down[:, None, None] + window[:, None],
+        right[:, None, None] + window,
+    ]
+    images = np.clip(images + generator.normal(0, 25, images.shape), 0, 255).astype(np.uint8)
+    changed = generator.random(len(labels)) < 0.03
+    labels = np.where(changed, (labels + generator.integers(1, 10, len(labels))) % 10, labels)
+    train, test = (
+        (images[part, None], labels[part]) for part in (slice(25_900), slice(25_900, None))
+    )
+    data = prepared(
+        RawData(tuple("0123456789"), ArraySplit(*train), ArraySplit(*test), "here"), tmp_path
+    )
+    found = label_errors(data).indices
+    assert changed[found].mean() >= 0.8
+    assert changed[found].sum() / changed[:25_900].sum() >= 0.6
+
+
+def test_a_classifier_that_is_wrong_on_some_samples_is_not_asked_about_all(tmp_path):
+    images = np.random.default_rng(0).integers(0, 256, (9500, 1, 8, 8), np.uint8)
+    labels = np.arange(9500) % 4
+    content = RawData(
+        tuple("abcd"), ArraySplit(images, labels), ArraySplit(images[:4], labels[:4]), "here"
+    )
+    steps = []
+    doubted = label_errors(prepared(content, tmp_path), lambda *step: steps.append(step))
+    assert (doubted.judged, steps) == (False, [])
+    assert doubted.how.startswith("not said: by nearest neighbours, right on 2")
