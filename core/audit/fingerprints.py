@@ -34,7 +34,7 @@ SHIFTS = tuple(product((0, 1, 2), repeat=2))
 # Of the pictures whose components are compared, 7 x 7 of 16 x 16 but for the border, which a
 # shifted image has from elsewhere. Blurred so much, a shift of a pixel or two changes little.
 SPOTS, BLUR = 7, 1.7
-EVEN, ODD = 20, 12  # principal components that a mirror image keeps, and that it negates
+COMPONENTS = 28  # principal ones, of what a mirror image keeps
 # Of their standard deviations: 0 would compare colours and light alone, 1 mostly noise.
 WHITENING = 0.45
 FITTED = 8192  # images from which the components are found
@@ -49,9 +49,9 @@ class Fingerprints:
 
     Attributes:
         digests: N, of the samples' values.
-        deviation: float32 N, of the pixels of each channel from their mean, 0 to 255; of vectors
-            of their values.
-        embedding: float32 N x 32 of unit length; the cosine says which images may be alike. All
+        deviation: float32 N, of each channel from its mean, 0 to 255: of the pixels where that is
+            less than `NOISE`, else of 16 x 16; of vectors of their values.
+        embedding: float32 N x 28 of unit length; the cosine says which images may be alike. All
             zero for an image without detail, and of no columns where samples are not images.
         coarse, fine: int8 N x 16 x 16 and N x 32 x 32: the grey picture without its broad light
             and shade, each scaled to use the range; in files that only this process sees.
@@ -88,7 +88,7 @@ def fingerprints(
     images = total if basis else 0
     coarse, fine = (_unnamed_array(images, side, folder) for side in (COARSE, FINE))
     lengths = np.empty((images, len(SHIFTS)), np.float32)
-    embedding = np.zeros((total, EVEN + ODD if basis else 0), np.float32)
+    embedding = np.zeros((total, COMPONENTS if basis else 0), np.float32)
     # Small pictures as rows: what is done to them is a few products of large matrices. Of the
     # light that is as broad as this 8 x 8 pixels know enough.
     pooling, detail = _of_pictures(_area_weights(COARSE, 8)), _detail()
@@ -104,7 +104,10 @@ def fingerprints(
             return len(block)
         pixels = _scaled(block[:, :4].astype(np.float32), FINE)
         small = _halved(pixels)
-        deviation[here] = _deviation(pixels)
+        # At most that of all pixels, which is asked for where it says that there is nothing.
+        deviation[here] = _deviation(small)
+        empty = np.flatnonzero(deviation[here] < NOISE)
+        deviation[place + empty] = _deviation(pixels[empty])
         # What varies less is noise, whose shape says nothing.
         embedding[here] = basis(small) * (deviation[here] >= NOISE)[:, None]
         grey, sharp = (each.mean(axis=1).reshape(len(block), -1) for each in (small, pixels))
@@ -123,14 +126,11 @@ def fingerprints(
 
 @dataclass(frozen=True)
 class Basis:
-    """Principal components of small colour pictures, apart for what mirroring keeps and negates.
-
-    A picture is the sum of an even part, the same in its mirror image, and an odd one that the
-    mirror image has negated; so the cosine to a mirror image needs no second embedding.
+    """Principal components of small colour pictures, of what is the same in their mirror images.
 
     Attributes:
-        mean: float32 C * 7 * 7, of the even parts.
-        vectors: float32 C * 7 * 7 x components, scaled: the even ones, then the odd ones.
+        mean: float32 C * 7 * 7.
+        vectors: float32 C * 7 * 7 x components, scaled.
     """
 
     mean: Floats
@@ -151,14 +151,13 @@ class Basis:
         spots = spots - spots.mean(axis=(1, 2, 3), keepdims=True)
         length = np.sqrt(np.einsum("ncij,ncij->n", spots, spots))
         spots /= np.maximum(length, 1e-6)[:, None, None, None]
-        flat, mirrored = (each.reshape(len(spots), -1) for each in (spots, spots[..., ::-1]))
-        even, odd = (flat + mirrored) / 2, (flat - mirrored) / 2
+        even = ((spots + spots[..., ::-1]) / 2).reshape(len(spots), -1)
         mean = even.mean(axis=0, dtype=np.float32)
-        return cls(mean, np.hstack([_components(even - mean, EVEN), _components(odd, ODD)]))
+        return cls(mean, _components(even - mean, COMPONENTS))
 
     def __call__(self, pictures: Floats) -> Floats:
         """Unit vectors of N x C x 16 x 16."""
-        # A product with an even vector is that of the even part alone, and so with an odd one.
+        # A picture's product with a symmetric vector is that of what its mirror image has, too.
         flat = _spots(pictures).reshape(len(pictures), -1)
         light = flat.mean(axis=1, keepdims=True)
         squares = np.einsum("np,np->n", flat, flat)[:, None] - flat.shape[1] * light**2
@@ -202,7 +201,7 @@ def _halved(pictures: Floats) -> Floats:
 
 def _deviation(pixels: Floats) -> Floats:
     """The standard deviation of each image: of the channel in which it is greatest."""
-    flat = pixels.reshape(*pixels.shape[:2], -1)
+    flat = pixels.reshape(*pixels.shape[:2], pixels.shape[2] * pixels.shape[3])
     mean = flat.mean(axis=2)
     variance = np.einsum("ncp,ncp->nc", flat, flat) / flat.shape[2] - np.square(mean)
     return np.asarray(np.sqrt(np.maximum(variance, 0)).max(axis=1), np.float32)

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from threadpoolctl import threadpool_limits
 
 from torchyard.core.audit.fingerprints import small_pictures
 from torchyard.core.data.dataset import PreparedDataset, rows_of
@@ -25,8 +26,8 @@ BY = "nearest neighbours"
 # Of the simple classifier on unseen samples. What a worse one doubts is mostly its own mistake.
 LEAST_ACCURACY = 0.9
 COMPONENTS = 64
-FITTED = 8192  # samples from which these are found, and which are the neighbours of the first try
-TRIED, LEAST_TRIED = 1024, 0.75  # samples of it, and the accuracy below which it is the last
+FITTED = 4608  # samples from which these are found, and that are tried first
+TRIED, LEAST_TRIED = 512, 0.7  # of them are asked about; below that accuracy it is the last try
 MOST_KNOWN, LEAST_OF_CLASS = 20_000, 50  # samples among which neighbours are looked for
 MOST_PROBABILITIES = 1 << 26  # samples times classes
 BLOCK = 256  # samples that are read at once
@@ -121,20 +122,13 @@ def label_errors(
             f"not looked for: {count:,} samples of {len(prepared.classes):,} classes are too many; "
             "--run has a trained network judge them"
         )
-    order = np.random.default_rng(0).permutation(count)
-    samples = _samples(prepared, np.sort(order[: FITTED + TRIED]))
+    chosen = np.random.default_rng(0).permutation(count)[:FITTED]
+    samples = _samples(prepared, chosen)
+    if count > FITTED and (right := _tried(samples, labels[chosen])) < LEAST_TRIED:
+        return LabelErrors.none(_unbelieved(_how(BY, right)))
     components = _Components.of(samples, images=prepared.dtype == "uint8")
-    features = components(samples)
-    if count > len(features):
-        place = np.random.default_rng(1).permutation(len(features))
-        known, asked = place[TRIED:], place[:TRIED]
-        tried = labels[np.sort(order[: len(features)])]
-        found = _neighbours(features, tried, known, asked, len(prepared.classes)).argmax(axis=1)
-        right = float((found == tried[asked]).mean())
-        if right < LEAST_TRIED:
-            return LabelErrors.none(_unbelieved(_how(BY, right)))
-        blocks = np.split(np.arange(count), range(BLOCK, count, BLOCK))
-        features = np.concatenate([components(_samples(prepared, each)) for each in blocks])
+    blocks = np.split(np.arange(count), range(BLOCK, count, BLOCK))
+    features = np.concatenate([components(_samples(prepared, each)) for each in blocks])
     probabilities = np.zeros((count, len(prepared.classes)), np.float32)
     for fold in range(FOLDS):
         rest, part = stratified_fold(labels, FOLDS, fold, seed=0, groups=train.groups)
@@ -160,6 +154,15 @@ def judged(probabilities: Probabilities, labels: Ints, by: str, least: float) ->
     found = confident_errors(probabilities, labels)
     fits = probabilities[found].argmax(axis=1)
     return LabelErrors(found, labels[found], fits, probabilities[found, fits], how)
+
+
+def _tried(samples: npt.NDArray[np.float32], labels: Ints) -> float:
+    """How many of some samples have the label of their nearest neighbour among the others."""
+    scaled = samples / np.maximum(samples.std(axis=0), 1e-6 + samples.std() / 100)
+    asked, known = scaled[:TRIED], scaled[TRIED:]
+    with threadpool_limits(1, "blas"):
+        nearness = asked @ known.T - np.einsum("nd,nd->n", known, known) / 2
+    return float((labels[TRIED:][nearness.argmax(axis=1)] == labels[:TRIED]).mean())
 
 
 def _how(by: str, accuracy: float) -> str:

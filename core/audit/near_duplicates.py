@@ -2,9 +2,9 @@
 
 Three sieves, each finer and slower than the one before:
 
-1. the cosine of embeddings of 32 numbers, of all pairs, the mirror images with them;
+1. the cosine of 28 numbers, the same for a mirror image, of all pairs;
 2. the correlation of grey 16 x 16 pictures without their broad light and shade, over shifts of
-   one pixel, of some hundred pairs for each image at most;
+   one pixel, of twenty pairs for each image in the mean;
 3. the same of 32 x 32, near the best of those shifts; and where that leaves a doubt, after one of
    the two has been scaled as the other is.
 
@@ -26,7 +26,6 @@ from threadpoolctl import threadpool_limits
 from torchyard.core.audit.alignment import rescaled_correlation, shifted_correlation
 from torchyard.core.audit.fingerprints import (
     COARSE,
-    EVEN,
     SHIFTS,
     WINDOW,
     Fingerprints,
@@ -36,7 +35,7 @@ from torchyard.core.data.photos import decoding_threads
 
 Ints = npt.NDArray[np.int64]
 
-CANDIDATES = 24  # for each image, in the mean: what the second sieve sees at most
+CANDIDATES = 20  # for each image, in the mean: what the second sieve sees at most
 LEAST_COSINE = 0.5
 COARSE_CORRELATION = 0.82
 CORRELATION = 0.85  # chosen on images of even numbers of CIFAR-10: docs/audit.md
@@ -96,15 +95,14 @@ def near_duplicates(
         on_progress: called with images done and all images.
     """
     chosen = chosen[prints.embedding.any(axis=1)[chosen]]
-    even = np.ascontiguousarray(prints.embedding[chosen, :EVEN])
-    odd = np.ascontiguousarray(prints.embedding[chosen, EVEN:])
+    embedding = prints.embedding[chosen]
     found: list[Pairs] = []
     # Threads of our own, a block each: comparing and counting take as long as multiplying.
     with threadpool_limits(1, "blas"), ThreadPoolExecutor(decoding_threads()) as threads:
-        least = _least_cosine(even, odd)
+        least = _least_cosine(embedding)
 
         def search(start: int) -> Pairs:
-            return _compared(prints, chosen, start, *_candidates(even, odd, start, least))
+            return _compared(prints, chosen, start, *_candidates(embedding, start, least))
 
         starts = range(0, len(chosen), ROWS)
         for start, pairs in zip(starts, threads.map(search, starts), strict=True):
@@ -134,36 +132,28 @@ def _least_correlation(pairs: Pairs, count: int) -> float:
     return float(1 - np.exp(middle - 6 * spread))
 
 
-def _cosines(even: Floats, odd: Floats, rows: slice | Ints, columns: slice) -> Floats:
-    """The greater of the cosines to an image and to its mirror image."""
-    found: Floats = odd[rows] @ odd[columns].T
-    np.abs(found, out=found)
-    found += even[rows] @ even[columns].T
-    return found
-
-
-def _least_cosine(even: Floats, odd: Floats) -> float:
+def _least_cosine(embedding: Floats) -> float:
     """From which cosine on a pair is looked at: so that there are not too many, found by sample."""
-    count = len(even)
+    count = len(embedding)
     sample = np.linspace(0, count - 1, min(count, 256)).astype(np.int64)
     if count <= CANDIDATES:
         return LEAST_COSINE
     rank = len(sample) * (CANDIDATES + 1)  # each is its own neighbour, too
     greatest = np.full(rank + 1, LEAST_COSINE, np.float32)
     for left in range(0, count, ROWS):
-        cosines = _cosines(even, odd, sample, slice(left, left + ROWS))
+        cosines = embedding[sample] @ embedding[left : left + ROWS].T
         more = cosines[cosines > greatest[0]]
         greatest = np.partition(np.concatenate([greatest, more]), len(more))[len(more) :]
     return float(greatest[0])
 
 
-def _candidates(even: Floats, odd: Floats, start: int, least: float) -> tuple[Ints, Ints]:
+def _candidates(embedding: Floats, start: int, least: float) -> tuple[Ints, Ints]:
     """The pairs of a block of rows with later images that may be alike, sorted by the row."""
     firsts, seconds = [], []
-    for top in range(start, min(start + ROWS, len(even)), TILE):
-        rows = slice(top, min(top + TILE, start + ROWS))
-        for left in range(top, len(even), 2 * TILE):
-            cosines = _cosines(even, odd, rows, slice(left, left + 2 * TILE))
+    for top in range(start, min(start + ROWS, len(embedding)), TILE):
+        rows = embedding[top : min(top + TILE, start + ROWS)]
+        for left in range(top, len(embedding), 2 * TILE):
+            cosines = rows @ embedding[left : left + 2 * TILE].T
             first, second = np.divmod(np.flatnonzero(cosines > least), cosines.shape[1])
             firsts.append(first + (top - start))
             seconds.append(second + left)

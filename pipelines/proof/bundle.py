@@ -24,6 +24,7 @@ from torchyard.core.data.files import atomic_write
 from torchyard.core.errors import RunError, UserError
 from torchyard.core.hosting.sources import file_source
 from torchyard.pipelines.proof.claim import Claim
+from torchyard.pipelines.proof.signature import SIGNATURE, is_signed, signed
 
 FORMAT = 1
 MANIFEST, CONFIG, LOCK, PLUGINS = "MANIFEST.json", "config.yaml", "lock.txt", "plugins/"
@@ -49,11 +50,14 @@ class TamperedError(RunError):
         self.findings = findings
 
 
-def write_bundle(path: Path, claim: Claim) -> str:
+def write_bundle(path: Path, claim: Claim, key: Path | None = None) -> str:
     """Write a claim as a file; returns the sha256 of its manifest, by which it can be known.
 
+    Args:
+        key: the file of a private key to sign the manifest with.
+
     Raises:
-        UserError: it cannot be written.
+        UserError: it cannot be written, or not signed with that.
     """
     tables: dict[str, Any] = {
         "run.json": {"name": claim.name},
@@ -71,9 +75,10 @@ def write_bundle(path: Path, claim: Claim) -> str:
         raise UserError(f"{odd[0]}: a plugin file of that name cannot be bundled")
     digests = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
     manifest = _json({"format": FORMAT, "sha256": digests})
+    signature = {} if key is None else {SIGNATURE: signed(manifest, key)}
     try:
         with atomic_write(path) as file, zipfile.ZipFile(file, "w") as archive:
-            for name, content in {MANIFEST: manifest, **files}.items():
+            for name, content in {MANIFEST: manifest, **signature, **files}.items():
                 member = zipfile.ZipInfo(name, EPOCH)
                 member.compress_type = zipfile.ZIP_DEFLATED
                 archive.writestr(member, content)
@@ -82,21 +87,26 @@ def write_bundle(path: Path, claim: Claim) -> str:
     return hashlib.sha256(manifest).hexdigest()
 
 
-def read_bundle(path: Path, digest: str | None = None) -> Claim:
+def read_bundle(path: Path, digest: str | None = None, key: Path | None = None) -> Claim:
     """Read a bundle, and find out whether it is as it was written.
 
     Args:
         digest: of the manifest, as `write_bundle` returned it, or its beginning.
+        key: the file of the public key of who must have signed it.
 
     Raises:
-        UserError: there is no such file, or it is no bundle.
+        UserError: there is no such file, or it is no bundle; or none of the key.
         TamperedError: with all that is not as it was written.
     """
     files = _files(path)
-    manifest = files.pop(MANIFEST)
+    manifest, signature = files.pop(MANIFEST), files.pop(SIGNATURE, None)
     found, findings = hashlib.sha256(manifest).hexdigest(), []
     if digest is not None and not found.startswith(digest.lower()):
         findings.append(f"{MANIFEST}: its sha256 is {found}, not {digest}")
+    if key is not None and signature is None:
+        findings.append(f"{SIGNATURE}: is missing, nobody has signed it")
+    elif key is not None and signature is not None and not is_signed(manifest, signature, key):
+        findings.append(f"{SIGNATURE}: is not by the owner of {key}, or of another manifest")
     listed = _table(MANIFEST, manifest).get("sha256", {})
     findings += [f"{name}: is missing" for name in (*FILES[1:], *listed) if name not in files]
     for name, content in files.items():
@@ -173,7 +183,7 @@ def _odd(members: list[zipfile.ZipInfo]) -> Iterator[str]:
             yield f"{name}: is there {count} times"
     for member in members:
         name, kind = member.orig_filename, stat.S_IFMT(member.external_attr >> 16)
-        if name not in FILES and not PLUGIN.fullmatch(name):
+        if name not in (SIGNATURE, *FILES) and not PLUGIN.fullmatch(name):
             yield f"{name}: was added, no bundle has a file of that name"
         elif kind not in (0, stat.S_IFREG):
             yield f"{name}: is a link or a folder, not a plain file"

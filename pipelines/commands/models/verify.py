@@ -55,6 +55,10 @@ def verify(
         str | None,
         typer.Option(metavar="SHA256", help="of a bundle: what `torchyard bundle` said it is"),
     ] = None,
+    key: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="of a bundle: the public key of who must have signed it"),
+    ] = None,
     run_plugins: Annotated[
         bool,
         typer.Option("--run-plugins", help="of a bundle: run the plugin files that it brings"),
@@ -66,9 +70,10 @@ def verify(
     may matter; 1 as well for a bundle that is not as it was written, with what was changed.
     """
     if run.endswith(".zip"):
-        _verify_bundle(Path(run), overrides or [], digest, run_plugins)
+        _verify_bundle(Path(run), overrides or [], digest, key, run_plugins)
         return
-    given = {"KEY=VALUE": overrides, "--digest": digest, "--run-plugins": run_plugins}
+    given = {"KEY=VALUE": overrides, "--digest": digest, "--key": key}
+    given |= {"--run-plugins": run_plugins}
     if odd := [name for name, value in given.items() if value]:
         raise UserError(f"{odd[0]}: is for a bundle, and {run} is no .zip file")
     _verify_run(run)
@@ -79,6 +84,10 @@ def bundle(
     run: RunName,
     to: Annotated[
         Path | None, typer.Option(metavar="FILE.zip", help="\\[default: named after the run]")
+    ] = None,
+    sign: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="sign it with this private key of Ed25519"),
     ] = None,
 ) -> None:
     """Write a run's record as one file, from which anybody can train it again and compare.
@@ -98,7 +107,7 @@ def bundle(
         found = chosen_run(client, run)
         claim = Claim.of_run(client, found)
     to = to or Path(re.sub(r"[^\w.-]+", "-", claim.name).strip("-") + ".zip")
-    digest = write_bundle(to, portable(claim))
+    digest = write_bundle(to, portable(claim), sign)
     told = f"{claim.name} is in {to}. `torchyard verify {to}` proves it."
     stdout.print(escape(told), soft_wrap=True)
     stdout.print(f"sha256 {digest}", soft_wrap=True)
@@ -128,7 +137,9 @@ def _verify_run(wanted: str) -> None:
         client.set_tag(found.info.run_id, VERIFIED, claim.weights)
 
 
-def _verify_bundle(path: Path, overrides: list[str], digest: str | None, run_code: bool) -> None:
+def _verify_bundle(
+    path: Path, overrides: list[str], digest: str | None, key: Path | None, run_code: bool
+) -> None:
     from torchyard.pipelines.proof import rebuilding
     from torchyard.pipelines.proof.bundle import read_bundle, unpacked
 
@@ -136,7 +147,7 @@ def _verify_bundle(path: Path, overrides: list[str], digest: str | None, run_cod
         raise UserError(
             f"{odd[0]}: would train something else  (accepts: dataset.…, device, model.weights)"
         )
-    claim = read_bundle(path, digest)
+    claim = read_bundle(path, digest, key)
     if claim.plugins and not run_code:
         names = ", ".join(sorted(claim.plugins))
         raise UserError(

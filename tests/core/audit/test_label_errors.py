@@ -101,8 +101,8 @@ def test_changed_labels_are_found_where_neighbours_are_looked_for_among_some_onl
 
 
 def test_a_classifier_that_is_wrong_on_some_samples_is_not_asked_about_all(tmp_path):
-    images = np.random.default_rng(0).integers(0, 256, (9500, 1, 8, 8), np.uint8)
-    labels = np.arange(9500) % 4
+    images = np.random.default_rng(0).integers(0, 256, (5000, 1, 8, 8), np.uint8)
+    labels = np.arange(5000) % 4
     content = RawData(
         tuple("abcd"), ArraySplit(images, labels), ArraySplit(images[:4], labels[:4]), "here"
     )

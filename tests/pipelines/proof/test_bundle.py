@@ -7,8 +7,11 @@ import struct
 import zipfile
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -54,6 +57,25 @@ def bundle(claim, tmp_path):
     path = tmp_path / "run.zip"
     write_bundle(path, claim)
     return path
+
+
+def keys(folder, name):
+    """Files with a pair of keys, as ssh-keygen and as openssl write them."""
+    key, none = Ed25519PrivateKey.generate(), serialization.NoEncryption()
+    secret = serialization.BestAvailableEncryption(b"secret")
+    form, public = serialization.PrivateFormat, serialization.PublicFormat
+    pem, ssh = serialization.Encoding.PEM, serialization.Encoding.OpenSSH
+    contents = {
+        "private": key.private_bytes(pem, form.OpenSSH, none),
+        "private_pem": key.private_bytes(pem, form.PKCS8, none),
+        "protected": key.private_bytes(pem, form.PKCS8, secret),
+        "public": key.public_key().public_bytes(ssh, public.OpenSSH),
+        "public_pem": key.public_key().public_bytes(pem, public.SubjectPublicKeyInfo),
+    }
+    paths = {each: folder / f"{name}.{each}" for each in contents}
+    for each, path in paths.items():
+        path.write_bytes(contents[each])
+    return SimpleNamespace(**paths)
 
 
 def rewritten(path, change, *, manifest=False):
@@ -173,6 +195,46 @@ def test_a_manifest_that_was_written_anew_has_another_digest(claim, bundle):
     [said] = findings(bundle, digest=digest)
     assert said.startswith(f"{MANIFEST}: its sha256 is ")
     assert said.endswith(f"not {digest}")
+
+
+def test_a_signature_tells_who_wrote_it_and_of_what(claim, bundle, tmp_path):
+    ours, others = keys(tmp_path, "ours"), keys(tmp_path, "others")
+    assert findings(bundle, key=ours.public) == ["MANIFEST.sig: is missing, nobody has signed it"]
+    for key in (ours.private, ours.private_pem):
+        write_bundle(bundle, claim, key)
+        assert read_bundle(bundle, key=ours.public) == read_bundle(bundle) == claim
+        assert read_bundle(bundle, key=ours.public_pem) == claim
+        [said] = findings(bundle, key=others.public)
+        assert (
+            said == f"MANIFEST.sig: is not by the owner of {others.public}, or of another manifest"
+        )
+    with zipfile.ZipFile(bundle) as archive:
+        signature = archive.read("MANIFEST.sig")
+
+    def forged(files):
+        del files["MANIFEST.sig"]
+        files["weights.json"] = b'{"digest": "00"}'
+
+    rewritten(bundle, forged, manifest=True)
+    with zipfile.ZipFile(bundle, "a") as archive:
+        archive.writestr("MANIFEST.sig", signature)
+    [said] = findings(bundle, key=ours.public)
+    assert said.startswith("MANIFEST.sig: is not by the owner of ")
+
+
+def test_what_is_no_key_is_refused_and_nothing_is_written(claim, bundle, tmp_path):
+    ours, path = keys(tmp_path, "ours"), tmp_path / "new.zip"
+    write_bundle(bundle, claim, ours.private)
+    for key, said in (
+        (tmp_path / "none", "--sign: .*none: No such file"),
+        (ours.public, "--sign: .* is no private key of Ed25519; `ssh-keygen"),
+        (ours.protected, "--sign: .* has a passphrase"),
+    ):
+        with pytest.raises(UserError, match=said):
+            write_bundle(path, claim, key)
+    assert not path.exists()
+    with pytest.raises(UserError, match=r"--key: .* is no public key of Ed25519"):
+        read_bundle(bundle, key=ours.private)
 
 
 def test_code_that_is_not_what_the_configuration_names_is_named(bundle, tmp_path):
