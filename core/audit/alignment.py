@@ -97,7 +97,8 @@ def _fitted(first: Floats, second: Floats) -> tuple[Floats, Floats, Floats]:
     moved = weights[:, 1:, 0] / np.maximum(weights[:, :1, 0], 0.2)
     scale = np.clip(1 + moved[:, 1::2] / side, *SCALES)
     shift = np.clip(moved[:, ::2] * (FINE / COARSE), -MOST_SHIFT, MOST_SHIFT)
-    return scale, shift, np.sqrt(np.maximum(explained, 0))
+    fit = np.sqrt(np.maximum(explained, 0))
+    return scale.astype(np.float32), shift.astype(np.float32), fit.astype(np.float32)
 
 
 def _resampled(pictures: Floats, scale: Floats, shift: Floats) -> Floats:

@@ -201,7 +201,7 @@ class _Components:
         mean, size = samples.mean(axis=0), samples.shape[1]
         scale = np.ones(size) if images else 1 / np.maximum(samples.std(axis=0), 1e-6)
         components = min(COMPONENTS, size, len(samples))
-        vectors = np.eye(size)
+        vectors: npt.NDArray[Any] = np.eye(size)
         if components < size:
             solver = PCA(components, svd_solver="randomized", random_state=0)
             vectors = solver.fit((samples - mean) * scale).components_.T
@@ -209,8 +209,7 @@ class _Components:
 
     def __call__(self, samples: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """N x components."""
-        found: npt.NDArray[np.float32] = (samples - self.mean) @ self.vectors
-        return found
+        return np.asarray((samples - self.mean) @ self.vectors, np.float32)
 
 
 def _known(chosen: Ints, labels: Ints) -> Ints:

@@ -94,7 +94,7 @@ def near_duplicates(
         chosen: indices of those to compare, ascending; images of the same pixels need one only.
         on_progress: called with images done and all images.
     """
-    chosen = chosen[prints.embedding.any(axis=1)[chosen]]
+    chosen = chosen[np.asarray(prints.embedding.any(axis=1))[chosen]]
     embedding = prints.embedding[chosen]
     found: list[Pairs] = []
     # Threads of our own, a block each: comparing and counting take as long as multiplying.

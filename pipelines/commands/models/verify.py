@@ -72,8 +72,9 @@ def verify(
     if run.endswith(".zip"):
         _verify_bundle(Path(run), overrides or [], digest, key, run_plugins)
         return
-    given = {"KEY=VALUE": overrides, "--digest": digest, "--key": key}
-    given |= {"--run-plugins": run_plugins}
+    bundled = overrides, digest, key, run_plugins
+    options = "KEY=VALUE", "--digest", "--key", "--run-plugins"
+    given = dict(zip(options, bundled, strict=True))
     if odd := [name for name, value in given.items() if value]:
         raise UserError(f"{odd[0]}: is for a bundle, and {run} is no .zip file")
     _verify_run(run)
