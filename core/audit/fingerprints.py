@@ -39,7 +39,7 @@ COMPONENTS = 28  # principal ones, of what a mirror image keeps
 WHITENING = 0.45
 FITTED = 8192  # images from which the components are found
 NOISE = 1.0  # the least deviation, of 0 to 255, of an image that has something on it
-BLOCK_BYTES = 1 << 20
+BLOCK, BLOCK_BYTES = 512, 1 << 20  # samples that are read at once, at most
 DIGEST = np.dtype("V16")
 
 
@@ -168,11 +168,11 @@ class Basis:
 
 
 def _blocks(splits: Sequence[Split]) -> Iterator[tuple[Split, slice, int]]:
-    """Some MiB of samples each: their split, their rows, and the place of the first of all."""
+    """Some hundred samples each: their split, their rows, and the place of the first of all."""
     place = 0
     for split in splits:
         count = len(split.samples)
-        size = max(1, BLOCK_BYTES * count // max(1, split.samples.nbytes))
+        size = min(BLOCK, max(1, BLOCK_BYTES * count // max(1, split.samples.nbytes)))
         for start in range(0, count, size):
             yield split, slice(start, min(start + size, count)), place + start
         place += count
