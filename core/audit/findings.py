@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 AUDIT_FILE = "audit.parquet"  # beside the arrays, and an artifact of a run
-FORMAT = 1  # of the methods and the table: another one is audited anew
+FORMAT = 2  # of the methods and the table: another one is audited anew
 
 # The kinds of finding, in the order they are shown, and what is said of each.
 KINDS = {
