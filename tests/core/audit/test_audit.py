@@ -1,6 +1,5 @@
 """Audits of data sets with something planted in them."""
 
-import shutil
 import tracemalloc
 
 import numpy as np
@@ -15,10 +14,12 @@ from tests.core.audit.pictures import (
     scaled_back,
     shifted,
 )
+from tests.core.preparation.raw_data import prepared
 from torchyard.core.audit.audit import audit
 from torchyard.core.audit.distribution import class_shares
 from torchyard.core.audit.findings import AUDIT_FILE, Audit
 from torchyard.core.data.dataset import PreparedDataset, Split
+from torchyard.core.data.raw import ArraySplit, RawData
 
 ALTERNATING = np.arange(400) % 2
 
@@ -212,12 +213,11 @@ def test_memory_grows_by_some_hundred_bytes_for_each_image(tmp_path):
     peaks, images = [], np.random.default_rng(0).integers(0, 256, (16384, 1, 8, 8), np.uint8)
     for count in (4096, 16384):
         train, test = images[:count], images[:1]
-        audited((train, np.zeros(count, np.int64)), (test, ALTERNATING[:1]), tmp_path, ("cat",))
-        [folder] = tmp_path.glob("prepared/*")
-        data = PreparedDataset.open(folder)
+        splits = ArraySplit(train, np.zeros(count, np.int64)), ArraySplit(test, ALTERNATING[:1])
+        data = prepared(RawData(("cat",), *splits, "here"), tmp_path / str(count))
         tracemalloc.start()
         audit(data, lambda *step: None, again=True)
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
-        shutil.rmtree(folder)
-    assert (peaks[1] - peaks[0]) / (16384 - 4096) < 700
+    grown = (peaks[1] - peaks[0]) / (16384 - 4096)
+    assert grown < 700
