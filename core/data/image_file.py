@@ -265,8 +265,8 @@ def _eight_bit(values: npt.NDArray[Any], reading: ImageReading, found: Findings)
     least, greatest = float(colours.min()), float(colours.max())
     if not math.isfinite(greatest - least):
         raise ValueError("its pixels are not all finite numbers")
-    low, high = map(float, np.percentile(colours, (1, 99)))
-    found.add(Findings(0, 0, 0, 0, 1, least, greatest, low, high))
+    usual_least, usual_greatest = map(float, np.percentile(colours, (1, 99)))
+    found.add(Findings(0, 0, 0, 0, 1, least, greatest, usual_least, usual_greatest))
     low, high = reading.value_range or SIXTEEN_BITS
     # 256 steps of equal width: of 0 to 65535, these are the upper 8 bits.
     step = (high - low + (values.dtype.kind != "f")) / 256 or 1.0

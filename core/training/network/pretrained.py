@@ -181,6 +181,7 @@ class StartingWeights:
         if self.classes and classes:
             _fit_head(fit, network.model, self.classes, classes)
         network.model.load_state_dict(fit.taken, strict=False)
+        _make_new_head_small(network.model, fit.new)
         parts = [
             f"{len(fit.taken)} of {len(network.model.state_dict())} tensors from {self.source}"
         ]
@@ -246,8 +247,11 @@ def _in_order(found: Tensors, wanted: Tensors) -> dict[str, str]:
     They agree where kind (`weight`, `running_mean`) and shape do; of the last layer, which may be
     for other classes, the kind.
     """
-    ours = [key for key in wanted if not key.endswith(COUNTER)]
-    theirs = [key for key in found if not key.endswith((COUNTER, *NORMALIZATION))]
+    ours = [*wanted]
+    theirs = [key for key in found if not key.endswith(NORMALIZATION)]
+    if len(ours) != len(theirs):
+        ours = [key for key in ours if not key.endswith(COUNTER)]
+        theirs = [key for key in theirs if not key.endswith(COUNTER)]
     if len(ours) != len(theirs) or not ours:
         return {}
     head = ours[-1].rpartition(".")[0]
@@ -277,6 +281,20 @@ def _fit_head(fit: Fit, model: nn.Module, theirs: Sequence[str], ours: Sequence[
         else:
             del fit.taken[key]
             fit.new[key] = f"for the classes {_some(ours)}, was for {_some(theirs)}"
+
+
+@torch.no_grad()
+def _make_new_head_small(model: nn.Module, new: Iterable[str]) -> None:
+    """Scale a new last layer down to the weights that `nn.Linear` begins with, if they are larger.
+
+    Some models draw it for the number of outputs (EfficientNet: 1/√K). Of few classes the first
+    logits are then so large that hundreds of steps are spent on making them smaller.
+    """
+    linear = [(name, layer) for name, layer in model.named_modules() if type(layer) is nn.Linear]
+    name, head = linear[-1] if linear else ("", None)
+    if head is not None and f"{name}.weight" in {*new} and head.weight.any():
+        bound = 1 / math.sqrt(head.in_features)
+        head.weight.mul_(min(1.0, bound / float(head.weight.abs().max())))
 
 
 def _prefixes(names: Iterable[str]) -> list[str]:

@@ -87,6 +87,20 @@ def test_the_same_network_under_other_names_is_taken_in_its_order(tmp_path):
         start(tmp_path / "a.pth", swapped).fit(model, "small")
 
 
+def test_a_new_last_layer_begins_with_no_larger_weights_than_torchs(tmp_path):
+    other, data = build(classes=1000, seed=2), prepared((3, 8, 8))
+    for scale in (100.0, 0.5):
+        network = Network(build(), data, "auto")
+        layer = network.model.fc
+        layer.weight.data *= scale
+        before = layer.weight.detach().clone()
+        start(tmp_path / "a.pth", other.state_dict()).apply(network, "small", RGB, "auto")
+        largest = before.abs().max()
+        torch.testing.assert_close(
+            layer.weight, before * min(1.0, float(6**-0.5 / largest)), msg=str(scale)
+        )
+
+
 def test_safetensors_are_read(tmp_path):
     safetensors = pytest.importorskip("safetensors.torch")
     other = build(seed=2)
