@@ -201,6 +201,11 @@ class StartingWeights:
             own = self._normalized_as_in_file(network.normalize)
             if own or (known is not None and known.mean):
                 parts.append("normalized as for them")
+            elif spec.dtype == "uint8":
+                parts.append(
+                    "normalized by the statistics of these data: what they were trained with is "
+                    "not known (dataset.normalize)"
+                )
         elif known is not None and known.mean:
             parts.append("dataset.normalize is as it is set, not as for them")
         side = known.image_size if known else None

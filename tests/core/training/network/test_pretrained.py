@@ -123,7 +123,9 @@ def test_the_head_is_new_where_there_are_other_classes_and_the_line_says_so(tmp_
     path = tmp_path / "a.pth"
     line = start(path, other.state_dict()).apply(network, "small", RGB, "auto")
     assert line == (
-        f"7 of 9 tensors from {path}; new: fc.weight (4x6, was 1000x6), fc.bias (4, was 1000)"
+        f"7 of 9 tensors from {path}; new: fc.weight (4x6, was 1000x6), fc.bias (4, was 1000); "
+        "normalized by the statistics of these data: what they were trained with is not known "
+        "(dataset.normalize)"
     )
     assert torch.equal(network.model.conv.weight, other.conv.weight)
     assert torch.equal(network.model.fc.weight, build().fc.weight)
