@@ -80,7 +80,7 @@ def measure(bench: Bench) -> tuple[list[Comparison], list[str]]:
     ], [
         f"{10 * train:,} images to train, {10 * test:,} to test, {SIZE} pixels, {epochs} epochs, "
         "batch 32. timm: AdamW, layer decay 0.8, cosine, its augmentation, as its train.py puts "
-        "them together; fastai: `fine_tune` with its augmentation, one epoch for the head, as ours.",
+        "them together; fastai: `fine_tune` with its augmentation, one epoch for the head.",
     ]
 
 
