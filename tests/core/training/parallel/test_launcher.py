@@ -13,7 +13,7 @@ from torchyard.core.errors import RunError, UserError
 from torchyard.core.hosting.host import host
 from torchyard.core.preparation.prepare import prepare_dataset
 from torchyard.core.training import checkpoint
-from torchyard.core.training.events import EpochDone
+from torchyard.core.training.events import EpochDone, GoesOn
 from torchyard.pipelines.worker import stages
 
 FAILING = '''
@@ -49,6 +49,27 @@ class Failing(LossParams):
 @hookimpl
 def register_losses(register):
     register("failing", Failing)
+'''
+
+NORMED = '''
+"""A network with batch norm."""
+from torchyard import ModelParams, hookimpl
+
+
+class Normed(ModelParams):
+    """Two layers, and a batch norm between them."""
+
+    def build(self, input_shape, num_classes):
+        from torch import nn
+
+        return nn.Sequential(
+            nn.Linear(input_shape[0], 8), nn.BatchNorm1d(8), nn.Linear(8, num_classes)
+        )
+
+
+@hookimpl
+def register_models(register):
+    register("normed", Normed)
 '''
 
 
@@ -140,10 +161,11 @@ def test_data_parallel_shows_the_sizes_inside_and_outside(trained, tmp_path, cap
 
 
 @pytest.fixture
-def failing(tmp_path, monkeypatch):
+def plugins(tmp_path, monkeypatch):
     folder = tmp_path / "plugins"
     folder.mkdir()
     (folder / "failing.py").write_text(FAILING)
+    (folder / "normed.py").write_text(NORMED)
     monkeypatch.setenv("TORCHYARD_PLUGINS", str(folder))
     host.cache_clear()
     yield
@@ -163,13 +185,75 @@ def failing(tmp_path, monkeypatch):
     ],
 )
 def test_a_process_that_dies_fails_the_run_and_leaves_no_other(
-    trained, failing, tmp_path, how, message, details
+    trained, plugins, tmp_path, how, message, details
 ):
     loss = {"name": "failing", "how": how}
     with pytest.raises(RunError) as caught:
         trained(tmp_path / "run", loss=loss, parallel="ddp", processes=2)
     assert re.fullmatch("Process 1 of the training" + message, str(caught.value))
     assert details in caught.value.details
+
+
+@pytest.mark.slow
+def test_synchronized_batch_norms_make_two_processes_train_what_one_does(
+    trained, plugins, tmp_path
+):
+    settings = {"model": "normed", "epochs": 2, "seed": 4}
+    _, alone, _ = trained(tmp_path / "one", **settings)
+    settings |= {"parallel": "ddp", "sync_batch_norm": True}
+    _, together, _ = trained(tmp_path / "two", **settings)
+    for name, weight in alone["network"].items():
+        torch.testing.assert_close(together["network"][name], weight, rtol=1e-5, atol=1e-5)
+
+
+KILLED_ONCE = '''
+"""A loss whose second process is killed once."""
+import os
+import signal
+from pathlib import Path
+
+from torchyard import LossParams, hookimpl
+
+
+class KilledOnce(LossParams):
+    """Kills its process in the second epoch, if no file says that it did."""
+
+    mark: str
+
+    def build(self, num_classes):
+        import torch
+
+        calls = 0
+
+        def loss(logits, targets):
+            nonlocal calls
+            calls += 1
+            mark = Path(self.mark)
+            if calls > 5 and os.environ.get("RANK") == "1" and not mark.exists():
+                mark.touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+            return torch.nn.functional.cross_entropy(logits, targets)
+
+        return loss
+
+
+@hookimpl
+def register_losses(register):
+    register("killed_once", KilledOnce)
+'''
+
+
+@pytest.mark.slow
+def test_a_process_that_dies_is_started_again_from_the_checkpoint(trained, plugins, tmp_path):
+    (tmp_path / "plugins" / "killed_once.py").write_text(KILLED_ONCE)
+    _, alone, _ = trained(tmp_path / "one", seed=4)
+    loss = {"name": "killed_once", "mark": str(tmp_path / "mark")}
+    settings = {"parallel": "ddp", "max_restarts": 1, "seed": 4}
+    _, together, events = trained(tmp_path / "two", loss=loss, **settings)
+    assert (tmp_path / "mark").exists()
+    assert [event.epoch for event in events if isinstance(event, GoesOn)] == [2]
+    for name, weight in alone["network"].items():
+        torch.testing.assert_close(together["network"][name], weight, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.slow
@@ -188,5 +272,28 @@ def test_processes_belong_to_ddp_and_share_a_batch():
     assert problems(processes=2) == ["train: processes are those of ddp: set train.parallel=ddp"]
     assert problems(parallel="ddp", processes=4, batch_size=3) == [
         "train: 4 processes cannot share a batch of 3"
+    ]
+    several = {"parallel": "ddp", "nodes": 2}
+    reached = several | {"rendezvous": "10.0.0.1:29400"}
+    assert problems(nodes=2) == ["train: nodes is for ddp: set train.parallel=ddp"]
+    assert problems(sync_batch_norm=True) == [
+        "train: sync_batch_norm is for ddp: set train.parallel=ddp"
+    ]
+    assert problems(**several) == [
+        "train: several nodes need an address of the first host, which the others reach: set "
+        "train.rendezvous=HOST:PORT"
+    ]
+    for wrong in ("10.0.0.1", ":29400", "10.0.0.1:0", "10.0.0.1:http", "10.0.0.1:70000"):
+        assert problems(**several, rendezvous=wrong) == [
+            f"train: '{wrong}' is no HOST:PORT, such as 10.0.0.1:29400"
+        ]
+    assert problems(parallel="ddp", rendezvous="10.0.0.1:29400") == [
+        "train: rendezvous is for several hosts: set train.nodes, e.g. 2"
+    ]
+    assert problems(**reached, min_nodes=1) == [
+        "train: min_nodes is for going on: set train.max_restarts, e.g. 3"
+    ]
+    assert problems(**reached, min_nodes=3, max_restarts=1) == [
+        "train: min_nodes=3 is more than nodes=2"
     ]
     assert os.environ.get("RANK") is None
