@@ -37,6 +37,7 @@ ROWS = (
     "logging",
     "checkpoints",
     "processors",
+    "processes",
     "engines",
     "scale",
 )

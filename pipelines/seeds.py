@@ -69,6 +69,8 @@ def check_seeds(resolved: ResolvedConfig, count: int) -> None:
             "--seeds: the champion would be the luckiest of the seeds: set promote=none, and "
             "promote the one that you choose afterwards"
         )
+    if config.train.nodes > 1:
+        problems.append("--seeds: each seed trains on this host alone: leave train.nodes=1")
     if isinstance(config.train.seed, int) and config.train.seed + count > 2**32:
         problems.append("train.seed: the seeds that follow it are too large")
     if problems:

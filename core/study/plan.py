@@ -277,6 +277,9 @@ class StudyPlan:
                 if pruned and config.train.parallel == "ddp":
                     problem = "study.pruner: is for trials of one process: leave train.parallel"
                     found.setdefault(problem, []).append(corner)
+                if config.train.nodes > 1:
+                    problem = "train.nodes: a trial trains on one host: leave train.nodes=1"
+                    found.setdefault(problem, []).append(corner)
                 known = [*FIGURES, *(f"val/{metric.name}" for metric in config.metrics)]
                 figure = self.settings.figure
                 if not any(figure == each or figure.startswith(f"{each}/") for each in known):

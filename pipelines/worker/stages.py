@@ -308,7 +308,7 @@ def _train(
     if settings.sync_batch_norm:
         from torchyard.core.training.parallel.batch_norm import synchronize
 
-        synchronize(network.model)
+        synchronize(network.model, device)
     if start is not None and strategy.is_main:
         emit(WeightsTaken(taken, file_identity(start.file)))
     steps = total_steps(len(train), settings)
