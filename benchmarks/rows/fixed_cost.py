@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import time
+
 from benchmarks.bench import Bench
 from benchmarks.comparison import Comparison, Series, Target, alternate
-from benchmarks.home import OURS, ROOT, Home
+from benchmarks.home import OURS, ROOT, BenchmarkError, Home
 
 TITLE = "Fixed cost: whole process of the digits job (LeNet, 5 epochs, batch 32)"
 PEERS = ROOT / "benchmarks" / "peers"
@@ -38,6 +41,7 @@ def measure(bench: Bench) -> tuple[list[Comparison], list[str]]:
 
         home.torchyard("up")
         try:
+            _wait_for_standby(home)
             _run(home, settle=False)
             beside = alternate(
                 bench.rounds(3), {UP: lambda: _run(home, settle=False), BARE: bare}, bench.say
@@ -55,7 +59,7 @@ def measure(bench: Bench) -> tuple[list[Comparison], list[str]]:
         _table(
             "With `torchyard up` running",
             beside,
-            Target("with `up` running ≤ 1.0 × the bare script", UP, 1.0, False, (BARE,)),
+            Target("with `up` running ≤ 0.4 × the bare script", UP, 0.4, False, (BARE,)),
         ),
     ]
     notes = [
@@ -72,6 +76,17 @@ def _run(home: Home, settle: bool = True) -> float:
     if settle:
         home.settle()
     return seconds
+
+
+def _wait_for_standby(home: Home) -> None:
+    """Wait until runs begin in a process that is ready for them."""
+    end = time.monotonic() + 120
+    while time.monotonic() < end:
+        services = json.loads(home.torchyard("status", "--json").output)["services"]
+        if any(each["name"] == "standby" and each["state"] == "up" for each in services):
+            return
+        time.sleep(0.5)
+    raise BenchmarkError("no standby came up within 120 s")
 
 
 def _table(caption: str, found: dict[str, list[float]], *targets: Target) -> Comparison:

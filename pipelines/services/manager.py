@@ -5,7 +5,8 @@
 | `server`        | the Prefect server with its scheduler                                   |
 | `worker`        | the Prefect worker: starts the runs that are scheduled on this machine |
 | `mlflow-<hash>` | the MLflow UI of one tracking store that `up` was called for            |
-| `supervisor`    | starts the other three, restarts them when they die, reaps dead runs    |
+| `standby`       | has imported what a run needs, and is forked for each; on Linux         |
+| `supervisor`    | starts the others, restarts them when they die, reaps dead runs         |
 
 `services.json` exists while the services are wanted; a daemon is alive while its lock is held
 (see `daemon.py`). So any of them can be killed at any moment and `status` stays correct: the
@@ -27,6 +28,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
+
+import psutil
 
 from torchyard.core.data.files import atomic_write
 from torchyard.core.errors import RunError, UserError
@@ -53,6 +56,7 @@ from torchyard.pipelines.services.prefect_settings import setting
 from torchyard.pipelines.services.server.access import PASSWORD_FILE
 from torchyard.pipelines.services.server.answer import check_prefect
 from torchyard.pipelines.services.server.process import PERSISTENT, SERVICES_FILE
+from torchyard.pipelines.services.standby.client import SOCKET
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -208,6 +212,21 @@ class ServiceManager:
                 "supervisor", _state(supervisor), "", supervisor, "", self.supervisor.log
             ),
         ]
+
+    def standby_status(self) -> ServiceStatus | None:
+        """The standby that runs begin in, with what it takes; None where there is none.
+
+        Nothing depends on it: `up` does not wait for it.
+        """
+        with state_lock(self.folder):
+            daemon = self.standby.state()
+        if daemon is None or daemon.pid is None:
+            return None
+        takes = ""
+        with contextlib.suppress(psutil.Error):
+            takes = f"{psutil.Process(daemon.pid).memory_info().rss / 2**20:.0f} MiB of memory"
+        state = _state(daemon, (self.folder / SOCKET).exists())
+        return ServiceStatus("standby", state, takes, daemon, log=self.standby.log)
 
     def stored_schedules(self) -> list[str]:
         """The names of what is scheduled, from Prefect's own database while no server has it."""

@@ -88,6 +88,8 @@ def status(as_json: arguments.AsJson = False) -> None:
         here = manager.pool_name(prefect.api)
         mine = (row for row in plan if row["pool"] == here and not row["paused"])
         waiting = [row["name"] for row in mine if row["schedule"]]
+    if (standby := found.standby_status()) is not None:
+        services = [*services, standby]
     if as_json:
         rows = [_as_dict(service) for service in services]
         print_json({"services": rows, "plan": plan, "waiting": waiting}, indent=1)

@@ -37,6 +37,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
+from torchyard.core.hosting.sources import builtin_sources
 from torchyard.pipelines import __main__
 from torchyard.pipelines.services.daemon import DAEMON_VARIABLE, report_pid
 from torchyard.pipelines.services.standby.client import DECISION_SECONDS, SOCKET
@@ -51,6 +52,13 @@ from torchyard.pipelines.services.standby.worker import ForkedWorker
 from torchyard.pipelines.worker import process
 
 MODULE = "torchyard.pipelines.services.standby.process"
+# What a run imports when it comes to it: all of the third parties that it may.
+IMPORTED = (
+    *("torchyard.pipelines.cli", "torchyard.pipelines.flow.pipeline", "prefect.task_engine"),
+    *("matplotlib.figure", "matplotlib.backends.backend_svg", "mlflow.pyfunc", "pyarrow.parquet"),
+    *("mlflow.store.model_registry.sqlalchemy_store", "prefect.utilities.visualization"),
+    *("sqlalchemy.dialects.sqlite", "anyio._backends._asyncio", "torchyard.core.report.run_page"),
+)
 AGAIN_SECONDS = 60  # a command that goes on by itself has imported by then
 
 
@@ -65,7 +73,7 @@ class Standby:
     def __init__(self, folder: Path, lock: int) -> None:
         self._folder, self._lock = folder, lock
         self._began = time.time_ns()
-        self._given = dict(os.environ)
+        self._given, self._path = dict(os.environ), [*sys.path]
         self._runs: dict[int, socket.socket] = {}
         self._set_by_imports = _load()
         self._files = loaded_files()
@@ -124,6 +132,9 @@ class Standby:
         theirs = request["surroundings"]
         if names := [name for name in theirs if theirs[name] != self._surroundings.get(name)]:
             return f"another process: {', '.join(names)}"
+        # Another beginning of it, such as the folder of the program, has none of what is imported.
+        if request["path"][-len(self._path) :] != self._path:
+            return "another process: where modules are found"
         if names := _differing(self._given, request["environment"]):
             return f"variables that differ: {', '.join(names)}"
         for path, before in self._files.items():
@@ -139,6 +150,7 @@ class Standby:
         if reason.startswith("another process"):
             connection.close()
             return
+        (self._folder / SOCKET).unlink()  # nobody is to wait
         connection.settimeout(AGAIN_SECONDS)  # the command's imports come first
         with contextlib.suppress(OSError):
             connection.recv(1)
@@ -228,8 +240,10 @@ def _load() -> dict[str, str]:
 
     stages.load_compiler()
     stages.load_export()
-    for name in ("cli", "flow.pipeline", "resumption", "flow.reporting"):
-        importlib.import_module(f"torchyard.pipelines.{name}")
+    for name in IMPORTED:
+        importlib.import_module(name)
+    for _, load in builtin_sources():
+        load()
     from torchyard.pipelines.flow.recording import load_libraries
 
     load_libraries()

@@ -117,8 +117,14 @@ class Sandbox:
             if not found:
                 return None
             [(run_id, status)] = found
+        return {**self.tags(run_id), "status": status, "id": run_id}
+
+    def tags(self, run_id: str) -> dict[str, str]:
+        """The tags of an MLflow run."""
+        database = self.folder / "work" / "mlruns" / "mlflow.db"
+        with contextlib.closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as store:
             tags = store.execute("select key, value from tags where run_uuid = ?", [run_id])
-            return {**dict(tags.fetchall()), "status": status, "id": run_id}
+            return dict(tags.fetchall())
 
     def ended(self, flow_run: str) -> dict[str, str] | None:
         """The MLflow run of a flow run, once it has ended early and says why."""

@@ -1,0 +1,87 @@
+"""Runs that the standby of `torchyard up` takes over are as others, and end as others."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import signal
+import socket
+import sys
+from typing import Any
+
+import psutil
+import pytest
+
+from tests.pipelines.services.sandbox import LONG, Sandbox, eventually
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.timeout(900),
+    pytest.mark.skipif(sys.platform != "linux", reason="there is a standby on Linux alone"),
+]
+SHORT = ("run", "digits", "model=straight", "train.epochs=2", "train.seed=7")
+OF_EACH = (  # tags that differ from run to run
+    *("torchyard.process", "mlflow.", "prefect.", "torchyard.name", "torchyard.lease"),
+    *("torchyard.page",),
+)
+
+
+def wait_for_standby(sandbox: Sandbox) -> None:
+    def listens() -> bool:
+        with (
+            contextlib.chdir(sandbox.folder / "home" / "torchyard"),
+            socket.socket(socket.AF_UNIX) as probe,
+        ):
+            return probe.connect_ex("standby.sock") == 0
+
+    assert eventually(listens)
+
+
+def run(sandbox: Sandbox, **variables: str) -> tuple[dict[str, Any], dict[str, str], bool]:
+    """What a run said of each epoch, what it recorded, and whether the command's process did it."""
+    sandbox.environment |= variables
+    process = sandbox.start(*SHORT, "--json")
+    printed = process.communicate(timeout=300)[0]
+    assert process.returncode == 0, printed
+    events = [json.loads(line) for line in printed.splitlines()]
+    epochs = {each["epoch"]: (each["loss"], each["accuracy"]) for each in events if "epoch" in each}
+    [result] = [each for each in events if each["event"] == "result"]
+    tags = sandbox.tags(result["run_id"])
+    own = int(tags["torchyard.process"].split()[0]) == process.pid
+    return epochs, {k: v for k, v in tags.items() if not k.startswith(OF_EACH)}, own
+
+
+def test_a_run_that_is_taken_over_is_the_same_as_one_that_is_not(sandbox: Sandbox) -> None:
+    epochs, tags, own = run(sandbox)
+    assert own
+    sandbox.torchyard("up")
+    wait_for_standby(sandbox)
+    assert run(sandbox) == (epochs, tags, False)
+    # What was read at the start is noticed: that run goes on by itself, the next is taken over.
+    assert run(sandbox, PREFECT_LOGGING_EXTRA_LOGGERS="a") == (epochs, tags, True)
+    wait_for_standby(sandbox)
+    assert not run(sandbox)[2]
+    # A plugin is read by each run.
+    plugin = sandbox.folder / "work" / "torchyard_plugins" / "straight.py"
+    plugin.write_text(
+        plugin.read_text().replace("LazyLinear(", "LazyLinear(bias=False, out_features=")
+    )
+    assert run(sandbox)[0] != epochs
+
+
+@pytest.mark.parametrize("ends", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_a_run_that_is_taken_over_ends_with_its_command(
+    sandbox: Sandbox, ends: signal.Signals
+) -> None:
+    sandbox.torchyard("up")
+    wait_for_standby(sandbox)
+    command = sandbox.start("run", "digits", *LONG)
+    flow_run, record = eventually(sandbox.training)
+    number = int(record["torchyard.process"].split()[0])
+    assert number != command.pid
+    command.send_signal(ends)
+    command.communicate(timeout=120)
+    assert command.returncode == (-ends if ends == signal.SIGKILL else 130)
+    assert eventually(lambda: not psutil.pid_exists(number))
+    assert eventually(lambda: sandbox.record(flow_run)["status"] == "KILLED")
+    assert eventually(lambda: sandbox.processes("worker.serve") == [])
