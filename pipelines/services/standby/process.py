@@ -50,6 +50,7 @@ from torchyard.pipelines.services.standby.sameness import (
 from torchyard.pipelines.services.standby.title import set_title
 from torchyard.pipelines.services.standby.worker import ForkedWorker
 from torchyard.pipelines.worker import process
+from torchyard.pipelines.worker.process import start_variables
 
 MODULE = "torchyard.pipelines.services.standby.process"
 # What a run imports when it comes to it: all of the third parties that it may.
@@ -129,13 +130,14 @@ class Standby:
 
     def _differs(self, request: dict[str, Any]) -> str:
         """Why a command cannot be taken over; empty if it can."""
-        theirs = request["surroundings"]
-        if names := [name for name in theirs if theirs[name] != self._surroundings.get(name)]:
+        around = request["surroundings"]
+        if names := [name for name in around if around[name] != self._surroundings.get(name)]:
             return f"another process: {', '.join(names)}"
         # Another beginning of it, such as the folder of the program, has none of what is imported.
         if request["path"][-len(self._path) :] != self._path:
             return "another process: where modules are found"
-        if names := _differing(self._given, request["environment"]):
+        mine, theirs = map(self._read_early, (self._given, request["environment"]))
+        if names := sorted(n for n in {*mine, *theirs} if mine.get(n) != theirs.get(n)):
             return f"variables that differ: {', '.join(names)}"
         for path, before in self._files.items():
             now = stamp(path)
@@ -143,6 +145,10 @@ class Standby:
             if now != before or (now and self._began <= now[0] <= time.time_ns()):
                 return f"changed: {path}"
         return ""
+
+    def _read_early(self, environment: dict[str, str]) -> dict[str, str]:
+        # What an import would have set anyway is no difference.
+        return read_early(self._set_by_imports | start_variables(environment))
 
     def _refuse(self, connection: socket.socket, request: dict[str, Any], reason: str) -> None:
         _send(connection, refused=reason)
@@ -159,7 +165,7 @@ class Standby:
         program = [sys.executable, "-P", "-m", MODULE, str(self._folder), str(self._lock)]
         os.set_inheritable(self._lock, True)
         self._listener.close()
-        os.execve(sys.executable, program, start_environment(environment))
+        os.execve(sys.executable, program, start_variables(environment))
 
     def _reap(self, wake: int) -> None:
         os.read(wake, 1024)
@@ -217,16 +223,6 @@ class Standby:
 
 def _engine() -> None:
     runpy.run_module("prefect.engine", run_name="__main__", alter_sys=True)
-
-
-def start_environment(environment: dict[str, str]) -> dict[str, str]:
-    """The environment for a standby: that of a torch worker, in which C libraries look as well."""
-    return process.start_variables(environment)
-
-
-def _differing(mine: dict[str, str], theirs: dict[str, str]) -> list[str]:
-    one, other = read_early(start_environment(mine)), read_early(start_environment(theirs))
-    return sorted(name for name in {*one, *other} if one.get(name) != other.get(name))
 
 
 def _load() -> dict[str, str]:
