@@ -20,10 +20,7 @@ pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="there is a standby on Linux alone"),
 ]
 SHORT = ("run", "digits", "model=straight", "train.epochs=2", "train.seed=7")
-OF_EACH = (  # tags that differ from run to run
-    *("torchyard.process", "mlflow.", "prefect.", "torchyard.name", "torchyard.lease"),
-    *("torchyard.page",),
-)
+OF_EACH = ("torchyard.process", "torchyard.lease", "mlflow.", "prefect.", "checkpoints")  # tags
 
 
 def wait_for_standby(sandbox: Sandbox) -> None:
