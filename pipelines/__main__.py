@@ -23,7 +23,7 @@ def main() -> None:
         from torchyard.pipelines.services.standby.client import hand_over
 
         try:
-            status = hand_over("command")
+            status = hand_over()
         except KeyboardInterrupt:
             status = 130
         if status is not None:

@@ -24,13 +24,10 @@ DECISION_SECONDS = 10.0
 FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
 
 
-def hand_over(program: str) -> int | None:
+def hand_over() -> int | None:
     """Have the standby of the user's services do what this process was started for.
 
     Signals are passed on to the process that does it; if this one is killed, that one is, too.
-
-    Args:
-        program: "command" for the command line, "engine" for Prefect's of a scheduled run.
 
     Returns:
         The exit status; None if there is no standby, or it cannot: nothing has begun then.
@@ -46,7 +43,7 @@ def hand_over(program: str) -> int | None:
         try:
             answers.readline()
             connection.settimeout(DECISION_SECONDS)
-            _send(connection, program)
+            _send(connection)
             answer = json.loads(answers.readline())
         except (OSError, ValueError):
             return None
@@ -77,10 +74,9 @@ def _connected(folder: Path) -> socket.socket:
     return connection
 
 
-def _send(connection: socket.socket, program: str) -> None:
+def _send(connection: socket.socket) -> None:
     os.umask(umask := os.umask(0o077))
     request = {
-        "program": program,
         "arguments": sys.argv,
         "shown": sys.orig_argv,
         "path": sys.path,

@@ -22,7 +22,6 @@ import importlib
 import io
 import json
 import os
-import runpy
 import select
 import selectors
 import signal
@@ -211,22 +210,16 @@ class Standby:
             sys.argv, sys.path = request["arguments"], request["path"]
             set_title(request["shown"], request["environment"])
             process.fork = ForkedWorker
-            if request["program"] == "command":
-                _run(__main__.command)
-                __main__.leave()
-            status = _run(_engine)
+            _run(__main__.command)
+            __main__.leave()
         except BaseException:
             traceback.print_exc()
         finally:
             os._exit(status)
 
 
-def _engine() -> None:
-    runpy.run_module("prefect.engine", run_name="__main__", alter_sys=True)
-
-
 def _load() -> dict[str, str]:
-    """Import what a run, its worker and an engine of Prefect's do; returns variables they set."""
+    """Import what a run and its worker do; returns variables they set."""
     from torchyard.pipelines.local_run import quiet_prefect
 
     quiet_prefect()

@@ -25,7 +25,7 @@ def test_whatever_is_killed_is_reported_as_dead_and_restarted(sandbox: Sandbox) 
         lambda: sandbox.services()["worker"]["process"] not in (None, before["worker"])
     )
     assert sandbox.run(flow_run)["state_type"] == "RUNNING"
-    for process in sandbox.processes("standby.engine"):
+    for process in sandbox.processes("prefect.engine"):
         with contextlib.suppress(psutil.NoSuchProcess):  # it ends with its command
             process.kill()
     assert eventually(lambda: sandbox.run(flow_run)["state_type"] == "CRASHED")
