@@ -210,8 +210,8 @@ def test_an_audit_is_kept_beside_the_arrays_and_one_that_is_damaged_is_made_agai
 @pytest.mark.slow
 def test_memory_grows_by_some_hundred_bytes_for_each_image(tmp_path):
     """Of four times as many images, which the files beside the arrays hold, not the memory."""
-    peaks, images = [], np.random.default_rng(0).integers(0, 256, (16384, 1, 8, 8), np.uint8)
-    for count in (4096, 16384):
+    peaks, images = [], np.random.default_rng(0).integers(0, 256, (65536, 1, 8, 8), np.uint8)
+    for count in (16384, 65536):  # the blocks of both are full
         train, test = images[:count], images[:1]
         splits = ArraySplit(train, np.zeros(count, np.int64)), ArraySplit(test, ALTERNATING[:1])
         data = prepared(RawData(("cat",), *splits, "here"), tmp_path / str(count))
@@ -219,5 +219,5 @@ def test_memory_grows_by_some_hundred_bytes_for_each_image(tmp_path):
         audit(data, lambda *step: None, again=True)
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
-    grown = (peaks[1] - peaks[0]) / (16384 - 4096)
+    grown = (peaks[1] - peaks[0]) / (65536 - 16384)
     assert grown < 700
