@@ -239,7 +239,7 @@ DATASETS = st.fixed_dictionaries(
 )
 TRAIN = st.fixed_dictionaries(
     {"epochs": counts, "validation": shares, "clip_norm": st.none() | rates},
-    optional={"max_steps": counts, "seed": counts, "threads": counts},
+    optional={"max_steps": counts, "seed": counts, "threads": st.integers(1, 4096)},
 )
 CONFIGS = st.fixed_dictionaries(
     {"dataset": DATASETS},

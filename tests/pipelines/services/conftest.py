@@ -33,12 +33,19 @@ def plan_runs(workspace: Any) -> Callable[[UUID], None]:
 
     def plan(deployment: UUID) -> None:
         start = datetime.now(UTC) - timedelta(hours=2)
-        httpx.post(
-            f"{workspace.api_url}/deployments/{deployment}/schedule",
-            json={"start_time": start.isoformat(), "min_runs": 4},
-            headers=workspace.headers,
-            trust_env=False,
-        ).raise_for_status()
+
+        def planned() -> bool:
+            answer = httpx.post(
+                f"{workspace.api_url}/deployments/{deployment}/schedule",
+                json={"start_time": start.isoformat(), "min_runs": 4},
+                headers=workspace.headers,
+                trust_env=False,
+            )
+            return answer.status_code != httpx.codes.SERVICE_UNAVAILABLE and bool(
+                answer.raise_for_status()
+            )
+
+        assert eventually(planned, 60)  # its database may be locked
 
     return plan
 

@@ -75,7 +75,7 @@ def test_prefect_says_in_the_final_state_what_came_out(client, nights):
     gained = 100 * (right - said[0][1])
     assert better == f"{100 * right:.1f} % ({gained:+.1f}), promoted as v2"
     lost = 100 * (wrong - right)
-    assert worse.startswith(f"{100 * wrong:.1f} % ({lost:+.1f}), refused by beats_champion")
+    assert worse.startswith(f"{100 * wrong:.1f} % (−{-lost:.1f}), refused by beats_champion")
 
 
 def test_by_hand_a_refusal_is_exit_status_1_and_says_why(workspace, client, nights):

@@ -28,6 +28,7 @@ def folder(tmp_path, monkeypatch):
     prepare_dataset("toy", Toy(), tmp_path / "cache", lambda *_: None)
     download = tmp_path / "cache" / "downloads" / "toy.tar.gz"
     download.write_bytes(b"x" * 70_000)
+    download.with_name("toy.tar.gz.lock").touch()  # as whoever downloads has
     os.utime(download, (1, 1))
     return tmp_path
 
