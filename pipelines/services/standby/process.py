@@ -110,6 +110,8 @@ class Standby:
                 raise PermissionError("another user's command")
             connection.sendall(b"\n")
             _, descriptors, _, _ = socket.recv_fds(connection, 1, 4)
+            for descriptor in descriptors:  # who reads what the command writes waits for its end
+                os.set_inheritable(descriptor, False)
             try:
                 with connection.makefile("rb") as lines:
                     request = json.loads(lines.readline())

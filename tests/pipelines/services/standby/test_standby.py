@@ -78,7 +78,7 @@ def test_a_run_that_is_taken_over_ends_with_its_command(
     assert number != command.pid
     command.send_signal(ends)
     command.communicate(timeout=120)
-    assert command.returncode == (-ends if ends == signal.SIGKILL else 130)
+    assert command.returncode == (130 if ends == signal.SIGINT else -ends)
     assert eventually(lambda: not psutil.pid_exists(number))
     assert eventually(lambda: sandbox.record(flow_run)["status"] == "KILLED")
     assert eventually(lambda: sandbox.processes("worker.serve") == [])
