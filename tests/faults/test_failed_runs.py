@@ -134,6 +134,7 @@ def newest():
     return client, run
 
 
+@pytest.mark.slow
 def test_vectors_run_from_data_to_model():
     outcome = train("vectors", epochs=30)
     assert outcome.accuracy > 0.9
@@ -182,6 +183,7 @@ def test_a_plugin_that_raises_fails_the_run_which_goes_on_once_it_is_mended(work
     assert [metric.step for metric in losses] == [1, 2, 3, 4]
 
 
+@pytest.mark.slow
 def test_a_flow_tried_again_continues_its_run_from_the_checkpoint(tmp_path):
     outcome = train(
         model={"name": "raises_once", "marker": str(tmp_path / "marker")}, retries=1, epochs=4
@@ -244,6 +246,7 @@ def test_a_data_parallel_process_that_raises_fails_the_run_with_its_traceback():
     assert all_gone()
 
 
+@pytest.mark.slow
 def test_no_data_parallel_process_outlives_its_worker():
     from torchyard.pipelines.worker.process import shared_worker
 
@@ -296,6 +299,7 @@ def images(folder: Path, names=("ant", "bee"), count=12, test=()):
                     Image.fromarray(pixels.astype(np.uint8)).save(target / f"{index:02}.png")
 
 
+@pytest.mark.slow
 def test_a_class_without_test_images_says_so_and_divides_nothing(tmp_path):
     names = ("ant", 'say "bee", 蜂', "<b>cat|dog")
     images(tmp_path, names, test=names[:2])

@@ -321,6 +321,7 @@ def whole_record(prepared: PreparedDataset, exported: Path, **environment: str) 
     )
 
 
+@pytest.mark.slow
 def test_two_first_runs_at_once_succeed_quietly_and_without_torch(
     prepared: PreparedDataset, exported: Path
 ) -> None:

@@ -192,6 +192,7 @@ def photos(workspace, tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("resize", [None, "pad"])
 def test_photos_are_predicted_as_they_were_evaluated(workspace, torchyard, photos, resize):
     """No skew: with the crop of the run's own transform, which is not the default of arrays."""

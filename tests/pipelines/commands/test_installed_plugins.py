@@ -91,6 +91,7 @@ def imported(site):
     return {marker.parent.name for marker in site.glob("*/*.imported")}
 
 
+@pytest.mark.slow
 def test_what_is_not_asked_for_is_not_imported(site, torchyard):
     for words in (["--help"], ["plugins", "--help"], ["plugins"], ["plugins", "--json"]):
         assert torchyard(*words).returncode == 0

@@ -324,6 +324,7 @@ def promote_alone(uri, run_id, results):
     results.put((run_id, judged.version, judged.before))
 
 
+@pytest.mark.slow
 def test_two_at_once_do_not_both_win(client, prepared):
     """Both beat the champion, the second of them not the first."""
     promote(client, run(client, prepared, 30), "toy", BEATS)
