@@ -12,7 +12,7 @@ import pytest
 
 from tests.bucket import s3_bucket
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.long, pytest.mark.timeout(1200)]
 PATIENCE = 600.0
 SETTINGS = (
     *("digits", "train.epochs=150", "train.batch_size=16", "train.validation=0.1"),
