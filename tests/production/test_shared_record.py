@@ -94,7 +94,7 @@ def test_eight_runs_at_once_while_the_mlflow_server_is_restarted(servers, client
         servers.begin("run", "digits", f"train.seed={seed}", *settings)
         for seed in range(RUNS_AT_ONCE)
     ]
-    wait_for_epochs(client, exclude=before)
+    wait_for_epochs(client, exclude=before, runs=RUNS_AT_ONCE)  # one cannot begin without a store
     servers.mlflow.kill()
     time.sleep(5)
     servers.mlflow.start()
@@ -177,13 +177,14 @@ def all_runs(client):
     return list(client.search_runs([experiment.experiment_id])) if experiment else []
 
 
-def wait_for_epochs(client, exclude):
-    """The first new run that has trained an epoch or two."""
+def wait_for_epochs(client, exclude, runs=1):
+    """Wait until so many new runs have trained an epoch; returns the id of one that goes on."""
     deadline = time.monotonic() + SECONDS
     while time.monotonic() < deadline:
-        for run in all_runs(client):
-            new = run.info.run_id not in exclude
-            if new and "train/loss" in run.data.metrics and run.info.status == "RUNNING":
-                return run.info.run_id
+        new = [run for run in all_runs(client) if run.info.run_id not in exclude]
+        trained = [run for run in new if "train/loss" in run.data.metrics]
+        running = [run.info.run_id for run in trained if run.info.status == "RUNNING"]
+        if len(trained) >= runs and running:
+            return running[0]
         time.sleep(0.1)
-    raise AssertionError("no run has trained an epoch")
+    raise AssertionError(f"not {runs} runs have trained an epoch")
