@@ -32,7 +32,6 @@ import tempfile
 import threading
 import time
 import traceback
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -212,7 +211,7 @@ class Standby:
             sys.argv, sys.path = request["arguments"], request["path"]
             set_title(request["shown"], request["environment"])
             process.fork = ForkedWorker
-            _run(__main__.command)
+            _run()
             __main__.leave()
         except BaseException:
             traceback.print_exc()
@@ -244,8 +243,8 @@ def _load() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if before.get(name) != value}
 
 
-def _run(program: Callable[[], None]) -> int:
-    """Call a program as Python would at its start; returns the exit status."""
+def _run() -> None:
+    """Run the command line as Python would at its start; its exit status is known to it."""
     import numpy as np
     from prefect.context import refresh_global_settings_context
     from prefect.logging.configuration import setup_logging
@@ -261,20 +260,17 @@ def _run(program: Callable[[], None]) -> int:
     refresh_global_settings_context()
     setup_logging()
     display.look_at_terminal()
-    status = 0
     try:
-        program()
-    except SystemExit as ended:
-        status = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
+        __main__.command()
+    except SystemExit:
+        pass
     except BaseException:
         sys.excepthook(*sys.exc_info())
-        status = 1
     threading._shutdown()  # type: ignore[attr-defined]
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError):
             stream.flush()
-    return status
 
 
 def _end_with(connection: socket.socket) -> None:
