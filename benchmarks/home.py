@@ -11,6 +11,7 @@ import contextlib
 import json
 import os
 import socket
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -180,6 +181,13 @@ class Home:
                 if process.environ().get(MARK) == str(self.folder):
                     found.append(process)
         return found
+
+    @contextlib.contextmanager
+    def database(self) -> Iterator[sqlite3.Connection]:
+        """MLflow's database, to read what is recorded."""
+        file = self.work / "mlruns" / "mlflow.db"
+        with contextlib.closing(sqlite3.connect(f"file:{file}?mode=ro", uri=True)) as database:
+            yield database
 
     def settle(self, seconds: float = 30) -> None:
         """Wait until nothing runs: a run's Prefect server goes a little after the run.

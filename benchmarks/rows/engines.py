@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import signal
-import sqlite3
 import threading
 import time
 from collections import Counter
@@ -141,8 +140,7 @@ def _owners(home: Home, runs: Path) -> list[int]:
 def _read(home: Home, name: str, trials: int, seconds: float, killed: bool) -> Ended:
     """What MLflow has of a study."""
     time.sleep(1)  # what is sent last
-    database = home.work / "mlruns" / "mlflow.db"
-    with contextlib.closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as store:
+    with home.database() as store:
         rows = store.execute(
             "select r.run_uuid, r.status, t.value from runs r "
             "join tags p on p.run_uuid = r.run_uuid and p.key = 'mlflow.parentRunId' "

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import itertools
 import json
-import sqlite3
 from collections.abc import Mapping
 from statistics import median
 
@@ -94,8 +92,7 @@ def _study(home: Home, trials: int, workers: int) -> float:
 
 def _overhead(home: Home) -> float:
     """Seconds between the ends of two trials, less those in training steps; the median."""
-    database = home.work / "mlruns" / "mlflow.db"
-    with contextlib.closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as store:
+    with home.database() as store:
         ends = store.execute(
             "select r.end_time / 1000.0, m.value from runs r "
             "join tags t on t.run_uuid = r.run_uuid and t.key = 'torchyard.trial' "

@@ -16,16 +16,6 @@ from torchyard.core.report.comparison import (
 )
 
 
-@pytest.fixture
-def client(recorded):
-    return recorded.client
-
-
-@pytest.fixture
-def runs(recorded):
-    return recorded.ids
-
-
 def test_runs_are_compared_with_the_first_as_far_as_they_go(client, runs) -> None:
     names = ("good", "better", "other", "failed", "foreign")
     compared = compare_runs(client, [client.get_run(runs[name]) for name in names])

@@ -9,8 +9,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.bucket import s3_bucket
-from torchyard.core.data.remote import connection
 from torchyard.core.data.remote.shared import SharedAddress
 from torchyard.core.errors import UnreachableError
 from torchyard.core.tracking import checkpoints
@@ -21,22 +19,6 @@ from torchyard.core.training.run_log import Line, RunLog
 PATIENCE = 120.0
 NUMBERS = torch.randn(200_000)  # so that a connection can break within a file
 METRICS = [Line("RunningLoss", {"step": step, "loss": 0.5}) for step in (1, 2)]
-
-
-@pytest.fixture(scope="module")
-def server():
-    with s3_bucket() as bucket:
-        yield bucket
-
-
-@pytest.fixture
-def bucket(server, monkeypatch):
-    server.clear()
-    monkeypatch.setenv("TORCHYARD_SHARED", "s3://data/team")
-    monkeypatch.setattr(connection, "PAUSE", 0.01)
-    monkeypatch.setattr(connection, "TIMEOUT", 120.0)  # on a busy machine
-    monkeypatch.setattr(connection, "CONNECT", 60.0)
-    return server
 
 
 def trained(folder: Path, *steps: int) -> Path:

@@ -9,32 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.bucket import s3_bucket
 from tests.core.data.remote.web_server import web_server
 from tests.core.preparation.raw_data import dataset, images, quiet, raw
 from torchyard.core.data.dataset import PreparedDataset
 from torchyard.core.data.raw import ArraySplit
-from torchyard.core.data.remote import connection
 from torchyard.core.errors import UserError
 from torchyard.core.preparation.prepare import prepare_dataset
 
 LABELS = np.arange(300) % 2
-
-
-@pytest.fixture(scope="module")
-def server():
-    with s3_bucket() as bucket:
-        yield bucket
-
-
-@pytest.fixture
-def bucket(server, monkeypatch):
-    server.clear()
-    monkeypatch.setenv("TORCHYARD_SHARED", "s3://data/team")
-    monkeypatch.setattr(connection, "PAUSE", 0.01)
-    monkeypatch.setattr(connection, "TIMEOUT", 120.0)  # on a busy machine
-    monkeypatch.setattr(connection, "CONNECT", 60.0)
-    return server
 
 
 @pytest.fixture
