@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import tempfile
+import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -387,16 +388,26 @@ def end_run(
         client.set_tag(run_id, REASON, redacted(reason))
 
 
+_one_upload = threading.Lock()
+
+
 @contextmanager
 def _patience(size: int) -> Iterator[None]:
-    """Let a server take a second for each MiB of an upload that it has to pass on."""
-    name = "MLFLOW_HTTP_REQUEST_TIMEOUT"
-    before = os.environ.get(name, "")
-    if not before.isdecimal() or (seconds := size >> 20) <= int(before):
+    """Let a server take a second for each MiB of an upload that it has to pass on.
+
+    Large uploads of one process take turns: the limit is the process'.
+    """
+    name, seconds = "MLFLOW_HTTP_REQUEST_TIMEOUT", size >> 20
+    if not seconds:
         yield
         return
-    os.environ[name] = str(seconds)
-    try:
-        yield
-    finally:
-        os.environ[name] = before
+    with _one_upload:
+        before = os.environ.get(name, "")
+        if not before.isdecimal() or seconds <= int(before):
+            yield
+            return
+        os.environ[name] = str(seconds)
+        try:
+            yield
+        finally:
+            os.environ[name] = before

@@ -8,6 +8,7 @@ import re
 import shutil
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -45,6 +46,8 @@ LOCAL_UI = "http://127.0.0.1:5000"
 RUNS = "TORCHYARD_RUNS"  # environment variable: the folder of the runs' own folders
 START_SECONDS = 30.0  # how long a start waits for a server that is coming up
 LOCK_TIMEOUT_SECONDS = 120.0  # creating the database under the lock takes seconds
+
+_one_current_store = threading.RLock()
 
 # MLflow's documented switches, where the user has not set them.
 _SETTINGS = {
@@ -276,18 +279,23 @@ def get_run(client: MlflowClient, run_id: str) -> Run:
 
 @contextmanager
 def current_store(uri: str) -> Iterator[None]:
-    """Make a store the one that MLflow's functions without a client use."""
+    """Make a store the one that MLflow's functions without a client use.
+
+    One thread at a time: it is the process' setting, and two that overlap (a server's, which
+    looks for a new champion, and one that loads a model) would put back each other's.
+    """
     import mlflow
 
-    # MLflow sets the variable, too, so putting that back puts back what anybody had set.
-    before = os.environ.get(TRACKING_URI)
-    mlflow.set_tracking_uri(uri)
-    try:
-        yield
-    finally:
-        mlflow.set_tracking_uri(None)  # type: ignore[arg-type]
-        if before is not None:
-            os.environ[TRACKING_URI] = before
+    with _one_current_store:
+        # MLflow sets the variable, too, so putting that back puts back what anybody had set.
+        before = os.environ.get(TRACKING_URI)
+        mlflow.set_tracking_uri(uri)
+        try:
+            yield
+        finally:
+            mlflow.set_tracking_uri(None)  # type: ignore[arg-type]
+            if before is not None:
+                os.environ[TRACKING_URI] = before
 
 
 def template_database(program: str) -> Path:

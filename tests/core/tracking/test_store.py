@@ -3,10 +3,12 @@
 import os
 import re
 import stat
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import mlflow
 import pytest
 
 from tests.core.tracking.runs import start
@@ -14,7 +16,7 @@ from torchyard.core.errors import RunError, UserError
 from torchyard.core.tracking import store
 from torchyard.core.tracking.location.errors import store_errors
 from torchyard.core.tracking.ownership.folders import user_folder
-from torchyard.core.tracking.store import check_writable, tracking_uri
+from torchyard.core.tracking.store import check_writable, current_store, tracking_uri
 
 pytestmark = pytest.mark.usefixtures("environment")
 
@@ -27,6 +29,36 @@ def test_runs_are_kept_in_mlruns_unless_the_environment_says_otherwise(
     assert tracking_uri() == f"sqlite:///{tmp_path}/mlruns/mlflow.db"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://host:5000")
     assert tracking_uri() == "http://host:5000"
+
+
+def test_two_threads_that_ask_mlflow_leave_the_store_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server's thread looks for a new champion while another loads a model."""
+    within, go_on = threading.Event(), threading.Event()
+    found: list[str] = []
+
+    def look() -> None:
+        with current_store(f"sqlite:///{tmp_path}/one.db"):
+            within.set()
+            go_on.wait(60)
+            found.append(mlflow.get_tracking_uri())
+
+    def load() -> None:
+        with current_store(f"sqlite:///{tmp_path}/two.db"):
+            found.append(mlflow.get_tracking_uri())
+
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    threads = [threading.Thread(target=work) for work in (look, load)]
+    threads[0].start()
+    assert within.wait(60)
+    threads[1].start()
+    threads[1].join(0.1)  # without a turn each it is over by now, within the first one's
+    go_on.set()
+    for thread in threads:
+        thread.join(60)
+    assert found == [f"sqlite:///{tmp_path}/{name}.db" for name in ("one", "two")]
+    assert "MLFLOW_TRACKING_URI" not in os.environ
 
 
 def test_a_writable_folder_is_made_and_left_empty(tmp_path: Path) -> None:
