@@ -8,21 +8,23 @@ UV := UV_PYTHON_DOWNLOADS=never $(BIN)/uv
 run: install
 	$(BIN)/torchyard run digits
 
-# A file's tests stay together, in one process of up to four.
+# A file's tests stay together, in one process of up to four. AGAIN=1: what failed last, alone.
 PARALLEL := -n logical --maxprocesses 4 --dist loadfile
+FAILED := --last-failed --last-failed-no-failures none -rfEsp
+PYTEST = $(BIN)/pytest $(if $(AGAIN),$(FAILED),$(PARALLEL))
 
 test: install
-	$(BIN)/pytest $(PARALLEL)
+	$(PYTEST)
 
 slow: install
-	$(BIN)/pytest -m slow $(PARALLEL)
+	$(PYTEST) -m slow
 
 long: install
-	$(BIN)/pytest -m long $(PARALLEL)
+	$(PYTEST) -m long
 
 # PostgreSQL, an S3 bucket, another host; skipped, with the reason, where something is not installed.
 production: install
-	$(BIN)/pytest -m production
+	$(BIN)/pytest -m production $(if $(AGAIN),$(FAILED))
 
 faults: install
 	TORCHYARD_KILLS=$(or $(KILLS),100) $(BIN)/pytest -m faults -s
