@@ -47,8 +47,6 @@ RUNS = "TORCHYARD_RUNS"  # environment variable: the folder of the runs' own fol
 START_SECONDS = 30.0  # how long a start waits for a server that is coming up
 LOCK_TIMEOUT_SECONDS = 120.0  # creating the database under the lock takes seconds
 
-_one_current_store = threading.RLock()
-
 # MLflow's documented switches, where the user has not set them.
 _SETTINGS = {
     # A run at night connects to no host that the user has not configured.
@@ -64,6 +62,7 @@ _SETTINGS = {
     "MLFLOW_HTTP_RESPECT_RETRY_AFTER_HEADER": "false",  # it may say an hour
 }
 
+_CURRENT_STORE = threading.RLock()
 _ARTIFACT_ROOT = "_MLFLOW_SERVER_ARTIFACT_ROOT"  # where MLflow looks for it as it opens a database
 
 
@@ -279,21 +278,19 @@ def get_run(client: MlflowClient, run_id: str) -> Run:
 
 @contextmanager
 def current_store(uri: str) -> Iterator[None]:
-    """Make a store the one that MLflow's functions without a client use.
-
-    One thread at a time: it is the process' setting, and two that overlap (a server's, which
-    looks for a new champion, and one that loads a model) would put back each other's.
-    """
+    """Make a store the one that MLflow's functions without a client use."""
     import mlflow
 
-    with _one_current_store:
-        # MLflow sets the variable, too, so putting that back puts back what anybody had set.
+    # MLflow sets the variable, too, for the whole process: one at a time, else what another thread
+    # set is put back. MLflow removes it only where it set it last, not where this is nested.
+    with _CURRENT_STORE:
         before = os.environ.get(TRACKING_URI)
         mlflow.set_tracking_uri(uri)
         try:
             yield
         finally:
             mlflow.set_tracking_uri(None)  # type: ignore[arg-type]
+            os.environ.pop(TRACKING_URI, None)
             if before is not None:
                 os.environ[TRACKING_URI] = before
 

@@ -4,11 +4,12 @@ import os
 import re
 import stat
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import mlflow
 import pytest
 
 from tests.core.tracking.runs import start
@@ -29,36 +30,6 @@ def test_runs_are_kept_in_mlruns_unless_the_environment_says_otherwise(
     assert tracking_uri() == f"sqlite:///{tmp_path}/mlruns/mlflow.db"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://host:5000")
     assert tracking_uri() == "http://host:5000"
-
-
-def test_two_threads_that_ask_mlflow_leave_the_store_as_it_was(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A server's thread looks for a new champion while another loads a model."""
-    within, go_on = threading.Event(), threading.Event()
-    found: list[str] = []
-
-    def look() -> None:
-        with current_store(f"sqlite:///{tmp_path}/one.db"):
-            within.set()
-            go_on.wait(60)
-            found.append(mlflow.get_tracking_uri())
-
-    def load() -> None:
-        with current_store(f"sqlite:///{tmp_path}/two.db"):
-            found.append(mlflow.get_tracking_uri())
-
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    threads = [threading.Thread(target=work) for work in (look, load)]
-    threads[0].start()
-    assert within.wait(60)
-    threads[1].start()
-    threads[1].join(0.1)  # without a turn each it is over by now, within the first one's
-    go_on.set()
-    for thread in threads:
-        thread.join(60)
-    assert found == [f"sqlite:///{tmp_path}/{name}.db" for name in ("one", "two")]
-    assert "MLFLOW_TRACKING_URI" not in os.environ
 
 
 def test_a_writable_folder_is_made_and_left_empty(tmp_path: Path) -> None:
@@ -259,3 +230,26 @@ def test_no_run_begins_where_its_folder_cannot_be_made(workspace: str) -> None:
         runs.unlink()
         if runs.with_name("hidden").exists():
             runs.with_name("hidden").rename(runs)
+
+
+@pytest.mark.parametrize("before", [None, "sqlite:///before.db"])
+def test_the_store_of_mlflows_functions_is_put_back(
+    monkeypatch: pytest.MonkeyPatch, before: str | None
+) -> None:
+    """Also where one is current within another, and in two threads at once."""
+    if before:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", before)
+    with current_store("sqlite:///a.db"), current_store("sqlite:///a.db"):
+        pass
+    assert os.environ.get("MLFLOW_TRACKING_URI") == before
+    entered = threading.Barrier(2, timeout=60)
+
+    def use(number: int) -> str:
+        entered.wait()
+        with current_store(f"sqlite:///{number}.db"):
+            time.sleep(0.05)
+            return os.environ["MLFLOW_TRACKING_URI"]
+
+    with ThreadPoolExecutor(2) as threads:
+        assert list(threads.map(use, range(2))) == ["sqlite:///0.db", "sqlite:///1.db"]
+    assert os.environ.get("MLFLOW_TRACKING_URI") == before
