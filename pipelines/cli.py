@@ -20,6 +20,7 @@ from torchyard.core.proxies import settle_proxies
 from torchyard.pipelines.commands import audit, compare, inspect, join, plugins, run, sweep
 from torchyard.pipelines.commands.models import model, promote, verify
 from torchyard.pipelines.commands.operation import services, storage, ui
+from torchyard.pipelines.commands.outcome import print_notes
 from torchyard.pipelines.display import stderr, stdout
 
 app = typer.Typer(
@@ -79,13 +80,13 @@ def main() -> None:
     except UserError as error:
         for problem in error.problems:
             stderr.print(f"[red]error:[/] {escape(problem)}", soft_wrap=True)
-        run.print_notes(error)
+        print_notes(error)
         sys.exit(2)
     except RunError as error:
         if error.details:
             stderr.print(escape(error.details), style="dim", soft_wrap=True)
         stderr.print(f"[red]failed:[/] {escape(str(error))}", soft_wrap=True)
-        run.print_notes(error)
+        print_notes(error)
         sys.exit(1)
 
 

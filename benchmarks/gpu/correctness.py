@@ -12,9 +12,10 @@ import numpy as np
 import torch
 
 from benchmarks.gpu.job import Job, Stopped, Training, spread
+from torchyard.core.data.checkpoint_file import LAST
 from torchyard.core.data.predictions import Predictions
 from torchyard.core.training import checkpoint, loop
-from torchyard.pipelines.worker import stages
+from torchyard.pipelines.worker.stages import evaluation
 
 # What float32 may differ by. The first steps show the kernels' rounding; later ones multiply it.
 FIRST_STEPS, FIRST_TOLERANCE = 20, 1e-3
@@ -94,7 +95,7 @@ def test_accuracy(job: Job, training: Training, *overrides: str) -> float:
     config = job.resolved("cifar10", *overrides).config.model_dump(mode="json")
     target = job.work / "predictions.npz"
     weights = training.result["weights"]
-    stages.evaluate(config, str(job.data.folder), weights, str(target), lambda event: None)
+    evaluation.evaluate(config, str(job.data.folder), weights, str(target), lambda event: None)
     found = Predictions.load(target)
     return float(np.mean(found.predicted == found.targets))
 
@@ -163,5 +164,5 @@ def _interrupted(job: Job, preset: str, settings: list[str], stop: int) -> tuple
     with tempfile.TemporaryDirectory(dir=job.work) as folder:
         with suppress(Stopped):
             job.train(preset, *settings, folder=Path(folder), stop_at=stop)
-        step = checkpoint.load(Path(folder) / checkpoint.LAST)["position"]["step"]
+        step = checkpoint.load(Path(folder) / LAST)["position"]["step"]
         return job.train(preset, *settings, folder=Path(folder)), int(step)

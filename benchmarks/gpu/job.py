@@ -21,7 +21,7 @@ from torchyard.core.config.resolve import ResolvedConfig, read_config
 from torchyard.core.data.dataset import PreparedDataset
 from torchyard.core.hosting.host import host
 from torchyard.core.training.events import EpochDone, Event, RunningLoss
-from torchyard.pipelines.worker import stages
+from torchyard.pipelines.worker.stages import training
 
 PRESETS = Path(torchyard.pipelines.__file__).parent / "presets"
 
@@ -140,7 +140,7 @@ class Job:
         with tempfile.TemporaryDirectory(dir=self.work) as scratch:
             target = str(folder or scratch)
             started = time.perf_counter()
-            result = stages.train(config, str(self.data.folder), target, emit)
+            result = training.train(config, str(self.data.folder), target, emit)
             self.synchronize()
             seconds = time.perf_counter() - started
             if folder is None and "weights" in result:

@@ -22,7 +22,7 @@ from torchyard.core.audit.audit import audit
 from torchyard.core.audit.fingerprints import fingerprints
 from torchyard.core.audit.near_duplicates import near_duplicates
 from torchyard.core.data.dataset import PreparedDataset, Split
-from torchyard.pipelines.worker import stages
+from torchyard.pipelines.worker.stages import preparation
 
 COPIES = 4000
 RNG = np.random.default_rng(0)
@@ -32,7 +32,7 @@ def main(archive: str, cache: str) -> None:
     """Both stages in one process, as a run has them, then the audit of what was planted."""
     config = configuration("cifar10", ["dataset.name=image_folder", f"dataset.path={archive}"])
     started = time.perf_counter(), processor_seconds()
-    done = stages.prepare(config, cache, emit=nothing)
+    done = preparation.prepare(config, cache, emit=nothing)
     prepared = time.perf_counter(), processor_seconds()
     data = PreparedDataset.open(Path(done["folder"]))
     found = audit(data, lambda *step: None, again=True)

@@ -14,19 +14,19 @@ from benchmarks.own.settings import configuration, nothing
 from torchyard.core.data.dataset import PreparedDataset
 from torchyard.core.data.predictions import Predictions
 from torchyard.core.evaluation.metrics import evaluate
-from torchyard.pipelines.worker import stages
+from torchyard.pipelines.worker.stages import evaluation, preparation, training
 
 
 def main(archive: str, cache: str) -> None:
     """Train one step, which gives weights, then evaluate them as the stage of a run does."""
     dataset = ["dataset.name=image_folder", f"dataset.path={archive}"]
     config = configuration("cifar10", [*dataset, "train.max_steps=1"])
-    data = stages.prepare(config, cache, emit=nothing)["folder"]
+    data = preparation.prepare(config, cache, emit=nothing)["folder"]
     with tempfile.TemporaryDirectory() as folder:
-        weights = stages.train(config, data, folder, emit=nothing)["weights"]
+        weights = training.train(config, data, folder, emit=nothing)["weights"]
         target = Path(folder) / "predictions.npz"
         started = time.perf_counter()
-        stages.evaluate(config, data, weights, str(target), emit=nothing)
+        evaluation.evaluate(config, data, weights, str(target), emit=nothing)
         result = evaluate(Predictions.load(target), PreparedDataset.open(Path(data)).classes)
         seconds = time.perf_counter() - started
     print(json.dumps({"seconds": seconds, "images": result.images}))

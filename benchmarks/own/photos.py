@@ -21,8 +21,8 @@ from torchyard.core.training.batches import (
 )
 from torchyard.core.training.network import Normalize
 from torchyard.core.training.parallel.strategy import Strategy
-from torchyard.pipelines.worker import stages
 from torchyard.pipelines.worker.checks.config_check import region_first
+from torchyard.pipelines.worker.stages import preparation
 
 
 def main(folder: str, cache: str, workers: str, batch_size: str, size: str) -> None:
@@ -39,7 +39,7 @@ def main(folder: str, cache: str, workers: str, batch_size: str, size: str) -> N
             f"train.batch_size={batch_size}",
         ],
     )
-    data = PreparedDataset.open(Path(stages.prepare(config, cache, emit=nothing)["folder"]))
+    data = PreparedDataset.open(Path(preparation.prepare(config, cache, emit=nothing)["folder"]))
     resolved = resolve_once(config, host())
     region, changes = region_first(resolved.augmentations, data)
     assert region is not None

@@ -9,14 +9,14 @@ from pathlib import Path
 
 from benchmarks.own.settings import configuration, nothing
 from torchyard.core.data.dataset import PreparedDataset
-from torchyard.pipelines.worker import stages
+from torchyard.pipelines.worker.stages import preparation
 
 
 def main(archive: str, cache: str) -> None:
     """Prepare, as the stage of a run does."""
     config = configuration("cifar10", ["dataset.name=image_folder", f"dataset.path={archive}"])
     started = time.perf_counter()
-    done = stages.prepare(config, cache, emit=nothing)
+    done = preparation.prepare(config, cache, emit=nothing)
     seconds = time.perf_counter() - started
     counts = PreparedDataset.open(Path(done["folder"])).counts
     print(json.dumps({"seconds": seconds, "images": sum(counts.values()), "found": done["found"]}))

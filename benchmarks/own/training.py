@@ -16,13 +16,13 @@ import torchvision  # noqa: F401
 
 from benchmarks.own.settings import configuration, nothing
 from torchyard.core.training import checkpoint
-from torchyard.pipelines.worker import stages
+from torchyard.pipelines.worker.stages import preparation, training
 
 
 def main(preset: str, cache: str, *overrides: str) -> None:
     """Train."""
     config = configuration(preset, list(overrides))
-    data = stages.prepare(config, cache, emit=nothing)["folder"]
+    data = preparation.prepare(config, cache, emit=nothing)["folder"]
     write, writing = checkpoint.save, []
 
     def timed(*arguments: Any, **named: Any) -> None:
@@ -33,7 +33,7 @@ def main(preset: str, cache: str, *overrides: str) -> None:
     checkpoint.save = timed
     with tempfile.TemporaryDirectory() as folder:
         started = time.perf_counter()
-        fit = stages.train(config, data, folder, emit=nothing)["fit"]
+        fit = training.train(config, data, folder, emit=nothing)["fit"]
         seconds = time.perf_counter() - started
     print(
         json.dumps(

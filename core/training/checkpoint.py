@@ -16,11 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from torchyard.core.data.checkpoint_file import BEST as BEST
-from torchyard.core.data.checkpoint_file import DAMAGED as DAMAGED
-from torchyard.core.data.checkpoint_file import LAST as LAST
-from torchyard.core.data.checkpoint_file import PREVIOUS as PREVIOUS
-from torchyard.core.data.checkpoint_file import DigestedFile, damage
+from torchyard.core.data.checkpoint_file import DAMAGED, LAST, PREVIOUS, DigestedFile, damage
 from torchyard.core.data.files import atomic_write
 from torchyard.core.errors import RunError
 

@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from torchyard.core.config.schema import TrainConfig
+from torchyard.core.data.checkpoint_file import BEST, LAST
 from torchyard.core.errors import RunError
 from torchyard.core.evaluation.predict import predict
 from torchyard.core.hosting.params import Loss
@@ -173,7 +174,7 @@ def fit(
                 due = strategy.broadcast(time.monotonic() - saved > CHECKPOINT_SECONDS)
                 if due and position.batch < epoch_end:
                     _check_weights(state, folder)  # the last update is in no loss yet
-                    state.save(folder / checkpoint.LAST, strategy)
+                    state.save(folder / LAST, strategy)
                     saved = time.monotonic()
 
         # ---- the epoch's end: validate, keep the best, report
@@ -212,17 +213,17 @@ def fit(
         position.batch = position.seen = position.correct = 0
         position.loss_sum = position.seconds = 0.0
         emit(done)  # before the checkpoint: a run that resumes there does not report it again
-        state.save(folder / checkpoint.LAST, strategy)
+        state.save(folder / LAST, strategy)
         saved = time.monotonic()
 
     # ---- the best weights are the result
-    best_epoch, file = position.best_epoch or position.epoch, checkpoint.LAST
+    best_epoch, file = position.best_epoch or position.epoch, LAST
     if state.best is not None:
         network.load_state_dict(state.best)
     elif state.average:
         state.average.copy_to_network()
     if best_epoch != position.epoch or state.average:
-        file = checkpoint.BEST
+        file = BEST
         if strategy.is_main:
             checkpoint.save({"network": network.state_dict()}, folder / file)
     return FitResult(
@@ -264,5 +265,5 @@ def _check_weights(state: TrainingState, folder: Path) -> None:
 
 
 def _last_good(folder: Path) -> str:
-    path = folder / checkpoint.LAST
+    path = folder / LAST
     return f" The last good checkpoint is {path}." if path.exists() else ""

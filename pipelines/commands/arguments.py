@@ -38,6 +38,8 @@ RunName = Annotated[
         metavar="RUN", help="an id, a name, latest, best, champion, MODEL@ALIAS, MODEL/3"
     ),
 ]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="print the run's id and nothing else")]
+JsonLines = Annotated[bool, typer.Option("--json", help="print one JSON object per line")]
 AsJson = Annotated[bool, typer.Option("--json", help="print JSON")]
 Overrides = Annotated[
     list[str] | None,

@@ -5,30 +5,30 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
-import os
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
 from rich.table import Table
 
 from torchyard.core.config.resolve import ResolvedConfig
-from torchyard.core.errors import RunError, UnreachableError, UserError
+from torchyard.core.errors import UserError
 from torchyard.core.formatting import dimensions
 from torchyard.core.tracking import store
-from torchyard.core.tracking.location.address import is_server
-from torchyard.core.tracking.ownership.lease import TakenOverError
 from torchyard.core.tracking.queries.lookup import check_checkpoint
 from torchyard.core.tracking.weights import recorded_weights
 from torchyard.pipelines.commands.arguments import (
+    JsonLines,
     Overrides,
     PresetOrFile,
+    Quiet,
     RunName,
     preset_config,
 )
+from torchyard.pipelines.commands.outcome import leave_prefect, print_outcome, with_outcome
+from torchyard.pipelines.commands.sweep import resume_study
 from torchyard.pipelines.display import (
     Display,
     JsonDisplay,
@@ -45,9 +45,6 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
 
 commands = typer.Typer()
-
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="print the run's id and nothing else")]
-JsonLines = Annotated[bool, typer.Option("--json", help="print one JSON object per line")]
 
 
 @commands.command()
@@ -107,8 +104,6 @@ def resume(
         check_unfinished(run)
     shared_worker()  # torch's import overlaps MLflow's
     if (study := study_to_resume(run)) is not None:
-        from torchyard.pipelines.commands.sweep import resume_study  # which imports this file
-
         resume_study(study, overrides or (), force=force, quiet=quiet, as_json=as_json)
         return
     found = Resumption.find(
@@ -156,15 +151,6 @@ def check(source: PresetOrFile = None, overrides: Overrides = None) -> None:
         stdout.print("The data are not prepared yet, so they were not tried.")
 
 
-def print_notes(error: BaseException) -> None:
-    """Print where a run that did not finish is recorded, if it had started."""
-    for note in getattr(error, "__notes__", []):
-        stderr.print(escape(note), soft_wrap=True)
-        resumable = not isinstance(error, UserError) or isinstance(error, UnreachableError)
-        if resumable and not isinstance(error, TakenOverError):
-            stderr.print("`torchyard resume latest` resumes it.")
-
-
 def _display(quiet: bool, as_json: bool) -> Display:
     if quiet and as_json:
         raise UserError("--quiet and --json cannot be combined")
@@ -199,87 +185,6 @@ def _run_pipeline(
         print_outcome(shown, newest=run_id is None)
 
 
-def with_outcome(call: Callable[[], None], shown: Display, *, several: bool = False) -> None:
-    """Call what runs a flow; an interruption exits with status 130.
-
-    Where the outcome is recorded and Prefect is gone, it is printed, and the process ends.
-
-    Args:
-        call: runs it.
-        shown: has the outcome.
-        several: whether that is of one run of several.
-    """
-    try:
-        call()
-    except BaseException as error:
-        if shown.outcome is not None and isinstance(error, Exception) and not several:
-            _end_without_prefect(error, shown)
-        if not _is_interruption(error):
-            raise
-        # Typer would exit without a message.
-        if isinstance(error, Exception):  # cancelled in Prefect: its message has the notes
-            stderr.print(escape(str(error)), soft_wrap=True)
-            stderr.print("`torchyard resume latest` resumes it.")
-        else:
-            stderr.print("Interrupted.")
-            print_notes(error)
-        raise typer.Exit(130) from None
-
-
-def leave_prefect(error: BaseException | None, shown: Display, several: bool) -> None:
-    """End the process, whose run is recorded: Prefect does not answer.
-
-    Args:
-        several: whether it may be one of several, and the others are left.
-    """
-    from torchyard.pipelines.services.server.answer import patience
-
-    silence = RunError(f"It has not answered for {patience():g} seconds.")
-    if error is None and not several:
-        _end_without_prefect(silence, shown)
-    stderr.print(f"[red]failed:[/] {escape(str(error or silence))}", soft_wrap=True)
-    print_notes(error or silence)
-    if several:
-        stderr.print("`torchyard resume latest` goes on with the seeds that are left.")
-    _exit_without_prefect(silence, 1)
-
-
-def _end_without_prefect(error: Exception, shown: Display) -> None:
-    """Print the outcome of a run that is recorded, and exit: Prefect's server is gone.
-
-    Prefect would try for minutes to report each task to it.
-    """
-    print_outcome(shown)
-    _exit_without_prefect(error, 0)
-
-
-def _exit_without_prefect(error: Exception, status: int) -> NoReturn:
-    first, *_ = str(error).splitlines() or [""]
-    reason = str(error) if isinstance(error, RunError) else f"{type(error).__name__}: {first[:200]}"
-    stderr.print(f"The run is done, but Prefect does not know. {escape(reason)}", soft_wrap=True)
-    for stream in (sys.stdout, sys.stderr):
-        stream.flush()
-    os._exit(status)
-
-
-def print_outcome(shown: Display, *, newest: bool = True) -> None:
-    """Print what is finished, and how to look at it.
-
-    Args:
-        shown: has the outcome.
-        newest: whether it is of the run that was begun last.
-    """
-    from torchyard.pipelines.commands.operation.ui import ui_command
-    from torchyard.pipelines.services.manager import served_url, ui_address
-
-    uri, outcome = store.tracking_uri(), shown.outcome
-    if outcome is None:  # skipped: it would have repeated another run
-        return
-    shown.outcome = dataclasses.replace(outcome, url=served_url(outcome.url))
-    named = "latest" if newest else outcome.run_id
-    shown.result(ui_command(named), served=bool(is_server(uri) or ui_address(uri)))
-
-
 def _print_seeds(outcome: SeedsOutcome, shown: Display) -> None:
     if isinstance(shown, QuietDisplay):
         print(outcome.run_id)
@@ -293,14 +198,6 @@ def _print_seeds(outcome: SeedsOutcome, shown: Display) -> None:
         stdout.print(line, soft_wrap=True)
     stdout.print(f"MLflow run:  [bold]{escape(outcome.name)}[/]  {outcome.run_id}")
     stdout.print(f"Look at it:  {outcome.url}", soft_wrap=True)
-
-
-def _is_interruption(error: BaseException) -> bool:
-    """Whether it is Ctrl-C, Prefect's exception for a termination, or a cancellation in its UI."""
-    prefect = sys.modules.get("prefect.exceptions")
-    return isinstance(error, KeyboardInterrupt) or (
-        prefect is not None and isinstance(error, prefect.TerminationSignal | prefect.CancelledRun)
-    )
 
 
 def _config_table(config: dict[str, Any]) -> Table:

@@ -16,14 +16,14 @@ from torchyard.core.tracking import store
 from torchyard.core.tracking.location.errors import store_errors
 from torchyard.core.tracking.queries.lookup import settle_owner
 from torchyard.core.tracking.queries.recorded import recorded_config
-from torchyard.pipelines.commands.arguments import PRESETS, PresetOrFile, preset_or_file
-from torchyard.pipelines.commands.run import (
+from torchyard.pipelines.commands.arguments import (
+    PRESETS,
     JsonLines,
+    PresetOrFile,
     Quiet,
-    leave_prefect,
-    print_outcome,
-    with_outcome,
+    preset_or_file,
 )
+from torchyard.pipelines.commands.outcome import leave_prefect, print_outcome, with_outcome
 from torchyard.pipelines.display import Display, JsonDisplay, stderr, stdout
 from torchyard.pipelines.study.display import QuietStudyDisplay, StudyDisplay
 from torchyard.pipelines.study.local import begun_before, run_study

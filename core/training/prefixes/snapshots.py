@@ -15,8 +15,8 @@ from typing import Any, get_args
 
 from filelock import BaseFileLock, FileLock
 
+from torchyard.core.data.checkpoint_file import LAST
 from torchyard.core.data.files import atomic_write, link_or_copy
-from torchyard.core.training import checkpoint
 from torchyard.core.training.events import EpochDone, Event, TrainingMetrics, as_plain, from_plain
 from torchyard.core.training.parallel.strategy import Strategy
 from torchyard.core.training.prefixes.replay import ScheduleReplay
@@ -113,7 +113,7 @@ class Snapshots:
             events = recorded_events(folder, epoch, step)
             partial = self._path(epoch, ".partial")
             partial.unlink(missing_ok=True)
-            link_or_copy(folder / checkpoint.LAST, partial)
+            link_or_copy(folder / LAST, partial)
             partial.replace(self._path(epoch, ".pt"))
             about = {"execution": self._execution, "events": [as_plain(each) for each in events]}
             with atomic_write(self._path(epoch, ".json")) as file:

@@ -7,21 +7,60 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
 
 import torch
 
-from torchyard.core.config.resolve import ResolvedConfig
+from torchyard.core.config.resolve import ResolvedConfig, resolve_once
 from torchyard.core.data.dataset import PreparedDataset, Split
 from torchyard.core.errors import RunError
-from torchyard.core.training.batches import Batch, Batches, steps_per_epoch
+from torchyard.core.hosting.host import host
+from torchyard.core.training import device as devices
+from torchyard.core.training.batches import Batch, Batches, steps_per_epoch, training_splits
+from torchyard.core.training.events import Emit, StageProgress
 from torchyard.core.training.network import StartingWeights
 from torchyard.core.training.parallel.strategy import Strategy
 from torchyard.core.training.step import Step
+from torchyard.pipelines.worker.checks.config_check import Config, starting_weights
+from torchyard.pipelines.worker.search.batch_size import find_batch_size
 from torchyard.pipelines.worker.search.trial_training import TrialTraining
 
 LOWEST, HIGHEST = 1e-7, 10.0
 SMOOTHING = 0.98  # of the mean of the losses so far
 DIVERGED = 4.0  # the test ends where the smoothed loss is so many times the least
+
+
+def find_learning_rate(
+    config: Config, data: str, steps: int, emit: Emit, weights: str | None = None
+) -> dict[str, Any]:
+    """Train a little with growing learning rates; nothing of it is kept.
+
+    Args:
+        weights: the file with those of a run that `model.weights` names.
+
+    Returns:
+        rates, losses: of each step; suggestion: a rate; batch_size: of the steps.
+    """
+    resolved, prepared = resolve_once(config, host()), PreparedDataset.open(Path(data))
+    device = devices.choose_device(resolved.config.device)
+    train, _ = training_splits(prepared, resolved.config)
+    start = starting_weights(resolved, weights)
+    if resolved.config.train.batch_size == "auto":
+        size = find_batch_size(resolved, prepared, train, device, start)
+        resolved = resolved.with_batch_size(size)
+    size = resolved.config.train.known_batch_size
+    rates, losses = range_test(
+        resolved,
+        prepared,
+        train,
+        device,
+        start,
+        steps,
+        lambda done: emit(StageProgress("learning rates", done, steps)),
+    )
+    suggestion = suggested_rate(rates, losses)
+    return {"rates": rates, "losses": losses, "suggestion": suggestion, "batch_size": size}
 
 
 def range_test(

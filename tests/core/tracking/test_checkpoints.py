@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from torchyard.core.data.checkpoint_file import LAST
 from torchyard.core.data.remote.shared import SharedAddress
 from torchyard.core.errors import UnreachableError
 from torchyard.core.tracking import checkpoints
@@ -25,7 +26,7 @@ def trained(folder: Path, *steps: int) -> Path:
     """A run's folder, with checkpoints as a training writes them."""
     folder.mkdir(exist_ok=True)
     for step in steps:
-        checkpoint.save_beside({"step": step, "a": NUMBERS}, folder / checkpoint.LAST, step)
+        checkpoint.save_beside({"step": step, "a": NUMBERS}, folder / LAST, step)
     return folder
 
 

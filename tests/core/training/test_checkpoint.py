@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from torchyard.core.data.checkpoint_file import LAST
 from torchyard.core.errors import RunError
 from torchyard.core.training import checkpoint
 
@@ -72,12 +73,12 @@ def two(tmp_path):
     """A folder with the last checkpoint and the one before it."""
     for step in (1, 2):
         state = {"step": step, "a": torch.full((300,), float(step))}
-        checkpoint.save_beside(state, tmp_path / checkpoint.LAST)
+        checkpoint.save_beside(state, tmp_path / LAST)
     return tmp_path
 
 
 def test_every_flipped_bit_is_noticed(two):
-    file, rng = two / checkpoint.LAST, random.Random(0)
+    file, rng = two / LAST, random.Random(0)
     content = file.read_bytes()
     for bit in rng.sample(range(8 * len(content)), 300):
         spoiled = bytearray(content)
@@ -103,7 +104,7 @@ SPOILED = {
 
 @pytest.mark.parametrize("spoil", SPOILED.values(), ids=SPOILED)
 def test_the_one_before_a_damaged_checkpoint_is_found(two, caplog, spoil):
-    last = two / checkpoint.LAST
+    last = two / LAST
     assert checkpoint.find(two) == last
     assert caplog.messages == []
     last.write_bytes(spoil(last.read_bytes()))
@@ -121,14 +122,14 @@ def test_the_one_before_a_damaged_checkpoint_is_found(two, caplog, spoil):
 
 
 def test_a_deleted_checkpoint_leaves_the_one_before_it(two, caplog):
-    (two / checkpoint.LAST).unlink()
+    (two / LAST).unlink()
     assert checkpoint.load(checkpoint.find(two))["step"] == 1
     assert checkpoint.find(two / "empty") is None
     assert caplog.messages == []
 
 
 def test_a_checkpoint_is_a_file_of_torch(two):
-    assert torch.load(two / checkpoint.LAST, weights_only=True)["step"] == 2
+    assert torch.load(two / LAST, weights_only=True)["step"] == 2
 
 
 def test_a_folder_that_takes_no_file_is_one_clear_error(tmp_path):

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from tests.core.small_training import make_network, make_split, run_fit, same, weights
+from torchyard.core.data.checkpoint_file import BEST, LAST
 from torchyard.core.data.dataset import Split
 from torchyard.core.data.predictions import Predictions
 from torchyard.core.data.splitting import stratified_split
@@ -104,7 +105,7 @@ def test_continued_within_an_epoch_it_ends_with_the_same_weights(tmp_path, monke
 
     with pytest.raises(StopHere):
         run_fit(tmp_path / "cut", make_network(dropout=0.3), emit=stop)
-    position = checkpoint.load(tmp_path / "cut" / checkpoint.LAST)["position"]
+    position = checkpoint.load(tmp_path / "cut" / LAST)["position"]
     assert (position["epoch"], position["batch"], position["step"]) == (1, 4, 16)
     continued, events = make_network(dropout=0.3), []
     run_fit(tmp_path / "cut", continued, emit=events.append)
@@ -141,13 +142,13 @@ def test_with_damaged_checkpoints_it_ends_with_the_same_weights(tmp_path, damage
     again, best_again = run("spoiled")
     assert same(whole, again)
     assert best == best_again
-    best_weights = checkpoint.load(tmp_path / "spoiled" / checkpoint.BEST)["network"]
+    best_weights = checkpoint.load(tmp_path / "spoiled" / BEST)["network"]
     assert same(list(best_weights.values()), again)
 
 
 def test_figures_are_told_before_the_checkpoint_of_their_step(tmp_path, monkeypatch):
     monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", 0.0)  # at every log point
-    told, last = [], tmp_path / "run" / checkpoint.LAST
+    told, last = [], tmp_path / "run" / LAST
 
     def emit(event):
         if isinstance(event, RunningLoss | EpochDone):
@@ -259,7 +260,7 @@ def test_interrupted_it_knows_the_best_value_of_the_monitored_figure(tmp_path, m
 def test_a_checkpoint_from_before_there_was_a_choice_has_monitored_the_loss(tmp_path):
     settings = {"validation": make_split(60, seed=7), "epochs": 6, "lr": 3.0}
     result = run_fit(tmp_path / "run", make_network(), **settings)
-    file = tmp_path / "run" / checkpoint.LAST
+    file = tmp_path / "run" / LAST
     state = checkpoint.load(file)
     state["position"]["best_loss"] = state["position"].pop("best_value")
     checkpoint.save(state, file)
@@ -292,7 +293,7 @@ def test_a_loss_that_becomes_nan_names_epoch_and_step_and_keeps_the_last_good_on
 
     with pytest.raises(RunError, match=r"nan in epoch 2 at step 19.*last\.pt"):
         run_fit(tmp_path / "run", make_network(), loss=loss)
-    state = checkpoint.load(tmp_path / "run" / checkpoint.LAST)
+    state = checkpoint.load(tmp_path / "run" / LAST)
     assert state["position"]["epoch"] == 1
     assert all(value.isfinite().all() for value in state["network"].values())
 
@@ -301,7 +302,7 @@ def test_weights_that_overflow_after_the_last_loss_are_not_saved(tmp_path):
     with pytest.raises(RunError, match="weights became NaN or infinite by step 1"):
         run_fit(tmp_path / "run", make_network(), loss=lambda logits, _: 1e30 * logits.sum(),
                 lr=1e30, momentum=0.0, max_steps=1)  # fmt: skip
-    assert not (tmp_path / "run" / checkpoint.LAST).exists()
+    assert not (tmp_path / "run" / LAST).exists()
 
 
 def test_weights_that_overflow_within_an_epoch_leave_the_last_good_checkpoint(
@@ -316,7 +317,7 @@ def test_weights_that_overflow_within_an_epoch_leave_the_last_good_checkpoint(
 
     with pytest.raises(RunError, match=r"weights became NaN or infinite by step 8.*last\.pt"):
         run_fit(tmp_path / "run", make_network(), loss=loss, lr=1e20, momentum=0.0)
-    assert checkpoint.load(tmp_path / "run" / checkpoint.LAST)["position"]["step"] == 4
+    assert checkpoint.load(tmp_path / "run" / LAST)["position"]["step"] == 4
 
 
 def test_weights_are_scanned_once_an_epoch(tmp_path, monkeypatch):

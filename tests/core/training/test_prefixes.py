@@ -5,7 +5,7 @@ import torch
 from filelock import FileLock
 
 from tests.core.small_training import CPU, make_network, same, weights
-from torchyard.core.training import checkpoint
+from torchyard.core.data.checkpoint_file import LAST
 from torchyard.core.training.events import EpochDone, RunningLoss
 from torchyard.core.training.parallel.strategy import Strategy
 from torchyard.core.training.prefixes import ScheduleReplay, SharedEpochs, Snapshots
@@ -45,7 +45,7 @@ def trained(tmp_path):
     emit(EPOCH)
     emit(RunningLoss(5, 0.5))
     state.position.epoch, state.position.step = 1, 4
-    state.save(folder / checkpoint.LAST, Strategy())
+    state.save(folder / LAST, Strategy())
     return state, folder
 
 

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from tests.core.small_training import make_network, make_split, run_fit, same, weights
+from torchyard.core.data.checkpoint_file import LAST
 from torchyard.core.errors import RunError
 from torchyard.core.training import checkpoint, loop
 from torchyard.core.training.batches import part_count
@@ -140,7 +141,7 @@ def test_the_average_is_what_is_validated_and_kept(tmp_path):
     logits = network.eval()(torch.from_numpy(validation.samples))
     loss = nn.functional.cross_entropy(logits, torch.from_numpy(validation.labels)).item()
     assert loss == pytest.approx(kept.validation_loss, rel=1e-5)
-    last = checkpoint.load(tmp_path / "run" / checkpoint.LAST)["network"]
+    last = checkpoint.load(tmp_path / "run" / LAST)["network"]
     assert not torch.equal(last["3.weight"], network[3].weight)
     plain = make_network()
     run_fit(tmp_path / "plain", plain, lr=0.3)

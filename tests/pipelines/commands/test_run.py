@@ -3,9 +3,6 @@
 import pytest
 
 from tests.pipelines.command_line import HEAVY, imported, refused, torchyard
-from torchyard.core.errors import RunError, UnreachableError, UserError
-from torchyard.core.tracking.ownership.lease import TakenOverError
-from torchyard.pipelines.commands.run import print_notes
 
 # ---- what is refused at once
 
@@ -70,24 +67,3 @@ def test_check_tells_every_problem_that_only_building_shows(tmp_path):
     assert loss == "error: loss: weight has 2 values, the data has 10 classes"
     assert scheduler == "error: scheduler: warmup_steps=5, but the whole run has 5 steps"
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
-
-
-# ---- what is said of a run that did not finish
-
-
-@pytest.mark.parametrize(
-    ("error", "hinted"),
-    [
-        (RunError("it failed"), True),
-        (UnreachableError("it does not answer"), True),
-        (UserError("it is wrong"), False),
-        (TakenOverError("another process has it"), False),  # to resume would take it back
-    ],
-    ids=lambda value: type(value).__name__,
-)
-def test_how_to_go_on_is_said_where_that_helps(capsys, error, hinted):
-    error.add_note("Recorded as FAILED: lenet #1")
-    print_notes(error)
-    said = capsys.readouterr().err
-    assert "Recorded as FAILED: lenet #1" in said
-    assert ("`torchyard resume latest` resumes it." in said) == hinted

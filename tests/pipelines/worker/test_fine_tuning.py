@@ -4,12 +4,13 @@ import pytest
 import torch
 
 from tests.pipelines.worker.conftest import config
+from torchyard.core.data.checkpoint_file import LAST
 from torchyard.core.errors import UserError
 from torchyard.core.hosting.host import host
 from torchyard.core.training import checkpoint, loop
 from torchyard.core.training.events import EpochDone, RunningLoss, WeightsTaken
-from torchyard.pipelines.worker import stages
 from torchyard.pipelines.worker.checks.config_check import check
+from torchyard.pipelines.worker.stages import preparation, training
 
 SMALL = ("train.batch_size=64", "train.epochs=2", "train.log_every=5", "train.threads=1")
 
@@ -25,7 +26,7 @@ def train(tmp_path, cache):
 
     def train(*overrides, folder="run", stop_at=None):
         seen, settings = [], config(*SMALL, *overrides)
-        data = stages.prepare(settings, cache, print)["folder"]
+        data = preparation.prepare(settings, cache, print)["folder"]
         target = tmp_path / folder
         target.mkdir(exist_ok=True)
 
@@ -34,7 +35,7 @@ def train(tmp_path, cache):
             if isinstance(event, RunningLoss) and event.step == stop_at:
                 raise StopHere
 
-        return stages.train(settings, data, str(target), emit), seen, target
+        return training.train(settings, data, str(target), emit), seen, target
 
     yield train
     torch.set_num_threads(threads)
@@ -86,7 +87,7 @@ def test_what_is_frozen_learns_after_so_many_epochs(train):
     trained = {}
     for epochs in (1, 2):
         _, _, folder = train(*frozen, f"train.epochs={epochs}", folder=f"{epochs}")
-        weights = checkpoint.load(folder / checkpoint.LAST)["network"]
+        weights = checkpoint.load(folder / LAST)["network"]
         trained[epochs] = weights["model.conv1.weight"], weights["model.fc1.weight"]
     torch.manual_seed(0)
     built = host().find("model", "lenet").params().build((1, 32, 32), 10)
@@ -100,7 +101,7 @@ def test_running_statistics_of_frozen_norms_stay_where_that_is_asked_for(train):
     means = {}
     for keep in ("true", "false"):
         _, _, folder = train(*frozen, f"model.freeze_statistics={keep}", folder=keep)
-        weights = checkpoint.load(folder / checkpoint.LAST)["network"]
+        weights = checkpoint.load(folder / LAST)["network"]
         means[keep] = weights["model.1.running_mean"], weights["model.5.running_mean"]
     assert not means["true"][0].any()  # as it was built
     assert means["false"][0].any()
@@ -110,7 +111,7 @@ def test_running_statistics_of_frozen_norms_stay_where_that_is_asked_for(train):
 def test_running_statistics_take_a_batch_in_once_with_sam(train):
     settings = ("model=quicknet", "model.widths=[8,16]", "train.epochs=1", "optimizer=sam")
     result, _, folder = train(*settings)
-    weights = checkpoint.load(folder / checkpoint.LAST)["network"]
+    weights = checkpoint.load(folder / LAST)["network"]
     assert int(weights["model.1.num_batches_tracked"]) == result["fit"]["steps"] > 5
 
 
@@ -133,7 +134,7 @@ def test_two_processes_learn_what_one_does(train, settings):
     trained = []
     for name, parallel in (("one", ()), ("two", ("train.parallel=ddp",))):
         _, _, folder = train(*settings, "train.batch_size=256", *parallel, folder=name)
-        trained.append(checkpoint.load(folder / checkpoint.LAST)["network"])
+        trained.append(checkpoint.load(folder / LAST)["network"])
     for name, weight in trained[0].items():
         torch.testing.assert_close(trained[1][name], weight, rtol=1e-3, atol=1e-4)
 
@@ -146,7 +147,7 @@ def test_a_run_begins_with_the_weights_of_another_and_resumes_without_their_file
 ):
     _, _, folder = train("train.epochs=1", folder="first")
     file = tmp_path / "weights.pt"
-    (folder / checkpoint.LAST).rename(file)
+    (folder / LAST).rename(file)
     begin = (f"model.weights={file}", "train.epochs=2", "optimizer.lr=1e-9")
     whole, events, _ = train(*begin, folder="whole")
     [taken] = [event for event in events if isinstance(event, WeightsTaken)]
@@ -183,7 +184,7 @@ def test_what_cannot_be_is_refused_before_training(cache, tmp_path):
         "(nearest: weight, 3); conv1.bias: 6, not in the file; conv2.weight: 16x6x5x5, not in the "
         "file (nearest: weight, 3); conv2.bias: 16, not in the file; and 6 more",
     ]
-    stages.prepare(config(), cache, lambda event: None)
+    preparation.prepare(config(), cache, lambda event: None)
     assert problems(cache, "scheduler=plateau") == [
         "scheduler: 'plateau' follows a figure of the validation: set train.validation, e.g. 0.1"
     ]

@@ -13,6 +13,7 @@ from torchyard.core.errors import RunError, UserError
 from torchyard.core.hosting.host import host
 from torchyard.core.training.events import TrainingBatch
 from torchyard.pipelines.worker import stages
+from torchyard.pipelines.worker.stages import evaluation, preparation, training
 
 PLUGINS = '''
 from torchyard import RegionParams, hookimpl
@@ -69,10 +70,10 @@ def quiet(event):
 
 def train(settings, folder, emit=quiet, **overrides):
     settings = settings | {"train": settings["train"] | overrides}
-    data = stages.prepare(settings, str(folder / "cache"), quiet)["folder"]
+    data = preparation.prepare(settings, str(folder / "cache"), quiet)["folder"]
     target = folder / f"run{len(list(folder.glob('run*')))}"
     target.mkdir()
-    return settings, data, stages.train(settings, data, str(target), emit), target
+    return settings, data, training.train(settings, data, str(target), emit), target
 
 
 def test_any_number_of_workers_trains_the_same_weights(photos, tmp_path):
@@ -87,7 +88,7 @@ def test_any_number_of_workers_trains_the_same_weights(photos, tmp_path):
     [shown] = [event for event in events if isinstance(event, TrainingBatch)]
     assert np.load(shown.file)["samples"].shape[1:] == (3, 72, 72)
     file = target / "predictions.npz"
-    stages.evaluate(photos, data, first["weights"], str(file), emit=quiet)
+    evaluation.evaluate(photos, data, first["weights"], str(file), emit=quiet)
     assert len(Predictions.load(file).logits) == prepared.counts["test"]
 
 
@@ -113,7 +114,7 @@ def test_a_region_must_be_the_first_and_lie_in_the_photo(photos, tmp_path):
 
 def test_photos_that_are_damaged_while_it_trains_end_it_with_a_message(photos, tmp_path):
     settings = photos | {"train": photos["train"] | {"epochs": 50}}
-    data = stages.prepare(settings, str(tmp_path / "cache"), quiet)["folder"]
+    data = preparation.prepare(settings, str(tmp_path / "cache"), quiet)["folder"]
     pack = Path(data) / "train_images.bin"
 
     def damage(event):
@@ -121,7 +122,7 @@ def test_photos_that_are_damaged_while_it_trains_end_it_with_a_message(photos, t
             pack.write_bytes(b"")
 
     with pytest.raises(RunError, match=r"train_images\.bin is damaged: it ends too early"):
-        stages.train(settings, data, str(tmp_path), damage)
+        training.train(settings, data, str(tmp_path), damage)
 
 
 @pytest.mark.slow

@@ -14,7 +14,7 @@ from torchyard.core.hosting.host import host
 from torchyard.core.preparation.prepare import prepare_dataset
 from torchyard.core.training import checkpoint
 from torchyard.core.training.events import EpochDone, GoesOn
-from torchyard.pipelines.worker import stages
+from torchyard.pipelines.worker.stages import training
 
 FAILING = '''
 """A loss that fails in one process only, after some steps."""
@@ -91,7 +91,7 @@ def trained(tmp_path_factory):
         data = prepare_dataset(dataset, resolved.dataset, cache, lambda *step: None)
         folder.mkdir()
         events = []
-        done = stages.train(config, str(data.folder), str(folder), events.append)
+        done = training.train(config, str(data.folder), str(folder), events.append)
         return done, checkpoint.load(folder / "last.pt"), events
 
     threads = torch.get_num_threads()

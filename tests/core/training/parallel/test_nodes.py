@@ -2,6 +2,7 @@
 
 import pickle
 import socket
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,11 +11,12 @@ from torch.distributed.elastic.rendezvous import RendezvousParameters, Rendezvou
 from torch.distributed.elastic.rendezvous.c10d_rendezvous_backend import C10dRendezvousBackend
 
 from torchyard.core.config.resolve import resolve
+from torchyard.core.data.dataset import PreparedDataset
 from torchyard.core.errors import UnreachableError, UserError
 from torchyard.core.hosting.host import host
 from torchyard.core.training.parallel import nodes as nodes_module
 from torchyard.core.training.parallel.nodes import KEY, Nodes, check_first_host, interface_to
-from torchyard.pipelines.worker import stages
+from torchyard.pipelines.worker.stages import preparation, training
 
 LOCAL = "127.0.0.1"
 
@@ -145,12 +147,12 @@ def test_a_host_that_would_train_something_else_says_so_on_both(
         "device": "cpu",
     }
     full = resolve(config, host()).config.model_dump(mode="json")
-    folder = stages.prepare(full, str(tmp_path / "cache"), lambda event: None)["folder"]
-    digest = stages.PreparedDataset.open(stages.Path(folder)).digest
-    about = {"config": full, "data": digest, "device": "cpu", "versions": stages._versions()}
+    folder = preparation.prepare(full, str(tmp_path / "cache"), lambda event: None)["folder"]
+    digest = PreparedDataset.open(Path(folder)).digest
+    about = {"config": full, "data": digest, "device": "cpu", "versions": training._versions()}
     first = Nodes.serve(endpoint, about | differs)
     with pytest.raises(UserError, match=problem):
-        stages.join(endpoint, 60, str(tmp_path / "cache"), lambda event: None)
+        training.join(endpoint, 60, str(tmp_path / "cache"), lambda event: None)
     with pytest.raises(UnreachableError):
         first.wait_for_others(2, 0, lambda there, count: None)
     assert "A host cannot join" in caplog.text

@@ -9,8 +9,8 @@ from torch import nn
 from tests.pipelines.worker.conftest import config
 from torchyard.core.errors import UserError
 from torchyard.core.hosting.host import host
-from torchyard.pipelines.worker import stages
 from torchyard.pipelines.worker.search import batch_size
+from torchyard.pipelines.worker.stages import preparation, training
 
 GREEDY = '''
 from torchyard import ModelParams, hookimpl
@@ -48,9 +48,9 @@ def train(tmp_path, cache, monkeypatch):
 
     def train(folder, *overrides):
         settings = config("model=greedy", "train.epochs=1", "device=cpu", *overrides)
-        data = stages.prepare(settings, cache, print)["folder"]
+        data = preparation.prepare(settings, cache, print)["folder"]
         (tmp_path / folder).mkdir(exist_ok=True)
-        return stages.train(settings, data, str(tmp_path / folder), lambda event: None)
+        return training.train(settings, data, str(tmp_path / folder), lambda event: None)
 
     yield train
     host.cache_clear()

@@ -8,6 +8,7 @@ import pytest
 from tests.pipelines.worker.conftest import config
 from torchyard.pipelines.worker import stages
 from torchyard.pipelines.worker.search.learning_rate import HIGHEST, LOWEST, suggested_rate
+from torchyard.pipelines.worker.stages import preparation
 
 
 @pytest.fixture(scope="module")
@@ -16,7 +17,7 @@ def find(tmp_path_factory):
 
     def find(*overrides, steps=40):
         settings = config("model=linear", "device=cpu", *overrides)
-        data = stages.prepare(settings, cache, lambda event: None)["folder"]
+        data = preparation.prepare(settings, cache, lambda event: None)["folder"]
         return stages.find_learning_rate(settings, data, steps, lambda event: None)
 
     return find

@@ -10,8 +10,8 @@ from torch import nn
 from torchyard import DatasetParams
 from torchyard.core.config.choices import DatasetChoice
 from torchyard.core.errors import RunError, UserError
-from torchyard.pipelines.worker import summaries
-from torchyard.pipelines.worker.summaries import (
+from torchyard.pipelines.worker.stages import summaries
+from torchyard.pipelines.worker.stages.summaries import (
     _LayerRecorder,
     _shape_of,
     _spec,

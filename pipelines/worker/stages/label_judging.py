@@ -21,6 +21,8 @@ from torchyard.core.hosting.host import host
 from torchyard.core.training import device as devices
 from torchyard.core.training.events import Emit
 from torchyard.pipelines.worker.checks.config_check import Config
+from torchyard.pipelines.worker.stages.evaluation import trained_network
+from torchyard.pipelines.worker.stages.training import train
 
 FOLDS = 3  # the run's training time, twice
 
@@ -43,8 +45,6 @@ def judge_labels(
     Raises:
         UserError: the training split is too small to be divided.
     """
-    from torchyard.pipelines.worker.stages import train, trained_network  # which imports this file
-
     prepared = PreparedDataset.open(Path(data))
     labels, groups = prepared.train.labels, prepared.train.groups
     # What a fold is trained without is in the file by which a resumed run excludes the same.

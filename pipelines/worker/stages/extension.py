@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from torchyard.core.config.resolve import ResolvedConfig, resolve_once
+from torchyard.core.data.checkpoint_file import LAST
 from torchyard.core.data.dataset import PreparedDataset
 from torchyard.core.errors import RunError, UserError
 from torchyard.core.hosting.host import host
@@ -96,7 +97,7 @@ def extend(
     if not state["scaler"]:
         enabled = executions[2].precision == "float16"
         state["scaler"] = torch.amp.GradScaler(device.type, enabled=enabled).state_dict()
-    checkpoint.save(state, Path(folder) / checkpoint.LAST, state["position"]["step"])
+    checkpoint.save(state, Path(folder) / LAST, state["position"]["step"])
 
     reasons = []
     if ended_early:
