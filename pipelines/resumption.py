@@ -15,12 +15,19 @@ from torchyard.core.errors import UserError
 from torchyard.core.formatting import natural
 from torchyard.core.hosting.host import host
 from torchyard.core.tracking import store
-from torchyard.core.tracking.checkpoints import fetch_checkpoint
+from torchyard.core.tracking.checkpoints import check_checkpoint, fetch_checkpoint
 from torchyard.core.tracking.location.address import database_of
 from torchyard.core.tracking.location.errors import store_errors
-from torchyard.core.tracking.queries import lookup
-from torchyard.core.tracking.queries.lookup import PARENT, SEEDS
+from torchyard.core.tracking.ownership.orphans import settle_owner, sync_run
+from torchyard.core.tracking.queries.lookup import LATEST, find_run
 from torchyard.core.tracking.queries.recorded import recorded_config
+from torchyard.core.tracking.queries.runs import (
+    PARENT,
+    SEEDS,
+    STUDY,
+    study_under_way,
+    unfinished_whole,
+)
 from torchyard.pipelines.commands.arguments import PRESETS
 
 if TYPE_CHECKING:
@@ -34,7 +41,7 @@ order by start_time desc limit 1
 """
 # Of a run that belongs to a study, or to several seeds.
 TOGETHER = f"""
-select key from tags where run_uuid = ? and key in ('{PARENT}', '{SEEDS}', '{lookup.STUDY}')
+select key from tags where run_uuid = ? and key in ('{PARENT}', '{SEEDS}', '{STUDY}')
 """
 
 
@@ -62,7 +69,7 @@ class Resumption:
         *,
         force: bool = False,
         say: Callable[[str], None],
-        check: Callable[[Run, Path], None] = lookup.check_checkpoint,
+        check: Callable[[Run, Path], None] = check_checkpoint,
     ) -> Resumption | str:
         """Find the run, and make sure that no process trains it; a text if it had finished.
 
@@ -80,16 +87,16 @@ class Resumption:
         uri = store.tracking_uri()
         client = store.open_existing(uri)
         with store_errors(uri):
-            found = lookup.find_run(client, wanted)
-            if not overrides and (whole := lookup.unfinished_whole(client, found)):
+            found = find_run(client, wanted)
+            if not overrides and (whole := unfinished_whole(client, found)):
                 say(
                     f"{found.info.run_name} is one of the seeds of {whole.info.run_name}, "
                     "which is resumed."
                 )
                 found = whole
             before = found.info.status
-            lookup.settle_owner(client, found, force=force, say=say)
-            found = lookup.sync_run(client, found)
+            settle_owner(client, found, force=force, say=say)
+            found = sync_run(client, found)
             run_id, name, tags = found.info.run_id, found.info.run_name, found.data.tags
             seeds = natural(tags.get(SEEDS, ""))
             if overrides and seeds:
@@ -120,7 +127,7 @@ def check_unfinished(wanted: str) -> None:
     address = f"{database.absolute().as_uri()}?mode=ro"
     try:
         with contextlib.closing(sqlite3.connect(address, uri=True)) as opened:
-            latest = wanted == lookup.LATEST
+            latest = wanted == LATEST
             found = opened.execute(NEWEST, {"wanted": None if latest else wanted}).fetchone()
             alone = found and not opened.execute(TOGETHER, [found[0]]).fetchone()
     except sqlite3.Error:
@@ -146,9 +153,9 @@ def study_to_resume(wanted: str) -> Run | None:
     uri = store.tracking_uri()
     client = store.open_existing(uri)
     with store_errors(uri):
-        found = lookup.find_run(client, wanted)
-        study = lookup.study_under_way(client, found, latest=wanted == lookup.LATEST) or found
-    return study if lookup.STUDY in study.data.tags else None
+        found = find_run(client, wanted)
+        study = study_under_way(client, found, latest=wanted == LATEST) or found
+    return study if STUDY in study.data.tags else None
 
 
 def _extended(

@@ -14,7 +14,8 @@ from torchyard.core.errors import UserError
 from torchyard.core.formatting import percent
 from torchyard.core.tracking import store
 from torchyard.core.tracking.location.errors import store_errors
-from torchyard.core.tracking.queries import lookup
+from torchyard.core.tracking.ownership.orphans import settle_owner, sync_run
+from torchyard.core.tracking.queries.runs import seeds_of
 from torchyard.pipelines.display import Display
 from torchyard.pipelines.local_run import CallFlow
 
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
     from torchyard.core.report.seeds_page import SeedResults
     from torchyard.core.tracking.record import RunRecord
+
+MOST_SEEDS = 1000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,8 +65,8 @@ def check_seeds(resolved: ResolvedConfig, count: int) -> None:
         UserError: with every problem.
     """
     config, problems = resolved.config, []
-    if not 2 <= count <= lookup.MOST_SEEDS:
-        problems.append(f"--seeds: must be 2 to {lookup.MOST_SEEDS}, not {count}")
+    if not 2 <= count <= MOST_SEEDS:
+        problems.append(f"--seeds: must be 2 to {MOST_SEEDS}, not {count}")
     if config.promote is not None:
         problems.append(
             "--seeds: the champion would be the luckiest of the seeds: set promote=none, and "
@@ -126,8 +129,8 @@ def _run_seed(
     if before is not None:
         client = store.open_store(uri)
         with store_errors(uri):
-            lookup.settle_owner(client, before, force=False, say=lambda text: None)
-            before = lookup.sync_run(client, before)
+            settle_owner(client, before, force=False, say=lambda text: None)
+            before = sync_run(client, before)
         if before.info.status == "FINISHED":
             shown.line("seed", f"{seed} has finished: {before.info.run_name}")
             return
@@ -148,4 +151,4 @@ def _run_seed(
 def _children(record: RunRecord) -> dict[int, Run]:
     client = store.open_store(uri := store.tracking_uri())
     with store_errors(uri):
-        return lookup.seeds_of(client, client.get_run(record.run_id))
+        return seeds_of(client, client.get_run(record.run_id))

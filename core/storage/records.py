@@ -29,7 +29,7 @@ from torchyard.core.tracking.ownership.process import (
     leave_folder,
     owner_lives,
 )
-from torchyard.core.tracking.queries.lookup import NEWEST, PARENT, search
+from torchyard.core.tracking.queries.runs import NEWEST, PARENT, search
 from torchyard.core.tracking.store import get_run, run_folder
 from torchyard.core.training.run_log import Offset, RunLog
 

@@ -18,14 +18,21 @@ from collections.abc import Callable, Iterable
 from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
 
 from torchyard.core.data.checkpoint_file import LAST, PREVIOUS, CheckpointFile
 from torchyard.core.data.files import atomic_write, fsync, link_or_copy, make_folder
 from torchyard.core.data.remote.connection import Remote
-from torchyard.core.data.remote.shared import CHECKPOINTS, SharedAddress
+from torchyard.core.data.remote.shared import CHECKPOINTS, SHARED, SharedAddress
 from torchyard.core.errors import RunError, UnreachableError, UserError
 from torchyard.core.redaction import redacted
+from torchyard.core.tracking.ownership.process import described_owner
+from torchyard.core.tracking.queries.runs import shown
+from torchyard.core.tracking.store import RUNS
 from torchyard.core.training.run_log import FILE, Line, RunLog
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run
 
 logger = logging.getLogger(__name__)
 
@@ -166,6 +173,28 @@ def fetch_checkpoint(run_id: str, folder: Path) -> None:
     """
     if address := SharedAddress.chosen():
         SharedCheckpoints(address, run_id, folder).fetch()
+
+
+def check_checkpoint(run: Run, folder: Path) -> None:
+    """Refuse to begin a run again that was trained, where nothing of that is here.
+
+    What is at an address that machines share is fetched.
+
+    Raises:
+        UserError: it was trained on another machine, or its folder was deleted.
+        UnreachableError: the address does not answer.
+    """
+    trained = {key for key in run.data.metrics if key.startswith("train/")}
+    if not trained - {"train/base_learning_rate"} or folder.exists():
+        return
+    fetch_checkpoint(run.info.run_id, folder)
+    if not folder.exists():
+        raise UserError(
+            f"run {shown(run)} was trained by {described_owner(run.data.tags)}, and its "
+            f"checkpoint is not here: there is no {folder}. Resume it on that machine; or let both "
+            f"use one folder, named in {RUNS}, or one address, in {SHARED}; or begin again at "
+            "epoch 1 with --from-start."
+        )
 
 
 class CheckpointUploads:

@@ -21,7 +21,12 @@ from torchyard.core.errors import RunError, UserError
 from torchyard.core.formatting import natural
 from torchyard.core.redaction import redacted, redacted_uri, without_passwords
 from torchyard.core.tracking import mlflow_format, provenance, store
-from torchyard.core.tracking.checkpoints import CHECKPOINT, CheckpointUploads, fetch_checkpoint
+from torchyard.core.tracking.checkpoints import (
+    CHECKPOINT,
+    CheckpointUploads,
+    check_checkpoint,
+    fetch_checkpoint,
+)
 from torchyard.core.tracking.delivery import ATTACHMENTS, METRICS, REASON, LogDelivery
 from torchyard.core.tracking.location.address import is_server
 from torchyard.core.tracking.location.errors import check_answer, store_errors
@@ -30,6 +35,7 @@ from torchyard.core.tracking.mlflow_format import MAX_PARAMETER, MAX_TAG, safe_k
 from torchyard.core.tracking.ownership.folders import is_own
 from torchyard.core.tracking.ownership.keeper import Keeper
 from torchyard.core.tracking.ownership.lease import LEASE, Lease, check_resumable, lease_text
+from torchyard.core.tracking.ownership.orphans import end_orphans
 from torchyard.core.tracking.ownership.process import (
     PROCESS,
     hold_folder,
@@ -38,7 +44,7 @@ from torchyard.core.tracking.ownership.process import (
     owner_tags,
 )
 from torchyard.core.tracking.queries import view
-from torchyard.core.tracking.queries.lookup import CONFIG, check_checkpoint, end_orphans
+from torchyard.core.tracking.queries.runs import CONFIG
 from torchyard.core.training.run_log import Line
 
 if TYPE_CHECKING:

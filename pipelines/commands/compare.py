@@ -15,8 +15,9 @@ from torchyard.core.errors import UserError
 from torchyard.core.formatting import duration, percent, points, printable
 from torchyard.core.tracking.location.errors import store_errors
 from torchyard.core.tracking.ownership.lease import silent_seconds
+from torchyard.core.tracking.ownership.orphans import silent_runs
 from torchyard.core.tracking.ownership.process import described_owner
-from torchyard.core.tracking.queries.lookup import progress_of, silent_runs
+from torchyard.core.tracking.queries.recorded import progress_of
 from torchyard.core.tracking.queries.table import RunQuery
 from torchyard.core.tracking.registry.versions import champions_by_run
 from torchyard.core.tracking.store import open_existing, tracking_uri

@@ -17,7 +17,7 @@ from torchyard.core.config.resolve import ResolvedConfig
 from torchyard.core.errors import UserError
 from torchyard.core.formatting import dimensions
 from torchyard.core.tracking import store
-from torchyard.core.tracking.queries.lookup import check_checkpoint
+from torchyard.core.tracking.checkpoints import check_checkpoint
 from torchyard.core.tracking.weights import recorded_weights
 from torchyard.pipelines.commands.arguments import (
     JsonLines,

@@ -14,7 +14,7 @@ from torchyard.core.hosting.host import host
 from torchyard.core.study.plan import StudyPlan, has_study
 from torchyard.core.tracking import store
 from torchyard.core.tracking.location.errors import store_errors
-from torchyard.core.tracking.queries.lookup import settle_owner
+from torchyard.core.tracking.ownership.orphans import settle_owner
 from torchyard.core.tracking.queries.recorded import recorded_config
 from torchyard.pipelines.commands.arguments import (
     PRESETS,

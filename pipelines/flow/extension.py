@@ -12,8 +12,8 @@ from torchyard.core.data.checkpoint_file import LAST
 from torchyard.core.data.dataset import PreparedDataset
 from torchyard.core.tracking.location.errors import store_errors
 from torchyard.core.tracking.mlflow_format import flattened
-from torchyard.core.tracking.queries.lookup import EXACT, SEEDS
 from torchyard.core.tracking.queries.recorded import recorded_config
+from torchyard.core.tracking.queries.runs import EXACT, SEEDS
 from torchyard.core.tracking.record import RunRecord
 from torchyard.core.tracking.store import get_run, open_store, run_folder, tracking_uri
 from torchyard.pipelines.flow.stage import call, plain, say

@@ -41,7 +41,7 @@ from torchyard.core.tracking.location.address import database_of
 from torchyard.core.tracking.location.errors import store_errors
 from torchyard.core.tracking.mlflow_format import BEST, class_metric_keys, event_metrics
 from torchyard.core.tracking.queries.audits import AUDIT_PAGE, audit_metrics
-from torchyard.core.tracking.queries.lookup import PARENT, run_tagged
+from torchyard.core.tracking.queries.runs import PARENT, run_tagged
 from torchyard.core.tracking.record import RunRecord
 from torchyard.core.tracking.registry.champions import Judged, promote
 from torchyard.core.tracking.store import load_mlflow, open_store, tracking_uri

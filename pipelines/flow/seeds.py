@@ -10,8 +10,8 @@ from torchyard.core.config.schema import SINGLE_KINDS, RunConfig
 from torchyard.core.report.seeds_page import SeedResults, SeedRun
 from torchyard.core.tracking.location.errors import store_errors
 from torchyard.core.tracking.mlflow_format import class_metric_keys
-from torchyard.core.tracking.queries.lookup import SEEDS
 from torchyard.core.tracking.queries.recorded import recorded_predictions
+from torchyard.core.tracking.queries.runs import SEEDS
 from torchyard.core.tracking.record import RunRecord, page_address
 from torchyard.core.tracking.store import open_store, run_folder, tracking_uri
 from torchyard.pipelines.flow.recording import config_text, curves, name_stem

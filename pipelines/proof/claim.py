@@ -15,8 +15,8 @@ from torchyard.core.formatting import natural
 from torchyard.core.hosting.host import host
 from torchyard.core.hosting.neighbours import neighbours, read_code
 from torchyard.core.hosting.sources import Source
-from torchyard.core.tracking.queries.lookup import DIGEST, EXACT
 from torchyard.core.tracking.queries.recorded import recorded_config
+from torchyard.core.tracking.queries.runs import DIGEST, EXACT
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -15,7 +15,7 @@ from torchyard.core.data.files import cache_folder
 from torchyard.core.formatting import number
 from torchyard.core.hosting.sources import PLUGIN_FOLDERS
 from torchyard.core.tracking.mlflow_format import event_metrics
-from torchyard.core.tracking.queries.lookup import DIGEST
+from torchyard.core.tracking.queries.runs import DIGEST
 from torchyard.core.training.events import EpochDone, Event
 from torchyard.pipelines.display import Display
 from torchyard.pipelines.proof.claim import CURVE, PLACEMENT, Claim

@@ -10,8 +10,9 @@ from torchyard.core.errors import UserError
 from torchyard.core.formatting import percent
 from torchyard.core.tracking import store
 from torchyard.core.tracking.location.errors import store_errors
-from torchyard.core.tracking.queries import lookup
+from torchyard.core.tracking.queries.lookup import find_run
 from torchyard.core.tracking.queries.recorded import recorded_config, recorded_predictions
+from torchyard.core.tracking.queries.runs import SEEDS, seeds_of
 from torchyard.core.tracking.record import page_address
 from torchyard.core.tracking.registry.versions import registered_version
 from torchyard.pipelines.python.model import Model
@@ -54,7 +55,7 @@ class RunResult:
         with store_errors(uri):
             version = registered_version(client, wanted)
             if version is None:
-                return cls(client, lookup.find_run(client, wanted))
+                return cls(client, find_run(client, wanted))
             if not version.run_id:
                 raise UserError(f"version {version.version} of {version.name} is not from a run.")
             return cls(client, client.get_run(version.run_id))
@@ -98,10 +99,10 @@ class RunResult:
     @cached_property
     def seeds(self) -> list[RunResult]:
         """The runs of the seeds, if it was run with several; else none."""
-        if lookup.SEEDS not in self._run.data.tags:
+        if SEEDS not in self._run.data.tags:
             return []
         with store_errors(self._client.tracking_uri):
-            children = lookup.seeds_of(self._client, self._run)
+            children = seeds_of(self._client, self._run)
         return [RunResult(self._client, run) for _, run in sorted(children.items())]
 
     @property

@@ -21,8 +21,8 @@ from prefect.states import Cancelled, Completed, Crashed, Failed
 
 from torchyard.core.tracking.delivery import REASON
 from torchyard.core.tracking.location.address import database_of
+from torchyard.core.tracking.ownership.orphans import end_orphans
 from torchyard.core.tracking.ownership.process import owner_lives, owner_tags
-from torchyard.core.tracking.queries.lookup import end_orphans
 from torchyard.core.tracking.store import load_mlflow, open_store, store_lock
 from torchyard.pipelines.services.prefect_server import FLOW, STUDY_FLOW
 from torchyard.pipelines.services.scheduling.deployments import has_active_run, list_deployments

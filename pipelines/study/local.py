@@ -10,7 +10,7 @@ from torchyard.core.study.plan import StudyPlan
 from torchyard.core.tracking import store
 from torchyard.core.tracking.location.address import database_of
 from torchyard.core.tracking.location.errors import store_errors
-from torchyard.core.tracking.queries.lookup import settle_owner
+from torchyard.core.tracking.ownership.orphans import settle_owner
 from torchyard.core.tracking.weights import recorded_weights
 from torchyard.pipelines.display import Display
 from torchyard.pipelines.local_run import Leave, local_services, until_its_end

@@ -17,7 +17,8 @@ from torchyard.core.formatting import natural
 from torchyard.core.report.study_page import study_page
 from torchyard.core.study.plan import StudyPlan
 from torchyard.core.tracking.mlflow_format import BEST
-from torchyard.core.tracking.queries.lookup import PARENT, STUDY, children_of, quoted, sync_run
+from torchyard.core.tracking.ownership.orphans import sync_run
+from torchyard.core.tracking.queries.runs import PARENT, STUDY, children_of, quoted
 from torchyard.core.tracking.record import RunRecord
 from torchyard.core.tracking.store import chosen_experiment, locked_store, run_folder
 from torchyard.pipelines.flow import recording

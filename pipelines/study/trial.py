@@ -28,7 +28,7 @@ from torchyard.core.study.plan import StudyPlan
 from torchyard.core.tracking.delivery import REASON
 from torchyard.core.tracking.mlflow_format import event_metrics
 from torchyard.core.tracking.ownership.lease import TakenOverError
-from torchyard.core.tracking.queries.lookup import TRIAL_STATE
+from torchyard.core.tracking.queries.runs import TRIAL_STATE
 from torchyard.core.tracking.record import RunRecord
 from torchyard.core.tracking.weights import recorded_weights
 from torchyard.core.training.events import EpochDone, Event, WeightsTaken

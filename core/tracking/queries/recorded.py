@@ -10,7 +10,7 @@ from torchyard.core.config.parsing import settings_in
 from torchyard.core.errors import UserError
 from torchyard.core.tracking.location.address import database_of
 from torchyard.core.tracking.location.relocation import FOLDER, moved_config
-from torchyard.core.tracking.queries.lookup import CONFIG, shown
+from torchyard.core.tracking.queries.runs import CONFIG, shown
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -87,6 +87,15 @@ def recorded_confidence(client: MlflowClient, run: Run) -> Confidence:
     with TemporaryDirectory() as folder:
         file = client.download_artifacts(run.info.run_id, CONFIDENCE_FILE, folder)
         return Confidence.read(Path(file))
+
+
+def progress_of(run: Run, client: MlflowClient) -> str:
+    """How far a run is that trains: `epoch 3/10`, the last one that it has done."""
+    done = client.get_metric_history(run.info.run_id, "train/loss")
+    if not done:
+        return "running"
+    epochs = run.data.params.get("train.epochs")
+    return f"epoch {max(each.step for each in done)}{f'/{epochs}' if epochs else ''}"
 
 
 def _has_artifact(client: MlflowClient, run: Run, name: str) -> bool:

@@ -18,7 +18,7 @@ from torchyard.core.config.schema import RunConfig
 from torchyard.core.errors import UserError, suggestion
 from torchyard.core.tracking.delivery import REASON
 from torchyard.core.tracking.mlflow_format import BEST
-from torchyard.core.tracking.queries.lookup import NEWEST, PARENT, RECENT, quoted, search
+from torchyard.core.tracking.queries.runs import NEWEST, PARENT, RECENT, quoted, search
 from torchyard.core.tracking.store import run_experiments
 
 if TYPE_CHECKING:

@@ -21,8 +21,7 @@ from torchyard.core.hosting.params import GateParams, Verdict
 from torchyard.core.redaction import redacted
 from torchyard.core.tracking.location.errors import store_errors
 from torchyard.core.tracking.provenance import user_name
-from torchyard.core.tracking.queries import lookup
-from torchyard.core.tracking.queries.lookup import CHAMPION
+from torchyard.core.tracking.queries.lookup import ACCURACY, CHAMPION
 from torchyard.core.tracking.queries.recorded import logged_model_id, recorded_predictions
 from torchyard.core.tracking.registry.asks import count_ask
 from torchyard.core.tracking.registry.versions import (
@@ -273,7 +272,7 @@ def _version(client: MlflowClient, run: Run, judged: Judged, model_id: str) -> i
 
 def _described(run: Run) -> str:
     """What people read of a version: `97.5 % on digits, from run lenet·adam·digits #16`."""
-    accuracy = percent(run.data.metrics.get(lookup.ACCURACY))
+    accuracy = percent(run.data.metrics.get(ACCURACY))
     data = run.data.tags.get("dataset")
     return f"{accuracy}{f' on {data}' if data else ''}, from run {run.info.run_name}"
 

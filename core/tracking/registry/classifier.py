@@ -17,8 +17,9 @@ from torchyard.core.errors import RunError, UserError
 from torchyard.core.formatting import dimensions
 from torchyard.core.tracking.location.errors import store_errors
 from torchyard.core.tracking.mlflow_format import DATA, LOADER
-from torchyard.core.tracking.queries.lookup import DIGEST, find_run
+from torchyard.core.tracking.queries.lookup import find_run
 from torchyard.core.tracking.queries.recorded import logged_model_id, recorded_confidence
+from torchyard.core.tracking.queries.runs import DIGEST
 from torchyard.core.tracking.registry.versions import registered_version
 from torchyard.core.tracking.store import current_store, if_there, open_existing, tracking_uri
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from torchyard.core.errors import UserError, suggestion
 from torchyard.core.tracking.location.errors import store_errors
-from torchyard.core.tracking.queries import lookup
-from torchyard.core.tracking.queries.lookup import CHAMPION
+from torchyard.core.tracking.queries.lookup import ACCURACY, CHAMPION, only_champion
+from torchyard.core.tracking.queries.runs import quoted
 from torchyard.core.tracking.store import if_there
 
 if TYPE_CHECKING:
@@ -70,8 +70,8 @@ def champions_by_run(client: MlflowClient) -> dict[str, str]:
 
 def versions_of(client: MlflowClient, model: str) -> list[ModelVersion]:
     """Every version of a registered model, whatever another program may have named it."""
-    quoted = lookup.quoted(model)
-    found = client.search_model_versions(f"name = {quoted}" if quoted else None)
+    name = quoted(model)
+    found = client.search_model_versions(f"name = {name}" if name else None)
     return [version for version in found if version.name == model]
 
 
@@ -89,7 +89,7 @@ def registered_version(client: MlflowClient, wanted: str) -> ModelVersion | None
             raise UserError(f"{wanted}: it has no champion; name a version: {wanted}/1")
         return champion
     if wanted == CHAMPION:
-        wanted = f"{lookup.only_champion(client)}@{CHAMPION}"
+        wanted = f"{only_champion(client)}@{CHAMPION}"
     name, at, alias = wanted.rpartition("@")
     if at and name in registered:  # None: the run's own lookup says which aliases there are
         return if_there(client.get_model_version_by_alias, name, alias)
@@ -118,7 +118,7 @@ def _row(
         "status": status,
         "run": run.info.run_name if run else None,
         "run_id": run.info.run_id if run else None,
-        "accuracy": run.data.metrics.get(lookup.ACCURACY) if run else None,
+        "accuracy": run.data.metrics.get(ACCURACY) if run else None,
         "promoted_at": tags.get(AT, ""),
         "by": tags.get(BY, ""),
         "why": tags.get(WHY, ""),

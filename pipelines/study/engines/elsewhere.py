@@ -21,7 +21,7 @@ from torchyard.core.redaction import redact_logs
 from torchyard.core.study.plan import StudyPlan
 from torchyard.core.tracking import store
 from torchyard.core.tracking.location.errors import store_errors
-from torchyard.core.tracking.queries.lookup import settle_owner
+from torchyard.core.tracking.ownership.orphans import settle_owner
 from torchyard.core.tracking.record import RunRecord
 from torchyard.pipelines.display import Display, display
 from torchyard.pipelines.flow.recording import load_libraries

@@ -15,7 +15,7 @@ from mlflow.exceptions import MlflowException
 from torchyard.core.errors import RunError
 from torchyard.core.storage.records import PRUNED, Records
 from torchyard.core.tracking.ownership.process import LOCK
-from torchyard.core.tracking.queries.lookup import PARENT, STUDY
+from torchyard.core.tracking.queries.runs import PARENT, STUDY
 from torchyard.core.tracking.record import RunRecord
 from torchyard.core.tracking.store import open_store
 

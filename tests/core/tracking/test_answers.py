@@ -12,7 +12,7 @@ from tests.core.tracking.runs import Proxy, Server, start, stored
 from torchyard.core.data.dataset import PreparedDataset
 from torchyard.core.errors import RunError, StoreUnavailableError, UserError
 from torchyard.core.tracking import store
-from torchyard.core.tracking.queries.lookup import sync_run
+from torchyard.core.tracking.ownership.orphans import sync_run
 from torchyard.core.tracking.record import RunRecord
 
 HTML = {"Content-Type": "text/html"}

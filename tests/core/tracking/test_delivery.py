@@ -22,8 +22,8 @@ from torchyard.core.data.dataset import PreparedDataset
 from torchyard.core.errors import RunError, StoreUnavailableError, UserError
 from torchyard.core.tracking import mlflow_format
 from torchyard.core.tracking.delivery import ATTACHMENTS, SENT, LogDelivery
+from torchyard.core.tracking.ownership.orphans import sync_run
 from torchyard.core.tracking.ownership.process import ProcessIdentity, owner_tags
-from torchyard.core.tracking.queries.lookup import sync_run
 from torchyard.core.tracking.record import RunRecord
 from torchyard.core.training.events import RunningLoss
 from torchyard.core.training.run_log import Line, RunLog

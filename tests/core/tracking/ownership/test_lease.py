@@ -10,10 +10,11 @@ import pytest
 
 from tests.core.tracking.runs import start, stored
 from torchyard.core.errors import UserError
+from torchyard.core.tracking.checkpoints import check_checkpoint
 from torchyard.core.tracking.ownership import lease, process
 from torchyard.core.tracking.ownership.lease import TakenOverError
+from torchyard.core.tracking.ownership.orphans import settle_owner, silent_runs
 from torchyard.core.tracking.ownership.process import PROCESS, ProcessIdentity
-from torchyard.core.tracking.queries.lookup import check_checkpoint, settle_owner, silent_runs
 from torchyard.core.tracking.record import RunRecord
 from torchyard.core.tracking.store import run_folder
 

@@ -5,19 +5,8 @@ from __future__ import annotations
 import pytest
 from mlflow.entities import Dataset, DatasetInput
 
-from tests.recorded_runs import CLASSES
 from torchyard.core.errors import UserError
-from torchyard.core.tracking.queries.lookup import (
-    ACCURACY,
-    PARENT,
-    STUDY,
-    TRIAL_STATE,
-    VALIDATED,
-    chosen_among,
-    find_run,
-    study_under_way,
-)
-from torchyard.core.tracking.queries.recorded import recorded_predictions
+from torchyard.core.tracking.queries.lookup import ACCURACY, VALIDATED, chosen_among, find_run
 
 
 def found(client, wanted: str) -> str:
@@ -86,30 +75,6 @@ def test_the_best_of_one_folder_is_not_that_of_another(client, tmp_path) -> None
             client.delete_run(run)
 
 
-def test_a_trial_stands_for_its_study_until_that_has_finished(client) -> None:
-    def begun(**tags):
-        return client.create_run("0", tags=tags).info.run_id
-
-    study = begun(**{STUDY: "s"})
-    under_way, ended = begun(**{PARENT: study}), begun(**{PARENT: study, TRIAL_STATE: "COMPLETE"})
-
-    def stands_for(trial, *, latest):
-        run = study_under_way(client, client.get_run(trial), latest=latest)
-        return run and run.info.run_id
-
-    try:
-        assert stands_for(under_way, latest=True) == study
-        assert stands_for(under_way, latest=False) == study
-        assert stands_for(ended, latest=True) == study
-        assert stands_for(ended, latest=False) is None
-        assert stands_for(study, latest=True) is None
-        client.set_terminated(study)
-        assert stands_for(under_way, latest=True) is None
-    finally:
-        for each in (study, under_way, ended):
-            client.delete_run(each)
-
-
 @pytest.mark.parametrize(
     ("wanted", "message"),
     [
@@ -139,11 +104,3 @@ def test_two_champions_must_be_told_apart(client, runs) -> None:
         assert found(client, "second@champion") == runs["other"]
     finally:
         client.delete_registered_model("second")
-
-
-def test_predictions_are_read_back_from_the_store(client, runs) -> None:
-    table = recorded_predictions(client, client.get_run(runs["good"]))
-    assert table.dataset == "digits"
-    assert table.classes == CLASSES
-    with pytest.raises(UserError, match="has recorded no predictions: it is FAILED"):
-        recorded_predictions(client, client.get_run(runs["failed"]))
