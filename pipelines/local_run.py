@@ -111,7 +111,7 @@ def local_services(
         if server.starting:
             worker.wait_for_stage()
         with _without_collector(own_process):
-            from torchyard.pipelines.flow.recording import load_libraries
+            from torchyard.pipelines.flow.recording.start import load_libraries
 
             load()
             load_libraries()

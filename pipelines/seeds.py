@@ -99,11 +99,12 @@ def run_seeds(
     Raises:
         What ended one of the runs early; the parent ends with it, and can be resumed.
     """
-    from torchyard.pipelines.flow import recording, seeds
     from torchyard.pipelines.flow.failures import ended_as, reason_of
+    from torchyard.pipelines.flow.recording import seeds
+    from torchyard.pipelines.flow.recording.start import ending_note, with_drawn_seed
     from torchyard.pipelines.services.manager import served_url
 
-    resolved = recording.with_drawn_seed(resolved)
+    resolved = with_drawn_seed(resolved)
     record = seeds.start_seeds(resolved, count, run_id)
     try:
         first = resolved.config.train.drawn_seed
@@ -115,7 +116,7 @@ def run_seeds(
     except BaseException as error:
         status = ended_as(error)
         ended = record.finish(status, reason_of(error))
-        error.add_note(recording.ending_note(record, status, ended))
+        error.add_note(ending_note(record, status, ended))
         raise
     return SeedsOutcome(record.run_id, record.name, served_url(record.url), results)
 

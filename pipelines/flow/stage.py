@@ -7,6 +7,10 @@ process share.
 from __future__ import annotations
 
 import contextlib
+import json
+import os
+import re
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -14,8 +18,11 @@ from typing import Any
 
 from prefect import get_run_logger
 
+from torchyard.core.config.resolve import ResolvedConfig, resolve_once
 from torchyard.core.config.schema import RunConfig
-from torchyard.core.errors import without_secrets
+from torchyard.core.errors import UserError, without_secrets
+from torchyard.core.hosting.host import host
+from torchyard.core.hosting.sources import PLUGIN_FOLDERS
 from torchyard.core.tracking.record import RunRecord
 from torchyard.core.training.events import (
     BatchSplit,
@@ -26,8 +33,10 @@ from torchyard.core.training.events import (
     WeightsTaken,
 )
 from torchyard.pipelines.display import display, epoch_line, split_line
-from torchyard.pipelines.flow import recording
+from torchyard.pipelines.flow.failures import is_deployed
 from torchyard.pipelines.flow.progress import ProgressReport
+from torchyard.pipelines.flow.recording import results
+from torchyard.pipelines.services.scheduling.deployments import NEEDS
 from torchyard.pipelines.worker.process import shared_worker
 
 open_records: dict[str, RunRecord] = {}  # of the runs under way in this process
@@ -63,7 +72,7 @@ def call(
         if isinstance(event, Progress) and told is not None:
             told.event(event)
         if isinstance(event, TrainingBatch):
-            recording.record_training_batch(record, Path(event.file), classes)
+            results.record_training_batch(record, Path(event.file), classes)
         if isinstance(event, WeightsTaken):
             say(stage, event.line)
             record.set_tags({"weights": event.line, "weights_file": event.file})
@@ -101,3 +110,31 @@ def say(stage: str, text: str) -> None:
     """Print a message of a stage, and log it in Prefect."""
     display.get().line(stage, text)
     get_run_logger().info(text)
+
+
+def resolve_here(config: RunConfig) -> ResolvedConfig:
+    """Find the plugins, by the folders and distributions that this process has.
+
+    Raises:
+        UserError: with every problem; for a plugin that is missing here, where it was from when
+            the run was deployed. Or the record would go into a folder that Prefect deletes.
+    """
+    temporary = Path.cwd().is_relative_to(Path(tempfile.gettempdir()).resolve())
+    store = os.environ.get("MLFLOW_TRACKING_URI")
+    if is_deployed() and temporary and (not store or re.match(r"sqlite[^/]*:///[^/]", store)):
+        raise UserError(
+            "this Prefect worker's folder is temporary, and the record would be lost with it: set "
+            "MLFLOW_TRACKING_URI, for the worker or as the job variable env.MLFLOW_TRACKING_URI, "
+            "or the job variable working_dir."
+        )
+    try:
+        return resolve_once(plain(config), host())
+    except UserError as error:
+        needs = json.loads(os.environ.get(NEEDS, "{}"))
+        missing = [
+            f"{slot}: it was from {origin} when this was deployed. Install that where the Prefect "
+            f"worker runs, or name its folder there in {PLUGIN_FOLDERS}."
+            for slot, origin in needs.items()
+            if any(problem.startswith(f"{slot}: no ") for problem in error.problems)
+        ]
+        raise UserError([*error.problems, *missing]) from error

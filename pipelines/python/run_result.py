@@ -62,7 +62,7 @@ class RunResult:
 
     def or_repeated(self) -> RunResult:
         """The run; or, if `train.skip_repeats` ended it, the finished run that it would repeat."""
-        from torchyard.pipelines.flow.recording import INPUTS
+        from torchyard.pipelines.flow.recording.start import INPUTS
 
         inputs = self._run.data.tags.get(INPUTS)
         if self.status == "FINISHED" or not inputs:

@@ -19,9 +19,9 @@ from torchyard.core.study.plan import StudyPlan
 from torchyard.core.study.space import as_override
 from torchyard.core.tracking.record import RunRecord
 from torchyard.pipelines.display import Display, display
-from torchyard.pipelines.flow import recording as run_recording
 from torchyard.pipelines.flow.failures import ended_as, reason_of, run_cancellable
 from torchyard.pipelines.flow.prefect_calls import call_flow, recorded
+from torchyard.pipelines.flow.recording.start import config_text, ending_note
 from torchyard.pipelines.services.prefect_server import STUDY_FLOW
 from torchyard.pipelines.study import recording
 from torchyard.pipelines.study.engines.engine import Engine, LocalEngine
@@ -107,7 +107,7 @@ def _run_study(plan: StudyPlan, source: str | None, run_id: str | None) -> None:
     except BaseException as error:
         status = ended_as(error)
         recorded = record.finish(status, reason_of(error))
-        error.add_note(run_recording.ending_note(record, status, recorded))
+        error.add_note(ending_note(record, status, recorded))
         raise
 
 
@@ -239,7 +239,7 @@ def _report(study: RunningStudy, source: str | None, shown: Display) -> None:
 def _command(study: RunningStudy, best: Finished, source: str | None) -> str:
     """What runs the best trial by itself; its configuration is a file of the study's, too."""
     resolved = study.resolved(best.values, best.number)
-    text = run_recording.config_text(resolved.config)
+    text = config_text(resolved.config)
     file = study.record.folder / "best.yaml"
     with atomic_write(file) as opened:
         opened.write(text.encode())

@@ -21,7 +21,13 @@ from torchyard.core.tracking.ownership.orphans import sync_run
 from torchyard.core.tracking.queries.runs import PARENT, STUDY, children_of, quoted
 from torchyard.core.tracking.record import RunRecord
 from torchyard.core.tracking.store import chosen_experiment, locked_store, run_folder
-from torchyard.pipelines.flow import recording
+from torchyard.pipelines.flow.recording.start import (
+    chosen_plugins,
+    config_text,
+    flow_run_tags,
+    name_flow_run,
+    name_stem,
+)
 from torchyard.pipelines.study.search import JOURNAL, Search
 
 if TYPE_CHECKING:
@@ -72,7 +78,7 @@ def start_study(plan: StudyPlan, source: str | None, run_id: str | None) -> RunR
         RunError: the store is out of reach.
     """
     tags = {STUDY: plan.name, DIGEST: plan.digest, SOURCE: source or ""}
-    tags |= recording.flow_run_tags()
+    tags |= flow_run_tags()
     if run_id is None:
         record = RunRecord.start(
             name_stem=f"study·{plan.name.removeprefix('study-')}",
@@ -94,7 +100,7 @@ def start_study(plan: StudyPlan, source: str | None, run_id: str | None) -> RunR
         record.set_tags(tags)
     text = yaml.safe_dump(plan.document, sort_keys=False, allow_unicode=True)
     record.log_config(text)
-    recording.name_flow_run(record)
+    name_flow_run(record)
     return record
 
 
@@ -149,10 +155,10 @@ def start_trial(
     """
     settings = resolved.config.model_dump(mode="json")
     parameters = {name: value for name, value in settings.items() if name != "plugins"}
-    tags = recording.chosen_plugins(resolved)
+    tags = chosen_plugins(resolved)
     tags |= {PARENT: parent.run_id, TRIAL: str(number)}
     if run_id is None:
-        stem = recording.name_stem(resolved.config)
+        stem = name_stem(resolved.config)
         record = RunRecord.start(name_stem=stem, parameters=parameters, tags=tags)
     else:
         record = RunRecord.resume(run_id)
@@ -160,7 +166,7 @@ def start_trial(
         record.log_parameters(parameters)
     if isinstance(rate := settings["optimizer"].get("lr"), int | float):
         record.log_metrics({"train/base_learning_rate": rate}, step=0)
-    record.log_config(recording.config_text(resolved.config))
+    record.log_config(config_text(resolved.config))
     return record
 
 

@@ -32,9 +32,15 @@ from torchyard.core.tracking.queries.runs import TRIAL_STATE
 from torchyard.core.tracking.record import RunRecord
 from torchyard.core.tracking.weights import recorded_weights
 from torchyard.core.training.events import EpochDone, Event, WeightsTaken
-from torchyard.pipelines.flow import pipeline
-from torchyard.pipelines.flow import recording as run_recording
+from torchyard.pipelines.flow import tasks
 from torchyard.pipelines.flow.failures import SuspendedError, ended_as, reason_of
+from torchyard.pipelines.flow.recording.results import (
+    class_metrics,
+    curves,
+    overall_metrics,
+    record_training,
+    record_training_batch,
+)
 from torchyard.pipelines.flow.stage import open_records
 from torchyard.pipelines.study import recording
 from torchyard.pipelines.study.search import Search
@@ -222,11 +228,11 @@ class RunningStudy:
         record.log_metrics({"time/train_seconds": time.perf_counter() - began}, step=0)
         if not done:  # pruned in epochs that another trial has trained
             return self._pruned(number, config, record)
-        run_recording.record_training(record, done)
+        record_training(record, done)
         fit = done["fit"]
         epochs, best = fit["epochs"], fit["best_epoch"]
         record.log_metrics({recording.SHARED_STEPS: done["shared_steps"]}, step=epochs)
-        value = dict(run_recording.curves(record.folder).get(figure, [])).get(best)
+        value = dict(curves(record.folder).get(figure, [])).get(best)
         if value is None:
             raise RunError(f"It has no {figure}: set train.validation.")
         if self.search.pruned_after(number) == epochs:
@@ -242,7 +248,7 @@ class RunningStudy:
 
     def _pruned(self, number: int, config: RunConfig, record: RunRecord) -> TrialEnd:
         figure, epoch = self.plan.settings.figure, self.search.pruned_after(number)
-        value = dict(run_recording.curves(record.folder)[figure])[epoch or 0]
+        value = dict(curves(record.folder)[figure])[epoch or 0]
         after = f"after epoch {epoch} of {config.train.epochs}"
         return TrialEnd("pruned", value, f"pruned {after}: {figure} {value:.4f}")
 
@@ -257,11 +263,11 @@ class RunningStudy:
     ) -> None:
         """Predict the test split; of the best trial so far, make a model and a report as well."""
         if not self.search.is_best(number, value):
-            prepared, _, result = pipeline.predict_test(
+            prepared, _, result = tasks.predict_test(
                 config, data, trained["weights"], record.run_id
             )
-            metrics = run_recording.overall_metrics(result)
-            metrics |= run_recording.class_metrics(result, prepared.classes)
+            metrics = overall_metrics(result)
+            metrics |= class_metrics(result, prepared.classes)
             record.log_metrics(metrics, step=trained["best_epoch"])
             record.set_tags({"model_not_logged": NO_MODEL})
             return
@@ -269,9 +275,9 @@ class RunningStudy:
             batch = record.folder / "training_batch.npz"
             if batch.exists():
                 classes = PreparedDataset.open(Path(data)).classes
-                run_recording.record_training_batch(record, batch, classes)
-            predictions = pipeline.evaluate_model.fn(config, data, trained, record.run_id)
-            pipeline.report_per_class.fn(config, data, trained, predictions, record.run_id)
+                record_training_batch(record, batch, classes)
+            predictions = tasks.evaluate_model.fn(config, data, trained, record.run_id)
+            tasks.report_per_class.fn(config, data, trained, predictions, record.run_id)
 
     def _check(self) -> None:
         if self.stopping.is_set() or not self.goes_on():

@@ -21,7 +21,7 @@ from torchyard.pipelines.display import (
     print_json,
     print_table,
 )
-from torchyard.pipelines.flow.pipeline import Outcome
+from torchyard.pipelines.flow.outcome import Outcome
 
 EPOCH = {
     "epoch": 1, "step": 45, "loss": 0.5, "accuracy": 0.9, "validation_loss": None,

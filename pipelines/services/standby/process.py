@@ -234,7 +234,7 @@ def _load() -> dict[str, str]:
         importlib.import_module(name)
     for _, load in builtin_sources():
         load()
-    from torchyard.pipelines.flow.recording import load_libraries
+    from torchyard.pipelines.flow.recording.start import load_libraries
 
     load_libraries()
     gc.collect()

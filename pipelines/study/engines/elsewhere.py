@@ -24,7 +24,7 @@ from torchyard.core.tracking.location.errors import store_errors
 from torchyard.core.tracking.ownership.orphans import settle_owner
 from torchyard.core.tracking.record import RunRecord
 from torchyard.pipelines.display import Display, display
-from torchyard.pipelines.flow.recording import load_libraries
+from torchyard.pipelines.flow.recording.start import load_libraries
 from torchyard.pipelines.services.prefect_server import TRIAL_FLOW
 from torchyard.pipelines.services.scheduling.deployments import local_environment
 from torchyard.pipelines.study import recording

@@ -8,7 +8,7 @@ import pytest
 from mlflow import MlflowClient
 
 from torchyard.core.errors import UserError
-from torchyard.pipelines.flow.extension import EXACT
+from torchyard.pipelines.flow.recording.extension import EXACT
 
 pytestmark = pytest.mark.slow
 

@@ -34,8 +34,9 @@ from torchyard.core.tracking.queries.lookup import CHAMPION
 from torchyard.core.tracking.queries.recorded import recorded_predictions
 from torchyard.core.tracking.record import RunRecord
 from torchyard.core.tracking.store import if_there, open_store, tracking_uri
-from torchyard.pipelines.flow import recording
 from torchyard.pipelines.flow.prefect_calls import tell
+from torchyard.pipelines.flow.recording.results import curves
+from torchyard.pipelines.flow.recording.start import config_text, data_name, flow_run_url
 
 if TYPE_CHECKING:
     from torchyard.core.data.dataset import Labels, Samples
@@ -70,7 +71,7 @@ def record_report(
     classes, samples = prepared.classes, prepared.test.samples
     stated: dict[str, str | float] = {
         "model": config.model.name,
-        "data set": recording.data_name(config),
+        "data set": data_name(config),
         "test images": result.images,
         "trained parameters": facts["parameters"],
         "epochs": facts["epochs"],
@@ -96,14 +97,14 @@ def record_report(
         stated["balance"] = facts["balance"]
     if prepared.notes:
         stated["notes on the data"] = "; ".join(prepared.notes)
-    links = {"Prefect flow run": recording.flow_run_url()} if flow_run.id else {}
+    links = {"Prefect flow run": flow_run_url()} if flow_run.id else {}
     command = "torchyard run config.yaml  # the file is beside this report"
     text = markdown.markdown_report(result, classes, facts=stated, command=command, links=links)
     record.log_text(text, "report.md")
     record.describe(text)
     tags = record.tags
     headline = Headline(
-        recording.data_name(config),
+        data_name(config),
         result,
         record.started,
         tags.get("mlflow.source.git.commit"),
@@ -128,8 +129,8 @@ def record_report(
         facts={name: stated[name] for name in PAGE_FACTS if name in stated},
         environment={key: facts[key] for key in ENVIRONMENT_FACTS},
         metrics=metrics,
-        curves=recording.curves(record.folder),
-        config=recording.config_text(config),
+        curves=curves(record.folder),
+        config=config_text(config),
         links=links | {"MLflow run": record.url},
         batch=_training_batch(record.folder),
         nearest=_nearest(record.folder, prepared),
