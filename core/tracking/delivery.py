@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import re
 import shutil
 import tempfile
-import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from itertools import chain, groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -19,13 +17,13 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 from torchyard.core.errors import RunError, StoreUnavailableError
 from torchyard.core.redaction import redacted
 from torchyard.core.tracking import mlflow_format
-from torchyard.core.tracking.location.address import database_of, is_server
+from torchyard.core.tracking.location.address import is_server
 from torchyard.core.tracking.location.errors import store_errors
-from torchyard.core.tracking.location.relocation import relocate
 from torchyard.core.tracking.mlflow_format import metric_points
 from torchyard.core.tracking.ownership.folders import is_own
 from torchyard.core.tracking.ownership.lease import Lease
 from torchyard.core.tracking.store import get_run, run_folder
+from torchyard.core.tracking.uploads import logged_model, upload_artifact
 from torchyard.core.training.events import TrainingMetrics
 from torchyard.core.training.run_log import Line, Offset, RunLog
 
@@ -40,7 +38,6 @@ ATTACHMENTS = "attachments"  # in the run's folder: the files that its log's lin
 SENT = "sent"  # in the run's folder: MLflow has the log up to this byte
 SET_ASIDE = "refused.jsonl"  # in the run's folder: the lines that cannot be sent, and why
 METRICS = {"metrics", *(kind.__name__ for kind in get_args(TrainingMetrics))}  # kinds of lines
-MODEL_TYPE = "classifier"
 RACES, RACE_SECONDS = 5, 0.5  # tries of what another run does at the same moment, and the pause
 # What PostgreSQL, SQLite and MySQL say of a row that is there by now.
 ADDED_TWICE = "UniqueViolation|UNIQUE constraint failed|Duplicate entry"
@@ -256,7 +253,7 @@ class LogDelivery:
             case "dataset":
                 self._send_inputs(mlflow_format.dataset_inputs(values["inputs"]))
             case "artifact":
-                self._send_artifact(self._attached(values), values["folder"])
+                upload_artifact(client, run_id, self._attached(values), values["folder"])
             case "model":
                 self._send_model(lines[0], self._attached(values))
             case "end":
@@ -294,21 +291,6 @@ class LogDelivery:
                 self.differing[key] = step
         return [*new.values()]
 
-    def _send_artifact(self, file: Path, folder: str | None) -> None:
-        if not file.exists():
-            return  # it was sent: it is removed afterwards
-        client, size = self._client, file.stat().st_size
-        with _patience(size):
-            client.log_artifact(self._run_id, str(file), folder)
-        if is_server(client.tracking_uri):
-            path = f"{folder}/{file.name}" if folder else file.name
-            self._check_arrived(client.list_artifacts(self._run_id, folder), path, size)
-
-    def _check_arrived(self, found: Iterable[Any], path: str, size: int) -> None:
-        """Raise OSError unless a file is listed, with its size where that is known."""
-        if not any(each.path == path and each.file_size in (None, size) for each in found):
-            raise OSError(f"status 200, but {path} is not there")
-
     def _log_points(self, points: Iterable[Mapping[str, Any]]) -> None:
         from mlflow.entities import Metric
 
@@ -325,58 +307,16 @@ class LogDelivery:
 
     def _send_model(self, line: Line, exported: Path) -> None:
         """Log the exported network as a model, tied to run, data set and metrics."""
-        from mlflow.entities import LoggedModelOutput, LoggedModelStatus
+        from mlflow.entities import LoggedModelOutput
 
         run = self._client.get_run(self._run_id)
         linked = [output.model_id for output in run.outputs.model_outputs] if run.outputs else []
-        ready = None
-        for found in self._client.search_logged_models(
-            [run.info.experiment_id], f"source_run_id = '{self._run_id}'"
-        ):
-            if found.status == LoggedModelStatus.READY:
-                ready = found.model_id
-            else:  # its upload was cut short
-                self._client.delete_logged_model(found.model_id)
-        model_id = ready or self._upload(run, exported, line.values["about"])
+        model_id = logged_model(self._client, run, exported, line.values["about"])
         if model_id not in linked:
             output = LoggedModelOutput(model_id, line.values["step"])
             self._client.log_outputs(self._run_id, [output])
         links = line.values["dataset"] | {"model_id": model_id, "run_id": self._run_id}
         self._log_points(point | links for point in metric_points(line))
-
-    def _upload(self, run: Run, exported: Path, about: Mapping[str, Any]) -> str:
-        if database := database_of(self._client.tracking_uri):
-            relocate(database)  # a program on another mount of the folder may have done so
-        model = self._client.create_logged_model(
-            run.info.experiment_id,
-            name="model",
-            source_run_id=self._run_id,
-            params=run.data.params,
-            model_type=MODEL_TYPE,
-        )
-        try:
-            with tempfile.TemporaryDirectory() as folder:
-                mlflow_format.write_model(
-                    Path(folder),
-                    exported,
-                    **about,
-                    run_id=self._run_id,
-                    model_id=model.model_id,
-                    location=model.artifact_location,
-                )
-                size = exported.stat().st_size
-                with _patience(size):
-                    self._client.log_model_artifacts(model.model_id, folder)
-                if is_server(self._client.tracking_uri):
-                    data = mlflow_format.DATA
-                    found = self._client.list_logged_model_artifacts(model.model_id, data)
-                    self._check_arrived(found, f"{data}/{mlflow_format.WEIGHTS}", size)
-            self._client.finalize_logged_model(model.model_id, "READY")
-        except BaseException:
-            with suppress(Exception):
-                self._client.finalize_logged_model(model.model_id, "FAILED")
-            raise
-        return str(model.model_id)
 
 
 def end_run(
@@ -386,28 +326,3 @@ def end_run(
     client.set_terminated(run_id, status, end_time)
     if reason:
         client.set_tag(run_id, REASON, redacted(reason))
-
-
-_one_upload = threading.Lock()
-
-
-@contextmanager
-def _patience(size: int) -> Iterator[None]:
-    """Let a server take a second for each MiB of an upload that it has to pass on.
-
-    Large uploads of one process take turns: the limit is the process'.
-    """
-    name, seconds = "MLFLOW_HTTP_REQUEST_TIMEOUT", size >> 20
-    if not seconds:
-        yield
-        return
-    with _one_upload:
-        before = os.environ.get(name, "")
-        if not before.isdecimal() or seconds <= int(before):
-            yield
-            return
-        os.environ[name] = str(seconds)
-        try:
-            yield
-        finally:
-            os.environ[name] = before

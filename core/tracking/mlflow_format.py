@@ -68,6 +68,11 @@ def shortened(text: str, limit: int) -> str:
     return f"{lines}\n\n{note}" if lines else head + note
 
 
+def mlflow_tags(tags: Mapping[str, Any]) -> dict[str, str]:
+    """Tags as MLflow takes them; one that is too long ends with its length."""
+    return {safe_key(key): shortened(str(value), MAX_TAG) for key, value in tags.items()}
+
+
 def flattened(nested: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
     """Nested settings as ("optimizer.lr", "0.001"); what is not text is written as JSON."""
     for name, value in nested.items():

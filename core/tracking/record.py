@@ -6,7 +6,6 @@ torch is never imported here, not even to log a model.
 
 from __future__ import annotations
 
-import json
 import logging
 import shutil
 from collections.abc import Iterator, Mapping
@@ -18,33 +17,33 @@ from typing import TYPE_CHECKING, Any, Literal
 from torchyard.core.data.dataset import PreparedDataset
 from torchyard.core.data.files import link_or_copy, remove_partial
 from torchyard.core.errors import RunError, UserError
-from torchyard.core.formatting import natural
-from torchyard.core.redaction import redacted, redacted_uri, without_passwords
-from torchyard.core.tracking import mlflow_format, provenance, store
+from torchyard.core.redaction import redacted, without_passwords
+from torchyard.core.tracking import mlflow_format, store
 from torchyard.core.tracking.checkpoints import (
     CHECKPOINT,
     CheckpointUploads,
-    check_checkpoint,
-    fetch_checkpoint,
 )
 from torchyard.core.tracking.delivery import ATTACHMENTS, METRICS, REASON, LogDelivery
-from torchyard.core.tracking.location.address import is_server
-from torchyard.core.tracking.location.errors import check_answer, store_errors
+from torchyard.core.tracking.location.errors import store_errors
 from torchyard.core.tracking.location.relocation import FOLDER
-from torchyard.core.tracking.mlflow_format import MAX_PARAMETER, MAX_TAG, safe_key, shortened
+from torchyard.core.tracking.mlflow_format import (
+    MAX_PARAMETER,
+    MAX_TAG,
+    mlflow_tags,
+    safe_key,
+    shortened,
+)
 from torchyard.core.tracking.ownership.folders import is_own
 from torchyard.core.tracking.ownership.keeper import Keeper
-from torchyard.core.tracking.ownership.lease import LEASE, Lease, check_resumable, lease_text
-from torchyard.core.tracking.ownership.orphans import end_orphans
+from torchyard.core.tracking.ownership.lease import Lease
 from torchyard.core.tracking.ownership.process import (
     PROCESS,
     hold_folder,
     leave_folder,
-    owner_lives,
     owner_tags,
 )
-from torchyard.core.tracking.queries import view
 from torchyard.core.tracking.queries.runs import CONFIG
+from torchyard.core.tracking.start import create_run, resumable_run
 from torchyard.core.training.run_log import Line
 
 if TYPE_CHECKING:
@@ -53,8 +52,6 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
 
 logger = logging.getLogger(__name__)
-
-RUN_COUNTER = "torchyard.runs"  # tag of the experiment: the number its last run was given
 
 
 class RunRecord:
@@ -106,30 +103,10 @@ class RunRecord:
                 environment cannot be used.
             RunError: the store is out of reach, locked or full.
         """
-        folder = store.runs_folder(store.tracking_uri())
-        owner = owner_tags()
-        own = provenance.source_tags() | provenance.git_tags() | owner
-        own |= {CONFIG: without_passwords(json.dumps(parameters)), LEASE: lease_text(0)}
-        tags = _redacted(tags) | own | {FOLDER: str(folder)}
+        own = owner_tags()
         with store.locked_store() as client:
-            try:
-                folder.mkdir(parents=True, exist_ok=True)
-            except OSError as error:
-                raise UserError(f"{folder}: cannot be made: {error.strerror}") from error
-            experiment = store.chosen_experiment(client, client.tracking_uri)
-            end_orphans(client, experiment.experiment_id)
-            number = (natural(experiment.tags.get(RUN_COUNTER, "")) or 0) + 1
-            client.set_experiment_tag(experiment.experiment_id, RUN_COUNTER, str(number))
-            if experiment.tags.get(view.TAG) != (shown := view.results_view()):
-                client.set_experiment_tag(experiment.experiment_id, view.TAG, shown)
-            run = client.create_run(
-                experiment.experiment_id,
-                # With the run itself: whenever it dies, it can be resumed.
-                tags=_tags(tags),
-                run_name=f"{name_stem} #{number}",
-            )
-            check_answer(bool(run.info.run_id), True)
-        record = cls(client, run, Lease(client, run.info.run_id, owner[PROCESS]))
+            run = create_run(client, name_stem, parameters, _redacted(tags) | own)
+        record = cls(client, run, Lease(client, run.info.run_id, own[PROCESS]))
         try:
             record._begin()
             record.log_parameters(parameters)
@@ -159,19 +136,7 @@ class RunRecord:
         """
         own = owner_tags()
         with store.locked_store() as client:
-            run = store.get_run(client, run_id)
-            named = f"run {run_id} ({run.info.run_name})"
-            folder = store.run_folder(client.tracking_uri, run)
-            if run.data.tags.get(PROCESS) != own[PROCESS]:
-                check_resumable(run, owner_lives(run.data.tags, folder))
-            if (folder / "journal.jsonl").exists():
-                raise UserError(f"{named} was begun by torchyard 0.1: resume it with that version.")
-            fetch_checkpoint(run_id, folder)
-            LogDelivery(client, run).deliver("skip")
-            run = store.get_run(client, run_id)
-            if run.info.status == "FINISHED":
-                raise UserError(f"{named} is finished: there is nothing left to do.")
-            check_checkpoint(run, folder)
+            run = resumable_run(client, run_id, own[PROCESS])
             record = cls(client, run, Lease(client, run_id, own[PROCESS]))
             record._begin()
             own[FOLDER] = str(record.folder.parent)
@@ -240,7 +205,7 @@ class RunRecord:
     @property
     def url(self) -> str:
         """The run's page in the MLflow UI."""
-        return page_address(self._uri, self.experiment_id, self.run_id)
+        return store.page_address(self._uri, self.experiment_id, self.run_id)
 
     def log_parameters(self, parameters: Mapping[str, Any]) -> None:
         """Record a nested configuration as "optimizer.lr"; lists, true and null as JSON.
@@ -254,7 +219,7 @@ class RunRecord:
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
         """Set tags; one that is longer than MLflow takes ends with its length."""
-        self._log("tags", {"tags": _tags(_redacted(tags))})
+        self._log("tags", {"tags": mlflow_tags(_redacted(tags))})
 
     def describe(self, markdown: str) -> None:
         """Show a text as the run's description."""
@@ -437,18 +402,6 @@ class RunRecord:
         except OSError as error:
             raise RunError(f"{name} cannot be kept in {self.folder}: {error.strerror}.") from error
         self._log(kind, {**values, "file": str(file.relative_to(self.folder))})
-
-
-def page_address(uri: str, experiment_id: str, run_id: str) -> str:
-    """The address of a run's page in the MLflow UI of a store."""
-    server = redacted_uri(uri) if is_server(uri) else store.LOCAL_UI
-    page = f"{server.rstrip('/')}/#/experiments/{experiment_id}/runs/{run_id}"
-    # Without it the UI opens on its side for language models, where metrics do not show.
-    return f"{page}?workflowType=machine_learning"
-
-
-def _tags(tags: Mapping[str, Any]) -> dict[str, str]:
-    return {safe_key(key): shortened(str(value), MAX_TAG) for key, value in tags.items()}
 
 
 def _redacted(tags: Mapping[str, Any]) -> dict[str, str]:

@@ -340,3 +340,11 @@ def run_folder(uri: str, run: Run) -> Path:
     folder = runs_folder(uri) / run_id
     earlier = Path("mlruns/runs").absolute() / run_id  # where torchyard 0.2 kept it
     return earlier if not folder.exists() and is_own(earlier) else folder
+
+
+def page_address(uri: str, experiment_id: str, run_id: str) -> str:
+    """The address of a run's page in the MLflow UI of a store."""
+    server = redacted_uri(uri) if is_server(uri) else LOCAL_UI
+    page = f"{server.rstrip('/')}/#/experiments/{experiment_id}/runs/{run_id}"
+    # Without it the UI opens on its side for language models, where metrics do not show.
+    return f"{page}?workflowType=machine_learning"

@@ -13,8 +13,8 @@ from torchyard.core.tracking.location.errors import store_errors
 from torchyard.core.tracking.queries.lookup import find_run
 from torchyard.core.tracking.queries.recorded import recorded_config, recorded_predictions
 from torchyard.core.tracking.queries.runs import SEEDS, seeds_of
-from torchyard.core.tracking.record import page_address
 from torchyard.core.tracking.registry.versions import registered_version
+from torchyard.core.tracking.store import page_address
 from torchyard.pipelines.python.model import Model
 
 if TYPE_CHECKING:

@@ -10,8 +10,7 @@ from torchyard.core.audit.findings import AUDIT_FILE, Audit
 from torchyard.core.data.dataset import PreparedDataset
 from torchyard.core.data.files import link_or_copy
 from torchyard.core.tracking.provenance import source_tags
-from torchyard.core.tracking.record import page_address
-from torchyard.core.tracking.store import audits_experiment, locked_store
+from torchyard.core.tracking.store import audits_experiment, locked_store, page_address
 
 AUDIT_PAGE = "audit.html"
 

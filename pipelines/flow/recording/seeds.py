@@ -12,8 +12,8 @@ from torchyard.core.tracking.location.errors import store_errors
 from torchyard.core.tracking.mlflow_format import class_metric_keys
 from torchyard.core.tracking.queries.recorded import recorded_predictions
 from torchyard.core.tracking.queries.runs import SEEDS
-from torchyard.core.tracking.record import RunRecord, page_address
-from torchyard.core.tracking.store import open_store, run_folder, tracking_uri
+from torchyard.core.tracking.record import RunRecord
+from torchyard.core.tracking.store import open_store, page_address, run_folder, tracking_uri
 from torchyard.pipelines.flow.recording.results import curves
 from torchyard.pipelines.flow.recording.start import config_text, name_stem
 from torchyard.pipelines.services.manager import served_url
