@@ -206,17 +206,22 @@ class CheckpointUploads:
     Args:
         shared: the run's checkpoints.
         waiting: the lines with metrics that MLflow does not have.
-        told: called with where a checkpoint is, once it is there.
+        on_uploaded: called with where a checkpoint is, once it is there.
     """
 
     def __init__(
         self,
         shared: SharedCheckpoints,
         waiting: Callable[[], Iterable[Line]],
-        told: Callable[[str], None],
+        on_uploaded: Callable[[str], None],
         last: Path,
     ) -> None:
-        self._shared, self._waiting, self._told, self._last = shared, waiting, told, last
+        self._shared, self._waiting, self._on_uploaded, self._last = (
+            shared,
+            waiting,
+            on_uploaded,
+            last,
+        )
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._follow, daemon=True)
 
@@ -226,7 +231,7 @@ class CheckpointUploads:
         run_id: str,
         folder: Path,
         waiting: Callable[[], Iterable[Line]],
-        told: Callable[[str], None],
+        on_uploaded: Callable[[str], None],
     ) -> CheckpointUploads | None:
         """Begin, where machines share checkpoints.
 
@@ -236,7 +241,9 @@ class CheckpointUploads:
         address = SharedAddress.chosen()
         if address is None or not address.writable:
             return None
-        uploads = cls(SharedCheckpoints(address, run_id, folder), waiting, told, folder / LAST)
+        uploads = cls(
+            SharedCheckpoints(address, run_id, folder), waiting, on_uploaded, folder / LAST
+        )
         uploads._thread.start()
         return uploads
 
@@ -257,7 +264,7 @@ class CheckpointUploads:
                 continue
             try:
                 if self._shared.upload(self._waiting()):
-                    self._told(self._shared.place)
+                    self._on_uploaded(self._shared.place)
                 done, warned = now, False
             except (UserError, RunError, OSError) as error:
                 next_try = time.monotonic() + RETRY_SECONDS

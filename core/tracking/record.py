@@ -34,7 +34,6 @@ from torchyard.core.tracking.mlflow_format import (
     shortened,
 )
 from torchyard.core.tracking.ownership.folders import is_own
-from torchyard.core.tracking.ownership.keeper import Keeper
 from torchyard.core.tracking.ownership.lease import Lease
 from torchyard.core.tracking.ownership.process import (
     PROCESS,
@@ -42,6 +41,7 @@ from torchyard.core.tracking.ownership.process import (
     leave_folder,
     owner_tags,
 )
+from torchyard.core.tracking.ownership.sender import LogSender
 from torchyard.core.tracking.queries.runs import CONFIG
 from torchyard.core.tracking.start import create_run, resumable_run
 from torchyard.core.training.run_log import Line
@@ -68,7 +68,7 @@ class RunRecord:
         started: when it began, in this machine's time zone.
         folder: of the run's log, checkpoints and predictions.
         has_model: whether a model was logged.
-        keeper: sends the log, and says when the store is unavailable or the run taken over.
+        sender: sends the log, and says when the store is unavailable or the run taken over.
     """
 
     def __init__(self, client: MlflowClient, run: Run, lease: Lease | None = None) -> None:
@@ -84,7 +84,7 @@ class RunRecord:
         self._metrics: dict[str, float] = run.data.metrics
         self._tags: dict[str, str] = run.data.tags
         self._digests: set[str] = set()  # of the data it was started with
-        self.keeper = Keeper(self._uri, self._delivery, lease)
+        self.sender = LogSender(self._uri, self._delivery, lease)
         self._uploads: CheckpointUploads | None = None
 
     @classmethod
@@ -171,7 +171,7 @@ class RunRecord:
             )
         if not is_own(self.folder):
             raise UserError(f"{self.folder} belongs to another user, or everybody can write to it.")
-        self.keeper.start()
+        self.sender.start()
         self._uploads = CheckpointUploads.start(
             self.run_id,
             self.folder,
@@ -241,14 +241,14 @@ class RunRecord:
 
         While the store is unavailable this does not wait for it: it is asked again in between.
         """
-        return self._flushed(not self.keeper.unavailable)
+        return self._flushed(not self.sender.unavailable)
 
     def sync(self) -> bool:
         """`flush`, even if the store was unavailable a moment ago."""
         return self._flushed(True)
 
     def _flushed(self, ask: bool) -> bool:
-        sent = ask and self.keeper.send()
+        sent = ask and self.sender.send()
         if not sent:
             self._delivery.log.fsync()
         return sent
@@ -342,20 +342,20 @@ class RunRecord:
         if status == "FINISHED":
             self._stop_uploads()
         try:
-            self.keeper.check_owner()
+            self.sender.check_owner()
             self._log("end", values, send=False)
             if status == "FINISHED":
                 ended = self.sync()
             else:
                 # Out of turn: a second Ctrl-C may come, or what is pending be refused.
-                ended = self.keeper.send(Line("end", values), first=True)
+                ended = self.sender.send(Line("end", values), first=True)
         except (RunError, UserError) as error:
             if status == "FINISHED":
                 raise
             logger.warning("The run's end (%s) is not wholly recorded. %s", status, error)
         finally:
             self._stop_uploads()
-            self.keeper.stop()
+            self.sender.stop()
             leave_folder(self.folder)
         return ended
 
@@ -366,7 +366,7 @@ class RunRecord:
 
     def discard(self) -> bool:
         """Remove a run that has ended before it had any data; False if it had, or cannot be."""
-        if self._digests or self.keeper.taken_over:
+        if self._digests or self.sender.taken_over:
             return False
         try:
             with store_errors(self._uri):
@@ -378,13 +378,13 @@ class RunRecord:
 
     def _log(self, kind: str, values: dict[str, Any], *, send: bool = True) -> None:
         """Append a line to the log, and deliver what is in it."""
-        if self.keeper.taken_over is not None:
-            raise self.keeper.taken_over
+        if self.sender.taken_over is not None:
+            raise self.sender.taken_over
         line = Line(kind, values)
         try:
             self._delivery.log.append(line)
         except OSError as error:  # a store on another machine may take it all the same
-            if not self.keeper.send(line):
+            if not self.sender.send(line):
                 raise RunError(
                     f"MLflow does not answer, and the run's log {self._delivery.log.path} cannot "
                     f"be written: {error.strerror}."

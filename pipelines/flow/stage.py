@@ -61,7 +61,7 @@ def call(
     stage: str,
     run_id: str,
     classes: Sequence[str] = (),
-    told: ProgressReport | None = None,
+    progress: ProgressReport | None = None,
     **arguments: Any,
 ) -> dict[str, Any]:
     """Run a stage in the worker; its events go to display, MLflow and Prefect."""
@@ -69,8 +69,8 @@ def call(
 
     def on_event(event: Event) -> None:
         shown.event(event)
-        if isinstance(event, Progress) and told is not None:
-            told.event(event)
+        if isinstance(event, Progress) and progress is not None:
+            progress.event(event)
         if isinstance(event, TrainingBatch):
             results.record_training_batch(record, Path(event.file), classes)
         if isinstance(event, WeightsTaken):

@@ -86,8 +86,8 @@ def train_model(
             "weights": weights,
         }
         display.get().monitor = config.train.monitor
-        told = ProgressReport(config.train.epochs)
-        done = call("train", run_id, classes, told, **arguments)
+        progress = ProgressReport(config.train.epochs)
+        done = call("train", run_id, classes, progress, **arguments)
         results.record_training(record, done)
         if note := results.differing_note(record):
             say("train", note)

@@ -152,13 +152,13 @@ class RunResult:
 
     def _repr_html_(self) -> str:
         name, url = html.escape(self.name), html.escape(self.url)
-        told = f'<p><b>{name}</b> <a href="{url}">{self.run_id}</a><br>{self._headline}</p>'
+        page = f'<p><b>{name}</b> <a href="{url}">{self.run_id}</a><br>{self._headline}</p>'
         if self.status != "FINISHED" or self.seeds:
-            return told
+            return page
         table = self.per_class.copy()
         for share in ("accuracy", "precision", "f1"):
             table[share] = table[share].map(percent)
-        return told + table.to_html(index=False, border=0)
+        return page + table.to_html(index=False, border=0)
 
     @property
     def _headline(self) -> str:

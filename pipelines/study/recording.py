@@ -146,7 +146,7 @@ def runs_begun(study_id: str, numbers: Sequence[int]) -> dict[int, Run]:
 
 
 def start_trial(
-    plan: StudyPlan, parent: RunRecord, number: int, resolved: ResolvedConfig, run_id: str | None
+    parent: RunRecord, number: int, resolved: ResolvedConfig, run_id: str | None
 ) -> RunRecord:
     """Start or resume the run of a trial.
 

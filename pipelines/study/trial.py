@@ -119,7 +119,7 @@ class RunningStudy:
             try:
                 resolved = self.resolved(self.search.values(number), number)
                 self._check()
-                record = recording.start_trial(self.plan, self.record, number, resolved, begun)
+                record = recording.start_trial(self.record, number, resolved, begun)
             except Exception as error:
                 return _ending(error)
             open_records[record.run_id] = record

@@ -1,6 +1,6 @@
 """A copy of data elsewhere, downloaded once: whole and with the right digest, or not there.
 
-A connection that breaks is taken up where it broke, also by the next process: what has come is kept
+A connection that breaks is resumed where it broke, also by the next process: what has come is kept
 beside a note of the version that it is of (the size and, where the server tells them, the ETag or
 the time of the last change).
 """

@@ -9,8 +9,8 @@ if TYPE_CHECKING:
     from torchyard.core.config.choices import Choice
     from torchyard.core.config.schema import RunConfig
 
-# Of a plugin's parameters, those that are told of an optimizer or a schedule.
-TOLD = ("lr", "max_lr", "momentum", "nesterov", "weight_decay", "step_size", "gamma", "T_max")
+# Of a plugin's parameters, those that are shown of an optimizer or a schedule.
+SHOWN = ("lr", "max_lr", "momentum", "nesterov", "weight_decay", "step_size", "gamma", "T_max")
 VIEWS = {
     "mirror": "each test image and its mirror image",
     "mirror_and_shifts": "each test image, its mirror image, and both shifted by a pixel",
@@ -20,7 +20,7 @@ VIEWS = {
 def recipe(
     config: RunConfig, trained: Mapping[str, Any], tags: Mapping[str, str]
 ) -> dict[str, str]:
-    """What was done, by what it is about; what was left at its default is not told.
+    """What was done, by what it is about; what was left at its default is left out.
 
     Args:
         config: of the run.
@@ -28,54 +28,56 @@ def recipe(
         tags: of the run; `weights` says which tensors were taken from where.
     """
     train, model, optimizer = config.train, config.model, config.optimizer
-    told = {"began with": tags.get("weights") or f"random weights, seed {train.seed}"}
-    told["model"] = f"{model.name}, {trained['parameters']:,} parameters"
+    facts = {"began with": tags.get("weights") or f"random weights, seed {train.seed}"}
+    facts["model"] = f"{model.name}, {trained['parameters']:,} parameters"
     if model.freeze:
-        told["model"] += " to train"
+        facts["model"] += " to train"
         until = f" for {model.freeze_epochs} epochs" if model.freeze_epochs else ""
         kept = ", running statistics too" if model.freeze_statistics else ""
-        told["frozen"] = f"{', '.join(model.freeze)}{until}{kept}"
-    told["optimizer"] = _with_parameters(optimizer, TOLD)
+        facts["frozen"] = f"{', '.join(model.freeze)}{until}{kept}"
+    facts["optimizer"] = _with_parameters(optimizer, SHOWN)
     if config.scheduler.name != "constant":
-        told["optimizer"] += f"; schedule {_with_parameters(config.scheduler, TOLD)}"
+        facts["optimizer"] += f"; schedule {_with_parameters(config.scheduler, SHOWN)}"
     if optimizer.layer_decay:
-        told["layers"] = f"learning rate times {optimizer.layer_decay:g} a block, from the output"
+        facts["layers"] = f"learning rate times {optimizer.layer_decay:g} a block, from the output"
     if optimizer.groups:
-        told["parameter groups"] = "; ".join(
+        facts["parameter groups"] = "; ".join(
             f"{', '.join(group.match)}: {_listed(group.settings)}" for group in optimizer.groups
         )
     if not optimizer.decay_norms:
-        told["weight decay"] = "not of norms and biases"
-    told["loss"] = _with_parameters(config.loss, ("label_smoothing", "gamma"))
+        facts["weight decay"] = "not of norms and biases"
+    facts["loss"] = _with_parameters(config.loss, ("label_smoothing", "gamma"))
     if trained.get("balance"):
-        told["classes balanced"] = str(trained["balance"])
+        facts["classes balanced"] = str(trained["balance"])
     if config.augmentations:
-        told["augmentations"] = "; ".join(map(_with_parameters, config.augmentations))
-    told["length"] = _length(config, trained)
+        facts["augmentations"] = "; ".join(map(_with_parameters, config.augmentations))
+    facts["length"] = _length(config, trained)
     if train.ema:
-        told["averaging"] = f"exponential, of the weights, decay {train.ema:g}: these are evaluated"
+        facts["averaging"] = (
+            f"exponential, of the weights, decay {train.ema:g}: these are evaluated"
+        )
     if train.clip_norm:
-        told["gradient"] = f"clipped to a norm of {train.clip_norm:g}"
+        facts["gradient"] = f"clipped to a norm of {train.clip_norm:g}"
     if config.evaluate.views in VIEWS:
-        told["test"] = f"the mean over {VIEWS[config.evaluate.views]}"
-    return told
+        facts["test"] = f"the mean over {VIEWS[config.evaluate.views]}"
+    return facts
 
 
 def _length(config: RunConfig, trained: Mapping[str, Any]) -> str:
     """Epochs and steps, and whose weights were kept."""
     epochs, best = trained["epochs"], trained["best_epoch"]
-    told = f"{epochs} epochs, {trained['steps']:,} steps of {trained['batch_size']} samples"
+    facts = f"{epochs} epochs, {trained['steps']:,} steps of {trained['batch_size']} samples"
     if trained["stopped_early"]:
-        told += f", stopped early of {config.train.epochs} epochs"
+        facts += f", stopped early of {config.train.epochs} epochs"
     if best != epochs:
-        told += f"; the weights of epoch {best} were kept, the best by {config.train.monitor}"
+        facts += f"; the weights of epoch {best} were kept, the best by {config.train.monitor}"
     if config.train.validation:
-        told += f"; {100 * config.train.validation:g} % held out for validation"
-    return told
+        facts += f"; {100 * config.train.validation:g} % held out for validation"
+    return facts
 
 
 def _with_parameters(choice: Choice, names: tuple[str, ...] | None = None) -> str:
-    """A plugin with its parameters: those named, or all; what is off or unset is not told."""
+    """A plugin with its parameters: those named, or all; what is off or unset is left out."""
     given = choice.model_extra or {}
     chosen = {
         name: value

@@ -223,8 +223,8 @@ def _cause(error: ChildFailedError, folder: Path, nodes: Nodes | None) -> Except
             return RunError(f"Process {rank} of the training died ({name}).")
     kept = sorted(folder.glob("error*"), key=lambda file: file.stat().st_mtime)
     kind, *arguments = json.loads(kept[-1].read_bytes()) if kept else ("none",)
-    if kind in ("lost", "none") and nodes and (told := nodes.failure()):
-        kind, *arguments = told
+    if kind in ("lost", "none") and nodes and (reported := nodes.failure()):
+        kind, *arguments = reported
     if kind == "lost":
         others = "another host" if nodes else "another process"
         return RunError(f"The connection to {others} of the training was lost.", arguments[0])
@@ -235,8 +235,8 @@ def _cause(error: ChildFailedError, folder: Path, nodes: Nodes | None) -> Except
 
 
 def _lost(error: RendezvousError, nodes: Nodes | None) -> Exception:
-    if nodes and (told := nodes.failure()):
-        kind, *arguments = told
+    if nodes and (reported := nodes.failure()):
+        kind, *arguments = reported
         return UserError(*arguments) if kind == "user" else RunError(*arguments)
     if isinstance(error, NodeLostError):
         return RunError("A host of the training gives no sign of life.")

@@ -213,10 +213,10 @@ class Nodes:
         self.store.compare_set("failure", "", json.dumps(error))
 
     def failure(self) -> list[Any] | None:
-        """Why it cannot, if one has told."""
+        """Why it cannot, if one has reported."""
         try:
-            told = self.store.check(["failure"])
-            return json.loads(self.store.get("failure")) if told else None
+            reported = self.store.check(["failure"])
+            return json.loads(self.store.get("failure")) if reported else None
         except (dist.DistError, RuntimeError):  # the first host is gone
             return None
 

@@ -109,8 +109,8 @@ def bundle(
         claim = Claim.of_run(client, found)
     to = to or Path(re.sub(r"[^\w.-]+", "-", claim.name).strip("-") + ".zip")
     digest = write_bundle(to, portable(claim), sign)
-    told = f"{claim.name} is in {to}. `torchyard verify {to}` proves it."
-    stdout.print(escape(told), soft_wrap=True)
+    line = f"{claim.name} is in {to}. `torchyard verify {to}` proves it."
+    stdout.print(escape(line), soft_wrap=True)
     stdout.print(f"sha256 {digest}", soft_wrap=True)
 
 

@@ -108,7 +108,7 @@ def record_report(
         result,
         record.started,
         tags.get("mlflow.source.git.commit"),
-        None if record.keeper.unavailable else find_rival(record.run_id, config, table),
+        None if record.sender.unavailable else find_rival(record.run_id, config, table),
     )
     done = recipe(config, facts, tags)
     card = model_card(

@@ -33,7 +33,7 @@ def start_seeds(resolved: ResolvedConfig, count: int, run_id: str | None) -> Run
         settings = config.model_dump(mode="json", exclude={"plugins"})
         stem = f"{name_stem(config)}, {count} seeds"
         record = RunRecord.start(name_stem=stem, parameters=settings, tags=tags)
-    record.keeper.on_taken_over = abort_shared_worker
+    record.sender.on_taken_over = abort_shared_worker
     record.log_config(config_text(config))
     return record
 

@@ -87,8 +87,8 @@ def start_record(
         record = RunRecord.resume(run_id)
     else:
         record = RunRecord.start(name_stem=name_stem(config), parameters=parameters, tags=tags)
-    record.keeper.on_taken_over = abort_shared_worker
-    record.keeper.on_unavailable = functools.partial(display.get().line, "record")
+    record.sender.on_taken_over = abort_shared_worker
+    record.sender.on_unavailable = functools.partial(display.get().line, "record")
     try:
         if run_id is not None:  # it may have ended before all of this was recorded
             record.set_tags(tags)
@@ -153,7 +153,7 @@ def ending_note(record: RunRecord, status: str, recorded: bool) -> str:
     run = f"{record.name}  {record.run_id}"
     if recorded:
         return f"Recorded as {status}: {run}"
-    if record.keeper.taken_over:
+    if record.sender.taken_over:
         return f"Another process has the run now: {run}"
     return f"{status}, but MLflow does not have all of it yet; that waits on disk: {run}"
 

@@ -1,4 +1,4 @@
-"""The engine of a Prefect work pool: each trial is a flow run that a Prefect worker takes up."""
+"""The engine of a Prefect work pool: each trial is a flow run that a Prefect worker picks up."""
 
 from __future__ import annotations
 

@@ -141,8 +141,8 @@ def train_process(
         emit(StageProgress("compiling", 0, 0))
         whole, refusal = _whole_step(state, loss, data, settings)
     emit = with_metrics_logged(folder, emit) if strategy.is_main else emit
-    told = answers or itertools.repeat(True)
-    go_on = itertools.chain([True], told)  # before the first epoch
+    answers = answers or itertools.repeat(True)
+    go_on = itertools.chain([True], answers)  # before the first epoch
     fitted_to = (state, loss, data, settings, strategy, whole, folder, emit)
     shared_steps = 0
     if shared is None:
@@ -151,7 +151,7 @@ def train_process(
         replay = schedule_replay(resolved, stand_ins(parameters), groups, steps)
         with Snapshots(shared, f"{execution}; {device}; {torch.__version__}", replay) as snapshots:
             if found is None and (events := snapshots.begin(state, strategy)):
-                if not replayed(events, emit, told.__next__):
+                if not replayed(events, emit, answers.__next__):
                     return {}
                 state.save(folder / LAST, strategy)
                 shared_steps = state.position.step
@@ -214,18 +214,18 @@ def _show_batch(batches: Batches, folder: Path, emit: Emit) -> None:
 
 def _balance(resolved: ResolvedConfig, fitted: LossParams, train: Split) -> dict[str, str]:
     """What was done about classes that differ in frequency, in words, and the loss's numbers."""
-    given, told, filled_in = resolved.loss.model_dump(), [], []
+    given, notes, filled_in = resolved.loss.model_dump(), [], []
     for name, value in fitted.model_dump().items():
         if value == given[name]:
             continue
         if isinstance(value, tuple) and all(isinstance(each, int | float) for each in value):
             span = f"{min(value):.3g} to {max(value):.3g}"
-            told.append(f"loss.{name}={given[name]}: classes weighted {span}")
+            notes.append(f"loss.{name}={given[name]}: classes weighted {span}")
             value = f"[{','.join(f'{number:.5g}' for number in value)}]"
         filled_in.append(f"loss.{name}={value}")
     if drawn := sampling(train, resolved.config.train.sampler):
-        told.append(drawn)
-    found = {"balance": "; ".join(told), "loss_filled_in": " ".join(filled_in)}
+        notes.append(drawn)
+    found = {"balance": "; ".join(notes), "loss_filled_in": " ".join(filled_in)}
     return {tag: text for tag, text in found.items() if text}
 
 

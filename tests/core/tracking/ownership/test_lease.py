@@ -1,4 +1,4 @@
-"""Never do two processes train one run: what is not known to have ended is not taken up."""
+"""Never do two processes train one run: what is not known to have ended is not resumed."""
 
 import dataclasses
 import threading
@@ -43,7 +43,7 @@ def settle(record: RunRecord, **options: bool) -> list[str]:
     return said
 
 
-def test_a_run_that_another_machine_trains_is_not_taken_up(quick, elsewhere) -> None:
+def test_a_run_that_another_machine_trains_is_not_resumed(quick, elsewhere) -> None:
     record = start()
     elsewhere()
     for force in (False, True):
@@ -55,12 +55,12 @@ def test_a_run_that_another_machine_trains_is_not_taken_up(quick, elsewhere) -> 
     record.finish("FINISHED")
 
 
-def test_a_run_of_which_nothing_is_seen_is_taken_up_by_force_alone(quick, elsewhere) -> None:
+def test_a_run_of_which_nothing_is_seen_is_resumed_by_force_alone(quick, elsewhere) -> None:
     before = {*threading.enumerate()}
     record = start()
     record.log_metrics({"train/loss": 0.5}, 1)
     assert record.sync()
-    record.keeper.stop()  # its machine is cut off, or suspended
+    record.sender.stop()  # its machine is cut off, or suspended
     for thread in {*threading.enumerate()} - before:
         if "_keep" in thread.name:  # on a busy machine it may be renewing the lease still
             thread.join(60)
@@ -90,7 +90,7 @@ def test_a_run_of_which_nothing_is_seen_is_taken_up_by_force_alone(quick, elsewh
 
 def test_a_process_is_told_that_its_run_was_taken_over(quick) -> None:
     record, told = start(), []
-    record.keeper.on_taken_over = told.append
+    record.sender.on_taken_over = told.append
     other = dataclasses.replace(ProcessIdentity.of(1), boot="another")
     record._client.set_tag(record.run_id, PROCESS, str(other))
     deadline = time.monotonic() + 20
@@ -102,7 +102,7 @@ def test_a_process_is_told_that_its_run_was_taken_over(quick) -> None:
 
 def test_a_run_of_whose_machine_nothing_is_heard_is_known(workspace: str, elsewhere) -> None:
     record = start()
-    record.keeper.stop()
+    record.sender.stop()
 
     def silent() -> list[str]:
         return [run.info.run_id for run in silent_runs(record._client, record.experiment_id)]

@@ -66,6 +66,6 @@ def test_only_the_same_configuration_data_and_code_are_a_repeat(recorded, tmp_pa
     ],
 )
 def test_what_is_told_of_a_run_that_ended_early(taken_over, recorded, says):
-    keeper = SimpleNamespace(taken_over=taken_over)
-    record = SimpleNamespace(name="lenet #1", run_id="abc", keeper=keeper)
+    sender = SimpleNamespace(taken_over=taken_over)
+    record = SimpleNamespace(name="lenet #1", run_id="abc", sender=sender)
     assert ending_note(record, "KILLED", recorded).startswith(says)

@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 RETRY_SECONDS = 15.0  # between two tries to reach an unavailable store
 
 
-class Keeper:
+class LogSender:
     """Sends the log of a run, whoever asks for it; for the run's owner also in a thread.
 
     Args:
@@ -50,13 +50,13 @@ class Keeper:
     def start(self) -> None:
         """Begin the thread; it ends with `stop`, or when nobody has this object any more."""
         arguments = (weakref.ref(self), self._stopped)
-        threading.Thread(target=_keep, args=arguments, daemon=True).start()
+        threading.Thread(target=_run, args=arguments, daemon=True).start()
 
     def stop(self) -> None:
         """End the thread."""
         self._stopped.set()
 
-    def keep(self) -> None:
+    def send_if_due(self) -> None:
         """Renew the lease, and send what is pending, if it is time for that."""
         if self.taken_over is not None:
             self.on_taken_over(self.taken_over)
@@ -116,10 +116,10 @@ class Keeper:
         return True
 
 
-def _keep(found: weakref.ref[Keeper], stopped: threading.Event) -> None:
+def _run(found: weakref.ref[LogSender], stopped: threading.Event) -> None:
     while not stopped.wait(leases.RENEW_SECONDS):
-        keeper = found()
-        if keeper is None:
+        sender = found()
+        if sender is None:
             return
-        keeper.keep()
-        del keeper
+        sender.send_if_due()
+        del sender
