@@ -21,7 +21,7 @@ import numpy.typing as npt
 from threadpoolctl import threadpool_limits
 
 from torchyard.core.data.dataset import rows_of
-from torchyard.core.data.photos import decoding_threads
+from torchyard.core.data.images.photos import decoding_threads
 
 if TYPE_CHECKING:
     from torchyard.core.data.dataset import Split

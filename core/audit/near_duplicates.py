@@ -31,7 +31,7 @@ from torchyard.core.audit.fingerprints import (
     Fingerprints,
     Floats,
 )
-from torchyard.core.data.photos import decoding_threads
+from torchyard.core.data.images.photos import decoding_threads
 
 Ints = npt.NDArray[np.int64]
 

@@ -21,7 +21,7 @@ from pydantic import (
     model_validator,
 )
 
-from torchyard.core.data.image_reading import ImageReading
+from torchyard.core.data.images.reading import ImageReading
 
 
 def _values(value: float | tuple[float, ...]) -> tuple[float, ...]:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from torchyard.core.data.files import hold
-from torchyard.core.data.image_reading import READING, ImageReading
+from torchyard.core.data.images.reading import READING, ImageReading
 from torchyard.core.data.raw import SampleSpec
 from torchyard.core.errors import RunError
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     import torch
 
-    from torchyard.core.data.photos import EncodedSamples
+    from torchyard.core.data.images.photos import EncodedSamples
 
     Labels: TypeAlias = npt.NDArray[np.int64]
     Samples: TypeAlias = (
@@ -222,7 +222,7 @@ class PreparedDataset:
         digest = sha256(json.dumps([self.classes, self.shape, self.dtype]).encode())
         digest.update(self.test.labels.astype("<i8").data)
         if self.encoded:
-            from torchyard.core.data.photos import photo_files
+            from torchyard.core.data.images.photos import photo_files
 
             digest.update(self.reading.model_dump_json().encode())
             for path in photo_files(self.folder, "test"):
@@ -266,7 +266,7 @@ class PreparedDataset:
         }
         labels = np.load(self.folder / f"{part}_labels.npy")
         if self.encoded:
-            from torchyard.core.data.photos import EncodedSamples
+            from torchyard.core.data.images.photos import EncodedSamples
 
             channels, height, width = self.shape
             samples = EncodedSamples(self.folder, part, (channels, height, width), self.reading)

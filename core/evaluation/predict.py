@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from torchyard.core.data.dataset import rows_of
-from torchyard.core.data.photos import EncodedSamples, Wanted
+from torchyard.core.data.images.photos import EncodedSamples, Wanted
 from torchyard.core.data.predictions import Predictions
 from torchyard.core.errors import RunError
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from dataclasses import dataclass
 
-from torchyard.core.data.image_reading import ImageReading
+from torchyard.core.data.images.reading import ImageReading
 from torchyard.core.hosting.params import KINDS, PluginParams
 from torchyard.core.hosting.sources import Source
 

@@ -28,8 +28,8 @@ from typing import Any
 import numpy as np
 import psutil
 
-from torchyard.core.data.image_file import Findings, decode_image, measure
-from torchyard.core.data.image_reading import READING, ImageReading
+from torchyard.core.data.images.decoding import Findings, decode_image, measure
+from torchyard.core.data.images.reading import READING, ImageReading
 from torchyard.core.errors import RunError
 from torchyard.core.preparation.arrays import ImageStatistics, SampleFile
 

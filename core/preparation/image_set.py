@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from torchyard.core.data.image_file import ANOTHER_SIZE, Findings, decode_image, measure
-from torchyard.core.data.image_reading import ImageReading
+from torchyard.core.data.images.decoding import ANOTHER_SIZE, Findings, decode_image, measure
+from torchyard.core.data.images.reading import ImageReading
 from torchyard.core.data.raw import EncodedSplit
 from torchyard.core.preparation.arrays import SampleFile
 from torchyard.core.preparation.decoding import Decoded, ImageDecoder, ParallelDecoding

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from torchyard.core.data.photos import ENTRY, photo_files
+from torchyard.core.data.images.photos import ENTRY, photo_files
 from torchyard.core.preparation.arrays import CHUNK_BYTES, ImageStatistics
 
 

@@ -34,7 +34,7 @@ from filelock import FileLock, Timeout
 
 from torchyard.core.data.dataset import PreparedDataset
 from torchyard.core.data.files import CACHE, atomic_write, fsync
-from torchyard.core.data.image_reading import READING, ImageReading
+from torchyard.core.data.images.reading import READING, ImageReading
 from torchyard.core.data.raw import RawData
 from torchyard.core.data.remote.prepared import SharedPrepared
 from torchyard.core.errors import RunError, UserError

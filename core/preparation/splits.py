@@ -14,8 +14,8 @@ from unicodedata import category
 import numpy as np
 import numpy.typing as npt
 
-from torchyard.core.data.image_reading import READING, ImageReading
-from torchyard.core.data.photos import ENTRY
+from torchyard.core.data.images.photos import ENTRY
+from torchyard.core.data.images.reading import READING, ImageReading
 from torchyard.core.data.raw import (
     SAMPLE_KINDS,
     ArraySplit,

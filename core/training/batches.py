@@ -18,7 +18,7 @@ import torch
 from torchyard.core.audit.exclusion import excluded_samples
 from torchyard.core.config.schema import RunConfig, TrainConfig
 from torchyard.core.data.dataset import PreparedDataset, Split, rows_on
-from torchyard.core.data.photos import EncodedSamples, Part, Wanted, decoding_threads
+from torchyard.core.data.images.photos import EncodedSamples, Part, Wanted, decoding_threads
 from torchyard.core.data.splitting import stratified_split
 from torchyard.core.errors import RunError, UserError
 from torchyard.core.evaluation.figures import Figures

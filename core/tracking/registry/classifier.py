@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from torchyard.core.data.image_reading import READING, ImageReading
+from torchyard.core.data.images.reading import READING, ImageReading
 from torchyard.core.errors import RunError, UserError
 from torchyard.core.formatting import dimensions
 from torchyard.core.tracking.location.errors import store_errors
@@ -262,7 +262,7 @@ class ImageClassifier(Classifier):
         Raises:
             ValueError: they cannot be decoded.
         """
-        from torchyard.core.data.image_file import decode_image
+        from torchyard.core.data.images.decoding import decode_image
 
         channels, height, width = self.shape
         return decode_image(data, (channels, height, width), reading=self.reading)

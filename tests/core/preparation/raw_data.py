@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from torchyard.core.data.dataset import PreparedDataset
-from torchyard.core.data.image_reading import ImageReading
+from torchyard.core.data.images.reading import ImageReading
 from torchyard.core.data.raw import ArraySplit, EncodedSplit, RawData
 from torchyard.core.errors import UserError
 from torchyard.core.hosting.params import DatasetParams

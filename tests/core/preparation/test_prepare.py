@@ -28,7 +28,7 @@ from tests.core.preparation.raw_data import (
     start,
 )
 from torchyard.core.data.dataset import PreparedDataset
-from torchyard.core.data.image_reading import ImageReading
+from torchyard.core.data.images.reading import ImageReading
 from torchyard.core.data.raw import ArraySplit, RawData, SampleSplit
 from torchyard.core.errors import RunError, UserError
 from torchyard.core.preparation.prepare import find_prepared, prepare_dataset

@@ -7,7 +7,7 @@ import pytest
 from mlflow.models import Model
 from PIL import Image
 
-from torchyard.core.data.image_reading import ImageReading
+from torchyard.core.data.images.reading import ImageReading
 from torchyard.core.errors import RunError
 from torchyard.core.tracking.mlflow_format import write_model
 from torchyard.core.tracking.registry import classifier

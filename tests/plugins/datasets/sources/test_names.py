@@ -9,7 +9,7 @@ import pytest
 from PIL import Image, features
 
 from tests.plugins.datasets.image_files import png
-from torchyard.core.data.image_file import decode_image
+from torchyard.core.data.images.decoding import decode_image
 from torchyard.plugins.datasets.sources.names import SUFFIXES, is_image
 
 

@@ -14,8 +14,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from torchyard.core.data.image_file import Findings, decode_image
-from torchyard.core.data.image_reading import ImageReading
+from torchyard.core.data.images.decoding import Findings, decode_image
+from torchyard.core.data.images.reading import ImageReading
 
 RNG = np.random.default_rng(7)
 

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from torchyard.core.data.image_reading import READING, ImageReading
-from torchyard.core.data.image_scaling import draft_side, fits_unchanged, fitted
+from torchyard.core.data.images.reading import READING, ImageReading
+from torchyard.core.data.images.scaling import draft_side, fits_unchanged, fitted
 
 if TYPE_CHECKING:
     from PIL.Image import Image as PillowImage

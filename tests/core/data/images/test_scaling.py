@@ -8,8 +8,8 @@ from hypothesis import given as for_all
 from hypothesis import strategies as st
 from PIL import Image
 
-from torchyard.core.data.image_file import decode_image
-from torchyard.core.data.image_reading import ImageReading
+from torchyard.core.data.images.decoding import decode_image
+from torchyard.core.data.images.reading import ImageReading
 
 
 def png(pixels):

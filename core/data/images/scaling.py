@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from torchyard.core.data.image_reading import ImageReading
+from torchyard.core.data.images.reading import ImageReading
 
 if TYPE_CHECKING:
     from PIL.Image import Image as PillowImage

@@ -22,8 +22,8 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from torchyard.core.data.image_file import decode_image, decode_part
-from torchyard.core.data.image_reading import ImageReading
+from torchyard.core.data.images.decoding import decode_image, decode_part
+from torchyard.core.data.images.reading import ImageReading
 from torchyard.core.errors import RunError
 
 T = TypeVar("T")

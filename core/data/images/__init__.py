@@ -1,0 +1,1 @@
+"""Image files: how they are read, scaled, decoded and packed."""
