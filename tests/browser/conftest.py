@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import time
 import urllib.request
@@ -15,6 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+
+from tests.ports import free_port
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -74,10 +75,7 @@ def site(made_runs) -> Iterator[Site]:
 
     folder, runs = made_runs
     store = f"sqlite:///{folder}/mlruns/mlflow.db"
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    address, program, environment = mlflow_server(store, f"http://127.0.0.1:{port}")
+    address, program, environment = mlflow_server(store, f"http://127.0.0.1:{free_port()}")
     with (folder / "server.log").open("w") as log:
         server = subprocess.Popen(
             program,

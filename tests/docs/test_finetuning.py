@@ -3,7 +3,6 @@
 import json
 import re
 import shlex
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.plugins.datasets.image_files import RNG
+from tests.ports import free_port
 
 pytestmark = pytest.mark.slow  # nine runs
 
@@ -49,9 +49,7 @@ def test_photos_and_a_file_of_weights_become_a_server(workspace, document):
     [settings] = re.findall(r"```yaml\n(# pets.yaml\n.*?)```", page, re.DOTALL)
     small = settings.replace("image_size: 128", "image_size: 32").replace("epochs: 5", "epochs: 2")
     (workspace.folder / "pets.yaml").write_text(small, "utf-8")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
+    port = str(free_port())
     server, answer = None, {}
     try:
         for line in document.commands:

@@ -1,13 +1,14 @@
 """docs/serving.md: every command, typed into a shell in the order of the page."""
 
 import json
-import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from PIL import Image
+
+from tests.ports import free_port
 
 pytestmark = pytest.mark.slow  # a run, a server and three exports
 
@@ -18,9 +19,7 @@ def test_every_command_of_the_page_works(workspace, document):
     pytest.importorskip("onnxruntime")
     for name in ("seven.png", "one.png"):
         Image.new("L", (20, 20), 99).save(workspace.folder / name)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     path = f"{Path(sys.executable).parent}:{workspace.environment['PATH']}"
     environment = workspace.environment | {"PATH": path}
     workspace.invoke("run", "digits", "train.epochs=1", "--quiet")

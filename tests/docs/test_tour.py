@@ -2,12 +2,13 @@
 
 import os
 import re
-import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from tests.ports import free_port
 
 pytestmark = pytest.mark.slow  # four runs, and the servers of `torchyard up`
 
@@ -21,9 +22,6 @@ def shell(tmp_path_factory, document):
     folder = tmp_path_factory.mktemp("tour")
     (folder / "work").mkdir()
     document.write_plugins(folder / "work")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
     clean = {
         name: value
         for name, value in os.environ.items()
@@ -32,7 +30,7 @@ def shell(tmp_path_factory, document):
     environment = clean | {
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         "PREFECT_HOME": str(folder / "home"),
-        "PREFECT_SERVER_API_PORT": str(port),
+        "PREFECT_SERVER_API_PORT": str(free_port()),
         "TORCHYARD_CACHE": str(folder / "cache"),
     }
 

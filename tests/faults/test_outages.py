@@ -4,7 +4,6 @@ import http.server
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -15,15 +14,11 @@ import httpx
 import psutil
 import pytest
 
+from tests.ports import free_port
+
 pytestmark = pytest.mark.faults
 
 SETTINGS = ("digits", "train.epochs=30", "train.batch_size=16")
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 class MLflowServer:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import pwd
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -19,6 +18,7 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.ports import free_port
 from tests.production import webhooks
 
 SECONDS = 400.0  # the machine may be busy
@@ -259,9 +259,3 @@ def team(folder: Path, host: str = LOCAL) -> Iterator[Team]:
         finally:
             for server in (mlflow, prefect):
                 server.kill()
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind((LOCAL, 0))
-        return int(probe.getsockname()[1])

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.ports import free_port
 from tests.production.second_host import second_host
-from tests.production.servers import free_port
 from torchyard.core.config.resolve import read_config
 from torchyard.core.errors import RunError
 from torchyard.core.hosting.host import host

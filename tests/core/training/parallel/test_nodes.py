@@ -10,6 +10,7 @@ from torch.distributed import FileStore
 from torch.distributed.elastic.rendezvous import RendezvousParameters, RendezvousStateError
 from torch.distributed.elastic.rendezvous.c10d_rendezvous_backend import C10dRendezvousBackend
 
+from tests.ports import free_port
 from torchyard.core.config.resolve import resolve
 from torchyard.core.data.dataset import PreparedDataset
 from torchyard.core.errors import UnreachableError, UserError
@@ -28,9 +29,7 @@ def _key(monkeypatch):
 
 @pytest.fixture
 def endpoint():
-    with socket.socket() as probe:
-        probe.bind((LOCAL, 0))
-        return f"{LOCAL}:{probe.getsockname()[1]}"
+    return f"{LOCAL}:{free_port()}"
 
 
 def test_a_host_that_joins_is_told_what_the_first_one_trains(endpoint):
