@@ -19,7 +19,7 @@ from torchyard.pipelines.services.prefect_settings import services_folder
 from torchyard.pipelines.services.standby.sameness import surroundings
 
 SOCKET = "standby.sock"
-HELLO_SECONDS = 0.5  # a standby that is there and idle needs a few milliseconds
+HELLO_SECONDS = 2.0  # a standby that is idle needs a few milliseconds, on a busy machine more
 DECISION_SECONDS = 10.0
 FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
 

@@ -21,7 +21,7 @@ def sandbox(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
     sandbox = Sandbox(tmp_path_factory.mktemp("sandbox"))
     yield sandbox
     sandbox.torchyard("down")
-    dead = eventually(sandbox.all_dead, 20)
+    dead = eventually(sandbox.all_dead)
     for process in sandbox.processes(""):
         process.kill()
     assert dead
@@ -40,6 +40,7 @@ def plan_runs(workspace: Any) -> Callable[[UUID], None]:
                 json={"start_time": start.isoformat(), "min_runs": 4},
                 headers=workspace.headers,
                 trust_env=False,
+                timeout=60,
             )
             return answer.status_code != httpx.codes.SERVICE_UNAVAILABLE and bool(
                 answer.raise_for_status()

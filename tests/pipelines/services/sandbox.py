@@ -5,18 +5,20 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import socket
 import sqlite3
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Callable
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
 import psutil
 
+from tests.ports import free_port
 from torchyard.pipelines.services.server.access import authorization
 
 SECONDS = 150  # the machine may be busy
@@ -49,9 +51,7 @@ class Sandbox:
         self.folder = folder
         (folder / "work" / "torchyard_plugins").mkdir(parents=True)
         (folder / "work" / "torchyard_plugins" / "straight.py").write_text(PLUGIN)
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
+        port = free_port()
         plain = {
             name: value
             for name, value in os.environ.items()
@@ -87,10 +87,23 @@ class Sandbox:
         return (self.folder / "home" / "torchyard" / "password").read_text().strip()
 
     def post(self, path: str, **body: Any) -> Any:
+        return json.loads(self.ask("POST", path, body))
+
+    def ask(self, method: str, path: str, body: dict[str, Any] | None = None) -> bytes:
+        """The answer of Prefect's API; asked again while its database is locked."""
         headers = {"Content-Type": "application/json", **authorization(self.password)}
-        request = urllib.request.Request(f"{self.api}/{path}", json.dumps(body).encode(), headers)
-        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request) as answer:
-            return json.load(answer)
+        content = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(f"{self.api}/{path}", content, headers, method=method)
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        end = time.monotonic() + SECONDS
+        while True:
+            try:
+                with opener.open(request, timeout=SECONDS) as answer:
+                    return bytes(answer.read())
+            except urllib.error.HTTPError as error:
+                if error.code != HTTPStatus.SERVICE_UNAVAILABLE or time.monotonic() > end:
+                    raise
+            time.sleep(0.2)
 
     def runs(self, *states: str, **where: Any) -> list[dict[str, Any]]:
         chosen = {"flow_runs": {"state": {"type": {"any_": states}}}} if states else {}
@@ -129,13 +142,17 @@ class Sandbox:
     def ended(self, flow_run: str) -> dict[str, str] | None:
         """The MLflow run of a flow run, once it has ended early and says why."""
         record = self.record(flow_run)
-        return record if record and "torchyard.reason" in record else None
+        if record and "torchyard.reason" in record and record["status"] != "RUNNING":
+            return record
+        return None
 
     def training(self) -> tuple[str, dict[str, str]] | None:
         """A flow run that trains, its checkpoint written, and its record."""
         for run in self.runs("RUNNING"):
             record = self.record(run["id"])
-            if record and list(self.folder.glob(f"work/mlruns/runs/{record['id']}/last.pt")):
+            if not record or record["status"] != "RUNNING":  # Prefect may not know of its end yet
+                continue
+            if list(self.folder.glob(f"work/mlruns/runs/{record['id']}/last.pt")):
                 return run["id"], record
         return None
 
@@ -149,18 +166,14 @@ class Sandbox:
                     found.append(process)
         return found
 
-    def unschedule_often(self) -> None:
-        """Unschedule what a test before this one scheduled; cancel its run and wait for its end.
-
-        Until then the deployment stays in Prefect, and `unschedule` no longer knows it.
-        """
-        if "often" in [row["name"] for row in self.plan()]:
-            self.torchyard("unschedule", "often")
+    def clear(self) -> None:
+        """Start the services, without any deployment or run of a test before this one."""
+        self.torchyard("up")
+        for deployment in self.post("deployments/filter"):
+            self.ask("DELETE", f"deployments/{deployment['id']}")
         for run in self.runs("RUNNING", "PENDING"):
             self.cancel(run["id"])
-        assert eventually(
-            lambda: "often" not in [each["name"] for each in self.post("deployments/filter")]
-        )
+        assert eventually(lambda: not self.runs("RUNNING"))
 
     def plan(self) -> list[dict[str, Any]]:
         """The schedules and deployments as `torchyard status` lists them."""

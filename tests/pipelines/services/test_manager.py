@@ -78,11 +78,11 @@ def test_what_up_serves_refuses_the_pages_of_others(sandbox: Sandbox) -> None:
 def test_unscheduled_in_mid_run_the_run_goes_on_and_down_ends_it_with_its_checkpoint(
     sandbox: Sandbox,
 ) -> None:
-    sandbox.torchyard("up")
+    sandbox.clear()
     sandbox.torchyard(*OFTEN)
     flow_run, _ = eventually(sandbox.training)
     assert "continues" in sandbox.torchyard("unschedule", "often")
-    assert json.loads(sandbox.torchyard("status", "--json"))["plan"] == []
+    assert sandbox.plan() == []
     assert sandbox.run(flow_run)["state_type"] == "RUNNING"
     sandbox.torchyard("down")
     assert eventually(sandbox.all_dead)

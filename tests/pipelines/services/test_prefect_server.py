@@ -23,6 +23,7 @@ from urllib.parse import urlsplit
 import psutil
 import pytest
 
+from tests.ports import free_port
 from torchyard.core.errors import RunError, UserError
 from torchyard.core.proxies import http_get
 from torchyard.pipelines.services import prefect_server
@@ -83,7 +84,7 @@ class User:
 
     def ends(self) -> str:
         """Let it finish; what it wrote to standard error."""
-        return self.process.communicate(timeout=60)[1]
+        return self.process.communicate(timeout=150)[1]
 
 
 @pytest.fixture(scope="module")
@@ -97,12 +98,9 @@ def env(folder: Path) -> dict[str, str]:
     plain = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
     plain.pop("no_proxy", None)
     plain.pop("NO_PROXY", None)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
     return plain | {
         "PREFECT_HOME": str(folder / "home"),
-        "PREFECT_SERVER_API_PORT": str(port),
+        "PREFECT_SERVER_API_PORT": str(free_port()),
         "HTTP_PROXY": "http://127.0.0.1:9",  # nothing answers there: 127.0.0.1 needs no proxy
     }
 
@@ -125,14 +123,14 @@ def servers(home: str) -> list[psutil.Process]:
     """The processes that serve this PREFECT_HOME."""
     return [
         process
-        for process in psutil.process_iter(["cmdline"])
+        for process in psutil.process_iter(["cmdline", "status"])
         if {"torchyard.pipelines.services.server.process", f"{home}/torchyard"}
         <= set(process.info["cmdline"] or ())
-        and process.status() != psutil.STATUS_ZOMBIE
+        and process.info["status"] != psutil.STATUS_ZOMBIE
     ]
 
 
-def wait_until(condition: Callable[[], bool], seconds: float = 15) -> bool:
+def wait_until(condition: Callable[[], bool], seconds: float = 60) -> bool:
     end = time.monotonic() + seconds
     while not condition() and time.monotonic() < end:
         time.sleep(0.1)
@@ -225,7 +223,7 @@ def test_an_unused_server_ends_by_itself(
     user.says()
     user.process.kill()
     assert servers(str(tmp_path / "home"))
-    assert wait_until(lambda: not servers(str(tmp_path / "home")), seconds=60)
+    assert wait_until(lambda: not servers(str(tmp_path / "home")))
 
 
 # ------------------------------------------------------------------------------ a server found

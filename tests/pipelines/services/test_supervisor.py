@@ -15,7 +15,7 @@ from tests.pipelines.services.sandbox import OFTEN, Sandbox, eventually
 @pytest.mark.faults
 @pytest.mark.timeout(900)
 def test_whatever_is_killed_is_reported_as_dead_and_restarted(sandbox: Sandbox) -> None:
-    sandbox.torchyard("up")
+    sandbox.clear()
     sandbox.torchyard(*OFTEN)
     flow_run, _ = eventually(sandbox.training)
     before = sandbox.services()
