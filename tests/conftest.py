@@ -165,6 +165,7 @@ def disk(tmp_path) -> Iterator[Callable[[str], Path]]:
 
 @pytest.fixture(scope="session")
 def workspace(tmp_path_factory) -> Iterator[Workspace]:
+    from torchyard.core.tracking.store import chosen_experiment, locked_store
     from torchyard.pipelines.services.prefect_server import PrefectServer, use
     from torchyard.pipelines.services.server.access import authorization
 
@@ -180,10 +181,15 @@ def workspace(tmp_path_factory) -> Iterator[Workspace]:
     for name in ("MLFLOW_TRACKING_URI", "PREFECT_API_URL", "TORCHYARD_PLUGINS"):
         os.environ.pop(name, None)
     os.chdir(folder)
-    with PrefectServer.connect() as server, use(server.wait()):
-        headers = authorization(os.environ["PREFECT_API_AUTH_STRING"])
-        yield Workspace(folder, server.api_url, dict(os.environ), headers)
-    gc.unfreeze()  # commands froze objects in this process; torch's bindings report them as leaks
-    os.chdir(working_folder)
-    os.environ.clear()
-    os.environ.update(variables)
+    try:
+        with PrefectServer.connect() as server, use(server.wait(200)):
+            headers = authorization(os.environ["PREFECT_API_AUTH_STRING"])
+            environment = dict(os.environ)
+            with locked_store() as client:  # its experiment is "1" also where an audit comes first
+                chosen_experiment(client, client.tracking_uri)
+            yield Workspace(folder, server.api_url, environment, headers)
+    finally:
+        gc.unfreeze()  # commands froze objects here; torch's bindings report them as leaks
+        os.chdir(working_folder)
+        os.environ.clear()
+        os.environ.update(variables)

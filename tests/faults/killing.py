@@ -72,6 +72,16 @@ def recorded(client):
     return {run.info.run_id: run for run in client.search_runs(experiments)}
 
 
+def workers_of(parent):
+    """The torch workers that a process has started."""
+    found = []
+    for child in psutil.Process(parent).children():
+        with contextlib.suppress(psutil.Error):  # it has ended since
+            if "torchyard.pipelines.worker.serve" in child.cmdline():
+                found.append(child)
+    return found
+
+
 class Watched:
     """A command that runs, and the task it is in."""
 
@@ -117,9 +127,7 @@ class Watched:
     def kill(self, victim):
         with contextlib.suppress(psutil.NoSuchProcess):
             children = psutil.Process(self.process.pid).children()
-            workers = [
-                child for child in children if "torchyard.pipelines.worker.serve" in child.cmdline()
-            ]
+            workers = workers_of(self.process.pid)
             for doomed in {"all": children, "parent": [], "worker": workers}[victim]:
                 with contextlib.suppress(psutil.NoSuchProcess):
                     doomed.send_signal(signal.SIGKILL)

@@ -3,8 +3,6 @@
 import contextlib
 import hashlib
 import os
-import signal
-import sys
 import tarfile
 import threading
 import time
@@ -15,6 +13,7 @@ import psutil
 import pytest
 from PIL import Image
 
+from tests.faults.killing import workers_of
 from torchyard.core.config.schema import RunConfig
 from torchyard.core.errors import RunError, UnreachableError, UserError
 
@@ -211,17 +210,14 @@ def test_a_worker_that_dies_fails_the_run_and_the_next_one_has_a_new_worker():
     from torchyard.pipelines.worker.process import shared_worker
 
     shared_worker()
-    mine = psutil.Process()
 
     def kill():
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 200
         while time.monotonic() < deadline:
             time.sleep(0.05)
             for checkpoint in Path("mlruns/runs").glob("*/last.pt"):
                 if checkpoint.stat().st_mtime > started:
-                    for child in mine.children():
-                        if "torchyard.pipelines.worker.serve" in child.cmdline():
-                            child.send_signal(signal.SIGKILL)
+                    kill_workers()
                     return
 
     started = time.time()
@@ -251,15 +247,13 @@ def test_no_data_parallel_process_outlives_its_worker():
     from torchyard.pipelines.worker.process import shared_worker
 
     shared_worker()
-    worker = psutil.Process()
 
     def kill():
-        while len(members()) < 2:
+        deadline = time.monotonic() + 200
+        while len(members()) < 2 and time.monotonic() < deadline:
             time.sleep(0.05)
         time.sleep(3)  # in the middle of training
-        for child in worker.children():
-            if "torchyard.pipelines.worker.serve" in child.cmdline():
-                child.send_signal(signal.SIGKILL)
+        kill_workers()
 
     killer = threading.Thread(target=kill)
     killer.start()
@@ -269,20 +263,29 @@ def test_no_data_parallel_process_outlives_its_worker():
     assert all_gone()
 
 
+def kill_workers():
+    for worker in workers_of(os.getpid()):
+        worker.kill()
+
+
 def all_gone():
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 120
     while (left := members()) and time.monotonic() < deadline:
         time.sleep(0.1)
     return not left
 
 
 def members():
-    """The processes of teams: torch's launcher starts them with multiprocessing's spawn."""
-    found = []
+    """The processes of teams: torch's launcher starts them with multiprocessing's spawn.
+
+    Those of this folder's runs: tests that run beside these ones have teams, too.
+    """
+    found, home = [], os.environ["PREFECT_HOME"]
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
-            line = process.cmdline()
-            if any("spawn_main" in word for word in line) and sys.executable in line:
+            if any("spawn_main" in word for word in process.cmdline()) and (
+                process.environ().get("PREFECT_HOME") == home
+            ):
                 found.append(process)
     return found
 

@@ -6,7 +6,7 @@ import os
 import shutil
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 
@@ -31,7 +31,8 @@ class SecondHost:
     def lose_power(self) -> None:
         """Kill every process there at once."""
         for number in _ip("netns", "pids", self.name).stdout.split():
-            os.kill(int(number), 9)
+            with suppress(ProcessLookupError):
+                os.kill(int(number), 9)
 
 
 @contextmanager

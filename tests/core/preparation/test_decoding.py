@@ -30,6 +30,16 @@ from torchyard.core.preparation import decoding
 from torchyard.core.preparation.prepare import prepare_dataset
 
 
+def decoders(parent: int | None = None) -> list[psutil.Process]:
+    """The processes that decode for a process, this one if none is given."""
+    found = []
+    for child in psutil.Process(parent).children():
+        with suppress(psutil.Error):  # one that is dead already has no command line
+            if "popen_loky" in str(child.cmdline()):
+                found.append(child)
+    return found
+
+
 def test_processes_and_this_one_decode_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -37,12 +47,11 @@ def test_processes_and_this_one_decode_the_same(
     expected = np.stack([np.moveaxis(np.asarray(Image.open(file)), 2, 0) for file in files])
     content = raw(image_split(files[:600]), image_split(files[600:]))
     seen: list[tuple[str, int, int]] = []
-    processes: set[str] = set()
+    processes: set[psutil.Process] = set()
 
     def follow(*progress: Any) -> None:
         seen.append(progress)
-        for child in psutil.Process().children():
-            processes.update(part for part in child.cmdline() if "popen_loky" in part)
+        processes.update(decoders())
 
     here = prepare_dataset("given", dataset(lambda _: content)(), tmp_path / "here", follow)
     assert not processes
@@ -50,7 +59,7 @@ def test_processes_and_this_one_decode_the_same(
     monkeypatch.setattr("joblib.cpu_count", lambda: 2)
     there = prepare_dataset("given", dataset(lambda _: content)(), tmp_path / "there", follow)
     assert processes
-    assert not [c for c in psutil.Process().children() if "popen_loky" in str(c.cmdline())]
+    assert not psutil.wait_procs(decoders(), timeout=60)[1]
     assert here.digest == there.digest
     np.testing.assert_array_equal(there.train.samples, expected[:600])
     np.testing.assert_array_equal(there.test.samples, expected[600:])
@@ -161,7 +170,7 @@ def test_on_one_core_no_process_is_started(tmp_path: Path, monkeypatch: pytest.M
     content = raw(*[image_split(image_files(tmp_path / "images", 400))] * 2)
 
     def check(*_: Any) -> None:
-        assert "popen_loky" not in str([c.cmdline() for c in psutil.Process().children()])
+        assert not decoders()
 
     prepare_dataset("given", dataset(lambda _: content)(), tmp_path, check)
 
@@ -199,18 +208,18 @@ def test_decoding_processes_end_with_their_parent(tmp_path: Path, ended_by: sign
     process = start(script, tmp_path)
     assert process.stdout
     assert process.stdout.readline() == "decoding\n"
-    children = psutil.Process(process.pid).children()
-    assert "popen_loky" in str([child.cmdline() for child in children])
+    children = decoders(process.pid)
+    assert children
     if ended_by == signal.SIGINT:
         os.killpg(process.pid, ended_by)  # as Ctrl-C in a terminal does
-        _, errors = process.communicate(timeout=30)
+        _, errors = process.communicate(timeout=150)
         assert errors.count("Traceback") == 1
         assert "\nKeyboardInterrupt\n" in errors
         assert not list((tmp_path / "cache/prepared").glob("*.tmp"))
     else:
         process.kill()
         process.wait()
-    _, alive = psutil.wait_procs(children, timeout=10)
+    _, alive = psutil.wait_procs(children, timeout=60)
     assert not alive
 
 
@@ -223,10 +232,9 @@ def test_a_decoding_process_that_dies_is_a_failed_run(
     content = raw(image_split([file] * 20_000), image_split([file]))
 
     def kill_one(*_: Any) -> None:
-        for child in psutil.Process().children():
-            with suppress(psutil.Error):  # one that is dead already has no command line
-                if "popen_loky" in str(child.cmdline()):
-                    child.kill()
+        for process in decoders():
+            with suppress(psutil.Error):
+                process.kill()
 
     with pytest.raises(RunError, match="decoding process ended with status -9"):
         prepare_dataset("given", dataset(lambda _: content)(), tmp_path, kill_one)

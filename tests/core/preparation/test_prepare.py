@@ -261,7 +261,7 @@ def start_slow(script: str, folder: Path, *arguments: Any) -> subprocess.Popen[s
     return start(textwrap.dedent(SLOW) + textwrap.dedent(script), folder, *arguments)
 
 
-def wait_for(condition: Callable[[], Any], seconds: float = 30) -> None:
+def wait_for(condition: Callable[[], Any], seconds: float = 120) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline
@@ -291,7 +291,7 @@ def test_a_killed_preparation_leaves_nothing_that_is_taken_for_whole(tmp_path: P
     assert list((tmp_path / "prepared").glob("*.tmp")), "the work of a living process was removed"
     again.kill()
     again.wait()
-    finished, _ = start_slow(script, tmp_path, 0).communicate(timeout=60)
+    finished, _ = start_slow(script, tmp_path, 0).communicate(timeout=120)
     assert len(finished.strip()) == 64
 
 
@@ -302,7 +302,7 @@ def test_two_processes_prepare_the_same_at_once(tmp_path: Path) -> None:
         print(found.digest, len(found.train))
     """
     both = [start_slow(script, tmp_path), start_slow(script, tmp_path)]
-    answers = {process.communicate(timeout=60)[0] for process in both}
+    answers = {process.communicate(timeout=120)[0] for process in both}
     assert [process.returncode for process in both] == [0, 0]
     assert len(answers) == 1
     assert (tmp_path / "builds").read_text().count("built") == 1

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+from tests.ports import free_port
 from torchyard.core.tracking.record import RunRecord
 
 CLASSES = ("cat", "狗", 'a"/b', "A__b")
@@ -40,7 +41,7 @@ class Server:
     """
 
     def __init__(self) -> None:
-        self.port = 0
+        self.port = free_port()  # kept while it is away
         self.start()
 
     @property
@@ -57,7 +58,6 @@ class Server:
         self._thread.start()
         while not self._web.started:
             time.sleep(0.02)
-        self.port = self._web.servers[0].sockets[0].getsockname()[1]
 
     def stop(self) -> None:
         self._web.should_exit = True

@@ -176,12 +176,12 @@ def test_training_that_is_cut_short_in_an_epoch_ends_with_the_same_weights(
 
 
 def test_decoding_starts_no_process_and_its_threads_end_with_the_epoch(split, tmp_path):
-    before, seen = psutil.Process().children(recursive=True), []
+    before, seen = {*psutil.Process().children(recursive=True)}, []
 
     def look(event):
         names = [thread.name for thread in threading.enumerate()]
         seen.append(sum(name.startswith("decoder") for name in names))
-        assert psutil.Process().children(recursive=True) == before
+        assert {*psutil.Process().children(recursive=True)} <= before  # others may end meanwhile
 
     fit(split, tmp_path / "run", emit=look, workers=2)
     assert max(seen) == 2

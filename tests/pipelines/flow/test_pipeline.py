@@ -19,6 +19,7 @@ import pytest
 from mlflow.entities import ViewType
 from PIL import Image
 
+from tests.faults.killing import workers_of
 from torchyard.core.data.predictions import PredictionTable
 from torchyard.core.evaluation.paired_test import compare
 
@@ -205,7 +206,7 @@ def test_the_model_takes_raw_pixels_and_predicts_what_was_evaluated(
     done = subprocess.run(
         [sys.executable, "-c", LOAD, f"sqlite:///{workspace.folder}/mlruns/mlflow.db",
          f"models:/{output.model_id}", str(workspace.folder / "cache"), str(tmp_path / "out.npy")],
-        env=workspace.environment, capture_output=True, text=True, timeout=120,
+        env=workspace.environment, capture_output=True, text=True, timeout=200,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     described = json.loads(done.stdout)
@@ -220,7 +221,7 @@ def test_the_model_takes_raw_pixels_and_predicts_what_was_evaluated(
 
 def prefect(workspace, path, **body):
     answer = httpx.post(
-        f"{workspace.api_url}/{path}", json=body, headers=workspace.headers, timeout=30
+        f"{workspace.api_url}/{path}", json=body, headers=workspace.headers, timeout=60
     )
     answer.raise_for_status()
     return answer.json()
@@ -229,7 +230,7 @@ def prefect(workspace, path, **body):
 def test_prefect_has_the_flow_its_tasks_artifacts_and_the_link(run, workspace):
     flow_id = run.data.tags["prefect.flow_run_id"]
     flow = httpx.get(
-        f"{workspace.api_url}/flow_runs/{flow_id}", headers=workspace.headers, timeout=30
+        f"{workspace.api_url}/flow_runs/{flow_id}", headers=workspace.headers, timeout=60
     ).json()
     assert flow["name"] == run.info.run_name
     assert flow["state"]["type"] == "COMPLETED"
@@ -288,12 +289,11 @@ def test_ctrl_c_leaves_a_killed_run_and_no_process(workspace, client, finished):
     for line in running.stdout:
         if "epoch 3" in line:
             break
-    workers = [child for child in psutil.Process(running.pid).children()
-               if "torchyard.pipelines.worker.serve" in child.cmdline()]  # fmt: skip
+    workers = workers_of(running.pid)
     assert len(workers) == 1
     os.kill(running.pid, signal.SIGINT)
     try:
-        _, errors = running.communicate(timeout=60)
+        _, errors = running.communicate(timeout=150)
     finally:
         running.kill()
     assert running.returncode == 130
@@ -302,7 +302,7 @@ def test_ctrl_c_leaves_a_killed_run_and_no_process(workspace, client, finished):
     (newest,) = client.search_runs(["1"], max_results=1)
     assert newest.info.status == "KILLED"
     assert newest.data.metrics["train/loss"] > 0
-    _gone, alive = psutil.wait_procs(workers, timeout=10)
+    _gone, alive = psutil.wait_procs(workers, timeout=60)
     assert not alive
     default = workspace.folder / "mlruns" / "runs" / newest.info.run_id
     checkpoint = Path(newest.data.tags.get("checkpoints") or default) / "last.pt"
@@ -322,7 +322,7 @@ def test_a_diverging_loss_fails_the_run_with_epoch_and_step(workspace, client, f
     flow = httpx.get(
         f"{workspace.api_url}/flow_runs/{newest.data.tags['prefect.flow_run_id']}",
         headers=workspace.headers,
-        timeout=30,
+        timeout=60,
     ).json()
     assert flow["state"]["type"] == "FAILED"
 
@@ -363,7 +363,7 @@ def test_two_runs_at_once_have_their_own_records(workspace, client, finished):
         )
         for seed in (1, 2)
     ]
-    outputs = [each.communicate(timeout=120)[0] for each in both]
+    outputs = [each.communicate(timeout=200)[0] for each in both]
     assert [each.returncode for each in both] == [0, 0], outputs
     new = [run for run in client.search_runs(["1"]) if run.info.run_id not in before]
     assert {run.info.status for run in new} == {"FINISHED"}

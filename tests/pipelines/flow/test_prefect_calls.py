@@ -24,9 +24,9 @@ def test_a_call_that_fails_or_hangs_is_a_warning(caplog):
         raise ValueError("<html>")
 
     tell("link", fail)
-    began = time.monotonic()
-    tell("report", lambda: time.sleep(20))
-    assert time.monotonic() - began < 5
+    never = threading.Event()
+    tell("report", never.wait)
+    never.set()
     assert caplog.messages == [
         "Prefect has no link of this run: <html>",
         "Prefect has no report of this run: no answer for 0.2 seconds.",
@@ -45,7 +45,7 @@ def test_a_recorded_run_is_left_when_prefect_does_not_let_go(error):
         except RuntimeError:
             pass
         assert (end.recorded, end.error) == (True, error)
-        assert left.wait(10)
+        assert left.wait(60)
     assert said == [error]
 
 

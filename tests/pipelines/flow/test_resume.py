@@ -33,7 +33,7 @@ def client(workspace):
 
 def prefect(workspace, path, **body):
     answer = httpx.post(
-        f"{workspace.api_url}/{path}", json=body, headers=workspace.headers, timeout=30
+        f"{workspace.api_url}/{path}", json=body, headers=workspace.headers, timeout=60
     )
     answer.raise_for_status()
     return answer.json()

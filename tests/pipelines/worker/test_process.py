@@ -23,7 +23,7 @@ from torchyard.pipelines.worker.process import (
 
 
 def until(happened, otherwise):
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 150
     while not happened():
         assert time.monotonic() < deadline, otherwise
         time.sleep(0.05)

@@ -432,7 +432,7 @@ def test_the_store_is_free_while_gates_judge(client, prepared):
     def judge_beside_another(*judged):
         other = threading.Thread(target=hold, daemon=True)
         other.start()
-        other.join(20)
+        other.join(60)
         return judge(*judged)
 
     held: list[bool] = []
@@ -446,7 +446,7 @@ class Slow(GateParams):
     def build(self):
         def judge(candidate, champion):
             Path("judging").touch()
-            time.sleep(60)
+            time.sleep(600)
             return Verdict(True, "at last")
 
         return judge
