@@ -193,3 +193,12 @@ def workspace(tmp_path_factory) -> Iterator[Workspace]:
         os.chdir(working_folder)
         os.environ.clear()
         os.environ.update(variables)
+
+
+@pytest.fixture(scope="module")
+def folder(workspace, tmp_path_factory) -> Iterator[Path]:
+    """A working folder of a module's own: other tests have runs and files in the workspace's."""
+    own = tmp_path_factory.mktemp("own")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(own)
+        yield own

@@ -19,7 +19,7 @@ WAY = ("photos", "pets")  # what the commands of the first section are about
 
 
 @pytest.mark.timeout(900)
-def test_every_command_of_the_page_works(workspace, document):
+def test_every_command_of_the_page_works(workspace, folder, document):
     for line in document.commands:
         if any(word in line for word in WAY):
             continue
@@ -31,24 +31,24 @@ def test_every_command_of_the_page_works(workspace, document):
 
 
 @pytest.mark.timeout(900)
-def test_photos_and_a_file_of_weights_become_a_server(workspace, document):
+def test_photos_and_a_file_of_weights_become_a_server(workspace, folder, document):
     import torch
     from PIL import Image
     from torchvision.models import resnet18
 
     for label, count in (("cat", 14), ("dog", 10), ("owl", 7)):
-        (workspace.folder / "photos" / label).mkdir(parents=True)
+        (folder / "photos" / label).mkdir(parents=True)
         for number in range(count):
             size = (40 + 3 * number, 60 - number)
             pixels = RNG.integers(0, 256, (4, 4, 3), dtype="uint8")
-            file = workspace.folder / "photos" / label / f"{number}.jpg"
+            file = folder / "photos" / label / f"{number}.jpg"
             Image.fromarray(pixels).resize(size).save(file)
-    (workspace.folder / "weights").mkdir()
-    torch.save(resnet18().state_dict(), workspace.folder / "weights" / "resnet18.pth")
+    (folder / "weights").mkdir()
+    torch.save(resnet18().state_dict(), folder / "weights" / "resnet18.pth")
     page = (Path(__file__).parents[2] / "docs" / DOCUMENT).read_text("utf-8")
     [settings] = re.findall(r"```yaml\n(# pets.yaml\n.*?)```", page, re.DOTALL)
     small = settings.replace("image_size: 128", "image_size: 32").replace("epochs: 5", "epochs: 2")
-    (workspace.folder / "pets.yaml").write_text(small, "utf-8")
+    (folder / "pets.yaml").write_text(small, "utf-8")
     port = str(free_port())
     server, answer = None, {}
     try:
@@ -59,7 +59,7 @@ def test_photos_and_a_file_of_weights_become_a_server(workspace, document):
             if words[:2] == ["torchyard", "serve"]:
                 server = subprocess.Popen(
                     [sys.executable, "-m", *words, "--port", port],
-                    cwd=workspace.folder,
+                    cwd=folder,
                     env=workspace.environment,
                     stdout=subprocess.PIPE,
                     text=True,
@@ -67,7 +67,7 @@ def test_photos_and_a_file_of_weights_become_a_server(workspace, document):
                 assert f"at http://127.0.0.1:{port}/predict" in server.stdout.readline()
             elif words[0] == "curl":
                 done = subprocess.run(
-                    words, cwd=workspace.folder, capture_output=True, check=True, timeout=200
+                    words, cwd=folder, capture_output=True, check=True, timeout=200
                 )
                 answer = json.loads(done.stdout)
             else:

@@ -22,22 +22,20 @@ DOCUMENT = "from-the-blitz.md"
 
 
 @pytest.fixture(scope="module")
-def page(workspace, document):
+def page(folder, document):
     """A folder with what the page's reader would have: its plugins, the examples, images."""
-    document.write_plugins(workspace.folder)
-    (workspace.folder / "examples").symlink_to(ROOT / "examples")
+    document.write_plugins(folder)
+    (folder / "examples").symlink_to(ROOT / "examples")
     random = np.random.default_rng(0)
     for part in ("train", "test"):
         for name, brightness in (("cat", 60), ("ship", 200)):
-            folder = workspace.folder / "photos" / part / name
-            folder.mkdir(parents=True)
+            photos = folder / "photos" / part / name
+            photos.mkdir(parents=True)
             for number in range(7):
                 pixels = random.normal(brightness, 30, (32, 32, 3)).clip(0, 255).astype(np.uint8)
-                Image.fromarray(pixels).save(folder / f"{number}.png")
-    Image.fromarray(random.integers(0, 255, (32, 32), dtype=np.uint8)).save(
-        workspace.folder / "digit.png"
-    )
-    return workspace.folder
+                Image.fromarray(pixels).save(photos / f"{number}.png")
+    Image.fromarray(random.integers(0, 255, (32, 32), dtype=np.uint8)).save(folder / "digit.png")
+    return folder
 
 
 @pytest.fixture

@@ -2,8 +2,6 @@
 
 import json
 import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -15,33 +13,29 @@ pytestmark = pytest.mark.slow  # a run, a server and three exports
 DOCUMENT = "serving.md"
 
 
-def test_every_command_of_the_page_works(workspace, document):
+def test_every_command_of_the_page_works(workspace, folder, document):
     pytest.importorskip("onnxruntime")
     for name in ("seven.png", "one.png"):
-        Image.new("L", (20, 20), 99).save(workspace.folder / name)
+        Image.new("L", (20, 20), 99).save(folder / name)
     port = free_port()
-    path = f"{Path(sys.executable).parent}:{workspace.environment['PATH']}"
-    environment = workspace.environment | {"PATH": path}
     workspace.invoke("run", "digits", "train.epochs=1", "--quiet")
     server, answers = None, {}
     try:
         for line in document.commands:
-            words = line.replace("8123", str(port)).replace("torchyard", "python -m torchyard")
             if line.startswith("torchyard serve"):
-                words = [*words.split(), "--port", str(port)]
                 server = subprocess.Popen(
-                    words, cwd=workspace.folder, env=environment, stdout=subprocess.PIPE, text=True
-                )
+                    workspace.command(*line.split()[1:], "--port", str(port)),
+                    cwd=folder, env=workspace.environment, stdout=subprocess.PIPE, text=True,
+                )  # fmt: skip
                 assert f"at http://127.0.0.1:{port}/predict" in server.stdout.readline()
                 continue
+            if line.startswith("torchyard"):
+                workspace.invoke(*line.split()[1:])
+                continue
             done = subprocess.run(
-                ["bash", "-c", words],
-                cwd=workspace.folder,
-                env=environment,
-                text=True,
-                capture_output=True,
-                timeout=200,
-            )
+                ["bash", "-c", line.replace("8123", str(port))],
+                cwd=folder, text=True, capture_output=True, timeout=200,
+            )  # fmt: skip
             assert done.returncode == 0, done.stdout + done.stderr
             answers[line.split()[-1].strip('"').rpartition("/")[2]] = done.stdout
     finally:
@@ -53,4 +47,4 @@ def test_every_command_of_the_page_works(workspace, document):
     several = json.loads(answers["predict?top=1"])["predictions"]
     assert [row["sample"] for row in several] == ["seven.png", "one.png"]
     for ending in ("pt2", "safetensors", "onnx"):
-        assert (workspace.folder / f"digits.{ending}").stat().st_size > 100_000
+        assert (folder / f"digits.{ending}").stat().st_size > 100_000

@@ -224,7 +224,7 @@ def test_a_worker_that_dies_fails_the_run_and_the_next_one_has_a_new_worker():
     killer = threading.Thread(target=kill)
     killer.start()
     with pytest.raises(RunError, match="'train' died \\(SIGKILL"):
-        train(epochs=100_000)
+        train(epochs=5_000)
     killer.join()
     _, run = newest()
     assert run.info.status == "FAILED"
@@ -258,7 +258,7 @@ def test_no_data_parallel_process_outlives_its_worker():
     killer = threading.Thread(target=kill)
     killer.start()
     with pytest.raises(RunError, match="'train' died \\(SIGKILL"):
-        train(epochs=100_000, parallel="ddp", processes=2)
+        train(epochs=5_000, parallel="ddp", processes=2)
     killer.join()
     assert all_gone()
 

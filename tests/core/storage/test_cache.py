@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -26,22 +27,31 @@ class Toy(DatasetParams):
         return RawData(("a", "b"), split, split, "toy")
 
 
-@pytest.fixture
-def prepared(tmp_path):
-    """A data set that another process has prepared, which has ended."""
+@pytest.fixture(scope="module")
+def cache_of_another(tmp_path_factory):
+    """A cache with a data set that another process has prepared, which has ended."""
+    cache = tmp_path_factory.mktemp("another")
     code = (
         "import sys, pathlib; from tests.core.storage.test_cache import Toy;"
         "from torchyard.core.preparation.prepare import prepare_dataset;"
         "print(prepare_dataset('toy', Toy(), pathlib.Path(sys.argv[1]), lambda *_: None).folder)"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path)],
+        [sys.executable, "-c", code, str(cache)],
         text=True,
         capture_output=True,
         check=True,
         cwd=Path(__file__).parents[3],
     )
-    return tmp_path / "prepared" / done.stdout.strip().rpartition("/")[2]
+    return cache, done.stdout.strip().rpartition("/")[2]
+
+
+@pytest.fixture
+def prepared(cache_of_another, tmp_path):
+    """The folder of that data set, in a cache that is the test's own."""
+    cache, name = cache_of_another
+    shutil.copytree(cache, tmp_path, dirs_exist_ok=True)
+    return tmp_path / "prepared" / name
 
 
 def only(cache, kind="prepared"):

@@ -354,12 +354,12 @@ def test_a_server_takes_the_whole_record(
     assert [file.path for file in files] == ["data/model.pt2"]
 
 
-@pytest.mark.slow
 def test_a_server_that_is_not_there_is_one_message(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    monkeypatch.setattr(store, "START_SECONDS", 0.1)
     with pytest.raises(
         RunError, match=r"^The MLflow store http://127.0.0.1:9 does not answer\.$"
     ) as raised:

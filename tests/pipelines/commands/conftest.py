@@ -1,15 +1,6 @@
-"""A working folder for a module's runs, and their store."""
+"""The store of a module's runs."""
 
 import pytest
-
-
-@pytest.fixture(scope="module")
-def folder(workspace, tmp_path_factory):
-    """A working folder of its own: other tests have runs in the workspace's."""
-    own = tmp_path_factory.mktemp("own")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(own)
-        yield own
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from torchyard.core.errors import UserError
 
 SETTINGS = (
     "digits",
-    "train.epochs=12",
+    "train.epochs=8",
     "train.batch_size=16",
     "train.log_every=7",
     "train.validation=0.1",
@@ -96,14 +96,14 @@ def test_a_machine_gets_each_stage_epoch_and_the_result(events, whole):
     ]
     assert stages == ["prepare", "train", "evaluate", "report"]
     epochs = [event for event in events if event["event"] == "epoch"]
-    assert [event["epoch"] for event in epochs] == list(range(1, 13))
+    assert [event["epoch"] for event in epochs] == list(range(1, 9))
     assert epochs[-1]["loss"] == whole.data.metrics["train/loss"]
     assert events[-1]["accuracy"] == whole.data.metrics["test/accuracy"]
     assert len(events[-1]["per_class"]) == 10
 
 
 def test_killed_and_resumed_it_is_the_run_that_was_never_killed(workspace, client, whole):
-    run_id = killed_run(workspace, after_epochs=5)
+    run_id = killed_run(workspace, after_epochs=4)
     killed = client().get_run(run_id)
     assert killed.info.status == "RUNNING"  # nobody could say otherwise
     printed = workspace.invoke("resume", run_id)

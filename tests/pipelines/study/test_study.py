@@ -207,11 +207,24 @@ def killed(workspace, command, happened, process_signal=signal.SIGKILL):
     return *process.communicate(timeout=200), process.returncode
 
 
-@pytest.mark.timeout(600)  # three starts of the whole program
+STOPPED = ("sweep", "digits", "model=linear", "optimizer=sgd", *SPACE, "train.epochs=15")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(workspace, client):
+    """The trials of the study that is not stopped."""
+    options = ("--trials", "4", "--name", "whole", "--json")
+    printed = workspace.invoke(*STOPPED, *options).strip().splitlines()
+    assert json.loads(printed[-1])["event"] == "result"
+    return study_of(client, "whole")[1]
+
+
+@pytest.mark.timeout(600)  # two starts of the whole program
 @pytest.mark.parametrize("way", [signal.SIGKILL, signal.SIGINT])
-def test_a_study_that_is_stopped_in_a_trial_ends_as_one_that_was_not(workspace, client, way):
-    command = ("sweep", "digits", "model=linear", "optimizer=sgd", *SPACE, "train.epochs=15")
-    options = ("--trials", "4", "--name")
+def test_a_study_that_is_stopped_in_a_trial_ends_as_one_that_was_not(
+    workspace, client, undisturbed, way
+):
+    command, options = STOPPED, ("--trials", "4", "--name")
     name, folder = f"stopped-{way.name}", Path(workspace.folder, "mlruns/runs")
     before = set(folder.glob("*"))
 
@@ -239,9 +252,5 @@ def test_a_study_that_is_stopped_in_a_trial_ends_as_one_that_was_not(workspace, 
     for run in trials.values():
         history = client().get_metric_history(run.info.run_id, "val/loss")
         assert sorted(point.step for point in history) == list(range(1, 16))
-    whole = f"whole-{way.name}"
-    printed = workspace.invoke(*command, *options, whole, "--json").strip().splitlines()
-    assert json.loads(printed[-1])["event"] == "result"
-    _, undisturbed = study_of(client, whole)
     assert settings(trials) == settings(undisturbed)
     assert digests(trials) == digests(undisturbed)

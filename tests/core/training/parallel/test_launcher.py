@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import re
+import signal
 
 import psutil
 import pytest
@@ -95,7 +96,11 @@ def trained(tmp_path_factory):
         return done, checkpoint.load(folder / "last.pt"), events
 
     threads = torch.get_num_threads()
+    # torch's launcher sets handlers and leaves them, as nothing but the worker process should.
+    handlers = {each: signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)}
     yield train
+    for each, handler in handlers.items():
+        signal.signal(each, handler)
     torch.set_num_threads(threads)
     torch.backends.mkldnn.enabled = True
     assert not multiprocessing.active_children()

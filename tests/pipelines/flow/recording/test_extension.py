@@ -138,7 +138,7 @@ def test_weights_that_do_not_fit_are_refused(workspace, short):
 
 @pytest.mark.slow
 def test_killed_and_resumed_an_extension_is_the_long_run(workspace, client, begin, short):
-    settings = ("train.epochs=30",)
+    settings = ("train.epochs=14",)
     whole = begin("run", *SETTINGS, *settings)
     process = workspace.begin(
         *("resume", short.info.run_id, *settings),
@@ -146,7 +146,7 @@ def test_killed_and_resumed_an_extension_is_the_long_run(workspace, client, begi
         env=workspace.environment,
     )
     for line in process.stdout:
-        if "epoch 8:" in line:
+        if "epoch 5:" in line:
             break
     for child in psutil.Process(process.pid).children():
         with contextlib.suppress(psutil.NoSuchProcess):

@@ -272,7 +272,7 @@ def test_a_worker_of_a_pool_runs_what_was_deployed_or_says_what_it_lacks(sandbox
         sandbox.torchyard("unschedule", name)
 
 
-@pytest.mark.slow
+@pytest.mark.long  # with another host: tests/production/test_shared_record.py
 @pytest.mark.timeout(900)
 def test_a_run_whose_worker_died_with_it_goes_on_where_its_folder_is_shared(
     sandbox: Sandbox,
