@@ -20,7 +20,6 @@ from hypothesis import strategies as st
 from tests.core.tracking.runs import Server, model_of, start, stored
 from torchyard.core.data.dataset import PreparedDataset
 from torchyard.core.errors import RunError, StoreUnavailableError, UserError
-from torchyard.core.tracking import mlflow_format
 from torchyard.core.tracking.delivery import ATTACHMENTS, SENT, LogDelivery
 from torchyard.core.tracking.ownership.orphans import sync_run
 from torchyard.core.tracking.ownership.process import ProcessIdentity, owner_tags
@@ -243,39 +242,6 @@ def test_a_locked_database_is_one_message(
     assert record.pending == 2
     record.finish("FINISHED")
     assert (stored(record).data.tags["a"], record.pending) == ("c", 0)
-
-
-def test_a_model_whose_upload_was_cut_short_is_logged_once(
-    record: RunRecord, prepared: PreparedDataset, exported: Path, monkeypatch
-) -> None:
-    with pytest.raises(RunError, match="missing"):
-        record.log_model(exported.with_name("none"), prepared, torch_version="2")
-
-    def full(*_: object, **__: object) -> None:
-        raise OSError(28, "No space left on device")
-
-    def models() -> list[str]:
-        of_run = f"source_run_id = '{record.run_id}'"
-        return [
-            model.status
-            for model in record._client.search_logged_models([record.experiment_id], of_run)
-        ]
-
-    with monkeypatch.context() as trouble:
-        trouble.setattr(mlflow_format, "write_model", full)
-        record.log_model(exported, prepared, torch_version="2", metrics={"test/accuracy": 0.5})
-    assert (models(), record.pending) == (["FAILED"], 1)
-    record.finish("FINISHED")
-    assert (models(), record.pending) == (["READY"], 0)
-    assert record._client.get_logged_model(model_of(record)).metrics[0].value == 0.5
-
-    # Sent again, as by a process that died before it moved the offset.
-    [logged] = [line for line in record._delivery.log.read() if line.kind == "model"]
-    file = record._delivery.attachment("model.pt2")
-    shutil.copyfile(exported, file)
-    record._delivery.send([Line("model", logged.values | {"file": str(file)})])
-    assert models() == ["READY"]
-    model_of(record)
 
 
 class Store:
@@ -541,10 +507,3 @@ def test_a_run_whose_metrics_are_refused_ends_and_can_be_resumed(
     again.finish("FINISHED")
     run = stored(record)
     assert (run.info.status, run.data.metrics) == ("FINISHED", {"good": 3.0})
-
-
-def test_a_run_of_version_0_1_is_not_resumed(record: RunRecord) -> None:
-    record.finish("KILLED")
-    (record.folder / "journal.jsonl").touch()
-    with pytest.raises(UserError, match=r"was begun by torchyard 0\.1"):
-        RunRecord.resume(record.run_id)
