@@ -86,6 +86,12 @@ class Workspace:
     def command(self, *arguments: str) -> list[str]:
         return [sys.executable, "-m", "torchyard", *arguments]
 
+    def client(self):
+        """MLflow's client of the runs here; the first run makes the database."""
+        from mlflow import MlflowClient
+
+        return MlflowClient(f"sqlite:///{self.folder}/mlruns/mlflow.db")
+
     @contextlib.contextmanager
     def plugins(self, folder: Path | str) -> Iterator[None]:
         """Make this process and a new worker see the plugins of a folder."""

@@ -23,10 +23,10 @@ from torchyard.core.tracking.record import RunRecord
 from torchyard.core.tracking.store import chosen_experiment, locked_store, run_folder
 from torchyard.pipelines.flow.recording.start import (
     chosen_plugins,
-    config_text,
     flow_run_tags,
     name_flow_run,
-    name_stem,
+    open_record,
+    record_configuration,
 )
 from torchyard.pipelines.study.search import JOURNAL, Search
 
@@ -153,20 +153,9 @@ def start_trial(
     Raises:
         RunError: the store is out of reach.
     """
-    settings = resolved.config.model_dump(mode="json")
-    parameters = {name: value for name, value in settings.items() if name != "plugins"}
-    tags = chosen_plugins(resolved)
-    tags |= {PARENT: parent.run_id, TRIAL: str(number)}
-    if run_id is None:
-        stem = name_stem(resolved.config)
-        record = RunRecord.start(name_stem=stem, parameters=parameters, tags=tags)
-    else:
-        record = RunRecord.resume(run_id)
-        record.set_tags(tags)
-        record.log_parameters(parameters)
-    if isinstance(rate := settings["optimizer"].get("lr"), int | float):
-        record.log_metrics({"train/base_learning_rate": rate}, step=0)
-    record.log_config(config_text(resolved.config))
+    tags = chosen_plugins(resolved) | {PARENT: parent.run_id, TRIAL: str(number)}
+    record = open_record(resolved.config, tags, run_id)
+    record_configuration(record, resolved.config, tags, resumed=run_id is not None)
     return record
 
 

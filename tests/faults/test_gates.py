@@ -67,9 +67,8 @@ def plugins(workspace):
 
 @pytest.fixture(scope="module")
 def client(workspace):
-    from mlflow import MlflowClient
 
-    return MlflowClient(f"sqlite:///{workspace.folder}/mlruns/mlflow.db")
+    return workspace.client()
 
 
 def test_a_gate_that_ends_its_process_refuses(workspace, client):

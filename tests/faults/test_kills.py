@@ -170,7 +170,6 @@ async def unfinished_flow_runs():
 
 
 def test_a_run_killed_at_any_moment_ends_as_if_it_had_not_been(workspace, monkeypatch):
-    from mlflow import MlflowClient
 
     temporary = workspace.folder / "tmp"
     temporary.mkdir()
@@ -179,7 +178,7 @@ def test_a_run_killed_at_any_moment_ends_as_if_it_had_not_been(workspace, monkey
     monkeypatch.setattr(tempfile, "tempdir", None)
 
     write_photos(workspace.folder / "photos")
-    client = MlflowClient(f"sqlite:///{workspace.folder}/mlruns/mlflow.db")
+    client = workspace.client()
     rng = random.Random(int(os.environ.get("TORCHYARD_KILLS_SEED", "0")))
     trials, kills = {}, []
     for number in range(KILLS):

@@ -31,9 +31,8 @@ def begin(workspace):
 
 
 def newest(workspace):
-    from mlflow import MlflowClient
 
-    client = MlflowClient(f"sqlite:///{workspace.folder}/mlruns/mlflow.db")
+    client = workspace.client()
     [experiment] = [e for e in client.search_experiments() if e.name == "torchyard"]
     return client.search_runs([experiment.experiment_id], max_results=1)[0]
 

@@ -5,7 +5,6 @@ import re
 
 import numpy as np
 import pytest
-from mlflow import MlflowClient
 
 from torchyard.core.errors import RunError, UserError
 from torchyard.core.evaluation.seeds import over_seeds
@@ -14,11 +13,6 @@ from torchyard.core.tracking.queries.recorded import recorded_predictions
 pytestmark = pytest.mark.slow
 
 SETTINGS = ("digits", "train.epochs=1", "train.seed=3")
-
-
-@pytest.fixture(scope="module")
-def client(workspace):
-    return MlflowClient(f"sqlite:///{workspace.folder}/mlruns/mlflow.db")
 
 
 def children(client, parent):

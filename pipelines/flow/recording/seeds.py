@@ -15,7 +15,7 @@ from torchyard.core.tracking.queries.runs import SEEDS
 from torchyard.core.tracking.record import RunRecord
 from torchyard.core.tracking.store import open_store, page_address, run_folder, tracking_uri
 from torchyard.pipelines.flow.recording.results import curves
-from torchyard.pipelines.flow.recording.start import config_text, name_stem
+from torchyard.pipelines.flow.recording.start import config_text, name_stem, parameters
 from torchyard.pipelines.services.manager import served_url
 from torchyard.pipelines.worker.process import abort_shared_worker
 
@@ -30,7 +30,7 @@ def start_seeds(resolved: ResolvedConfig, count: int, run_id: str | None) -> Run
         record = RunRecord.resume(run_id)
     else:
         tags = {kind: resolved.plugins[kind].name for kind in SINGLE_KINDS} | {SEEDS: str(count)}
-        settings = config.model_dump(mode="json", exclude={"plugins"})
+        settings = parameters(config)
         stem = f"{name_stem(config)}, {count} seeds"
         record = RunRecord.start(name_stem=stem, parameters=settings, tags=tags)
     record.sender.on_taken_over = abort_shared_worker

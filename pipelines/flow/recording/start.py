@@ -7,9 +7,11 @@ import functools
 import hashlib
 import json
 import os
+from collections.abc import Mapping
 from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import yaml
@@ -73,8 +75,6 @@ def start_record(
     tags = chosen_plugins(resolved)
     if parent is not None:
         tags[PARENT] = parent
-    settings = config.model_dump(mode="json")
-    parameters = {name: value for name, value in settings.items() if name != "plugins"}
     if flow_run.id is not None:
         # Prefect does not count a start after a suspension.
         again = run_id is None and (is_deployed() or flow_run.run_count > 1)
@@ -83,25 +83,46 @@ def start_record(
             if before.info.status == "FINISHED":
                 raise FinishedError(f"{before.info.run_name}: it had finished.")
         tags |= flow_run_tags()
-    if run_id is not None:
-        record = RunRecord.resume(run_id)
-    else:
-        record = RunRecord.start(name_stem=name_stem(config), parameters=parameters, tags=tags)
+    record = open_record(config, tags, run_id)
     record.sender.on_taken_over = abort_shared_worker
     record.sender.on_unavailable = functools.partial(display.get().line, "record")
     try:
-        if run_id is not None:  # it may have ended before all of this was recorded
-            record.set_tags(tags)
-            record.log_parameters(parameters)
-        # A metric sorts as a number; parameters are texts to MLflow, where 1e-05 comes after 0.1.
-        if isinstance(rate := settings["optimizer"].get("lr"), int | float):
-            record.log_metrics({"train/base_learning_rate": rate}, step=0)
-        record.log_config(config_text(config))
+        record_configuration(record, config, tags, resumed=run_id is not None)
         name_flow_run(record)
     except BaseException as error:
         record.finish(ended_as(error), str(error))
         raise
     return record
+
+
+def open_record(config: RunConfig, tags: Mapping[str, str], run_id: str | None) -> RunRecord:
+    """Resume a run, or start one of that configuration.
+
+    Raises:
+        UserError, RunError: as `RunRecord.start` and `RunRecord.resume` raise them.
+    """
+    if run_id is not None:
+        return RunRecord.resume(run_id)
+    return RunRecord.start(name_stem=name_stem(config), parameters=parameters(config), tags=tags)
+
+
+def record_configuration(
+    record: RunRecord, config: RunConfig, tags: Mapping[str, str], *, resumed: bool
+) -> None:
+    """Record what a run trains with; of one that is resumed also what it may have ended before."""
+    settings = parameters(config)
+    if resumed:
+        record.set_tags(tags)
+        record.log_parameters(settings)
+    # A metric sorts as a number; parameters are texts to MLflow, where 1e-05 comes after 0.1.
+    if isinstance(rate := settings["optimizer"].get("lr"), int | float):
+        record.log_metrics({"train/base_learning_rate": rate}, step=0)
+    record.log_config(config_text(config))
+
+
+def parameters(config: RunConfig) -> dict[str, Any]:
+    """The configuration as it is recorded: all of it but where the plugins were from."""
+    return config.model_dump(mode="json", exclude={"plugins"})
 
 
 def flow_run_tags() -> dict[str, str]:

@@ -8,15 +8,16 @@ import pytest
 from torchyard.core.tracking.provenance import git_tags
 
 
+def git(*arguments: str) -> str:
+    identity = ["-c", "user.name=me", "-c", "user.email=me@example.org"]
+    command = ["git", *identity, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+
 def test_the_commit_is_known_in_a_repository_only(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-
-    def git(*arguments: str) -> str:
-        identity = ["-c", "user.name=me", "-c", "user.email=me@example.org"]
-        command = ["git", *identity, *arguments]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
     assert git_tags().get("mlflow.source.git.commit") is None
     git("init", "--initial-branch", "trunk")
@@ -41,11 +42,6 @@ def test_nothing_that_a_repository_configures_is_run(
     monkeypatch.setenv("GIT_CONFIG_COUNT", "1")
     monkeypatch.setenv("GIT_CONFIG_KEY_0", "protocol.file.allow")
     monkeypatch.setenv("GIT_CONFIG_VALUE_0", "always")
-
-    def git(*arguments: str) -> str:
-        identity = ["-c", "user.name=me", "-c", "user.email=me@example.org"]
-        command = ["git", *identity, *arguments]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
     def configure(where: Path) -> None:
         script = tmp_path / "script"

@@ -39,7 +39,6 @@ def plugins(workspace):
 
 
 def test_what_is_found_is_printed_and_recorded(workspace):
-    import mlflow
 
     found = json.loads(workspace.invoke("audit", "leaky", "--json"))
     assert found["counts"] == {"exact duplicate": 5, "label error": 1}
@@ -48,7 +47,7 @@ def test_what_is_found_is_printed_and_recorded(workspace):
     assert (doubted["index"], doubted["label"], doubted["other"]) == (40, "high", "low")
     printed = workspace.invoke("audit", "leaky")
     assert "5 of 20 test samples (25.0 %) are in the training split" in " ".join(printed.split())
-    client = mlflow.MlflowClient(f"sqlite:///{workspace.folder}/mlruns/mlflow.db")
+    client = workspace.client()
     run = client.get_run(found["run_id"])
     assert run.info.status == "FINISHED"
     assert run.data.metrics["audit/leaked_test"] == 5
@@ -75,12 +74,11 @@ def test_a_runs_own_model_judges_the_labels(workspace):
 
 @pytest.mark.slow  # two runs
 def test_a_run_reports_the_audit_and_trains_without_what_leaked(workspace):
-    import mlflow
 
     from torchyard.core.config.schema import RunConfig
     from torchyard.pipelines.flow.pipeline import train_pipeline
 
-    client = mlflow.MlflowClient(f"sqlite:///{workspace.folder}/mlruns/mlflow.db")
+    client = workspace.client()
     settings = {"model": {"name": "linear"}, "train": {"epochs": 1}}
     gates = [{"name": "max_leaked", "threshold": 0.1}, {"name": "max_label_errors", "threshold": 1}]
     found = {}

@@ -274,9 +274,8 @@ def test_a_run_that_is_not_there_is_answered_with_the_nearest(torchyard, run, di
 
 
 def test_a_run_without_a_model_says_why(torchyard, workspace, run, digits):
-    from mlflow import MlflowClient
 
-    client = MlflowClient(f"sqlite:///{workspace.folder}/mlruns/mlflow.db")
+    client = workspace.client()
     experiment = client.get_run(run).info.experiment_id
     bare = client.create_run(experiment, run_name="bare").info.run_id
     with pytest.raises(UserError, match=rf"run {bare} \(bare\) has no model: it is RUNNING"):
@@ -306,10 +305,9 @@ class Malicious:
 @pytest.mark.parametrize("how", ["a pickle for its archive", "code beside it", "another loader"])
 def test_a_model_that_would_run_something_is_refused(torchyard, workspace, digits, tmp_path, how):
     """One whose files somebody has changed in the store."""
-    from mlflow import MlflowClient
 
     run = train(dataset={"name": "digits"}, train={"epochs": 1}).run_id
-    client = MlflowClient(f"sqlite:///{workspace.folder}/mlruns/mlflow.db")
+    client = workspace.client()
     [output] = client.get_run(run).outputs.model_outputs
     location = client.get_logged_model(output.model_id).artifact_location
     folder = Path(url2pathname(urlsplit(location).path))

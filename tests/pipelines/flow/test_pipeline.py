@@ -34,13 +34,6 @@ def finished(workspace):
 
 
 @pytest.fixture(scope="module")
-def client(workspace):
-    from mlflow import MlflowClient
-
-    return MlflowClient(f"sqlite:///{workspace.folder}/mlruns/mlflow.db")
-
-
-@pytest.fixture(scope="module")
 def run(finished, client):
     run_id = re.search(r"\b[0-9a-f]{32}\b", finished.stdout)[0]
     return client.get_run(run_id)

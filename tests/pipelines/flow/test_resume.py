@@ -26,9 +26,7 @@ SETTINGS = (
 
 @pytest.fixture(scope="module")
 def client(workspace):
-    from mlflow import MlflowClient
-
-    return lambda: MlflowClient(f"sqlite:///{workspace.folder}/mlruns/mlflow.db")
+    return workspace.client
 
 
 def prefect(workspace, path, **body):

@@ -99,7 +99,6 @@ def everything(workspace: Any, client: Any, run: Any) -> str:
 def test_a_token_is_nowhere_in_a_run_that_fails_or_is_refused(
     workspace: Any, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    from mlflow import MlflowClient
 
     from torchyard.core.errors import RunError
 
@@ -115,7 +114,7 @@ def test_a_token_is_nowhere_in_a_run_that_fails_or_is_refused(
             workspace.invoke("run", "digits", *settings, "model.raises=true")
         printed.text += str(failure.value) + failure.value.details
         printed.text += workspace.invoke("run", "digits", *settings, gates)
-    client = MlflowClient(f"sqlite:///{workspace.folder}/mlruns/mlflow.db")
+    client = workspace.client()
     [experiment] = client.search_experiments(filter_string="name = 'torchyard'")
     refused, failed = client.search_runs([experiment.experiment_id], max_results=2)
     assert (refused.info.status, failed.info.status) == ("FINISHED", "FAILED")

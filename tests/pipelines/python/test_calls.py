@@ -10,7 +10,6 @@ import threading
 
 import numpy as np
 import pytest
-from mlflow import MlflowClient
 
 import torchyard
 from torchyard import UserError
@@ -19,11 +18,6 @@ from torchyard.pipelines.python import calls
 from torchyard.pipelines.resumption import Resumption
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def client(workspace):
-    return MlflowClient(f"sqlite:///{workspace.folder}/mlruns/mlflow.db")
 
 
 async def in_a_loop(call):

@@ -27,9 +27,7 @@ PRUNED = (
 
 @pytest.fixture
 def store(workspace):
-    from mlflow import MlflowClient
-
-    return lambda: MlflowClient(f"sqlite:///{workspace.folder}/mlruns/mlflow.db")
+    return workspace.client
 
 
 def study_of(client, name):

@@ -42,10 +42,8 @@ def register_models(register):
 
 @pytest.fixture(scope="module")
 def client(workspace):
-    from mlflow import MlflowClient
-
     # Made when it is asked for: the first study makes the database.
-    return lambda: MlflowClient(f"sqlite:///{workspace.folder}/mlruns/mlflow.db")
+    return workspace.client
 
 
 def study_of(client, name):

@@ -5,7 +5,6 @@ import signal
 
 import psutil
 import pytest
-from mlflow import MlflowClient
 
 from torchyard.core.errors import UserError
 from torchyard.pipelines.flow.recording.extension import EXACT
@@ -14,11 +13,6 @@ pytestmark = pytest.mark.slow
 
 PLAIN = ("digits", "scheduler=constant", "train.batch_size=64")
 SETTINGS = (*PLAIN, "train.validation=0.1", "augmentations=[random_crop]")
-
-
-@pytest.fixture(scope="module")
-def client(workspace):
-    return MlflowClient(f"sqlite:///{workspace.folder}/mlruns/mlflow.db")
 
 
 @pytest.fixture(scope="module")

@@ -24,11 +24,10 @@ COMMAND = (
 
 @pytest.fixture(scope="module")
 def trials_of(workspace):
-    from mlflow import MlflowClient
 
     def found(name):
         """The runs of a study's trials, in the order of their numbers, each once."""
-        client = MlflowClient(f"sqlite:///{workspace.folder}/mlruns/mlflow.db")
+        client = workspace.client()
         experiments = [each.experiment_id for each in client.search_experiments()]
         [study] = client.search_runs(experiments, f"tags.`torchyard.study` = '{name}'")
         runs = client.search_runs(
