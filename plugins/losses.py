@@ -56,7 +56,18 @@ def _one_hot(base: type[torch.nn.Module], num_classes: int) -> Callable[..., tor
     return _OneHotLoss
 
 
-class CrossEntropy(LossParams):
+class _Weighted(LossParams):
+    """A loss with a weight for each class."""
+
+    weight: tuple[NonNegativeFloat, ...] | Balanced | None = Field(None, description=ONE_PER_CLASS)
+
+    def with_class_counts(self, counts: Sequence[int]) -> Self:
+        """With the weights that are balanced for these counts."""
+        chosen = balanced_weights(counts) if self.weight == "balanced" else self.weight
+        return self.model_copy(update={"weight": chosen})
+
+
+class CrossEntropy(_Weighted):
     """Cross-entropy of the softmax of the logits (torch.nn.CrossEntropyLoss).
 
     With weights the mean of soft targets is over the sum of their weights, as it is with class
@@ -64,13 +75,7 @@ class CrossEntropy(LossParams):
     """
 
     takes_soft_targets = True
-    weight: tuple[NonNegativeFloat, ...] | Balanced | None = Field(None, description=ONE_PER_CLASS)
     label_smoothing: float = Field(0.0, ge=0, le=1)
-
-    def with_class_counts(self, counts: Sequence[int]) -> Self:
-        """With the weights that are balanced for these counts."""
-        chosen = balanced_weights(counts) if self.weight == "balanced" else self.weight
-        return self.model_copy(update={"weight": chosen})
 
     def build(self, num_classes: int) -> torch.nn.Module:
         """Make a torch.nn.CrossEntropyLoss."""
@@ -94,7 +99,7 @@ class CrossEntropy(LossParams):
         )
 
 
-class NegativeLogLikelihood(LossParams):
+class NegativeLogLikelihood(_Weighted):
     """Negative log-likelihood (torch.nn.NLLLoss) of the log-softmax of the logits.
 
     A network that ends in log-softmax itself may be used: applied twice, log-softmax
@@ -102,12 +107,6 @@ class NegativeLogLikelihood(LossParams):
     """
 
     takes_soft_targets = True
-    weight: tuple[NonNegativeFloat, ...] | Balanced | None = Field(None, description=ONE_PER_CLASS)
-
-    def with_class_counts(self, counts: Sequence[int]) -> Self:
-        """With the weights that are balanced for these counts."""
-        chosen = balanced_weights(counts) if self.weight == "balanced" else self.weight
-        return self.model_copy(update={"weight": chosen})
 
     def build(self, num_classes: int) -> torch.nn.Module:
         """Make log-softmax followed by a torch.nn.NLLLoss."""

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from torchyard.core.data.files import atomic_write
+from torchyard.core.data.files import written
 from torchyard.core.errors import RunError
 from torchyard.core.evaluation.confidence import at_temperature, calibration, fitted_temperature
 
@@ -92,11 +92,8 @@ class Confidence:
 
     def write(self, path: Path) -> None:
         """Write it as JSON; RunError if it cannot be written."""
-        try:
-            with atomic_write(path) as file:
-                file.write(json.dumps(asdict(self)).encode())
-        except OSError as error:
-            raise RunError(f"{path} cannot be written: {error}") from error
+        with written(path, "The calibration") as file:
+            file.write(json.dumps(asdict(self)).encode())
 
     @classmethod
     def read(cls, path: Path) -> Confidence:

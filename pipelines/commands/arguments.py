@@ -1,12 +1,13 @@
-"""The arguments that commands share: presets or files, and `key=value` overrides."""
+"""What commands share: presets or files, `key=value` overrides, runs, how a run is followed."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.console import Console
 from rich.markup import escape
 
 from torchyard.core.config.parsing import preset_names
@@ -16,7 +17,7 @@ from torchyard.core.formatting import percent
 from torchyard.core.hosting.hookspecs import HOOKS
 from torchyard.core.hosting.host import host
 from torchyard.core.tracking.queries.lookup import ACCURACY, BEST, VALIDATED, find_run
-from torchyard.pipelines.display import stderr
+from torchyard.pipelines.display import Display, JsonDisplay, stderr, stdout
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -102,3 +103,16 @@ def plugin_config(kind: str, name: str, parameters: list[str] | None, *more: str
             raise UserError(f"'{parameter}' is not of the form key=value")
         overrides.append(parameter if dot and first in HOOKS else f"{kind}.{parameter}")
     return read_config(DEFAULT_PRESET, overrides, PRESETS, host())
+
+
+def chosen_display(
+    quiet: bool, as_json: bool, silent: Callable[[], Display], shown: Callable[[Console], Display]
+) -> Display:
+    """What follows a run: JSON lines, or `silent`, or `shown` on the terminal.
+
+    Raises:
+        UserError: both others are asked for.
+    """
+    if quiet and as_json:
+        raise UserError("--quiet and --json cannot be combined")
+    return JsonDisplay() if as_json else silent() if quiet else shown(stdout)

@@ -25,6 +25,7 @@ from torchyard.pipelines.commands.arguments import (
     PresetOrFile,
     Quiet,
     RunName,
+    chosen_display,
     preset_config,
 )
 from torchyard.pipelines.commands.outcome import leave_prefect, print_outcome, with_outcome
@@ -65,7 +66,7 @@ def run(
     Examples: [bold]torchyard run digits[/]   [bold]torchyard run cifar10 model=resnet18
     optimizer=adam optimizer.lr=3e-4 train.epochs=10[/]
     """
-    shown = _display(quiet, as_json)
+    shown = chosen_display(quiet, as_json, QuietDisplay, Display)
     resolved = preset_config(source, overrides)
     if seeds is not None:
         check_seeds(resolved, seeds)
@@ -99,7 +100,7 @@ def resume(
     """
     from torchyard.pipelines.worker.process import shared_worker
 
-    shown = _display(quiet, as_json)
+    shown = chosen_display(quiet, as_json, QuietDisplay, Display)
     if not overrides:
         check_unfinished(run)
     shared_worker()  # torch's import overlaps MLflow's
@@ -149,12 +150,6 @@ def check(source: PresetOrFile = None, overrides: Overrides = None) -> None:
     stdout.print(f"[green]Valid.[/] It would run on {found['device']}.")
     if not found["prepared"]:
         stdout.print("The data are not prepared yet, so they were not tried.")
-
-
-def _display(quiet: bool, as_json: bool) -> Display:
-    if quiet and as_json:
-        raise UserError("--quiet and --json cannot be combined")
-    return JsonDisplay() if as_json else QuietDisplay() if quiet else Display(stdout)
 
 
 def _run_pipeline(

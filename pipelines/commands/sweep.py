@@ -21,10 +21,11 @@ from torchyard.pipelines.commands.arguments import (
     JsonLines,
     PresetOrFile,
     Quiet,
+    chosen_display,
     preset_or_file,
 )
 from torchyard.pipelines.commands.outcome import leave_prefect, print_outcome, with_outcome
-from torchyard.pipelines.display import Display, JsonDisplay, stderr, stdout
+from torchyard.pipelines.display import Display, stderr
 from torchyard.pipelines.study.display import QuietStudyDisplay, StudyDisplay
 from torchyard.pipelines.study.local import begun_before, run_study
 
@@ -80,7 +81,7 @@ def sweep(
 
     Example: [bold]torchyard sweep digits 'optimizer.lr=log(1e-4,1e-1)' --trials 40[/]
     """
-    shown = _display(quiet, as_json)
+    shown = chosen_display(quiet, as_json, QuietStudyDisplay, StudyDisplay)
     words = [*([source] if source else []), *(assignments or [])]
     start = preset_or_file(source)
     options: dict[str, Any] = {
@@ -127,7 +128,12 @@ def resume_study(
         settle_owner(client, run, force=force, say=stderr.print)
         plan = StudyPlan.read(recorded_config(client, run), (), {}, PRESETS, host())
     source = run.data.tags.get(SOURCE) or None
-    _run_study(plan, source, run.info.run_id, _display(quiet, as_json))
+    _run_study(
+        plan,
+        source,
+        run.info.run_id,
+        chosen_display(quiet, as_json, QuietStudyDisplay, StudyDisplay),
+    )
 
 
 def _run_study(plan: StudyPlan, source: str | None, run_id: str | None, shown: Display) -> None:
@@ -135,16 +141,3 @@ def _run_study(plan: StudyPlan, source: str | None, run_id: str | None, shown: D
     leave = functools.partial(leave_prefect, shown=shown, several=False)
     with_outcome(lambda: run_study(plan, source, run_id, shown, leave), shown)
     print_outcome(shown, newest=False)  # its trials are newer
-
-
-def _display(quiet: bool, as_json: bool) -> Display:
-    """What follows a study.
-
-    Raises:
-        UserError: both are asked for.
-    """
-    if quiet and as_json:
-        raise UserError("--quiet and --json cannot be combined")
-    if as_json:
-        return JsonDisplay()
-    return QuietStudyDisplay() if quiet else StudyDisplay(stdout)
