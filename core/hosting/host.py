@@ -57,6 +57,7 @@ def contained() -> Iterator[None]:
         PluginExit: in place of anything that is no `Exception`; its class bears the other's name,
             so that messages show it as "SystemExit: 3".
     """
+    global _leave
     came: list[int] = []
     handlers: dict[int, Any] = {}
     inside = (os.getpid(), threading.get_ident())
@@ -70,6 +71,8 @@ def contained() -> Iterator[None]:
             if callable(handler := signal.getsignal(number)):
                 handlers[number] = handler
                 signal.signal(number, partial(noting, handler))
+    if not _contained and os._exit is not _refuse_to_leave:  # it may be another's by now
+        _leave = os._exit
     _contained.append(inside)
     os._exit = _refuse_to_leave
     try:

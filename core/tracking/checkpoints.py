@@ -15,6 +15,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -26,6 +27,8 @@ from torchyard.core.data.remote.connection import Remote
 from torchyard.core.data.remote.shared import CHECKPOINTS, SHARED, SharedAddress
 from torchyard.core.errors import RunError, UnreachableError, UserError
 from torchyard.core.redaction import redacted
+from torchyard.core.tracking.delivery import METRICS
+from torchyard.core.tracking.mlflow_format import metric_points
 from torchyard.core.tracking.ownership.process import described_owner
 from torchyard.core.tracking.queries.runs import shown
 from torchyard.core.tracking.store import RUNS
@@ -105,7 +108,8 @@ class SharedCheckpoints:
             self._remote.upload(copy, name)
         self._uploaded = name
         for old in self._names()[:-KEPT]:
-            self._remote.remove(old)
+            if old != name:  # a run that began again before those there
+                self._remote.remove(old)
         return True
 
     def fetch(self) -> bool:
@@ -133,12 +137,15 @@ class SharedCheckpoints:
 
     def _fetched(self, name: str, digest: str) -> bool:
         """Fetch a checkpoint; False, with a warning, where it is not what was put there."""
+        new = not self._folder.exists()
         make_folder(self._folder)
         part = self._folder / f".{name}"
         self._remote.download(name, {"size": self._remote.size(name)}, part)
         found = CheckpointFile.read(part)
-        if found is None or found.digest != digest:
+        if found != CheckpointFile(int(name[:12]), digest):
             part.unlink()
+            if new:  # a run that has no folder was not trained here, and does not begin anew
+                self._folder.rmdir()
             shown = redacted(self._address.source)
             logger.warning("The checkpoint %s at %s is damaged, and not used.", name, shown)
             return False
@@ -156,7 +163,10 @@ class SharedCheckpoints:
             (Path(scratch) / FILE).write_bytes(self._remote.read(FILE) or b"")
             log = RunLog(self._folder)
             for line in RunLog(Path(scratch)).read():
-                log.append(line)
+                # Who can write there is not to say how the run ended, or whose it is.
+                with suppress(LookupError, TypeError, ValueError, AttributeError):
+                    if line.kind in METRICS and metric_points(line):
+                        log.append(line)
             log.fsync()
         for beside in BESIDE:
             target = self._folder / beside

@@ -57,10 +57,10 @@ def start_variables(environment: Mapping[str, str]) -> dict[str, str]:
 def _environment() -> dict[str, str]:
     # A plugin in the worker can import what this process can.
     path = os.pathsep.join(entry or str(Path.cwd()) for entry in sys.path)
-    return start_variables(os.environ) | OUTPUT | _own_folders() | {"PYTHONPATH": path}
+    return start_variables(os.environ) | OUTPUT | own_folders() | {"PYTHONPATH": path}
 
 
-def _own_folders() -> dict[str, str]:
+def own_folders() -> dict[str, str]:
     """Variables that have torch keep what it compiles where nobody else can put code.
 
     By default that is /tmp/torchinductor_<user>. The first variable moves all but precompiled

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from torchyard.core.errors import UserError
 from torchyard.pipelines.services.prefect_settings import services_folder
@@ -109,7 +109,9 @@ def _forwarding(number: int) -> Iterator[None]:
         os.kill(os.getpid(), signal.SIGSTOP)
         send(signal.SIGCONT)
 
-    handlers = dict.fromkeys(FORWARDED, forward) | {signal.SIGTSTP: suspend}
+    handlers: dict[signal.Signals, Any] = dict.fromkeys(FORWARDED, forward)
+    # A run goes on when its terminal is closed, and it ends with this process.
+    handlers |= {signal.SIGTSTP: suspend, signal.SIGHUP: signal.SIG_IGN}
     # What this process ignores, as one does that `nohup` or a script started, stays ignored.
     heeded = {
         each: how for each, how in handlers.items() if signal.getsignal(each) != signal.SIG_IGN

@@ -48,7 +48,7 @@ from torchyard.pipelines.services.standby.sameness import (
 from torchyard.pipelines.services.standby.title import set_title
 from torchyard.pipelines.services.standby.worker import ForkedWorker
 from torchyard.pipelines.worker import process
-from torchyard.pipelines.worker.process import start_variables
+from torchyard.pipelines.worker.process import own_folders, start_variables
 
 MODULE = "torchyard.pipelines.services.standby.process"
 # What a run imports when it comes to it: all of the third parties that it may.
@@ -74,6 +74,7 @@ class Standby:
         self._began = time.time_ns()
         self._given, self._path = dict(os.environ), [*sys.path]
         self._runs: dict[int, socket.socket] = {}
+        (folder / SOCKET).unlink(missing_ok=True)  # of one that was killed
         self._set_by_imports = _load()
         self._files = loaded_files()
         self._surroundings = surroundings()
@@ -82,7 +83,6 @@ class Standby:
 
     def serve(self) -> None:
         """Fork a process for each command that asks for one, and report how it ended."""
-        (self._folder / SOCKET).unlink(missing_ok=True)
         place = os.open(self._folder, os.O_PATH)
         os.umask(0o077)
         self._listener.bind(f"/proc/self/fd/{place}/{SOCKET}")
@@ -224,6 +224,8 @@ def _load() -> dict[str, str]:
     from torchyard.pipelines.local_run import quiet_prefect
 
     quiet_prefect()
+    # torch decides, as it is imported, where the headers are that it precompiles.
+    tempfile.tempdir = own_folders()["TMPDIR"]
     before = dict(os.environ)
     gc.disable()
     from torchyard.pipelines.worker import stages
@@ -240,6 +242,7 @@ def _load() -> dict[str, str]:
     gc.collect()
     gc.freeze()
     gc.enable()
+    tempfile.tempdir = None
     return {name: value for name, value in os.environ.items() if before.get(name) != value}
 
 

@@ -132,6 +132,15 @@ def test_a_plugins_code_leaves_the_process_as_it_was():
     assert (os._exit, signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
 
 
+def test_what_was_put_in_place_of_leaving_stays(monkeypatch):
+    monkeypatch.setattr(os, "_exit", told := [].append)  # as a process does that tells its end
+    with contained():
+        os._exit = print
+        with contained():
+            pass
+    assert os._exit is told
+
+
 def test_a_child_of_a_plugin_may_leave():
     with contained():
         if (child := os.fork()) == 0:

@@ -93,6 +93,40 @@ def test_one_that_was_spoiled_there_is_not_used(bucket, caplog, tmp_path):
     assert "is damaged, and not used." in caplog.text
     bucket.put(bucket.names("team/checkpoints/run/")[0], b"")
     assert not shared(tmp_path / "c").fetch()
+    assert not (tmp_path / "c").exists()
+
+
+def test_one_of_another_step_than_its_name_says_is_not_used(bucket, caplog, tmp_path):
+    here = shared(trained(tmp_path / "a", 10))
+    here.upload([])
+    [name] = bucket.names("team/checkpoints/run/0")
+    bucket.put(name.replace(f"/{10:012d}", f"/{99:012d}"), bucket.read(name))
+    assert shared(tmp_path / "b").fetch()
+    assert f"The checkpoint {99:012d}" in caplog.text
+    assert last(tmp_path / "b") == 10
+
+
+def test_the_log_there_has_metrics_alone(bucket, tmp_path):
+    here = shared(trained(tmp_path / "a", 10))
+    here.upload([
+        Line("end", {"status": "FINISHED"}),
+        Line("tags", {"tags": {"torchyard.process": "1"}}),
+        Line("artifact", {"file": "log.jsonl", "folder": None}),
+        Line("RunningLoss", {"steps": 1}),
+        Line("metrics", {"metrics": 3, "step": 1}),
+        *METRICS,
+    ])  # fmt: skip
+    assert shared(tmp_path / "b").fetch()
+    assert [line.values for line in RunLog(tmp_path / "b").read()] == [
+        line.values for line in METRICS
+    ]
+
+
+def test_what_was_put_there_just_now_is_kept_beside_later_ones(bucket, tmp_path):
+    shared(trained(tmp_path / "a", 40)).upload([])
+    shared(trained(tmp_path / "a", 50)).upload([])
+    shared(trained(tmp_path / "b", 10)).upload([])  # it could not see those
+    assert 10 in steps(bucket)
 
 
 @pytest.mark.slow
