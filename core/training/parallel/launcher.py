@@ -43,6 +43,7 @@ from torchyard.core.training.parallel.nodes import (
     Nodes,
     connect,
     interface_to,
+    nodes_key,
 )
 from torchyard.core.training.parallel.strategy import DistributedDataParallel, Strategy
 
@@ -146,8 +147,8 @@ def _run_rank(
     rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     here, attempt = int(os.environ["LOCAL_RANK"]), os.environ["TORCHELASTIC_RESTART_COUNT"]
     if endpoint:
-        nodes = connect(*endpoint)
-        store: Store = PrefixStore(f"round{os.environ['TORCHYARD_ROUND']}", nodes)
+        nodes = Nodes(endpoint, connect(*endpoint), nodes_key(), is_first=False)
+        store: Store = PrefixStore(f"round{os.environ['TORCHYARD_ROUND']}", nodes.store)
         before = int(os.environ["TORCHYARD_FIRST_NODE"]) * int(os.environ["LOCAL_WORLD_SIZE"])
         rank = (rank - before) % world_size
     else:
@@ -179,7 +180,7 @@ def _run_rank(
             with atomic_write(first) as file:
                 file.write(json.dumps(plain).encode())
         if endpoint and plain[0] != "lost":
-            nodes.compare_set("failure", "", json.dumps(plain))
+            nodes.fail(plain)
         raise
     finally:
         if dist.is_initialized():

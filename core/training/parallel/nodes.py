@@ -11,6 +11,7 @@ its weights and gradients: the hosts are to have a network of their own.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hmac
 import ipaddress
@@ -19,6 +20,7 @@ import logging
 import os
 import secrets
 import socket
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -79,7 +81,7 @@ def nodes_key() -> bytes:
             f"{KEY} {is_not}: all hosts of a training need the same, e.g. "
             f"export {KEY}=$(openssl rand -hex 32), and then the same text on the others"
         )
-    return key.encode()
+    return os.fsencode(key)
 
 
 def check_first_host(endpoint: str) -> None:
@@ -157,13 +159,9 @@ class Nodes:
                         "train.rendezvous of a run that has come to its training?"
                     ) from None
                 time.sleep(0.5)
-        try:
-            store = connect(host, port)
-            about = bytes(store.get("about"))
-        except (dist.DistError, RuntimeError):
-            raise UnreachableError(
-                f"What answers at {endpoint} is no first host of a training"
-            ) from None
+        if (answer := _ask(host, port)) is None:
+            raise UnreachableError(f"What answers at {endpoint} is no first host of a training")
+        store, about = answer
         found = _opened(key, "about", about)
         if found is None:
             raise UserError(f"{KEY} is not the one of the first host, {endpoint}")
@@ -177,7 +175,8 @@ class Nodes:
 
     def refuse(self, why: str) -> None:
         """Tell the first host that this one cannot begin."""
-        self.store.set("refused", why)
+        signed = _signed(self.key, "refused", why.encode())
+        self.store.set("refused", signed)  # type: ignore[arg-type]
 
     def wait_for_others(self, count: int, seconds: float, show: Callable[[int, int], None]) -> None:
         """Wait until so many hosts, this one included, can begin.
@@ -195,7 +194,8 @@ class Nodes:
                 show(there, count)
                 shown = there
             if self.store.check(["refused"]):
-                logger.warning("A host cannot join: %s", self.store.get("refused").decode())
+                if why := _opened(self.key, "refused", bytes(self.store.get("refused"))):
+                    logger.warning("A host cannot join: %s", why.decode())
                 self.store.delete_key("refused")
             if time.monotonic() > deadline:
                 address, port = self.endpoint
@@ -210,20 +210,41 @@ class Nodes:
 
     def fail(self, error: list[Any]) -> None:
         """Tell the others why the training cannot go on."""
-        self.store.compare_set("failure", "", json.dumps(error))
+        signed = _signed(self.key, "failure", json.dumps(error).encode())
+        self.store.compare_set("failure", "", signed)  # type: ignore[arg-type]
 
     def failure(self) -> list[Any] | None:
         """Why it cannot, if one has reported."""
         try:
-            reported = self.store.check(["failure"])
-            return json.loads(self.store.get("failure")) if reported else None
+            if not self.store.check(["failure"]):
+                return None
+            reported = _opened(self.key, "failure", bytes(self.store.get("failure")))
         except (dist.DistError, RuntimeError):  # the first host is gone
             return None
+        return json.loads(reported) if reported else None
 
 
 def connect(host: str, port: int) -> Store:
     """The store that a first host serves."""
     return TCPStore(host, port, is_master=False, timeout=timedelta(seconds=STORE_SECONDS))
+
+
+def _ask(host: str, port: int) -> tuple[Store, bytes] | None:
+    """The store that a first host serves, and what it tells; None where that does not come.
+
+    torch waits without end for whatever else answers there: in a thread, which is left behind.
+    """
+    found: list[tuple[Store, bytes]] = []
+
+    def ask() -> None:
+        with contextlib.suppress(dist.DistError, RuntimeError, MemoryError, ValueError):
+            store = connect(host, port)
+            found.append((store, bytes(store.get("about"))))
+
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(STORE_SECONDS)
+    return found[0] if found else None
 
 
 def interface_to(host: str) -> str:

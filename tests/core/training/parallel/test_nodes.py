@@ -2,6 +2,7 @@
 
 import pickle
 import socket
+import threading
 from pathlib import Path
 
 import pytest
@@ -41,6 +42,31 @@ def test_a_host_that_joins_is_told_what_the_first_one_trains(endpoint):
     other.fail(["run", "the first error", ""])
     other.fail(["run", "another", ""])
     assert first.failure() == ["run", "the first error", ""]
+
+
+def test_what_another_without_the_key_says_is_not_told(endpoint, caplog):
+    first = Nodes.serve(endpoint, {})
+    intruder = Nodes(first.endpoint, nodes_module.connect(*first.endpoint), b"a guess", False)
+    intruder.refuse("\x1b[2Jrun this")
+    intruder.fail(["user", ["run this"]])
+    with pytest.raises(UnreachableError, match="1 of them came"):
+        first.wait_for_others(2, 0, lambda there, count: None)
+    assert first.failure() is None
+    assert "run this" not in caplog.text
+
+
+def test_what_answers_otherwise_is_no_first_host(endpoint, monkeypatch):
+    monkeypatch.setattr(nodes_module, "STORE_SECONDS", 0.5)
+    host, _, port = endpoint.rpartition(":")
+    before = threading.enumerate()
+    with (
+        socket.create_server((host, int(port))),  # which says nothing
+        pytest.raises(UnreachableError, match="is no first host of a training"),
+    ):
+        Nodes.join(endpoint, 60)
+    for thread in {*threading.enumerate()} - {*before}:
+        thread.join(60)
+        assert not thread.is_alive()
 
 
 def test_it_listens_at_its_address_alone(endpoint):
