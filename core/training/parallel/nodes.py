@@ -33,6 +33,7 @@ from torch.distributed import Store, TCPStore  # type: ignore[attr-defined]
 from torch.distributed.elastic.rendezvous import (
     RendezvousClosedError,
     RendezvousError,
+    RendezvousGracefulExitError,
     RendezvousInfo,
     RendezvousParameters,
     RendezvousStateError,
@@ -297,7 +298,10 @@ class _Handler(DynamicRendezvousHandler):
     def next_rendezvous(self) -> RendezvousInfo:
         if self.nodes.failure() is not None:  # it would fail again
             raise RendezvousClosedError
-        info = super().next_rendezvous()
+        try:
+            info = super().next_rendezvous()
+        except RendezvousGracefulExitError as error:  # the launcher would go on without a result
+            raise RendezvousClosedError from error
         if self.nodes.is_first:
             number = self.nodes.store.add("rounds", 1)
             info.store.set("round", json.dumps([number, info.rank]))
