@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
+from unicodedata import normalize
 
 import numpy as np
 
@@ -76,7 +78,7 @@ def write_manifest(
             sync.result()
         blocks = {file: found.result() for file, found in sums.items()}
     mean, std = statistics.result() if statistics else ([], [])
-    notes = [*raw.notes, *images.notes, *_one_sided(splits)]
+    notes = [*raw.notes, *images.notes, *_one_sided(splits), *_alike(splits.classes)]
     if splits.dtype == np.uint8:
         notes += _flat_channels(mean, std)
     manifest = {
@@ -113,6 +115,22 @@ def _one_sided(splits: RawSplits) -> list[str]:
         number = f"{len(missing):,} of {len(splits.classes):,} classes"
         notes += [told.format(number, listed(missing))] * bool(missing)
     return notes
+
+
+def _alike(classes: Iterable[str]) -> list[str]:
+    """A warning about classes that may well be one: "Cat" and "cat", "1" and "1.0".
+
+    Single letters differ on purpose, as in a data set of handwritten ones.
+    """
+    found: dict[str, list[str]] = {}
+    for name in classes:
+        plain = normalize("NFKC", name).casefold()
+        plain = "".join(each for each in plain if each.isprintable() and not each.isspace())
+        with suppress(ValueError, OverflowError):
+            plain = str(float(plain))
+        found.setdefault(plain if len(name) > 1 or not name.isalpha() else name, []).append(name)
+    alike = [" and ".join(map(repr, names)) for names in found.values() if len(names) > 1]
+    return [f"warning: are these classes one? {listed(alike)}"] * bool(alike)
 
 
 def _flat_channels(mean: list[float], std: list[float]) -> list[str]:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
-from unicodedata import category
+from unicodedata import bidirectional, category
 
 import numpy as np
 import numpy.typing as npt
@@ -30,6 +30,9 @@ from torchyard.core.preparation.arrays import SampleFile
 from torchyard.core.preparation.decoding import ParallelDecoding
 from torchyard.core.preparation.image_set import LISTED, ImageSet
 from torchyard.core.preparation.photo_pack import PhotoPack
+
+# Characters that turn the direction of a text, and may show one name as another.
+TURNING = {"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"}
 
 
 class RawSplits:
@@ -57,6 +60,8 @@ class RawSplits:
         self.classes = list(raw.classes)
         splits = {"train": raw.train, "validation": raw.validation, "test": raw.test}
         self._splits = {part: split for part, split in splits.items() if split is not None}
+        if problems := _type_problems(self.classes, self._splits):
+            raise UserError(problems)
         self.counts = {part: _count(split) for part, split in self._splits.items()}
         self.labels: dict[str, npt.NDArray[np.int64]] = {}
         self._streams: dict[str, Iterator[tuple[npt.NDArray[Any], int]]] = {}
@@ -289,10 +294,32 @@ class RawSplits:
         self._check_labels(part, labels, len(labels))
 
 
+def _type_problems(classes: Iterable[object], splits: Mapping[str, object]) -> list[str]:
+    """What is of another type than `RawData` says: a plugin need not have been checked by mypy."""
+    problems = [
+        f"the class {name!r} is of the type {type(name).__name__}, not a text"
+        for name in classes
+        if not isinstance(name, str)
+    ]
+    for part, split in splits.items():
+        what, accepted = split, "an ArraySplit, a SampleSplit or an EncodedSplit"
+        if isinstance(split, ArraySplit):
+            what, accepted = split.samples, "a NumPy array (of samples of one shape)"
+        if not isinstance(what, RawSplit | np.ndarray):
+            kind = type(what)
+            name = f"{kind.__module__}.{kind.__qualname__}".removeprefix("builtins.")
+            problems.append(f"the {part} split is of a {name}, not {accepted}")
+    return problems
+
+
 def _class_problems(classes: list[str]) -> list[str]:
     if not classes:
         return ["there are no classes"]
-    unprintable = [name for name in classes if {*map(category, name)} & {"Cc", "Cs"}]
+    unprintable = [
+        name
+        for name in classes
+        if {*map(category, name)} & {"Cc", "Cs"} or {*map(bidirectional, name)} & TURNING
+    ]
     return [
         f"the class name {name!r} holds control characters, or bytes that are no Unicode"
         for name in unprintable

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+from unicodedata import normalize
 
 from pydantic import Field
 
@@ -31,6 +33,8 @@ USUAL = {
 }
 # More classes than these, and than half the rows, are numbers or names, but no classes.
 MOST_CLASSES = 50
+BY_NUMBERS = re.compile(r"(\d{1,2})[./-](\d{1,2})[./-]\d{2,4}\b")
+MONTHS = 12
 EXACT = 2**53  # up to which a float64 has every whole number
 
 
@@ -64,6 +68,7 @@ class RowSettings(HeldOut):
         roles = (*others, "label", "split", "group", "weight", "time")
         wanted = others | {role: getattr(self, role) for role in roles if role not in others}
         lower = {name.strip().casefold(): name for name in reversed(names)}
+        lower |= {name: name for name in names}  # rather the one that is written just so
         found, problems = {}, []
         for role in roles:
             name = wanted[role]
@@ -130,7 +135,8 @@ class Rows:
         if without := rows_of(texts == ""):
             problems.append(f"the column '{columns['label']}' has no label in {without}")
         classes, labels = _classes(texts)
-        problems += _class_problems(classes, len(texts), columns["label"])
+        if not without:
+            problems += _class_problems(classes, len(texts), columns["label"])
         found = cls(classes, labels, notes=notes)
         if "group" in columns:
             found.groups = found._grouped(frame[columns["group"]])
@@ -206,7 +212,7 @@ class Rows:
 
 
 def texts_of(column: pd.Series) -> npt.NDArray[np.object_]:
-    """The values as texts, whole numbers without a point; "" where one is missing."""
+    """The values as texts, whole numbers without a point, composed; "" where one is missing."""
     import numpy as np
     import pandas as pd
 
@@ -215,7 +221,7 @@ def texts_of(column: pd.Series) -> npt.NDArray[np.object_]:
         if (present % 1 == 0).all() and (present.abs() < EXACT).all():
             column = column.astype("Int64")
     texts = column.astype(object).where(column.notna(), "")
-    return np.array([str(value).strip() for value in texts], dtype=object)
+    return np.array([normalize("NFC", str(value)).strip() for value in texts], dtype=object)
 
 
 def _classes(texts: npt.NDArray[np.object_]) -> tuple[list[str], npt.NDArray[np.int64]]:
@@ -257,7 +263,10 @@ def _finite(column: pd.Series, moments: bool) -> npt.NDArray[np.float64]:
     numbers = column
     if not pd.api.types.is_numeric_dtype(column):
         if moments:
-            times = pd.to_datetime(column, errors="coerce", utc=True, format="mixed")
+            day_first = _day_first(texts_of(column))
+            times = pd.to_datetime(
+                column, errors="coerce", utc=True, format="mixed", dayfirst=day_first
+            )
             numbers = (times - pd.Timestamp(0, tz="UTC")) / pd.Timedelta(seconds=1)
         else:
             numbers = pd.to_numeric(column, errors="coerce")
@@ -265,6 +274,21 @@ def _finite(column: pd.Series, moments: bool) -> npt.NDArray[np.float64]:
     if without := rows_of(~np.isfinite(values)):
         raise ValueError(f"no {'time' if moments else 'number'} in {without}")
     return values
+
+
+def _day_first(texts: npt.NDArray[np.object_]) -> bool:
+    """Whether dates such as 13/02/2024 begin with the day.
+
+    Raises:
+        ValueError: there are dates of which nobody can tell, such as 01/02/2024.
+    """
+    found = [numbers.groups() for text in texts if (numbers := BY_NUMBERS.match(text))]
+    firsts = max((int(first) for first, _ in found), default=0)
+    seconds = max((int(second) for _, second in found), default=0)
+    if found and (firsts > MONTHS) == (seconds > MONTHS):
+        example = next(text for text in texts if BY_NUMBERS.match(text))
+        raise ValueError(f"dates such as '{example}': day or month first? Write 2024-02-13")
+    return firsts > MONTHS
 
 
 def rows_of(chosen: Any) -> str:

@@ -8,13 +8,14 @@ Numbers stay as they are, since the network's first layer standardizes them.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import BaseModel, ConfigDict
 
 from torchyard import UserError
-from torchyard.plugins.datasets.tables.columns import texts_of
+from torchyard.plugins.datasets.tables.columns import rows_of, texts_of
 from torchyard.plugins.datasets.tables.division import listed
 
 if TYPE_CHECKING:
@@ -23,6 +24,11 @@ if TYPE_CHECKING:
     import pandas as pd
 
     Numbers = npt.NDArray[np.float64]
+
+
+DATE = re.compile(r"\s*\d{4}[-/]\d{1,2}[-/]\d{1,2}([ T]|\s*$)")
+# A column of texts of which at least so many are numbers was hardly meant as categories.
+MOST_NUMBERS = 0.5
 
 
 class Column(BaseModel):
@@ -98,9 +104,9 @@ class Encoding(BaseModel):
             column, named = frame[name], f"the column '{name}'"
             number = pd.api.types.is_numeric_dtype(column) and name not in categorical
             advice = f"leave it out with dataset.ignore=[{name}]"
-            if pd.api.types.is_datetime64_any_dtype(column):
+            if _holds_times(column):
                 problems.append(f"{named} has times, which are no numbers: {advice}")
-            elif number and not column.notna().any():
+            elif not column.notna().any():
                 problems.append(f"{named} has no value in any training row: {advice}")
             elif number:
                 numbers = numbers_of(column)
@@ -128,23 +134,45 @@ class Encoding(BaseModel):
         """Float32 N x D of the rows of a table, in which other columns are left out.
 
         Raises:
-            UserError: it lacks a column.
+            UserError: it lacks a column, or has numbers that float32 has not.
         """
         import numpy as np
 
         if lacking := [column.name for column in self.columns if column.name not in frame]:
             raise UserError(f"the table has no column {listed(lacking)}")
         parts = [column.values(frame[column.name]) for column in self.columns]
+        most = np.finfo(np.float32).max
+        problems = [
+            f"the column '{column.name}' has numbers that are infinite, or too large, in {beyond}"
+            for column, part in zip(self.columns, parts, strict=True)
+            if (beyond := rows_of(~(np.abs(part) <= most).all(axis=1)))
+        ]
+        if problems:
+            raise UserError(problems)
         return np.concatenate(parts, axis=1, dtype=np.float32, casting="same_kind")
 
     def notes(self, frame: pd.DataFrame) -> Iterator[str]:
         """What was done to the rows of a table, a line each."""
+        import numpy as np
+        import pandas as pd
+
         numbers = [column for column in self.columns if column.kind == "number"]
         others = [column for column in self.columns if column.kind == "category"]
         yield (
             f"{len(self.components):,} components: {len(numbers):,} columns of numbers, "
             f"{len(others):,} of {sum(len(column.categories) for column in others):,} categories"
         )
+        for column in others:
+            values = frame[column.name].dropna()
+            odd = values[np.isnan(numbers_of(values))]
+            if not pd.api.types.is_numeric_dtype(values) and (
+                0 < len(odd) <= (1 - MOST_NUMBERS) * len(values)
+            ):
+                some = listed(repr(str(text)) for text in odd.unique()[:3])
+                yield (
+                    f"warning: {len(values) - len(odd):,} of {len(values):,} values of the column "
+                    f"'{column.name}' are numbers; others, such as {some}, make it categories"
+                )
         missing = {
             column.name: int(count)
             for column in numbers
@@ -172,6 +200,18 @@ def numbers_of(column: pd.Series) -> Numbers:
 
     numbers = pd.to_numeric(column, errors="coerce")
     return numbers.to_numpy(dtype=np.float64, na_value=np.nan)
+
+
+def _holds_times(column: pd.Series) -> bool:
+    """Whether a column is of times, or of texts that all are dates as 2024-02-13."""
+    import pandas as pd
+
+    if pd.api.types.is_datetime64_any_dtype(column):
+        return True
+    if pd.api.types.is_numeric_dtype(column):
+        return False
+    texts = column.dropna().astype(str)
+    return len(texts) > 0 and all(DATE.match(text) for text in texts)
 
 
 def _counted(columns: dict[str, int]) -> str:

@@ -63,7 +63,7 @@ class ImageTable(ImageRows, RowSettings):
         if inside:
             files = PackedFiles.of(table.cells(columns["image"]), downloads)
             return self.image_data(rows, files, str(self.path))
-        return self._listed(rows, frame[columns["image"]].tolist(), downloads)
+        return self._listed(rows, frame[columns["image"]].astype(str).tolist(), downloads)
 
     def describe(self) -> SampleSpec | None:
         """The shape, from the parameters and the first image."""
@@ -111,7 +111,7 @@ class ImageTable(ImageRows, RowSettings):
         """Rows without a path, and files that are missing in the folder."""
         if unnamed := rows_of(paths.isna().to_numpy()):
             return [f"the column '{paths.name}' names no image in {unnamed}"]
-        names = self._names(paths.tolist()) if self._root.is_dir() else []
+        names = self._names(paths.astype(str).tolist()) if self._root.is_dir() else []
         return self._missing([name for name in names if not _is_file(name)], len(paths))
 
     def _names(self, paths: list[str]) -> list[str]:

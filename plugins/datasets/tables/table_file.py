@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import gzip
 import re
-from collections.abc import Iterator, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,11 +15,22 @@ from torchyard import UserError
 if TYPE_CHECKING:
     import pandas as pd
 
-GZIP = b"\x1f\x8b"  # pandas reads a .gz by its suffix
+GZIP = b"\x1f\x8b"
 PARQUET, FEATHER = (b"PAR1",), (b"ARROW1", b"FEA1")
-OTHERS = {b"PK\x03\x04": "a .zip archive or a spreadsheet", b"\xd0\xcf\x11\xe0": "a spreadsheet"}
+OTHERS = {
+    b"PK\x03\x04": "a .zip archive or a spreadsheet: save it as CSV or Parquet",
+    b"\xd0\xcf\x11\xe0": "a spreadsheet: save it as CSV or Parquet",
+    b"BZh": "packed by bzip2: unpack it, or pack it as .csv.gz",
+    b"\xfd7zXZ": "packed by xz: unpack it, or pack it as .csv.gz",
+    b"\x28\xb5\x2f\xfd": "packed by zstd: unpack it, or pack it as .csv.gz",
+    b"version https://git-lfs": "what stands for a file of Git LFS: fetch it with `git lfs pull`",
+    b"<": "a page of HTML or XML, no table: save it as CSV or Parquet",
+    b"{": "JSON: save it as CSV or Parquet",
+    b"[": "JSON: save it as CSV or Parquet",
+}
 INDEX = "__index_level_"  # pandas' name in Parquet and Feather for an index that has none
 DELIMITERS = ",;\t|"
+DECIMAL_COMMA = re.compile(r"\s*[+-]?(\d+(,\d*)?|,\d+)(e[+-]?\d+)?\s*", re.IGNORECASE)
 FIRST_BYTES = 1 << 16
 # What stands for a missing value in a CSV file, but for labels, names and paths.
 MISSING = ("", "NA", "N/A", "n/a", "NaN", "nan", "NULL", "null", "None", "?")
@@ -43,12 +55,15 @@ class TableFile:
             raise UserError(f"{path} is no file: name a CSV, Parquet or Feather file")
         with path.open("rb") as file:
             first = file.read(FIRST_BYTES)
-        if first.startswith(GZIP):
+        self._packed = first.startswith(GZIP)
+        if self._packed:
             with _readable(path), gzip.open(path) as file:
                 first = file.read(FIRST_BYTES)
+        if not first.strip():
+            raise UserError(f"{path} is empty")
         for magic, other in OTHERS.items():
             if first.startswith(magic):
-                raise UserError(f"{path} is {other}: save it as CSV or Parquet")
+                raise UserError(f"{path} is {other}")
         self._form = "csv"
         if first.startswith((*PARQUET, *FEATHER)):
             self._form = "parquet" if first.startswith(PARQUET) else "feather"
@@ -77,17 +92,21 @@ class TableFile:
         frame: pd.DataFrame
         with _readable(self.path):
             if self._form == "csv":
+                # All columns: with `usecols` pandas is silent about rows that are too long.
                 frame = pd.read_csv(
                     **self._csv(),
-                    usecols=list(columns),
                     dtype=dict.fromkeys(texts, str),
-                    keep_default_na=False,
-                    na_values={name: [""] if name in texts else list(MISSING) for name in columns},
+                    na_values={
+                        name: [""] if name in texts else [*MISSING] for name in self.columns
+                    },
                     nrows=rows,
+                    index_col=False,  # not the first of too many
                     low_memory=False,  # one type for a whole column
-                )
+                )[list(columns)]
+                if self._delimiter == ";":
+                    _read_decimal_commas(frame, texts)
             else:
-                frame = self._arrow(list(columns), rows).to_pandas(ignore_metadata=True)
+                frame = _plain(self._arrow(list(columns), rows)).to_pandas(ignore_metadata=True)
         return frame
 
     def holds_files(self, column: str) -> bool:
@@ -113,10 +132,12 @@ class TableFile:
                 import pandas as pd
 
                 # As a row, so that pandas does not rename the second of two.
-                header = pd.read_csv(**self._csv(), header=None, nrows=1, dtype=str)
+                header = pd.read_csv(**self._csv(), header=None, nrows=1, dtype=str, na_values=[""])
                 names = header.iloc[0].dropna().tolist()
-            else:
+            elif self._form == "feather":
                 names = self._arrow(None, 1).schema.names
+            else:
+                names = self._parquet().schema_arrow.names
             return [str(name) for name in names if not str(name).startswith(INDEX)]
 
     def _arrow(self, columns: list[str] | None, rows: int | None) -> Any:
@@ -125,9 +146,12 @@ class TableFile:
             from pyarrow import feather
 
             return feather.read_table(self.path, columns, memory_map=True)
-        if rows is None:
-            return self._parquet().read(columns)
-        return next(self._parquet().iter_batches(batch_size=rows, columns=columns))
+        if rows is not None:
+            from pyarrow import Table
+
+            for batch in self._parquet().iter_batches(batch_size=rows, columns=columns):
+                return Table.from_batches([batch])
+        return self._parquet().read(columns)
 
     def _parquet(self) -> Any:
         from pyarrow.parquet import ParquetFile
@@ -138,24 +162,79 @@ class TableFile:
         return {
             "filepath_or_buffer": self.path,
             "sep": self._delimiter,
+            "compression": "gzip" if self._packed else None,
             "encoding": "utf-8-sig",
             "skipinitialspace": True,
+            "keep_default_na": False,
         }
 
 
 @contextmanager
 def _readable(path: Path) -> Iterator[None]:
     """Turn what reading a damaged table raises into one line."""
+    from pandas.errors import ParserWarning
+
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", ParserWarning)
+            yield
+    except ParserWarning:
+        raise UserError(f"{path}: its rows have more cells than its header has names") from None
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not UTF-8: save it in that encoding") from error
+    except UserError:  # it is a ValueError
+        raise
     except (ValueError, OSError, EOFError) as error:  # pandas' own errors, and pyarrow's, are such
         reason = str(error).strip().partition("\n")[0]
+        reason = reason.removeprefix("Error tokenizing data. C error: ")
         raise UserError(f"{path} cannot be read as a table: {reason}") from error
 
 
 def _delimiter(first: bytes) -> str:
     """Of those that are usual, the one that the first line has most of."""
-    line = re.sub('"[^"]*"', "", first.decode("utf-8", "replace").partition("\n")[0])
+    line = re.sub('"[^"]*"', "", first.decode("utf-8", "replace")).lstrip().partition("\n")[0]
     return max(DELIMITERS, key=line.count)
+
+
+def _read_decimal_commas(frame: pd.DataFrame, texts: Sequence[str]) -> None:
+    """Read "0,5" as a number, where all of a column is written so; pandas left it as a text."""
+    import pandas as pd
+
+    for name in frame.columns.difference([*texts]):
+        column = frame[name]
+        if not pd.api.types.is_numeric_dtype(column):
+            present = column.dropna().astype(str)
+            if present.map(lambda text: DECIMAL_COMMA.fullmatch(text) is not None).all():
+                frame[name] = pd.to_numeric(column.str.replace(",", "."))
+
+
+def _plain(table: Any) -> Any:
+    """An arrow table with decimals as floats and dates as times, as pandas has no type for them.
+
+    Raises:
+        UserError: columns hold what is neither a number nor a text nor a time.
+    """
+    import pyarrow as pa
+
+    problems = []
+    for index, column in enumerate(table.schema):
+        kind = column.type
+        if pa.types.is_decimal(kind):
+            table = table.set_column(index, column.name, table[index].cast(pa.float64()))
+        elif pa.types.is_date(kind):
+            table = table.set_column(index, column.name, table[index].cast(pa.timestamp("ms")))
+        elif pa.types.is_nested(kind) or any(is_other(kind) for is_other in _others()):
+            problems.append(
+                f"the column '{column.name}' holds {kind}, neither numbers nor texts: leave it "
+                f"out (dataset.ignore=[{column.name}])"
+            )
+    if problems:
+        raise UserError(problems)
+    return table
+
+
+def _others() -> list[Callable[[Any], bool]]:
+    from pyarrow import types
+
+    binary = [types.is_binary, types.is_large_binary, types.is_binary_view]
+    return [*binary, types.is_fixed_size_binary, types.is_time, types.is_duration]

@@ -127,6 +127,22 @@ BAD: dict[str, tuple[Callable[[], RawData], str]] = {
         lambda: raw(classes=("cat", "\x1b[31mdog")),
         "the class name '\\x1b[31mdog' holds control characters",
     ),
+    "another direction": (
+        lambda: raw(classes=("cat", "\u202edog")),
+        "the class name '\\u202edog' holds control characters",
+    ),
+    "classes of numbers": (
+        lambda: raw(classes=("cat", 1)),  # type: ignore[arg-type]
+        "the class 1 is of the type int, not a text",
+    ),
+    "a list of samples": (
+        lambda: raw(ArraySplit([[1.0], [1.0, 2.0]], TWO)),  # type: ignore[arg-type]
+        "the train split is of a list, not a NumPy array (of samples of one shape)",
+    ),
+    "a pair": (
+        lambda: raw((images(2), TWO)),  # type: ignore[arg-type]
+        "the train split is of a tuple, not an ArraySplit, a SampleSplit or an EncodedSplit",
+    ),
     "no unicode": (
         lambda: raw(classes=("cat", "caf\udce9")),
         "the class name 'caf\\udce9' holds control characters, or bytes that are no Unicode",

@@ -62,6 +62,13 @@ def test_a_target_of_regression_is_no_class(tmp_path: Path) -> None:
     assert problem.startswith("the column 'label' has 60 different values in 60 rows: they are no")
 
 
+def test_classes_that_look_alike_are_said(tmp_path: Path, images: dict[str, Any]) -> None:
+    labels = ["caf\u00e9", "cafe\u0301", "1", "1.0", "Cat", "cat", "A", "a", "Cat", "cat"] * 2
+    found = made(tmp_path, images | {"label": labels})
+    assert found.classes == ("1", "1.0", "A", "Cat", "a", "caf\u00e9", "cat")
+    assert "warning: are these classes one? '1' and '1.0', 'Cat' and 'cat'" in found.notes
+
+
 # ---- parts
 
 
@@ -143,6 +150,17 @@ def test_groups_in_two_parts_are_counted_and_named(tmp_path: Path) -> None:
 
 
 # ---- time and weights
+
+
+def test_whether_day_or_month_comes_first(tmp_path: Path, images: dict[str, Any]) -> None:
+    days = [f"{n % 10 + 4:02}/0{n // 10 + 1}/2024" for n in range(20)]  # 13/01 is a day in January
+    found = made(tmp_path, images | {"taken": days, "label": [0, 1] * 8 + [2] * 4}, time="taken")
+    assert np.bincount(found.test.labels).tolist() == [0, 0, 4]
+    [problem] = refused(tmp_path, images | {"taken": ["01/02/2024"] * 20}, time="taken")
+    assert problem == (
+        "dataset.time: the column 'taken' has dates such as '01/02/2024': day or month first? "
+        "Write 2024-02-13"
+    )
 
 
 @pytest.mark.parametrize(

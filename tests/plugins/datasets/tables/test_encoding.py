@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from datetime import date
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +112,40 @@ def test_columns_that_cannot_be_encoded(tmp_path: Path) -> None:
     ]
 
 
+def test_numbers_written_otherwise_are_said(tmp_path: Path) -> None:
+    """A cell in a hundred must not turn a number into categories without a word."""
+    label = ["a", "b"] * 10
+    found = made(write(tmp_path / "t.csv", {"x": ["1,000", *range(19)], "label": label}))
+    assert found.notes[2] == (
+        "warning: 19 of 20 values of the column 'x' are numbers; others, such as '1,000', make "
+        "it categories"
+    )
+    for table in ({"d": [f"2024-01-{n + 10}" for n in range(20)]}, {"x": [1, 1e300] * 10}):
+        [problem] = problems(
+            "table", tmp_path / "no", path=write(tmp_path / "t.csv", table | {"label": label})
+        )
+        assert "has times" in problem or problem.endswith(
+            "has numbers that are infinite, or too large, in 10 rows: 2, 4, 6, 8, 10, 12, 14, 16, "
+            "18, 20"
+        )
+
+
+def test_types_of_databases(tmp_path: Path) -> None:
+    """Decimals are numbers, dates are times, and what has parts is refused by name."""
+    columns: dict[str, Any] = {
+        "price": [Decimal(f"{n}.25") for n in range(20)],
+        "sold": [date(2024, 1, n + 1) for n in range(20)],
+        "tags": [["x"]] * 20,
+        "label": [Decimal("0.0"), Decimal("1.0")] * 10,
+    }
+    path = write(tmp_path / "t.parquet", columns)
+    found = made(path, time="sold", ignore="tags")
+    assert found.train.samples[:2].tolist() == [[0.25], [1.25]]
+    assert found.classes == ("0", "1")
+    [problem] = problems("table", tmp_path / "no", path=path, time="sold")
+    assert problem.startswith("the column 'tags' holds list<element: string>, neither numbers")
+
+
 VALUES = st.one_of(st.none(), st.floats(-9, 9, width=32))
 
 
@@ -118,7 +154,7 @@ VALUES = st.one_of(st.none(), st.floats(-9, 9, width=32))
 def test_vectors_are_finite_and_of_the_components(rows: list[tuple[Any, Any]]) -> None:
     frame = pd.DataFrame(rows, columns=["number", "word"])
     frame["number"] = frame["number"].astype(float)
-    if not frame["number"].notna().any():
+    if not frame.notna().any().all():
         return
     encoding = Encoding.fitted(frame, (), 10)
     vectors = encoding.vectors(frame)

@@ -24,15 +24,35 @@ def test_csv_files_as_programs_write_them(tmp_path: Path, delimiter: str, start:
     assert frame["a"].isna().tolist() == [False, True]
 
 
-def test_a_compressed_csv_file(tmp_path: Path) -> None:
-    (tmp_path / "t.csv.gz").write_bytes(gzip.compress(b"a;b\n1;2\n"))
-    assert TableFile(tmp_path / "t.csv.gz").read(["b"])["b"].tolist() == [2]
+@pytest.mark.parametrize("name", ["t.csv.gz", "t.csv"])
+def test_a_compressed_csv_file(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(gzip.compress(b"a;b\n1;2\n"))
+    assert TableFile(tmp_path / name).read(["b"])["b"].tolist() == [2]
+
+
+def test_a_table_as_spreadsheets_write_it_where_a_comma_is_the_point(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text('"a, in\nmm";b;c\n0,5;1,2;1,x\n-1;;2,5\n', "utf-8")
+    frame = TableFile(path).read(["a, in\nmm", "b", "c"], ["b"])
+    assert frame["a, in\nmm"].tolist() == [0.5, -1]
+    assert frame["b"].tolist()[0] == "1,2"  # asked for as a text
+    assert frame["c"].tolist() == ["1,x", "2,5"]
+
+
+def test_a_parquet_file_without_rows(tmp_path: Path) -> None:
+    pd.DataFrame({"a": []}).to_parquet(tmp_path / "t.parquet")
+    assert TableFile(tmp_path / "t.parquet").read(["a"], rows=1).empty
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "cannot be read as a table: No columns to parse from file"),
+        (b" \n", " is empty"),
+        (b"BZh9etc", "is packed by bzip2: unpack it, or pack it as .csv.gz"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "fetch it with `git lfs pull`"),
+        (b'[{"a": 1}]', "is JSON: save it as CSV or Parquet"),
+        (b"a,b\nrow1,1,2\nrow2,1,2\n", "its rows have more cells than its header has names"),
+        (b"a,b\n1,2\n1,2,3\n", "cannot be read as a table: Expected 2 fields in line 3, saw 3"),
         (b"PK\x03\x04etc", "is a .zip archive or a spreadsheet: save it as CSV or Parquet"),
         (b"PAR1 and so on", "cannot be read as a table: "),
         (b"ARROW1 and so on", "cannot be read as a table: "),
