@@ -16,6 +16,8 @@ from torchyard.core.errors import UserError
 
 LOCALTIME, TIMEZONE = Path("/etc/localtime"), Path("/etc/timezone")
 POSIX = re.compile(r"(<[^>]+>|[A-Za-z]{3,})[+-]?\d")  # TZ=IST-5:30: hours west of Greenwich
+HOURS = re.compile(r"(?:UTC|GMT|Z)? ?([+-])(0?\d|1[0-2])(?::?00)?", re.IGNORECASE)
+ABBREVIATION = re.compile("[A-Z]{2,5}")
 HOUR, DAY = 3600, 86400
 
 
@@ -138,6 +140,12 @@ def _zones_of_countries() -> dict[str, int]:
 
 
 def _nearest(zone: str, zones: Iterable[str]) -> str:
+    if east := HOURS.fullmatch(zone.strip()):
+        # These names count the hours west of Greenwich, and not all do it.
+        sign, side = ("-", "ahead of") if east[1] == "+" else ("+", "behind")
+        return f" Did you mean 'Etc/GMT{sign}{int(east[2])}', {int(east[2])} hours {side} UTC?"
+    if ABBREVIATION.fullmatch(zone):  # CST is in America, in China and on Cuba
+        return "  (name a place, e.g. Asia/Shanghai)"
     known = {}
     for name in sorted(zones):
         known[name.lower()] = known[name.rpartition("/")[2].lower()] = name

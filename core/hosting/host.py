@@ -177,7 +177,8 @@ class Host:
                             implementation.function(partial(register, kind))
             self._manager.check_pending()  # raises for a marked function that is no known hook
         except Exception as error:
-            reason = old_imports.raised_by(error) or f"{type(error).__name__}: {error}"
+            said = " ".join(str(error).partition("\n\n")[0].split())  # pydantic adds paragraphs
+            reason = old_imports.raised_by(error) or f"{type(error).__name__}: {said}"
             faults.append(Fault(reason, sources.raising_line(error, source.file)))
         if not faults:
             self._registrations += pending

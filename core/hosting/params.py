@@ -74,7 +74,11 @@ class PluginParams(BaseModel):
     """What all kinds share: immutable, typed, and no unknown parameter."""
 
     model_config = ConfigDict(
-        frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=()
+        frozen=True,
+        extra="forbid",
+        allow_inf_nan=False,
+        protected_namespaces=(),
+        validate_default=True,
     )
 
     kind: ClassVar[str]

@@ -53,6 +53,11 @@ class Registration:
             raise TypeError(f"{what}: {params.__name__} has no build method")
         if not isinstance(name, str) or not name or any(each in name for each in " =,*"):
             raise ValueError(f"{what}: not a usable name")
+        if not name.isprintable():
+            raise ValueError(f"{what}: not a usable name: it has invisible characters")
+        for field, info in params.model_fields.items():
+            if info.alias or info.validation_alias:
+                raise ValueError(f"{what}: the parameter '{field}' has an alias: give it that name")
         for name in sorted(reserved(self.kind) & params.model_fields.keys()):
             raise ValueError(f"{what}: no parameter can be named '{name}'")
 

@@ -18,7 +18,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveInt,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from torchyard.core.config.messages import explain
 from torchyard.core.config.parsing import read_overridden, with_values
@@ -64,6 +72,13 @@ class StudySettings(BaseModel):
     )
     minimize: str | None = Field(None, description="figure of an epoch; none: train.monitor's")
     maximize: str | None = Field(None, description="figure of an epoch")
+
+    @field_validator("name")
+    @classmethod
+    def _visible(cls, value: str | None) -> str | None:
+        if value is not None and not (value.isprintable() and value.strip()):
+            raise ValueError(f"a study's name has no invisible characters: {value!r}")
+        return value
 
     @model_validator(mode="after")
     def _one_goal(self) -> StudySettings:

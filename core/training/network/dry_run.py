@@ -88,9 +88,16 @@ def dry_run(
 
 
 def build_on(device: str, model: ModelParams, spec: SampleSpec) -> nn.Module:
-    """Build a model on the CPU, or on torch's meta device, where weights take no memory."""
+    """Build a model on the CPU, or on torch's meta device, where weights take no memory.
+
+    Raises:
+        NoModuleError: what is built is none.
+    """
     with _parameters_without_memory() if device == "meta" else contextlib.nullcontext():
-        return model.build(spec.shape, spec.num_classes or 2).to(device)
+        network: object = model.build(spec.shape, spec.num_classes or 2)
+        if not isinstance(network, nn.Module):
+            raise NoModuleError(f"builds a {type(network).__name__}, not a torch.nn.Module")
+        return network.to(device)
 
 
 def without_memory(run: Callable[[str], T]) -> T:
@@ -103,6 +110,10 @@ def without_memory(run: Callable[[str], T]) -> T:
         return run("cpu")
 
 
+class NoModuleError(TypeError):
+    """A model builds something else than a network."""
+
+
 # These are never raised because of a shape.
 _NOT_OF_A_SHAPE = (ImportError, NameError, AttributeError, SyntaxError, OSError, PluginExit)
 
@@ -110,6 +121,8 @@ _NOT_OF_A_SHAPE = (ImportError, NameError, AttributeError, SyntaxError, OSError,
 def refusal(error: Exception, samples: str) -> str:
     """What a model did with samples, in a line, by what it raised."""
     reason = str(error).partition("\n")[0]
+    if isinstance(error, NoModuleError):
+        return reason
     if not reason or not isinstance(error, (ValueError, RuntimeError)):
         reason = f"{type(error).__name__}: {reason}".rstrip(": ")
     return (

@@ -32,6 +32,7 @@ from torchyard.pipelines.time_zone import local_zone
 commands = typer.Typer()
 
 T = TypeVar("T")
+MOST_OF_A_NAME = 200  # characters
 NAMES = {"server": "Prefect", "mlflow": "MLflow"}  # of daemons, as `status` has them
 Name = Annotated[
     str | None,
@@ -212,11 +213,16 @@ def check_name(name: str | None, source: str | None) -> str:
     """The name that was given; otherwise that of the preset or the file.
 
     Raises:
-        UserError: it is empty, or has characters that addresses give a meaning.
+        UserError: it is empty, too long, or has characters that addresses or terminals give a
+            meaning.
     """
     chosen = Path(arguments.preset_or_file(source)).stem if name is None else name
     if not chosen.strip() or re.search(r"[/%&<>]", chosen):
         raise UserError(f"--name: '{chosen}' must not be empty or have any of / % & < >")
+    if not chosen.isprintable() or len(chosen) > MOST_OF_A_NAME:
+        raise UserError(
+            f"--name: {chosen!r} must have {MOST_OF_A_NAME} characters at most, all of them visible"
+        )
     return chosen
 
 

@@ -15,6 +15,8 @@ from pydantic import ValidationError
 from torchyard.core.errors import UserError
 from torchyard.pipelines.time_zone import check_zone, local_zone
 
+# Of the first fields of a cron line; a longer step would start at the first minute or hour alone.
+STEPS = (("minute", 59), ("hour", 23), ("day", 30), ("month", 11), ("weekday", 6))
 UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
 
@@ -64,10 +66,20 @@ def parse_schedule(
 def _cron(value: str, zone: str) -> Schedule:
     from prefect.server.schemas.schedules import CronSchedule as ServerCronSchedule
 
+    fields = value.split()
+    # A sixth would be seconds, at the end: 0 0 3 * * *, as others write three o'clock, starts 60
+    # runs in a minute of the third of a month.
+    if len(fields) > 5:
+        raise ValueError(f"has {len(fields)} fields, not five: minute hour day month weekday")
+    for field, (unit, most) in zip(fields, STEPS, strict=False):
+        if any(int(step) > most for step in re.findall(r"/(\d+)", field)):
+            raise ValueError(
+                f"'{field}' has a step that no {unit} reaches: give --interval, e.g. 90m"
+            )
     try:
-        schedule = CronSchedule(cron=value, timezone=zone)
+        schedule = CronSchedule(cron=" ".join(fields), timezone=zone)
         # The client's schedule cannot compute its dates; the scheduler uses the server's.
-        dates = asyncio.run(ServerCronSchedule(cron=value, timezone=zone).get_dates(n=1))
+        dates = asyncio.run(ServerCronSchedule(cron=schedule.cron, timezone=zone).get_dates(n=1))
     except ValidationError as error:
         raise ValueError(
             f'{_reason(error)}  (minute hour day month weekday, e.g. "0 3 * * *")'
@@ -92,6 +104,9 @@ def _interval(value: str, zone: str) -> Schedule:
 
 
 def _rrule(value: str, zone: str) -> Schedule:
+    # Every one of its times is counted from the year 2020 on.
+    if found := re.search(r"FREQ=(SECONDLY|MINUTELY)|INTERVAL=[+-]?0*(?!\d)", value.upper()):
+        raise ValueError(f"'{found[0]}' cannot be: give --interval, e.g. 5m")
     try:
         schedule = RRuleSchedule(rrule=value, timezone=zone)
     except ValidationError as error:

@@ -50,7 +50,7 @@ def _cron_days(day: str, weekdays: str) -> str:
         return ""
     if weekdays.upper() in ("1-5", "MON-FRI"):
         return "Monday to Friday"
-    names = [_weekday(each) for each in weekdays.split(",")]
+    names = [*dict.fromkeys(_weekday(each) for each in weekdays.split(","))]
     return _listed(names) if all(names) else ""
 
 

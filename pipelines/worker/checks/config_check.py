@@ -258,7 +258,7 @@ def step_problems(
         optimizer = build_optimizer(resolved.optimizer, weights, tried)
     if optimizer is not None:
         with trying("scheduler: "):
-            schedule = resolved.scheduler.build(optimizer, steps)
+            schedule = trial_step.built_schedule(resolved.scheduler, optimizer, steps)
         with trying("optimizer: "):
             trial_step.try_optimizer(resolved.optimizer, optimizer)
     if schedule is not None:
@@ -267,7 +267,7 @@ def step_problems(
     problems += misfits(resolved, prepared)
     for number, (name, gate) in enumerate(resolved.named_gates):
         with trying(f"promote.gates.{number}: '{name}': "):
-            gate.build()
+            trial_step.a_callable(gate.build())
     checkpoint.restore_random_state(before, torch.device("cpu"))
     torch.set_num_threads(threads)
     return problems

@@ -101,7 +101,7 @@ def _try_model(plugin: params.ModelParams) -> None:
         return
     # A model for other samples refuses these; to return something else, or to raise what has
     # nothing to do with a shape for all of them alike, is its fault.
-    faults = [reason for reason in refusals if reason.startswith("returns")]
+    faults = [reason for reason in refusals if reason.startswith(("returns", "builds"))]
     if all(reason.startswith("raises") for reason in refusals):
         faults += refusals
     if faults:
@@ -121,13 +121,13 @@ def _try_optimizer(plugin: params.OptimizerParams) -> None:
 
 def _try_scheduler(plugin: params.SchedulerParams) -> None:
     optimizer = torch.optim.SGD(trial_step.some_weights().values(), lr=0.1, momentum=0.9)
-    schedule = plugin.build(optimizer, STEPS)
+    schedule = trial_step.built_schedule(plugin, optimizer, STEPS)
     optimizer.step()
     trial_step.try_schedule(plugin, schedule)
 
 
 def _try_gate(plugin: params.GateParams) -> None:
-    plugin.build()
+    trial_step.a_callable(plugin.build())
 
 
 def _try_metric(plugin: params.MetricParams) -> None:

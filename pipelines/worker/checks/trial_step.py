@@ -9,7 +9,7 @@ import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -35,6 +35,7 @@ from torchyard.core.training.network import (
 MOST_WEIGHTS = 5_000_000
 SOME_WEIGHTS = {"weight": (2, 2), "bias": (2,)}
 Weights = Mapping[str, nn.Parameter]
+Called = TypeVar("Called")
 MOST_FLOPS = 20_000_000  # of one sample's forward pass
 
 
@@ -57,9 +58,28 @@ def random_samples(spec: SampleSpec) -> torch.Tensor:
     return torch.randn(2, *spec.shape).to(getattr(torch, spec.dtype)) * (spec.dtype != "int64")
 
 
+def a_callable(built: Called) -> Called:
+    """What a plugin built, which must be callable."""
+    if not callable(built):
+        raise ValueError(f"builds a {type(built).__name__}, which cannot be called")
+    return built
+
+
+def built_schedule(
+    plugin: params.SchedulerParams, optimizer: torch.optim.Optimizer, steps: int
+) -> torch.optim.lr_scheduler.LRScheduler:
+    """The schedule of so many steps, which must have the methods of one."""
+    schedule = plugin.build(optimizer, steps)
+    if not all(hasattr(schedule, name) for name in ("step", "state_dict", "load_state_dict")):
+        raise ValueError(
+            f"builds a {type(schedule).__name__}, not a torch.optim.lr_scheduler.LRScheduler"
+        )
+    return schedule
+
+
 def try_augmentation(plugin: params.AugmentationParams, samples: torch.Tensor) -> None:
     """Change two samples, which must keep their shape and type, as mixed targets must."""
-    augment: Any = plugin.build(tuple(samples.shape[1:]))
+    augment: Any = a_callable(plugin.build(tuple(samples.shape[1:])))
     given, indices = [samples], torch.arange(len(samples))
     if isinstance(plugin, params.MixingParams):
         given.append(torch.eye(2)[indices % 2])
@@ -106,7 +126,7 @@ def try_loss(
     if not isinstance(fitted, type(plugin)):
         kind = type(plugin).__name__
         raise ValueError(f"with_class_counts() returns a {type(fitted).__name__}, not a {kind}")
-    loss = fitted.build(classes)(logits, targets)
+    loss = a_callable(fitted.build(classes))(logits, targets)
     if not isinstance(loss, torch.Tensor) or loss.numel() != 1:
         raise ValueError(f"returns {_layout(loss)} for 2 samples, not a scalar")
     gradient = None
@@ -119,7 +139,7 @@ def try_loss(
 
 def try_metric(name: str, plugin: params.MetricParams, classes: Sequence[str]) -> list[str]:
     """The names of its figures of eight random predictions of each of the first classes."""
-    metric = plugin.build(classes)
+    metric = a_callable(plugin.build(classes))
     generator, count = np.random.default_rng(0), 8 * min(len(classes), 16)
     targets = np.arange(count) % len(classes)
     logits = generator.standard_normal((count, len(classes)), dtype=np.float32)
@@ -171,7 +191,9 @@ def try_network(
     """
     cases = [(False, 2, "evaluation"), (False, 1, "evaluation")]
     cases += [(True, 1, f"training, {single}")] * bool(single) + [(True, 2, "training")]
-    shape = dimensions(samples.shape[1:]) + " integers" * (samples.dtype == torch.int64)
+    shape = dimensions(samples.shape[1:])
+    if samples.dtype == torch.int64:
+        shape += f" integers from {int(samples.min())} to {int(samples.max())}"
     for training, count, where in cases:
         network.train(training)
         what = f"{count} sample{'s' * (count > 1)} of {shape} in {where}"

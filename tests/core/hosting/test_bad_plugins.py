@@ -74,7 +74,12 @@ CORPUS = {
     "no text": broken("\0", None, "SyntaxError: "),
     "no UTF-8": broken(b'x = "\xff"', 1, "SyntaxError: "),
     "a field without a type": broken(
-        instead("width: int = 8", "width = 8"), 3, "PydanticUserError: "
+        instead("width: int = 8", "width = 8"),
+        3,
+        "PydanticUserError: A non-annotated attribute was detected: `width = 8`. All model fields "
+        "require a type annotation; if `width` is not meant to be a field, you may be able to "
+        "resolve this error by annotating it as a `ClassVar` or updating "
+        "`model_config['ignored_types']`.",
     ),
     # ---- at registration
     "misspelled hook": Bad(
@@ -172,6 +177,18 @@ CORPUS = {
     ),
     "odd name": broken(
         instead('"tiny"', '"a b"'), 12, "ValueError: model 'a b': not a usable name", name="a b"
+    ),
+    "an invisible name": broken(
+        instead('"tiny"', '"tiny\\u200b"'),
+        12,
+        "ValueError: model 'tiny\u200b': not a usable name: it has invisible characters",
+        name="tiny\u200b",
+    ),
+    "another name for a parameter": broken(
+        "from pydantic import Field\n"
+        + instead("width: int = 8", 'width: int = Field(8, alias="w")'),
+        13,
+        "ValueError: model 'tiny': the parameter 'width' has an alias: give it that name",
     ),
     "a number for a name": broken(
         instead('"tiny"', "7"), 12, "ValueError: model '7': not a usable name", name="7"

@@ -12,10 +12,10 @@ from torchyard.core.hosting.params import KINDS
 def test_any_name_is_found_or_sets_its_plugin_aside(name, kind):
     own = Host()
     own.load(source("mine"), lambda: registering(kind, name))
-    usable = bool(name) and not set(name) & set(" =,*")
+    usable = bool(name) and name.isprintable() and not set(name) & set(" =,*")
     assert names(own, kind) == [name] * usable
-    assert [broken.reason for broken in own.broken] == [
-        f"ValueError: {kind} '{name}': not a usable name"
-    ] * (not usable)
+    assert [": not a usable name" in broken.reason for broken in own.broken] == [True] * (
+        not usable
+    )
     if usable:
         assert own.find(kind, name) is own.find(kind, f"mine/{name}")

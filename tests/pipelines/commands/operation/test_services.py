@@ -16,7 +16,7 @@ def test_a_name_is_the_presets_unless_it_is_given():
     assert check_name(None, "train.epochs=3") == "digits"
     assert check_name(None, "some/where/night.yaml") == "night"
     assert check_name("nightly", "digits") == "nightly"
-    for name in ("", " ", "a/b", "50%"):
+    for name in ("", " ", "a/b", "50%", "a\nb", "a\x1b[31m", "n" * 300):
         with pytest.raises(UserError, match="--name"):
             check_name(name, None)
 

@@ -26,6 +26,8 @@ def test_a_cron_line_means_the_hour_of_its_time_zone():
     assert (found.first.hour, found.first.minute) == (3, 0)
     assert found.first.utcoffset() == datetime.now(ZoneInfo("Asia/Shanghai")).utcoffset()
     assert found.prefect.timezone == "Asia/Shanghai"
+    assert parse(cron=" */5 3\t* * MON-FRI\n").prefect.cron == "*/5 3 * * MON-FRI"
+    assert parse(cron="@daily").first.hour == 0
 
 
 def test_without_a_time_zone_it_is_this_machines(monkeypatch):
@@ -51,11 +53,18 @@ def test_a_rule_of_the_calendar():
     [
         ({"cron": "0 3 * *"}, "--cron: '0 3 * *': Invalid cron string"),
         ({"cron": "0 0 31 2 *"}, "--cron: '0 0 31 2 *': "),
+        ({"cron": "0 0 3 * * *"}, "has 6 fields, not five: minute hour day month weekday"),
+        ({"cron": "*/90 * * * *"}, "'*/90' has a step that no minute reaches: give --interval"),
         ({"interval": "5 minutes"}, "is not an interval such as 30m"),
         ({"interval": "0s"}, "must be longer than 0"),
         ({"interval": "9999999999w"}, "is too long"),
         ({"rrule": "FREQ=DALY"}, "Invalid RRule string"),
         ({"rrule": "FREQ=DAILY;UNTIL=20200101T000000"}, "all its times have passed"),
+        ({"rrule": "FREQ=SECONDLY"}, "'FREQ=SECONDLY' cannot be: give --interval, e.g. 5m"),
+        ({"rrule": "FREQ=DAILY;INTERVAL=0"}, "'INTERVAL=0' cannot be"),
+        ({"interval": "1d", "timezone": "GMT+8"}, "mean 'Etc/GMT-8', 8 hours ahead of UTC?"),
+        ({"interval": "1d", "timezone": "-05:00"}, "mean 'Etc/GMT+5', 5 hours behind UTC?"),
+        ({"interval": "1d", "timezone": "CST"}, "no 'CST'.  (name a place, e.g. Asia/Shanghai)"),
         ({}, "give one of --cron, --interval, --rrule, not none of them"),
         ({"cron": "0 3 * * *", "interval": "1d"}, "not --cron and --interval"),
         ({"interval": "1d", "timezone": "shanghai"}, "Did you mean 'Asia/Shanghai'?"),

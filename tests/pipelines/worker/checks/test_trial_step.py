@@ -9,6 +9,7 @@ import torch
 from tests.pipelines.worker.conftest import PRESETS, SEQUENCES
 from torchyard.core.config.resolve import read_config
 from torchyard.core.errors import UserError
+from torchyard.core.hosting.hookspecs import HOOKS
 from torchyard.core.hosting.host import host
 from torchyard.pipelines.worker.checks.config_check import check
 from torchyard.pipelines.worker.checks.plugin_check import try_plugins
@@ -345,13 +346,52 @@ def test_token_ids_are_tried_with_the_least_and_greatest_that_there_are(tmp_path
     overrides = ("dataset=letters", "model=bag")
     assert problems(tmp_path, *overrides, exports=True) == []
     [problem] = problems(tmp_path, "dataset=letters", "model=linear")
-    assert problem.startswith("model: 'linear' cannot take 2 samples of 12 integers in evaluation")
+    assert problem.startswith("model: 'linear' cannot take 2 samples of 12 integers from 0")
     assert problems(tmp_path, "dataset=letters", "model=linear", "dataset.normalize=[5,2]") == []
     settings = read_config("digits", overrides, PRESETS, host()).config.model_dump(mode="json")
     prepare(settings, str(tmp_path), lambda event: None)
     assert problems(tmp_path, *overrides) == []
     [problem] = problems(tmp_path, *overrides, "model.vocabulary=25")
     assert problem.startswith(
-        "model: 'bag' cannot take 2 samples of 12 integers in evaluation: Index"
+        "model: 'bag' cannot take 2 samples of 12 integers from 0 to 25 in evaluation: Index"
     )
+    host.cache_clear()
+
+
+def test_what_a_plugin_forgets_to_return_is_said(tmp_path, monkeypatch):
+    """`build` without `return`: of each kind, and of all at once."""
+    kinds = ("augmentation", "model", "loss", "optimizer", "scheduler", "gate", "metric")
+    lines = ["from torchyard import *", "from torchyard import hookimpl"]
+    for kind in kinds:
+        lines += [
+            f"class {kind.title()}({kind.title()}Params):",
+            '    """Forgets to return it."""',
+            "    def build(self, *given): pass",
+            "@hookimpl",
+            f"def {HOOKS[kind]}(register): register('nothing', {kind.title()})",
+        ]
+    (tmp_path / "forgets.py").write_text("\n".join(lines))
+    monkeypatch.setenv("TORCHYARD_PLUGINS", str(tmp_path))
+    host.cache_clear()
+    expected = {
+        "augmentations.0: 'nothing': builds a NoneType, which cannot be called",
+        "model: 'nothing' builds a NoneType, not a torch.nn.Module",
+        "loss: builds a NoneType, which cannot be called",
+        "optimizer: builds a NoneType, not a torch.optim.Optimizer",
+        "scheduler: builds a NoneType, not a torch.optim.lr_scheduler.LRScheduler",
+        "promote.gates.0: 'nothing': builds a NoneType, which cannot be called",
+        "metrics.0: 'nothing': builds a NoneType, which cannot be called",
+    }
+    chosen = [f"{kind}=nothing" for kind in ("model", "loss", "optimizer")]
+    chosen += [
+        "augmentations=[nothing]",
+        "metrics=[nothing]",
+        "promote.model=m",
+        "promote.gates=[nothing]",
+    ]
+    found = {*problems(tmp_path, *chosen), *problems(tmp_path, "scheduler=nothing")}
+    assert found == expected
+    said = {message for _, _, message in try_plugins(print)["problems"]}
+    assert len(said) == len(kinds)
+    assert all("'nothing': builds a NoneType, " in message for message in said)
     host.cache_clear()
