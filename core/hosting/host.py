@@ -12,7 +12,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, redirect_stdout, suppress
 from functools import cache, partial
 from itertools import chain, groupby
 from operator import attrgetter
@@ -103,6 +103,31 @@ class _Deferred(NamedTuple):
         return any(each.covers(kind, name) for each in self.declared)
 
 
+def _surroundings() -> tuple[str, Any, bool]:
+    """What every other plugin and all that is relative counts on, and an import can change."""
+    where, torch = "", sys.modules.get("torch")
+    with suppress(FileNotFoundError):  # it is deleted
+        where = str(Path.cwd())
+    return (
+        (where, torch.get_default_dtype(), torch.is_grad_enabled()) if torch else (where, "", True)
+    )
+
+
+def _restored(before: tuple[str, Any, bool]) -> Iterator[str]:
+    """Put the surroundings back; what was changed, in words."""
+    (was, dtype, gradients), (now, new_dtype, new_gradients) = before, _surroundings()
+    torch: Any = sys.modules.get("torch")
+    if now != was and was:
+        os.chdir(was)
+        yield f"the working folder, to {now}: give files whole paths"
+    if torch and new_dtype != (dtype or torch.float32):
+        torch.set_default_dtype(dtype or torch.float32)
+        yield f"torch's default type, to {new_dtype}: give tensors theirs"
+    if torch and new_gradients != gradients:
+        torch.set_grad_enabled(gradients)
+        yield "whether torch computes gradients"
+
+
 class Host:
     """All plugins of this process, by kind and name.
 
@@ -166,6 +191,7 @@ class Host:
                 faults.append(Fault(f"{type(error).__name__}: {error}", line))
 
         plugin = None
+        before = _surroundings()
         try:
             # What a plugin prints must not get into what `--json` prints.
             with contained(), redirect_stdout(sys.stderr):
@@ -180,6 +206,7 @@ class Host:
             said = " ".join(str(error).partition("\n\n")[0].split())  # pydantic adds paragraphs
             reason = old_imports.raised_by(error) or f"{type(error).__name__}: {said}"
             faults.append(Fault(reason, sources.raising_line(error, source.file)))
+        faults += [Fault(f"importing it changes {what}") for what in _restored(before)]
         if not faults:
             self._registrations += pending
             return

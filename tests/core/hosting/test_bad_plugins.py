@@ -81,6 +81,21 @@ CORPUS = {
         "resolve this error by annotating it as a `ClassVar` or updating "
         "`model_config['ignored_types']`.",
     ),
+    "another folder": broken(
+        "import os\nos.chdir('/')\n" + NEVER_BUILT,
+        None,
+        "importing it changes the working folder, to /: give files whole paths",
+    ),
+    "another type": broken(
+        "import torch\ntorch.set_default_dtype(torch.float64)\n" + NEVER_BUILT,
+        None,
+        "importing it changes torch's default type, to torch.float64: give tensors theirs",
+    ),
+    "no gradients": broken(
+        "import torch\ntorch.set_grad_enabled(False)\n" + NEVER_BUILT,
+        None,
+        "importing it changes whether torch computes gradients",
+    ),
     # ---- at registration
     "misspelled hook": Bad(
         instead("_models", "_modles"),
