@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -89,7 +89,12 @@ class RunRecord:
 
     @classmethod
     def start(
-        cls, *, name_stem: str, parameters: Mapping[str, Any], tags: Mapping[str, str]
+        cls,
+        *,
+        name_stem: str,
+        parameters: Mapping[str, Any],
+        tags: Mapping[str, str],
+        may_begin: Callable[[MlflowClient], None] | None = None,
     ) -> RunRecord:
         """Start a run, creating store and experiment where there are none yet.
 
@@ -97,6 +102,7 @@ class RunRecord:
             name_stem: the run's name without its number.
             parameters: the whole configuration, nested.
             tags: the caller's; source, user and commit are added here.
+            may_begin: raises a UserError if the run must not begin; no other one begins meanwhile.
 
         Raises:
             UserError: the store, the folder of the runs or the experiment named in the
@@ -105,6 +111,8 @@ class RunRecord:
         """
         own = owner_tags()
         with store.locked_store() as client:
+            if may_begin is not None:
+                may_begin(client)
             run = create_run(client, name_stem, parameters, _redacted(tags) | own)
         record = cls(client, run, Lease(client, run.info.run_id, own[PROCESS]))
         try:

@@ -74,7 +74,7 @@ def start_study(plan: StudyPlan, source: str | None, run_id: str | None) -> RunR
     """Start or resume the study's own run.
 
     Raises:
-        UserError: it may still run, or its folder is gone.
+        UserError: it may still run, its folder is gone, or another process began it meanwhile.
         RunError: the store is out of reach.
     """
     tags = {STUDY: plan.name, DIGEST: plan.digest, SOURCE: source or ""}
@@ -84,6 +84,7 @@ def start_study(plan: StudyPlan, source: str | None, run_id: str | None) -> RunR
             name_stem=f"study·{plan.name.removeprefix('study-')}",
             parameters=plan.document,
             tags=tags,
+            may_begin=lambda client: _refuse_a_second(client, plan),
         )
     else:
         with locked_store() as client:
@@ -102,6 +103,14 @@ def start_study(plan: StudyPlan, source: str | None, run_id: str | None) -> RunR
     record.log_config(text)
     name_flow_run(record)
     return record
+
+
+def _refuse_a_second(client: MlflowClient, plan: StudyPlan) -> None:
+    if run := begun_study(client, plan):
+        raise UserError(
+            f"study '{plan.name}': another process has just begun it ({run.info.run_name}): the "
+            "same command goes on with it once that has ended, --name begins another"
+        )
 
 
 def trial_runs(client: MlflowClient, study: Run) -> dict[int, Run]:
