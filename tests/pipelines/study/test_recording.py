@@ -6,7 +6,7 @@ from tests.pipelines.worker.conftest import PRESETS
 from torchyard.core.errors import UserError
 from torchyard.core.hosting.host import host
 from torchyard.core.study.plan import StudyPlan
-from torchyard.core.tracking.queries.lookup import STUDY
+from torchyard.core.tracking.queries.runs import STUDY
 from torchyard.pipelines.study.recording import DIGEST, start_study
 
 
