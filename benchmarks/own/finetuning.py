@@ -14,9 +14,9 @@ from benchmarks.own.settings import configuration, nothing
 from torchyard.core.config.resolve import resolve_once
 from torchyard.core.data.dataset import PreparedDataset
 from torchyard.core.hosting.host import host
-from torchyard.pipelines.worker import stages
 from torchyard.pipelines.worker.checks.config_check import starting_weights
 from torchyard.pipelines.worker.search.trial_training import begun_network
+from torchyard.pipelines.worker.stages import preparation
 
 
 def main(images: str, preset: str, *overrides: str) -> None:
@@ -24,7 +24,8 @@ def main(images: str, preset: str, *overrides: str) -> None:
     config = configuration(preset, list(overrides))
     resolved = resolve_once(config, host())
     with tempfile.TemporaryDirectory() as cache:
-        prepared = PreparedDataset.open(Path(stages.prepare(config, cache, emit=nothing)["folder"]))
+        folder = preparation.prepare(config, cache, emit=nothing)["folder"]
+        prepared = PreparedDataset.open(Path(folder))
         start = starting_weights(resolved, None)
         network, _, taken = begun_network(resolved, prepared, torch.device("cpu"), start)
         with torch.inference_mode():
