@@ -119,7 +119,8 @@ def with_fastai(images: Path, weights: Path, size: int, epochs: int) -> dict[str
     """fastai's `fine_tune` with its augmentation: an epoch of the head alone, then all of it.
 
     Three groups of parameters, as fastai splits a ResNet: the rates are 1/100, 1/10 and 1 of the
-    head's. Of timm's networks it would make two, whose first hardly learns.
+    head's. Of timm's networks it would make two, whose first hardly learns. `base_lr` is five
+    times the default: with that the loss falls faster in so few steps.
     """
     from fastai.callback.channelslast import ChannelsLast
     from fastai.vision.all import (
@@ -167,7 +168,7 @@ def with_fastai(images: Path, weights: Path, size: int, epochs: int) -> dict[str
     callbacks = [ChannelsLast(), validation]
     learner = Learner(loaders, network(weights), metrics=accuracy, splitter=split, cbs=callbacks)
     started = time.perf_counter()
-    learner.fine_tune(epochs - 1, freeze_epochs=1)
+    learner.fine_tune(epochs - 1, base_lr=1e-2, freeze_epochs=1)
     seconds = time.perf_counter() - started - validation.seconds
     return {"seconds": seconds, "accuracy": float(learner.validate()[1])}
 

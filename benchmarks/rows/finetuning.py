@@ -89,9 +89,9 @@ def measure(bench: Bench) -> tuple[list[Comparison], list[str]]:
         f"the logits of the same images differ by {difference:.0e} at most.",
         "torchyard: AdamW, 1e-3, weight decay 0.05, one cycle, label smoothing 0.1, shifts and "
         "flips; one epoch for the head. timm, by the parts of its train.py: the same optimizer "
-        "and loss, cosine, crops of half the area and more, flips. fastai: `fine_tune` and "
-        "`aug_transforms` as they are, one epoch for the head; the network split in three, as "
-        "fastai splits a ResNet.",
+        "and loss, cosine, crops of half the area and more, flips. fastai: `fine_tune` with "
+        "a base rate of 1e-2 and `aug_transforms`, one epoch for the head; the network split in "
+        "three, as fastai splits a ResNet; its validation after each epoch is not counted.",
     ]
 
 
