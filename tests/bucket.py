@@ -81,8 +81,10 @@ def s3_bucket() -> Iterator[Bucket]:
         threading.Thread(
             target=_accept, args=(listening, (host, port), bucket), daemon=True
         ).start()
-        yield bucket
-    server.stop()
+        try:
+            yield bucket
+        finally:
+            server.stop()
 
 
 def _accept(listening: socket.socket, server: tuple[str, int], bucket: Bucket) -> None:

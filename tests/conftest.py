@@ -53,6 +53,14 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("line", Document.read(metafunc.module.DOCUMENT).commands)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give a slow test, its fixtures included, a quarter of an hour: a machine may be busy."""
+    for item in items:
+        marks = {mark.name for mark in item.iter_markers()}
+        if marks & {"slow", "long"} and "timeout" not in marks:
+            item.add_marker(pytest.mark.timeout(900))
+
+
 @pytest.fixture(scope="module")
 def document(request) -> Document:
     """The page of `docs/` that the module's `DOCUMENT` names."""

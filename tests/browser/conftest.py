@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 CHROMIUM = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
 )
-PATIENCE = 60_000  # milliseconds: the first page of a cold server on a busy machine
+PATIENCE = 150_000  # milliseconds: the first page of a cold server on a busy machine
 
 
 @dataclass(frozen=True)

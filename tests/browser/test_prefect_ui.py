@@ -11,7 +11,7 @@ import httpx
 import pytest
 from playwright.sync_api import expect
 
-from tests.browser.conftest import CHROMIUM
+from tests.browser.conftest import CHROMIUM, PATIENCE
 from torchyard.pipelines.services.server.access import login_page
 
 pytestmark = pytest.mark.slow
@@ -70,14 +70,16 @@ def fooled():
 
 def flows(workspace) -> list[str]:
     found = httpx.post(
-        f"{workspace.api_url}/flows/filter", json={}, headers=workspace.headers, trust_env=False
-    )
+        f"{workspace.api_url}/flows/filter", json={}, headers=workspace.headers, trust_env=False,
+        timeout=60,
+    )  # fmt: skip
     return [flow["name"] for flow in found.json()]
 
 
 def test_a_page_of_another_site_gets_nothing_done(workspace, fooled, elsewhere):
     secret = workspace.environment["PREFECT_API_AUTH_STRING"]
     page = fooled.new_page()
+    page.set_default_timeout(PATIENCE)
     page.goto(elsewhere)
     *answers, socket = page.evaluate(ATTACK, [workspace.api_url, secret])
     assert set(answers) <= {"TypeError", 0}  # 0: the page does not learn that it is refused
@@ -95,10 +97,11 @@ def test_the_login_page_enters_the_password(workspace, fooled):
     folder = Path(workspace.environment["PREFECT_HOME"]) / "torchyard"
     address = workspace.api_url.removesuffix("/api")
     page = fooled.new_page()
+    page.set_default_timeout(PATIENCE)
     page.goto(address)
-    expect(page.get_by_role("button", name="Login")).to_be_visible(timeout=60_000)
+    expect(page.get_by_role("button", name="Login")).to_be_visible(timeout=PATIENCE)
     page.goto(login_page(folder, address).as_uri())
-    expect(page.get_by_role("button", name="Logout")).to_be_visible(timeout=60_000)
+    expect(page.get_by_role("button", name="Logout")).to_be_visible(timeout=PATIENCE)
     assert workspace.environment["PREFECT_API_AUTH_STRING"] not in page.url
     assert "#" not in page.url
 
@@ -107,13 +110,14 @@ def test_a_page_of_another_site_cannot_enter_a_password_of_its_own(workspace, fo
     folder = Path(workspace.environment["PREFECT_HOME"]) / "torchyard"
     address = workspace.api_url.removesuffix("/api")
     page = fooled.new_page()
+    page.set_default_timeout(PATIENCE)
     page.goto(login_page(folder, address).as_uri())
-    expect(page.get_by_role("button", name="Logout")).to_be_visible(timeout=60_000)
+    expect(page.get_by_role("button", name="Logout")).to_be_visible(timeout=PATIENCE)
     kept = "localStorage.getItem('prefect-password')"
     before = page.evaluate(kept)
     for key in ("dG9yY2h5YXJkOmd1ZXNz", "", "not%20base64", "\\u0000"):
         page.goto(elsewhere)
         page.evaluate(f"location.href = '{address}/torchyard-login#{key}'")
         # Prefect's page forgets a password that it cannot try, as when it is left too soon.
-        expect(page.get_by_role("button", name="Logout")).to_be_visible(timeout=60_000)
+        expect(page.get_by_role("button", name="Logout")).to_be_visible(timeout=PATIENCE)
         assert page.evaluate(kept) == before

@@ -74,7 +74,9 @@ def shared(before: Proxy, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MLFLOW_TRACKING_URI", before.url)
         patch.setenv("XDG_DATA_HOME", str(tmp_path_factory.mktemp("data")))
-        yield start()
+        record = start()
+    yield record
+    record.finish("KILLED")
 
 
 @pytest.mark.parametrize("kind", NO_ANSWERS)

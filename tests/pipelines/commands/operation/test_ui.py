@@ -45,13 +45,13 @@ def test_the_browser_is_sent_to_the_run_and_ctrl_c_ends_the_server(
         r"\?workflowType=machine_learning",
         page,
     )
-    urllib.request.urlopen(page.partition("#")[0], timeout=20).close()
+    urllib.request.urlopen(page.partition("#")[0], timeout=100).close()
     process.send_signal(signal.SIGINT)
-    printed, errors = process.communicate(timeout=60)
+    printed, errors = process.communicate(timeout=150)
     assert process.returncode == 0, errors
     assert printed.splitlines() == [page, "Ctrl-C stops it.", "Stopped."]
     with pytest.raises(OSError, match="refused"):
-        urllib.request.urlopen(page.partition("#")[0], timeout=20)
+        urllib.request.urlopen(page.partition("#")[0], timeout=100)
 
 
 def test_without_a_run_there_is_nothing_to_look_at(workspace, tmp_path, monkeypatch):
