@@ -93,7 +93,7 @@ def test_an_optimizer_that_changes_its_own_settings_shares_nothing(trained, tmp_
     assert begun(tmp_path / "prefixes")[1] == []
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(120)
 def test_a_training_does_not_wait_for_who_is_ahead_of_it(trained, tmp_path):
     state, folder = trained
     with snapshots(tmp_path / "prefixes") as shared, FileLock(tmp_path / "prefixes" / "b.lock"):

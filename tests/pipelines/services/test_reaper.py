@@ -205,6 +205,7 @@ def test_a_deployment_unscheduled_in_mid_run_is_deleted_when_that_has_ended(
 
 
 def test_scheduled_runs_that_were_missed_are_cancelled(client, deployment, plan_runs) -> None:
+    from prefect.client.schemas.filters import FlowRunFilter
     from prefect.states import Scheduled
 
     from torchyard.pipelines.services import reaper
@@ -213,7 +214,8 @@ def test_scheduled_runs_that_were_missed_are_cancelled(client, deployment, plan_
     plan_runs(deployment.id)
 
     def planned() -> list[Any]:
-        return [run for run in client.read_flow_runs() if run.deployment_id == deployment.id]
+        mine = FlowRunFilter(deployment_id={"any_": [deployment.id]})
+        return list(client.read_flow_runs(flow_run_filter=mine))
 
     # One that was suspended waits for a process, too.
     missed = min(planned(), key=lambda run: run.expected_start_time)

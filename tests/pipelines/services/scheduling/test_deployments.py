@@ -295,7 +295,7 @@ def test_a_run_whose_worker_died_with_it_goes_on_where_its_folder_is_shared(
 
     def called(*command: str, **options: Any) -> None:
         done = subprocess.run(
-            command, env=environment, capture_output=True, text=True, timeout=300, **options
+            command, env=environment, capture_output=True, text=True, timeout=800, **options
         )
         assert done.returncode == 0, done.stdout + done.stderr
 
