@@ -218,7 +218,9 @@ def undisturbed(workspace, client):
 
 
 @pytest.mark.timeout(600)  # two starts of the whole program
-@pytest.mark.parametrize("way", [signal.SIGKILL, signal.SIGINT])
+@pytest.mark.parametrize(
+    "way", [signal.SIGKILL, pytest.param(signal.SIGINT, marks=pytest.mark.long)]
+)
 def test_a_study_that_is_stopped_in_a_trial_ends_as_one_that_was_not(
     workspace, client, undisturbed, way
 ):
