@@ -17,7 +17,7 @@ test: install
 	$(PYTEST)
 
 slow: install
-	$(PYTEST) -m slow
+	$(PYTEST) -m "slow and not long"
 
 long: install
 	$(PYTEST) -m long
