@@ -140,7 +140,7 @@ def wait_until(condition: Callable[[], bool], seconds: float = 60) -> bool:
 # ------------------------------------------------------------------------- one server, shared
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_two_first_runs_share_one_server_until_the_last_has_ended(
     env: dict[str, str], folder: Path, new_user: Callable[..., User]
 ) -> None:

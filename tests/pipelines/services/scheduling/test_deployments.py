@@ -134,7 +134,7 @@ def test_what_is_wrong_registers_nothing(sandbox: Sandbox) -> None:
     assert sandbox.post("deployments/filter") == []
 
 
-@pytest.mark.slow
+@pytest.mark.long  # how the server plans is among the fast tests
 @pytest.mark.timeout(900)
 def test_prefects_scheduler_plans_every_kind_of_schedule(sandbox: Sandbox) -> None:
     """It only logs what it cannot plan."""
@@ -218,7 +218,7 @@ def test_suspended_in_prefect_and_resumed_there_it_is_the_same_run(sandbox: Sand
     assert eventually(lambda: sandbox.ended(identity))["torchyard.reason"] == "cancelled in Prefect"
 
 
-@pytest.mark.slow
+@pytest.mark.long  # on another host: tests/production/test_shared_record.py
 @pytest.mark.timeout(900)
 def test_a_worker_of_a_pool_runs_what_was_deployed_or_says_what_it_lacks(sandbox: Sandbox) -> None:
     """The worker is in an empty folder, as on another machine."""
