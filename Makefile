@@ -9,10 +9,13 @@ run: install
 	$(BIN)/torchyard run digits
 
 # A file's tests stay together, in one process of up to four. AGAIN=1: what failed last, alone.
-PARALLEL := -n logical --maxprocesses 4 --dist loadfile
+PROCESSES = logical
+PARALLEL = -n $(PROCESSES) --maxprocesses 4 --dist loadfile
 FAILED := --last-failed --last-failed-no-failures none -rfEsp
 PYTEST = $(BIN)/pytest $(if $(AGAIN),$(FAILED),$(PARALLEL))
 
+# One process more than processors: while a test waits for a server, another goes on.
+test: PROCESSES = $(shell $(BIN)/python -c 'import os; print(min((os.cpu_count() or 1) + 1, 4))')
 test: install
 	$(PYTEST)
 
