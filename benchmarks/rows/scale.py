@@ -126,7 +126,7 @@ def _listings(bench: Bench) -> tuple[list[Comparison], float]:
         home.torchyard("up")
         try:
             told = json.loads(home.torchyard("status", "--json").output)["services"]
-            [address] = [each["address"] for each in told if each["name"] == "mlflow"]
+            [address] = [each["address"] for each in told if each["name"] == "MLflow"]
             request = float(home.script("own.scaling", "requests", address)["seconds"])
         finally:
             home.torchyard("down")
