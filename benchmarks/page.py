@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from benchmarks.comparison import Comparison, Result, Spread, Target
 
@@ -24,16 +25,14 @@ def page(results: Sequence[Result], reasons: Mapping[str, str]) -> str:
     """
     lines = [HEAD]
     measured = [result for result in results if result.state == "measured"]
-    machine = ""
+    head: Mapping[str, Any] = {"machine": "", "versions": {}}
     if measured:
-        facts = measured[-1].facts
-        machine = facts["machine"]
-        versions = ", ".join(f"{name} {number}" for name, number in facts["versions"].items())
-        lines += [f"- Machine: {machine}", f"- Versions: {versions}"]
+        head = measured[-1].facts
+        lines += [f"- Machine: {head['machine']}", f"- Versions: {_versions(head['versions'])}"]
     lines += ["- Again: `make bench`, or one row: `make bench ROWS=throughput`", ""]
     lines += ["## Targets", *_table(("row", "target", "measured", "reached"), _summary(results))]
     for result in results:
-        lines += ["", *_row(result, machine)]
+        lines += ["", *_row(result, head)]
         if result.row in reasons and not result.reached:
             lines += ["", reasons[result.row].strip()]
     return "\n".join(lines) + "\n"
@@ -50,8 +49,8 @@ def _summary(results: Iterable[Result]) -> Iterable[tuple[str, ...]]:
                 yield link, target.text, _measured(table, target), reached
 
 
-def _row(result: Result, machine: str) -> Iterable[str]:
-    """A row's part of the page; `machine` is the one that the page names at its head."""
+def _row(result: Result, head: Mapping[str, Any]) -> Iterable[str]:
+    """A row's part of the page; `head` has the machine and versions that the page begins with."""
     yield f"## {result.row}"
     yield ""
     if result.state != "measured":
@@ -62,9 +61,12 @@ def _row(result: Result, machine: str) -> Iterable[str]:
         f"{result.title}. `make bench ROWS={result.row}`; {facts['date']}, commit "
         f"{facts['commit']}, {facts['seconds']:.0f} s."
     )
-    if facts["machine"] != machine:
+    if facts["machine"] != head["machine"]:
         yield ""
         yield f"**On another machine**: {facts['machine']}."
+    if others := dict(facts["versions"].items() - head["versions"].items()):
+        yield ""
+        yield f"**With other versions**: {_versions(others)}."
     for table in result.comparisons:
         yield ""
         yield f"**{table.caption}**"
@@ -76,6 +78,10 @@ def _row(result: Result, machine: str) -> Iterable[str]:
     if result.notes:
         yield ""
         yield from (f"- {note}" for note in result.notes)
+
+
+def _versions(found: Mapping[str, str]) -> str:
+    return ", ".join(f"{name} {number}" for name, number in found.items())
 
 
 def _series(table: Comparison) -> Iterable[tuple[str, ...]]:

@@ -105,6 +105,20 @@ def test_a_row_of_another_machine_says_so():
     assert "another machine" not in page([here], {})
 
 
+def test_a_row_of_other_versions_names_them():
+    facts = {**FACTS, "seconds": 1, "versions": {"torch": "2", "prefect": "3.9"}}
+    earlier = {**facts, "versions": {"torch": "2", "prefect": "3.8"}}
+    rows = [
+        Result(row, "Speed", comparisons=(table(2.5),), facts=each)
+        for row, each in (("evaluate", earlier), ("throughput", facts))
+    ]
+    head, *parts = page(rows, {}).split("\n## ")
+    assert "- Versions: torch 2, prefect 3.9" in head
+    named = ["**With other versions**: prefect 3.8." in part for part in parts]
+    assert named == [False, True, False]
+    assert "other versions" not in page(rows[1:], {})
+
+
 def test_a_run_is_read_from_its_events():
     lines = [
         {"event": "run", "run_id": "1"},
