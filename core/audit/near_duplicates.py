@@ -24,13 +24,7 @@ import numpy.typing as npt
 from threadpoolctl import threadpool_limits
 
 from torchyard.core.audit.alignment import rescaled_correlation, shifted_correlation
-from torchyard.core.audit.fingerprints import (
-    COARSE,
-    SHIFTS,
-    WINDOW,
-    Fingerprints,
-    Floats,
-)
+from torchyard.core.audit.fingerprints import COARSE, SHIFTS, WINDOW, Fingerprints, Floats
 from torchyard.core.data.images.photos import decoding_threads
 
 Ints = npt.NDArray[np.int64]

@@ -24,11 +24,7 @@ from torchyard.core.storage.holding import Holding, Kind, room
 from torchyard.core.tracking.delivery import SENT
 from torchyard.core.tracking.location.address import database_of
 from torchyard.core.tracking.location.relocation import FOLDER
-from torchyard.core.tracking.ownership.process import (
-    hold_folder,
-    leave_folder,
-    owner_lives,
-)
+from torchyard.core.tracking.ownership.process import hold_folder, leave_folder, owner_lives
 from torchyard.core.tracking.queries.runs import NEWEST, PARENT, search
 from torchyard.core.tracking.store import get_run, run_folder
 from torchyard.core.training.run_log import Offset, RunLog

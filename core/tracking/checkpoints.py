@@ -226,12 +226,8 @@ class CheckpointUploads:
         on_uploaded: Callable[[str], None],
         last: Path,
     ) -> None:
-        self._shared, self._waiting, self._on_uploaded, self._last = (
-            shared,
-            waiting,
-            on_uploaded,
-            last,
-        )
+        self._shared, self._waiting = shared, waiting
+        self._on_uploaded, self._last = on_uploaded, last
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._follow, daemon=True)
 

@@ -19,10 +19,7 @@ from torchyard.core.data.files import link_or_copy, remove_partial
 from torchyard.core.errors import RunError, UserError
 from torchyard.core.redaction import redacted, without_passwords
 from torchyard.core.tracking import mlflow_format, store
-from torchyard.core.tracking.checkpoints import (
-    CHECKPOINT,
-    CheckpointUploads,
-)
+from torchyard.core.tracking.checkpoints import CHECKPOINT, CheckpointUploads
 from torchyard.core.tracking.delivery import ATTACHMENTS, METRICS, REASON, LogDelivery
 from torchyard.core.tracking.location.errors import store_errors
 from torchyard.core.tracking.location.relocation import FOLDER
@@ -35,12 +32,7 @@ from torchyard.core.tracking.mlflow_format import (
 )
 from torchyard.core.tracking.ownership.folders import is_own
 from torchyard.core.tracking.ownership.lease import Lease
-from torchyard.core.tracking.ownership.process import (
-    PROCESS,
-    hold_folder,
-    leave_folder,
-    owner_tags,
-)
+from torchyard.core.tracking.ownership.process import PROCESS, hold_folder, leave_folder, owner_tags
 from torchyard.core.tracking.ownership.sender import LogSender
 from torchyard.core.tracking.queries.runs import CONFIG
 from torchyard.core.tracking.start import create_run, resumable_run

@@ -15,10 +15,7 @@ from torchyard.core.errors import RunError, UnreachableError, UserError
 from torchyard.core.tracking import store
 from torchyard.core.tracking.location.address import is_server
 from torchyard.core.tracking.ownership.lease import TakenOverError
-from torchyard.pipelines.display import (
-    Display,
-    stderr,
-)
+from torchyard.pipelines.display import Display, stderr
 
 
 def print_notes(error: BaseException) -> None:

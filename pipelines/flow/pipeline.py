@@ -23,22 +23,12 @@ from torchyard.core.tracking.record import RunRecord
 from torchyard.core.tracking.store import check_writable, tracking_uri
 from torchyard.core.tracking.weights import recorded_weights
 from torchyard.pipelines.display import display
-from torchyard.pipelines.flow.failures import (
-    ended_as,
-    is_mistake,
-    reason_of,
-    run_cancellable,
-)
+from torchyard.pipelines.flow.failures import ended_as, is_mistake, reason_of, run_cancellable
 from torchyard.pipelines.flow.outcome import Outcome
 from torchyard.pipelines.flow.prefect_calls import call_flow, recorded
 from torchyard.pipelines.flow.recording import start
 from torchyard.pipelines.flow.recording.extension import FinishedRun
-from torchyard.pipelines.flow.stage import (
-    open_records,
-    resolve_here,
-    say,
-    temporary_folder,
-)
+from torchyard.pipelines.flow.stage import open_records, resolve_here, say, temporary_folder
 from torchyard.pipelines.flow.tasks import (
     evaluate_model,
     prepare_data,

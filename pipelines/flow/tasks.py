@@ -18,9 +18,7 @@ from torchyard.core.evaluation.metrics import Evaluation, evaluate
 from torchyard.core.evaluation.nearest import FILE as NEAREST_FILE
 from torchyard.core.formatting import dimensions
 from torchyard.pipelines.display import display
-from torchyard.pipelines.flow.failures import (
-    RETRIED,
-)
+from torchyard.pipelines.flow.failures import RETRIED
 from torchyard.pipelines.flow.outcome import Outcome
 from torchyard.pipelines.flow.progress import ProgressReport
 from torchyard.pipelines.flow.recording import promotion, report, results

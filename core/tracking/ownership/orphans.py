@@ -8,10 +8,7 @@ from typing import TYPE_CHECKING
 from torchyard.core.tracking.delivery import SET_ASIDE, LogDelivery, end_run
 from torchyard.core.tracking.ownership import lease
 from torchyard.core.tracking.ownership.process import described_owner, owner_lives
-from torchyard.core.tracking.store import (
-    run_folder,
-    store_lock,
-)
+from torchyard.core.tracking.store import run_folder, store_lock
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -9,10 +9,7 @@ from typing import TYPE_CHECKING
 
 from torchyard.core.errors import UserError, suggestion
 from torchyard.core.tracking.queries.runs import NEWEST, RECENT, quoted, search, shown
-from torchyard.core.tracking.store import (
-    if_there,
-    run_experiments,
-)
+from torchyard.core.tracking.store import if_there, run_experiments
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -5,11 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from torchyard.core.tracking.store import (
-    chosen_experiment,
-    if_there,
-    locked_store,
-)
+from torchyard.core.tracking.store import chosen_experiment, if_there, locked_store
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
