@@ -5,6 +5,8 @@ from __future__ import annotations
 import difflib
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from pydantic import ConfigDict
+
 from torchyard import ModelParams, Pretrained, Register, hookimpl
 
 if TYPE_CHECKING:
@@ -45,6 +47,9 @@ class TorchvisionModel(ModelParams):
     channels; a vision transformer is built for the size of the images. Auxiliary heads are
     off: the network returns logits alone.
     """
+
+    # Eighty classes: each makes its validator when it is used.
+    model_config = ConfigDict(defer_build=True)
 
     architecture: ClassVar[str]
 

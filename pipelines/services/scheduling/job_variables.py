@@ -7,8 +7,6 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from prefect.utilities.schema_tools.validation import validate
-
 from torchyard.core.config.parsing import parse_value
 from torchyard.core.errors import UserError, suggestion
 
@@ -68,6 +66,9 @@ def fit_variables(variables: Mapping[str, Any], template: Mapping[str, Any]) -> 
         UserError: with every one that the template does not have, or not of that type.
     """
     declared = template.get("variables", {})
+    # Imported here: with it comes half of SQLAlchemy, and every run imports this module.
+    from prefect.utilities.schema_tools.validation import validate
+
     known = list(declared.get("properties", {}))
     fitted, problems = {}, []
     for key, value in variables.items():

@@ -73,6 +73,11 @@ def _serve(folder: Path, listener: socket.socket, lock: int) -> None:
     # other services stay enabled: the user's automations must see this run.
     for service in ("SCHEDULER", "LATE_RUNS"):
         os.environ[f"PREFECT_SERVER_SERVICES_{service}_ENABLED"] = str(persistent).lower()
+    # Nor need it import every installed Prefect collection, as it does to register their block
+    # types: with those of Dask and Kubernetes that is a quarter of its start. Prefect registers a
+    # type that is used.
+    for setting in ("MEMOIZE_BLOCK_AUTO_REGISTRATION", "REGISTER_BLOCKS_ON_START"):
+        os.environ[f"PREFECT_SERVER_{setting}"] = str(persistent).lower()
     mode = PERSISTENT if persistent else TEMPORARY
     report_pid(lock, mode)
     gc.disable()
