@@ -20,6 +20,7 @@ from torchyard.core.report.class_comparison import (
 )
 from torchyard.core.report.drawing.plots import Curves, accuracy_cost_figure, learning_curves, svg
 from torchyard.core.report.page import render
+from torchyard.core.report.run.settings import differing
 from torchyard.core.tracking.queries.recorded import recorded_predictions
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 MAX_CLASSES = 20  # those that differ most; the others are folded
 CURVES = ("train/loss", "train/accuracy", "val/loss", "val/accuracy")
 COST = ("time/train_seconds", "test/accuracy")
+NOTABLE = 1.1  # times as long
 # Of a run's tags, what may differ beside its settings.
 CIRCUMSTANCES = {
     "device": "device_name",
@@ -124,22 +126,22 @@ def _history(client: MlflowClient, run: Run, key: str) -> list[tuple[int, float]
     return sorted((metric.step, metric.value) for metric in history)
 
 
-def settings_that_differ(compared: Sequence[ComparedRun]) -> pd.DataFrame:
-    """One row per setting, or circumstance of `CIRCUMSTANCES`, that is not the same in all.
-
-    There is one column per run; None where it is unset. A list or a section is unset if empty.
-    """
-    import pandas as pd
-
-    columns = {}
+def settings_that_differ(compared: Sequence[ComparedRun]) -> dict[str, list[str | None]]:
+    """The settings, and circumstances of `CIRCUMSTANCES`, that are not the same in all."""
+    settings = []
     for each in compared:
         tags = each.run.data.tags
         around = {name: tags[key] for name, key in CIRCUMSTANCES.items() if key in tags}
         if "commit" in around:
             around["commit"] = around["commit"][:SHOWN_COMMIT]
-        columns[each.label] = pd.Series({**each.run.data.params, **around}, dtype=object)
-    table = pd.DataFrame(columns).sort_index()
-    return table[table.nunique(axis=1, dropna=False) > 1].replace(np.nan, None)
+        settings.append({**each.run.data.params, **around})
+    return differing(settings)
+
+
+def setting_rows(compared: Sequence[ComparedRun]) -> list[tuple[str, list[str]]]:
+    """The rows of `settings_that_differ` as texts."""
+    rows = settings_that_differ(compared).items()
+    return [(name, [text or UNKNOWN for text in texts]) for name, texts in rows]
 
 
 def results(compared: Sequence[ComparedRun]) -> pd.DataFrame:
@@ -197,6 +199,36 @@ def conclusion(first: ComparedRun, other: ComparedRun) -> tuple[str, str]:
     return f"{first.label} and {other.label} cannot be told apart", numbers
 
 
+def price(first: ComparedRun, other: ComparedRun) -> str:
+    """How much longer one of two runs trained, and for what.
+
+    Empty where that is about the same, and where they do not pair.
+    """
+    if other.difference is None:
+        return ""
+    fast, slow = sorted((first, other), key=_training_seconds)
+    seconds, longer = _training_seconds(fast), _training_seconds(slow)
+    if not (seconds > 0 and longer / seconds >= NOTABLE):
+        return ""
+    said = (
+        f"{slow.label} trained {longer / seconds:,.1f} times as long "
+        f"({duration(longer)} against {duration(seconds)})"
+    )
+    if fast.run.data.tags.get("device_name") != slow.run.data.tags.get("device_name"):
+        said += ", on another device"
+    if not other.difference.overall.told_apart:
+        return said
+    gained = 100 * other.difference.overall.difference * (1 if slow is other else -1)
+    if gained < 0:
+        return f"{said}, and is the worse one"
+    return f"{said}: {duration((longer - seconds) / gained)} more for each point"
+
+
+def _training_seconds(each: ComparedRun) -> float:
+    """NaN where it is not recorded."""
+    return float(each.run.data.metrics.get(COST[0], np.nan))
+
+
 def comparison_page(compared: Sequence[ComparedRun]) -> str:
     """Make the page: HTML that needs no other file."""
     costs = [
@@ -209,8 +241,10 @@ def comparison_page(compared: Sequence[ComparedRun]) -> str:
     return render(
         "comparison.html",
         compared=compared,
-        conclusions=[conclusion(compared[0], each) for each in compared[1:]],
-        settings=settings_that_differ(compared).to_dict("split"),
+        conclusions=[
+            (*conclusion(compared[0], each), price(compared[0], each)) for each in compared[1:]
+        ],
+        settings=setting_rows(compared),
         results=result_rows(compared),
         classes=rows,
         most_classes=MAX_CLASSES,

@@ -164,11 +164,10 @@ def compare(
 def _print_comparison(compared: Sequence[ComparedRun]) -> None:
     from torchyard.core.report import comparison
 
-    settings = comparison.settings_that_differ(compared)
-    if settings.empty:
-        stdout.print("Their settings are the same.")
+    if settings := comparison.setting_rows(compared):
+        _print_by_run("setting", compared, [(name, *texts) for name, texts in settings])
     else:
-        _print_by_run("setting", compared, settings.fillna("–").itertuples(name=None))
+        stdout.print("Their settings are the same.")
     stdout.print()
     results = [(name, *texts) for name, texts in comparison.result_rows(compared)]
     placements = ["device", *(each.placement for each in compared)]
@@ -191,6 +190,8 @@ def _print_comparison(compared: Sequence[ComparedRun]) -> None:
     for each in compared[1:]:
         statement, numbers = comparison.conclusion(compared[0], each)
         stdout.print(f"[bold]{escape(statement)}[/]: {escape(numbers)}", soft_wrap=True)
+        if price := comparison.price(compared[0], each):
+            stdout.print(escape(price), soft_wrap=True)
 
 
 def _print_by_run(

@@ -9,7 +9,7 @@ from typing import Any
 
 from rich.text import Text
 
-from torchyard.core.formatting import percent, printable
+from torchyard.core.formatting import percent, printable, times
 from torchyard.core.tracking.queries.lookup import CHAMPION
 from torchyard.pipelines import display
 from torchyard.pipelines.terminal.columns import moment, print_columns
@@ -17,11 +17,14 @@ from torchyard.pipelines.terminal.columns import moment, print_columns
 HEADINGS = ("version", "run", "accuracy", "status", "when", "by")
 
 
-def print_models(rows: Sequence[Mapping[str, Any]], refused: bool) -> None:
+def print_models(
+    rows: Sequence[Mapping[str, Any]], asks: Mapping[str, Mapping[str, int]], refused: bool
+) -> None:
     """Print the rows of `registry.history`.
 
     Args:
         rows: those of a model follow each other, the newest first.
+        asks: how often the test samples of each model were asked, by their digests.
         refused: whether the runs that were refused are printed, too, and not counted.
     """
     for position, (model, of_model) in enumerate(groupby(rows, lambda row: row["model"])):
@@ -41,13 +44,17 @@ def print_models(rows: Sequence[Mapping[str, Any]], refused: bool) -> None:
             header=False,
         )
         if versions:
-            _print_why(versions[0])
+            newest = versions[0]
+            _print_note(f"v{newest['version']}: {newest['why']}")
+            if newest["data"]:
+                _print_note(f"trained on {newest['data']}")
+        for digest, count in asks.get(model, {}).items():
+            _print_note(f"its test samples ({digest}) were asked {times(count)}")
         if not_passed and not refused:
             newest = not_passed[0]
             last = newest["run"] or "deleted"
             by = str(newest["status"]).removeprefix("refused ")
-            text = f"  {len(not_passed)} refused, the last {last} {by}  (--refused)"
-            display.stdout.print(Text(printable(text), "dim"), soft_wrap=True)
+            _print_note(f"{len(not_passed)} refused, the last {last} {by}  (--refused)")
 
 
 def _cells(row: Mapping[str, Any]) -> list[str | Text]:
@@ -65,11 +72,13 @@ def _cells(row: Mapping[str, Any]) -> list[str | Text]:
     ]
 
 
-def _print_why(row: Mapping[str, Any]) -> None:
-    """Print why a version was promoted: in a pipe in one line."""
-    why = Text(printable(f"v{row['version']}: {row['why']}"), "dim")
+def _print_note(text: str) -> None:
+    """Print what stands below the versions of a model: in a pipe in one line."""
+    note = Text(printable(text), "dim")
     lines = (
-        why.wrap(display.stdout, display.stdout.width - 2) if display.stdout.is_terminal else [why]
+        note.wrap(display.stdout, display.stdout.width - 2)
+        if display.stdout.is_terminal
+        else [note]
     )
     for line in lines:
         line.rstrip()

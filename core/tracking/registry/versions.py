@@ -29,8 +29,9 @@ SHOWN_REFUSALS = 10_000  # the newest
 def history(client: MlflowClient, model: str | None = None) -> list[dict[str, Any]]:
     """The versions of the registered models that torchyard promoted, the newest first.
 
-    Each is a row of model, version, status, run, accuracy, promoted_at, by and why. The runs
-    that were refused are rows without a version.
+    Each is a row of model, version, status, run, accuracy, data (what it was trained on: `digits,
+    digest 5ee1d6e0a1c3f4e2`), promoted_at, by and why. The runs that were refused are rows without
+    a version.
     """
     with store_errors(client.tracking_uri):
         names = [found.name for found in client.search_registered_models()]
@@ -119,10 +120,19 @@ def _row(
         "run": run.info.run_name if run else None,
         "run_id": run.info.run_id if run else None,
         "accuracy": run.data.metrics.get(ACCURACY) if run else None,
+        "data": _data_of(run) if run else None,
         "promoted_at": tags.get(AT, ""),
         "by": tags.get(BY, ""),
         "why": tags.get(WHY, ""),
     }
+
+
+def _data_of(run: Run) -> str | None:
+    """The data set of a run and the beginning of its digest; None where none is recorded."""
+    inputs = run.inputs.dataset_inputs if run.inputs else []
+    digests = {each.dataset.digest for each in inputs}
+    name = run.data.tags.get("dataset")
+    return f"{name}, digest {' or '.join(sorted(digests))}" if name and digests else name
 
 
 def statuses(client: MlflowClient, model: str) -> list[tuple[ModelVersion, str]]:

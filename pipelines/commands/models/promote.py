@@ -10,7 +10,6 @@ from rich.markup import escape
 
 from torchyard.core.config.resolve import read_config
 from torchyard.core.errors import RunError, UserError
-from torchyard.core.formatting import times
 from torchyard.core.hosting.host import host
 from torchyard.core.tracking.location.errors import store_errors
 from torchyard.core.tracking.queries.lookup import chosen_among
@@ -120,13 +119,6 @@ def models(
     if not rows:
         stdout.print("No model is registered yet: `torchyard promote RUN model=NAME` does that.")
         return
-    print_models(rows, refused)
     with store_errors(uri):
-        asked = [
-            (name, *each)
-            for name in sorted({row["model"] for row in rows})
-            for each in asks(client, name).items()
-        ]
-    for name, digest, count in asked:
-        said = f"{name}: its test samples ({digest}) were asked {times(count)}"
-        stdout.print(f"[dim]{escape(said)}[/]", soft_wrap=True)
+        asked = {name: asks(client, name) for name in {row["model"] for row in rows}}
+    print_models(rows, asked, refused)

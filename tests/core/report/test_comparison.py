@@ -11,6 +11,7 @@ from torchyard.core.report.comparison import (
     classes_of,
     compare_runs,
     conclusion,
+    price,
     results,
     settings_that_differ,
 )
@@ -20,9 +21,9 @@ def test_runs_are_compared_with_the_first_as_far_as_they_go(client, runs) -> Non
     names = ("good", "better", "other", "failed", "foreign")
     compared = compare_runs(client, [client.get_run(runs[name]) for name in names])
     differ = settings_that_differ(compared)
-    assert differ.loc["optimizer.lr"].tolist() == ["3e-05", "0.01", "0.1", "0.1", None]
-    assert differ.loc["train.epochs"].tolist()[:3] == ["10", "9", None]
-    assert "optimizer.momentum" not in differ.index
+    assert differ["optimizer.lr"] == ["3e-05", "0.01", "0.1", "0.1", None]
+    assert differ["train.epochs"][:3] == ["10", "9", None]
+    assert "optimizer.momentum" not in differ
     assert results(compared).loc["worst class"].tolist()[:3] == [0.9, 0.95, 0.99]
     assert results(compared).loc["validation loss"].tolist()[:2] == [1.0, 0.1]
     assert "epochs" not in results(compared).index  # none has it
@@ -50,3 +51,19 @@ def test_nothing_is_compared_by_class_without_predictions_of_the_first(client, r
     compared = compare_runs(client, [client.get_run(runs[name]) for name in ("failed", "good")])
     assert classes_of(compared) == []
     assert compared[1].result is not None
+
+
+def test_what_a_point_takes_is_said_where_one_trained_longer_and_is_better(client, runs) -> None:
+    def prices(*names: str) -> list[str]:
+        compared = compare_runs(client, [client.get_run(runs[name]) for name in names])
+        return [price(compared[0], each) for each in compared[1:]]
+
+    [upward] = prices("good", "better")  # 0.003 s and 1 s
+    assert re.fullmatch(
+        r"resnet18·sgd·digits #2 trained 333\.3 times as long \(1\.0 s against 0\.0 s\): "
+        r"0\.2 s more for each point",
+        upward,
+    )
+    assert prices("better", "good", "other", "failed") == [upward, "", ""]
+    [same_data] = prices("good", "good")
+    assert same_data == ""

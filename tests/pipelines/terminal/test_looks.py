@@ -124,6 +124,7 @@ def version(number: int | None, status: str, **more) -> dict:
         "model": "digits", "version": number, "status": status, "run": "lenet·adam·digits #7",
         "run_id": "e", "accuracy": 0.9749, "promoted_at": "2025-11-26T03:00:00+00:00",
         "by": "root", "why": "beats_champion: 97.49% against the champion's 97.21%",
+        "data": "digits, digest 5ee1d6e0a1c3f4e2",
     } | more  # fmt: skip
 
 
@@ -136,9 +137,9 @@ def test_the_champion_is_first_and_the_refused_are_a_count(looks) -> None:
         version(3, "rolled back 2026-01-01 by root", run=None),
         version(2, "champion"),
         version(1, "replaced by version 2"),
-        version(1, "champion", model="photos", accuracy=None),
+        version(1, "champion", model="photos", accuracy=None, data=None),
     ]
-    lines = looks("models", print_models, rows, refused=False)
+    lines = looks("models", print_models, rows, {"digits": {"9f8e7d6c5b4a": 4}}, refused=False)
     assert lines[1].startswith("★ v2")
 
 
