@@ -76,8 +76,8 @@ class Evaluation:
 
     @property
     def headline(self) -> str:
-        """`96.9 % (348 of 359 test images)`."""
-        return f"{percent(self.accuracy)} ({self.correct:,} of {self.images:,} test images)"
+        """`96.9 % (348 of 359 test samples)`."""
+        return f"{percent(self.accuracy)} ({self.correct:,} of {self.images:,} test samples)"
 
     @property
     def worst_class(self) -> str:

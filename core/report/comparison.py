@@ -12,14 +12,14 @@ import numpy as np
 from torchyard.core.errors import RunError, UserError
 from torchyard.core.evaluation.metrics import Evaluation, evaluate
 from torchyard.core.evaluation.paired_test import Comparison, compare
-from torchyard.core.formatting import UNKNOWN, duration, number, percent, points
+from torchyard.core.formatting import UNKNOWN, duration, percent, points
 from torchyard.core.report.class_comparison import (
     ClassRow,
     classes_compared,
     differing_data,
 )
 from torchyard.core.report.drawing.plots import Curves, accuracy_cost_figure, learning_curves, svg
-from torchyard.core.report.page import render
+from torchyard.core.report.page import figure, render
 from torchyard.core.report.run.settings import differing
 from torchyard.core.tracking.queries.recorded import recorded_predictions
 
@@ -57,7 +57,7 @@ RESULTS = {
     "images/s": "train/mean_images_per_second",
     "peak memory, MiB": "system/peak_memory_mib",
 }
-SHARES, DURATIONS = ("macro F1",), ("training", "whole run")
+DURATIONS = ("training", "whole run")
 
 
 @dataclass(frozen=True, eq=False)
@@ -163,12 +163,10 @@ def result_rows(compared: Sequence[ComparedRun]) -> list[tuple[str, list[str]]]:
                 f"{which} {percent(value)}".strip()
                 for which, value in zip(worst, values, strict=True)
             ]
-        elif name in SHARES:
-            texts = [percent(value) for value in values]
         elif name in DURATIONS:
             texts = [UNKNOWN if value != value else duration(value) for value in values]
         else:
-            texts = [number(value) for value in values]
+            texts = [figure(value, name) for value in values]
         rows.append((name, texts))
     return rows
 

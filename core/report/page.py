@@ -19,6 +19,7 @@ TEMPLATES = Path(__file__).parent / "templates"
 MAX_SIDE = 168  # pixels of a scaled image's longer side, which keeps a page small
 MAX_EXACT_SIDE = 64  # up to here the page has the image's own pixels
 THUMBNAIL_SIDE = 48
+SHARES = ("macro F1", "top 5")  # figures that are written in percent
 _ESCAPES = str.maketrans(
     {"&": "&amp;", "<": "&lt;", ">": "&gt;", **{sign: f"\\{sign}" for sign in "\\`*_[]|~$!#"}}
 )
@@ -42,7 +43,7 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    filters = (percent, points, number, duration, markdown_text)
+    filters = (percent, points, number, duration, markdown_text, figure)
     environment.filters |= {each.__name__: each for each in filters}
     return environment
 
@@ -50,6 +51,11 @@ def _environment() -> Environment:
 def _finalized(value: Any) -> Any:
     """A value as it is put into a page: names come from folders, files and tags."""
     return printable(value) if type(value) is str else value  # Markup is a page's own
+
+
+def figure(value: float, name: str) -> str:
+    """A figure of `Evaluation.further` as people read it: `98.6 %`, or `0.9971`."""
+    return percent(value) if name in SHARES else number(value)
 
 
 def markdown_text(text: str) -> str:

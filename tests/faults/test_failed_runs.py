@@ -314,7 +314,7 @@ def test_a_class_without_test_images_says_so_and_divides_nothing(tmp_path):
     recalls = [key for key in run.data.metrics if key.startswith("test/recall/")]
     assert len(recalls) == 2
     report = Path(client.download_artifacts(run.info.run_id, "report.md")).read_text()
-    assert "Without a test image" in report
+    assert "Without a test sample" in report
 
 
 @pytest.mark.parametrize("keep", [0.3, 0.9])

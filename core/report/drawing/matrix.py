@@ -36,7 +36,7 @@ def confusion_matrix_figure(evaluation: Evaluation, classes: Sequence[str]) -> F
     """
     side = min(max(0.62 * len(classes), 2.4), 9.0)
     figure, _ = _draw(evaluation, classes, side, names=100, header=0.75)
-    grey = "" if evaluation.confusion.sum(axis=1).all() else "; grey: no test images"
+    grey = "" if evaluation.confusion.sum(axis=1).all() else "; grey: no test samples"
     note = f"blue: right, orange: mistakes, by their share of the true class{grey}"
     style.add_title(figure, f"Accuracy {evaluation.headline}", note)
     return figure

@@ -32,7 +32,7 @@
       guess.textContent = data.classes[column];
     }
     const total = data.totals[row];
-    text.textContent = `${images} of ${total} test images of ${data.classes[row]}`
+    text.textContent = `${images} of ${total} test samples of ${data.classes[row]}`
       + (total ? `, ${percent(images / total)}` : "")
       + (shown.length && shown.length < images ? `; the surest ${shown.length}:` : "");
     panel.querySelector(".tiles").replaceChildren(...shown.map((position) => {

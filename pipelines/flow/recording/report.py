@@ -72,7 +72,7 @@ def record_report(
     stated: dict[str, str | float] = {
         "model": config.model.name,
         "data set": data_name(config),
-        "test images": result.images,
+        "test samples": result.images,
         "trained parameters": facts["parameters"],
         "epochs": facts["epochs"],
         "training": f"{facts['seconds']:.1f} s, {facts['images_per_second']:,.0f} images/s",

@@ -28,7 +28,7 @@ def test_markdown_has_headline_facts_command_and_links() -> None:
     )
     assert text.startswith("# lenet on cifar10: 66.7 %\n")
     assert "| images/s | 12,346 |" in text
-    assert "66.7 % (2 of 3 test images)" in text
+    assert "66.7 % (2 of 3 test samples)" in text
     assert "```sh\ntorchyard run cifar10\n```" in text
     links = [
         child.attrs["href"]
@@ -46,7 +46,7 @@ def test_markdown_names_the_weakest_the_confused_and_the_untested() -> None:
     summary = text.splitlines()[2]  # what MLflow shows of it unasked
     assert summary.startswith("95 % interval 18.8 % to 81.2 %. ")
     assert summary.endswith("Weakest: cat (33.3 %), fox (50.0 %), dog (100.0 %).")
-    assert "Without a test image, so nothing is known of them: owl\\|s." in text
+    assert "Without a test sample, so nothing is known of them: owl\\|s." in text
     assert "| cat | dog | 2 | 66.7 % |" in text
     assert text.index("| cat | dog |") < text.index("| fox | cat |")
     order = [
@@ -58,9 +58,9 @@ def test_markdown_names_the_weakest_the_confused_and_the_untested() -> None:
 
 def test_markdown_without_a_mistake_or_links_says_so() -> None:
     text = markdown([0, 1], [0, 1], ["a", "b"])
-    assert "No test image was taken for another class." in text
+    assert "No test sample was taken for another class." in text
     assert "Look closer" not in text
-    assert "Without a test image" not in text
+    assert "Without a test sample" not in text
 
 
 def test_markdown_shows_at_most_five_pairs() -> None:

@@ -146,7 +146,7 @@ def test_a_matrix_of_very_many_classes_is_drawn_in_blocks_and_its_pairs_are_boun
 
 def test_a_class_without_test_samples_says_so() -> None:
     page = made(pixels(200, 3, 8, 8), ["cat", "dog", "nobody"], without=(2,))
-    assert "no test images: nothing is known of it" in page.texts
+    assert "no test samples: nothing is known of it" in page.texts
     assert not any("nan" in text.lower() for text in page.texts)
 
 

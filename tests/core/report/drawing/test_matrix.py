@@ -16,7 +16,7 @@ def test_matrix_has_every_number_name_and_the_accuracy() -> None:
     found = texts(figure)
     assert sorted(text for text in found if text.isdigit()) == ["1", "1", "3"]
     assert found.count("cat") == found.count("dog") == 2
-    assert "Accuracy 80.0 % (4 of 5 test images)" in found
+    assert "Accuracy 80.0 % (4 of 5 test samples)" in found
     assert "predicted class" in found
     assert "true class" in found
     drawn(figure)
@@ -57,8 +57,8 @@ def test_a_wide_matrix_has_no_numbers_and_its_mistakes_are_seen() -> None:
 
 def test_a_class_without_images_is_grey_and_said_so() -> None:
     full = matrix([0, 1, 1], [0, 1, 1], ["a", "b"])
-    assert not any("no test images" in text for text in texts(full))
+    assert not any("no test samples" in text for text in texts(full))
     lacking = matrix([0, 2], [0, 0], ["a", "b", "c"])
-    assert any("grey: no test images" in text for text in texts(lacking))
+    assert any("grey: no test samples" in text for text in texts(lacking))
     assert (228, 228, 228) in {colour for _, colour in drawn(lacking).getcolors(1 << 20)}
     assert (228, 228, 228) not in {colour for _, colour in drawn(full).getcolors(1 << 20)}
