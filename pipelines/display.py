@@ -50,6 +50,7 @@ def look_at_terminal() -> None:
 
 
 UNFOLDED = 10_000  # columns
+LABEL = 13  # columns of what a line of the result is about
 
 
 def print_table(
@@ -177,8 +178,10 @@ class Display:
         show, outcome = self._console.print, self.outcome
         show(_per_class_table(outcome.per_class))
         show(f"[bold]{outcome.accuracy:.1%}[/] of {outcome.images:,} test samples right")
-        times = " · ".join(f"{name} {seconds:.1f} s" for name, seconds in self.seconds.items())
-        show(f"Stages:      {times}")
+        room = self._console.width if self._console.is_terminal else UNFOLDED
+        times = [f"{name} {seconds:.1f} s" for name, seconds in self.seconds.items()]
+        for number, line in enumerate(_joined(times, room - LABEL)):
+            show(f"{'' if number else 'Stages:':<{LABEL}}{line}", soft_wrap=True)
         show(f"MLflow run:  [bold]{escape(outcome.name)}[/]  {outcome.run_id}")
         self._show_address(ui_command, served)
 
@@ -233,6 +236,15 @@ class JsonDisplay(Display):
 
     def result(self, ui_command: str, served: bool) -> None:  # noqa: D102
         self._print("result", **dataclasses.asdict(self.outcome))
+
+
+def _joined(parts: Iterable[str], room: int) -> list[str]:
+    """The parts in as few lines as have room for them: none is broken."""
+    lines: list[str] = []
+    for part in parts:
+        longer = f"{lines[-1]} · {part}" if lines else part
+        lines[-1:] = [longer] if not lines or len(longer) <= room else [lines[-1], part]
+    return lines
 
 
 def _without_nan(values: dict[str, Any]) -> dict[str, Any]:

@@ -12,14 +12,14 @@ import numpy as np
 from torchyard.core.errors import RunError, UserError
 from torchyard.core.evaluation.metrics import Evaluation, evaluate
 from torchyard.core.evaluation.paired_test import Comparison, compare
-from torchyard.core.formatting import UNKNOWN, duration, percent, points
+from torchyard.core.formatting import UNKNOWN, duration, number, percent, points
 from torchyard.core.report.class_comparison import (
     ClassRow,
     classes_compared,
     differing_data,
 )
 from torchyard.core.report.drawing.plots import Curves, accuracy_cost_figure, learning_curves, svg
-from torchyard.core.report.page import figure, render
+from torchyard.core.report.page import render
 from torchyard.core.report.run.settings import differing
 from torchyard.core.tracking.queries.recorded import recorded_predictions
 
@@ -57,7 +57,15 @@ RESULTS = {
     "images/s": "train/mean_images_per_second",
     "peak memory, MiB": "system/peak_memory_mib",
 }
-DURATIONS = ("training", "whole run")
+SHARES = ("worst class", "macro F1")
+FORMATS = {
+    "test loss": "{:.4f}".format,
+    "validation loss": "{:.4f}".format,
+    "training": duration,
+    "whole run": duration,
+    "images/s": "{:,.0f}".format,
+    "peak memory, MiB": "{:,.0f}".format,
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,14 +135,19 @@ def _history(client: MlflowClient, run: Run, key: str) -> list[tuple[int, float]
 
 
 def settings_that_differ(compared: Sequence[ComparedRun]) -> dict[str, list[str | None]]:
-    """The settings, and circumstances of `CIRCUMSTANCES`, that are not the same in all."""
-    settings = []
-    for each in compared:
-        tags = each.run.data.tags
-        around = {name: tags[key] for name, key in CIRCUMSTANCES.items() if key in tags}
-        if "commit" in around:
-            around["commit"] = around["commit"][:SHOWN_COMMIT]
-        settings.append({**each.run.data.params, **around})
+    """The settings, and circumstances of `CIRCUMSTANCES`, that are not the same in all.
+
+    A circumstance that is not known, as of a run that failed early, is no difference.
+    """
+    tags = [each.run.data.tags for each in compared]
+    settings = [dict(each.run.data.params) for each in compared]
+    for name, key in CIRCUMSTANCES.items():
+        known = {of_run[key] for of_run in tags if key in of_run}
+        for values, of_run in zip(settings, tags, strict=True):
+            values.pop(name, None)  # as it was asked for: `auto`
+            if len(known) > 1 and key in of_run:
+                shown = SHOWN_COMMIT if name == "commit" else None
+                values[name] = of_run[key][:shown]
     return differing(settings)
 
 
@@ -153,20 +166,25 @@ def results(compared: Sequence[ComparedRun]) -> pd.DataFrame:
     return table.dropna(how="all")
 
 
-def result_rows(compared: Sequence[ComparedRun]) -> list[tuple[str, list[str]]]:
-    """The rows of `results` as texts; durations, shares and the worst class as people say them."""
+def result_rows(compared: Sequence[ComparedRun], space: str = " ") -> list[tuple[str, list[str]]]:
+    """The rows of `results` as texts; durations, shares and the worst class as people say them.
+
+    Args:
+        compared: the runs.
+        space: before a percent sign.
+    """
     rows = []
     for name, *values in results(compared).itertuples(name=None):
+        shown = FORMATS.get(name, number)
+        texts = [UNKNOWN if value != value else shown(value) for value in values]
+        if name in SHARES:
+            texts = [percent(value, space=space) for value in values]
         if name == "worst class":
             worst = [each.run.data.tags.get("worst_class", "") for each in compared]
             texts = [
-                f"{which} {percent(value)}".strip()
-                for which, value in zip(worst, values, strict=True)
+                f"{which} ({text})" if which else text
+                for which, text in zip(worst, texts, strict=True)
             ]
-        elif name in DURATIONS:
-            texts = [UNKNOWN if value != value else duration(value) for value in values]
-        else:
-            texts = [figure(value, name) for value in values]
         rows.append((name, texts))
     return rows
 
@@ -181,7 +199,8 @@ def classes_of(compared: Sequence[ComparedRun]) -> list[ClassRow]:
 def conclusion(first: ComparedRun, other: ComparedRun) -> tuple[str, str]:
     """Which of two runs is better, if any: a statement, and the numbers that support it."""
     if other.difference is None:
-        return f"No verdict on {first.label} and {other.label}", other.remark or first.remark
+        remark = (other.remark or first.remark).rstrip(".")
+        return f"No verdict on {first.label} and {other.label}", remark
     overall = other.difference.overall
     difference, low, high = overall.difference, overall.low, overall.high
     better, worse = (other, first) if difference > 0 else (first, other)

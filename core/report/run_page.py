@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 MAX_PAIRS, MAX_EXAMPLES = 8, 6
 MAX_CLASSES = 20  # the weakest; the others are folded
 MAX_BATCH = 12  # training images
+MATRIX_PIXELS = 120  # at most, of an inch of the matrix: its texts are no larger than the page's
 STAGES = ("prepare", "train", "evaluate")
 
 
@@ -120,6 +121,7 @@ def run_page(
         curves=learning_curves([curves]),
         validated=bool(curves.get("val/loss")),
         matrix=svg(matrix, "matrix"),
+        matrix_width=round(MATRIX_PIXELS * matrix.get_figwidth()),
         confusions=confusions(samples, predictions, evaluation, classes, box),
         pairs=pairs,
         mistakes=mistakes,

@@ -52,6 +52,8 @@ def study_page(
     return render(
         "study.html",
         title=title,
+        figure=figure,
+        best=study.best_value,
         facts=facts,
         plots=dict(_plots(study, figure)),
         script=Markup(get_plotlyjs()),
@@ -72,8 +74,8 @@ def _plots(study: Study, figure: str) -> list[tuple[str, Markup]]:
     wanted: list[tuple[str, Callable[[], Any]]] = [
         ("History", lambda: visualization.plot_optimization_history(study, target_name=figure))
     ]
-    if len(complete) >= FEWEST and varied:
-        wanted += [
+    if len(complete) >= FEWEST and len(varied) > 1:  # one alone makes all of the difference
+        wanted.append(
             (
                 "Importances",
                 lambda: visualization.plot_param_importances(
@@ -83,14 +85,17 @@ def _plots(study: Study, figure: str) -> list[tuple[str, Markup]]:
                     params=varied,
                     target_name=figure,
                 ),
-            ),
+            )
+        )
+    if len(complete) >= FEWEST and varied:
+        wanted.append(
             (
                 "Parallel coordinates",
                 lambda: visualization.plot_parallel_coordinate(
                     study, params=varied, target_name=figure
                 ),
-            ),
-        ]
+            )
+        )
     trials = study.get_trials(deepcopy=False)
     epochs = max((step for each in trials for step in each.intermediate_values), default=1)
     counts = {"Trial": len(trials), "Step": epochs}

@@ -169,7 +169,7 @@ def _print_comparison(compared: Sequence[ComparedRun]) -> None:
     else:
         stdout.print("Their settings are the same.")
     stdout.print()
-    results = [(name, *texts) for name, texts in comparison.result_rows(compared)]
+    results = [(name, *texts) for name, texts in comparison.result_rows(compared, "")]
     placements = ["device", *(each.placement for each in compared)]
     _print_by_run("result", compared, [_accuracy_row(compared), *results, placements])
     stdout.print()
@@ -217,8 +217,8 @@ def _class_cell(cell: ClassCell | None) -> str:
     text = percent(cell.accuracy, space="")
     if cell.difference is None:
         return text
-    mark = "*" if cell.significant else " "
-    return f"{text}  {points(cell.difference)} ({points(cell.low)} to {points(cell.high)}){mark}"
+    interval = f"({points(cell.low)} to {points(cell.high)}){'*' if cell.significant else ''}"
+    return f"{text:>6}  {points(cell.difference):>5} {interval:<17}"
 
 
 def _precisions(cells: Sequence[ClassCell | None]) -> str:

@@ -71,7 +71,8 @@ def _cell(row: Mapping[Any, Any], name: str, progress: Mapping[str, str]) -> str
     if name == "accuracy":
         return percent(value, space="")
     if name == "worst":
-        return f"{row['worst_class'] or ''} {percent(value, space='')}"
+        worst = percent(value, space="")
+        return f"{row['worst_class']} ({worst})" if row["worst_class"] else worst
     if name == "images_per_second":
         return f"{value:,.0f}"
     if name == "lr":

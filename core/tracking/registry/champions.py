@@ -266,6 +266,7 @@ def _version(client: MlflowClient, run: Run, judged: Judged, model_id: str) -> i
             tags=tags,
             description=_described(run),
             model_id=model_id,
+            await_creation_for=0,  # it is there: else MLflow logs that it waits
         )
     return int(made.version)
 

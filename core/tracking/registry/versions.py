@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 from torchyard.core.errors import UserError, suggestion
@@ -27,7 +28,7 @@ SHOWN_REFUSALS = 10_000  # the newest
 
 
 def history(client: MlflowClient, model: str | None = None) -> list[dict[str, Any]]:
-    """The versions of the registered models that torchyard promoted, the newest first.
+    """The versions of the registered models that torchyard promoted, of each the newest first.
 
     Each is a row of model, version, status, run, accuracy, data (what it was trained on: `digits,
     digest 5ee1d6e0a1c3f4e2`), promoted_at, by and why. The runs that were refused are rows without
@@ -50,7 +51,8 @@ def history(client: MlflowClient, model: str | None = None) -> list[dict[str, An
             name = run.data.tags.get(f"{OUTCOME}.model", "")
             if model in (None, name):
                 rows.append(_row(name, None, run.data.tags[OUTCOME], run, run.data.tags))
-    return sorted(rows, key=lambda row: (row["model"], row["promoted_at"]), reverse=True)
+    rows.sort(key=lambda row: row["promoted_at"], reverse=True)
+    return sorted(rows, key=lambda row: row["model"])
 
 
 def champion_of(client: MlflowClient, model: str) -> ModelVersion | None:
@@ -128,10 +130,12 @@ def _row(
 
 
 def _data_of(run: Run) -> str | None:
-    """The data set of a run and the beginning of its digest; None where none is recorded."""
+    """The data set of a run, the file it is in, and the beginning of its digest, where known."""
     inputs = run.inputs.dataset_inputs if run.inputs else []
+    name, path = run.data.tags.get("dataset"), run.data.params.get("dataset.path", "null")
+    if name and path != "null":
+        name = f"{name} ({PurePath(path).name})"
     digests = {each.dataset.digest for each in inputs}
-    name = run.data.tags.get("dataset")
     return f"{name}, digest {' or '.join(sorted(digests))}" if name and digests else name
 
 

@@ -50,3 +50,11 @@ def test_one_trial_has_a_history_alone():
     study.tell(study.ask({"x": optuna.distributions.FloatDistribution(0, 1)}), 1.0)
     assert re.findall("<h2>(.*?)</h2>", page(study))[0] == "History"
     assert "Importances" not in page(study)
+
+
+def test_one_setting_alone_makes_all_of_the_difference():
+    study = optuna.create_study()
+    for number in range(4):
+        study.tell(study.ask({"x": optuna.distributions.FloatDistribution(0, 1)}), number)
+    headings = re.findall("<h2>(.*?)</h2>", page(study))
+    assert headings == ["History", "Parallel coordinates", "Trials, the best first"]

@@ -43,7 +43,7 @@ def test_the_commands_list_and_compare(here, runs, tmp_path) -> None:
     assert pd.read_csv(written)["id"].tolist() == [runs["foreign"], runs["failed"], runs["other"]]
     printed = here("runs", "accuracy>0")
     assert "resnet18·sgd·digits" in printed
-    assert "<script>alert(1)</script> 95.0%" in printed
+    assert "<script>alert(1)</script> (95.0%)" in printed
     assert "No run meets these conditions." in here("runs", "accuracy>2")
     printed = here("compare", "champion", "best:digits", "best:cifar10")
     assert "is better than" in printed
