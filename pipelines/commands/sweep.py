@@ -26,6 +26,7 @@ from torchyard.pipelines.commands.arguments import (
 )
 from torchyard.pipelines.commands.outcome import leave_prefect, print_outcome, with_outcome
 from torchyard.pipelines.display import Display, stderr
+from torchyard.pipelines.local_run import quiet_prefect
 from torchyard.pipelines.study.display import QuietStudyDisplay, StudyDisplay
 from torchyard.pipelines.study.local import begun_before, run_study
 
@@ -112,6 +113,7 @@ def resume_study(
         UserError: it is finished, still runs, or is to have other settings.
         RunError: the store is out of reach.
     """
+    quiet_prefect()  # which is imported now
     from torchyard.pipelines.study.recording import SOURCE
 
     named = f"run {run.info.run_id} ({run.info.run_name}) is a study"

@@ -13,7 +13,7 @@ from torchyard.core.tracking.location.errors import store_errors
 from torchyard.core.tracking.ownership.orphans import settle_owner
 from torchyard.core.tracking.weights import recorded_weights
 from torchyard.pipelines.display import Display
-from torchyard.pipelines.local_run import Leave, local_services, until_its_end
+from torchyard.pipelines.local_run import Leave, local_services, quiet_prefect, until_its_end
 
 
 def begun_before(plan: StudyPlan, say: Callable[[str], None]) -> str | None:
@@ -35,6 +35,7 @@ def begun_before(plan: StudyPlan, say: Callable[[str], None]) -> str | None:
         return None
     shared_worker()  # torch's import overlaps MLflow's
     client = store.open_existing(uri)
+    quiet_prefect()  # which is imported now
     with store_errors(uri):
         from torchyard.pipelines.study.recording import begun_study
 

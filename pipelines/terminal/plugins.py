@@ -1,9 +1,12 @@
-"""Plugins, a line each; in a terminal the many models of one package are one line."""
+"""Plugins, a line each; in a terminal below their kinds, the many models of a package as one."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from itertools import groupby
+
+from rich.text import Text
 
 from torchyard.pipelines import display
 from torchyard.pipelines.terminal.columns import print_columns
@@ -35,4 +38,10 @@ def print_plugins(rows: Sequence[Mapping[str, str]], *, fold: bool) -> None:
             summary = f"{count[of]} of {module} (torchyard plugins {kind})"
         built_in = row["status"] == BUILT_IN
         shown.append((kind, name, summary, "" if built_in and not whole else origin))
-    print_columns(HEADINGS, shown, cut="what it is")
+    if whole:
+        print_columns(HEADINGS, shown)
+        return
+    for kind, of_kind in groupby(shown, lambda row: row[0]):
+        display.stdout.print(Text(kind, "bold"))
+        lines = [(f"  {name}", *more) for _, name, *more in of_kind]
+        print_columns(HEADINGS[1:], lines, cut="what it is", header=False)
