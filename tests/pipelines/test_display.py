@@ -51,6 +51,21 @@ def follow(shown: Display) -> None:
     shown.result("torchyard ui latest", served=True)
 
 
+@pytest.mark.parametrize(("terminal", "lines"), [(False, 1), (True, 2)])
+def test_the_stages_are_in_as_many_lines_as_they_need_and_none_is_broken(terminal, lines) -> None:
+    file = io.StringIO()
+    console = Console(file=file, highlight=False, width=80, force_terminal=terminal)
+    shown = Display(console)
+    shown.seconds = dict.fromkeys(("prepare", "train", "evaluate", "report", "promote"), 11.8)
+    shown.outcome = Outcome("a" * 32, "lenet #1", "http://127.0.0.1:5000/", 0.875, 8, [ROW])
+    shown.result("torchyard ui latest", served=False)
+    about = [line for line in file.getvalue().splitlines() if " 11.8 s" in line]
+    assert len(about) == lines
+    assert about[0].startswith("Stages:      prepare 11.8 s · train 11.8 s")
+    assert about[-1].endswith("promote 11.8 s")
+    assert all(len(line) <= 80 for line in about) or not terminal
+
+
 def printed(**options) -> str:
     file = io.StringIO()
     follow(Display(Console(file=file, highlight=False, width=100, **options)))

@@ -47,6 +47,24 @@ def test_runs_are_compared_with_the_first_as_far_as_they_go(client, runs) -> Non
     assert "has recorded no predictions" in said[3][1]
 
 
+def test_a_circumstance_differs_where_two_runs_are_known_to_differ_in_it(client, runs) -> None:
+    chosen = [runs[name] for name in ("good", "better", "failed")]
+
+    def torch_versions() -> list[str | None] | None:
+        compared = compare_runs(client, [client.get_run(run_id) for run_id in chosen])
+        return settings_that_differ(compared).get("torch")
+
+    try:
+        client.set_tag(chosen[0], "torch_version", "2.11.0")
+        assert torch_versions() is None
+        client.set_tag(chosen[1], "torch_version", "2.15.0")
+        assert torch_versions() == ["2.11.0", "2.15.0", None]
+    finally:
+        for run_id in chosen[:2]:
+            if "torch_version" in client.get_run(run_id).data.tags:
+                client.delete_tag(run_id, "torch_version")
+
+
 def test_nothing_is_compared_by_class_without_predictions_of_the_first(client, runs) -> None:
     compared = compare_runs(client, [client.get_run(runs[name]) for name in ("failed", "good")])
     assert classes_of(compared) == []

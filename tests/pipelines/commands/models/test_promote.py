@@ -56,6 +56,7 @@ def test_every_night_the_better_model_is_the_champion(workspace, client, nights)
     assert listed.splitlines()[1].startswith("★ v2 ")
     assert "replaced by v2" in listed
     assert "1 refused, the last " in listed
+    assert re.search(r"^  trained on digits, digest [0-9a-f]{16}$", listed, re.MULTILINE)
     assert "refused by beats_champion" in workspace.invoke("models", "digits", "--refused")
     assert "30.00% are required" in listed
 
