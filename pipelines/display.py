@@ -72,8 +72,10 @@ def print_table(
         # Before the columns' widths are measured.
         cells = (escape(printable(cell)) if isinstance(cell, str) else cell for cell in row)
         table.add_row(*cells)
-    console = stdout if stdout.is_terminal else PrintableConsole(highlight=False, width=UNFOLDED)
-    console.print(table)
+    if stdout.is_terminal:
+        stdout.print(table)
+    else:
+        PrintableConsole(highlight=False, width=UNFOLDED, file=stdout.file).print(table)
 
 
 def print_json(value: Any, indent: int | None = None) -> None:

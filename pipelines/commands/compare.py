@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 from rich.markup import escape
 
 from torchyard.core.data.files import atomic_write
 from torchyard.core.errors import UserError
-from torchyard.core.formatting import duration, percent, points, printable
+from torchyard.core.formatting import duration, printable
 from torchyard.core.tracking.location.errors import store_errors
 from torchyard.core.tracking.ownership.lease import silent_seconds
 from torchyard.core.tracking.ownership.orphans import silent_runs
@@ -22,18 +21,13 @@ from torchyard.core.tracking.queries.table import RunQuery
 from torchyard.core.tracking.registry.versions import champions_by_run
 from torchyard.core.tracking.store import open_existing, tracking_uri
 from torchyard.pipelines.commands.arguments import AsJson, chosen_run
-from torchyard.pipelines.display import print_json, print_table, stderr, stdout
-from torchyard.pipelines.terminal.columns import print_columns
+from torchyard.pipelines.display import print_json, stderr, stdout
+from torchyard.pipelines.terminal.comparison import print_comparison
 from torchyard.pipelines.terminal.runs import print_runs
-
-if TYPE_CHECKING:
-    from torchyard.core.report.class_comparison import ClassCell
-    from torchyard.core.report.comparison import ComparedRun
 
 commands = typer.Typer()
 
 BY_VALIDATION = "val/accuracy"
-MAX_CLASSES = 20  # the page has all of them
 
 
 @commands.command()
@@ -151,7 +145,7 @@ def compare(
         if len(by_id) < 2:
             raise UserError(f"compare: {' and '.join(runs)} are the same run: {next(iter(by_id))}")
         compared = comparison.compare_runs(client, list(by_id.values()))
-    _print_comparison(compared)
+    print_comparison(compared)
     if html is not None:
         try:
             with atomic_write(html) as file:
@@ -159,67 +153,3 @@ def compare(
         except OSError as error:
             raise UserError(f"--html: {html}: {error.strerror}") from error
         stdout.print(f"With plots: {escape(str(html))}", soft_wrap=True)
-
-
-def _print_comparison(compared: Sequence[ComparedRun]) -> None:
-    from torchyard.core.report import comparison
-
-    if settings := comparison.setting_rows(compared):
-        _print_by_run("setting", compared, [(name, *texts) for name, texts in settings])
-    else:
-        stdout.print("Their settings are the same.")
-    stdout.print()
-    results = [(name, *texts) for name, texts in comparison.result_rows(compared, "")]
-    placements = ["device", *(each.placement for each in compared)]
-    _print_by_run("result", compared, [_accuracy_row(compared), *results, placements])
-    stdout.print()
-    rows = comparison.classes_of(compared)
-    if rows:
-        headings = ("class", *(each.label for each in compared), "precision", "images")
-        shown = [
-            (name, *map(_class_cell, cells), _precisions(cells), f"{n:,}")
-            for name, n, cells in rows[:MAX_CLASSES]
-        ]
-        print_columns(headings, shown, right=headings[1:], droppable=("precision", "images"))
-        rest = len(rows) - MAX_CLASSES
-        if rest > 0:
-            stdout.print(f"and {rest} classes that differ less (--html FILE shows all)")
-        if any(cell and cell.difference is not None for _, _, cells in rows for cell in cells):
-            stdout.print("points, 95 % interval; *: significant with all classes considered")
-        stdout.print()
-    for each in compared[1:]:
-        statement, numbers = comparison.conclusion(compared[0], each)
-        stdout.print(f"[bold]{escape(statement)}[/]: {escape(numbers)}", soft_wrap=True)
-        if price := comparison.price(compared[0], each):
-            stdout.print(escape(price), soft_wrap=True)
-
-
-def _print_by_run(
-    heading: str, compared: Sequence[ComparedRun], rows: Iterable[Iterable[str]]
-) -> None:
-    columns = tuple(each.label for each in compared)
-    print_table((heading, *columns), rows, right=columns)
-
-
-def _accuracy_row(compared: Sequence[ComparedRun]) -> list[str]:
-    cells = []
-    for each in compared:
-        accuracy = each.run.data.metrics.get("test/accuracy")
-        text = each.run.info.status if accuracy is None else percent(accuracy, space="")
-        low, high = each.interval
-        cells.append(text if low != low else f"{text} ({100 * low:.1f} to {100 * high:.1f})")
-    return ["accuracy", *cells]
-
-
-def _class_cell(cell: ClassCell | None) -> str:
-    if cell is None or cell.accuracy != cell.accuracy:
-        return "–"
-    text = percent(cell.accuracy, space="")
-    if cell.difference is None:
-        return text
-    interval = f"({points(cell.low)} to {points(cell.high)}){'*' if cell.significant else ''}"
-    return f"{text:>6}  {points(cell.difference):>5} {interval:<17}"
-
-
-def _precisions(cells: Sequence[ClassCell | None]) -> str:
-    return " · ".join(percent(cell.precision if cell else None, space="") for cell in cells)

@@ -119,6 +119,15 @@ def test_a_run_is_a_line_with_its_role_and_a_whole_name(looks, folder) -> None:
     assert sum(f"resnet18·sgd·{folder} #2" in line for line in lines) == 1
 
 
+def test_compared_runs_are_columns_below_names_that_are_whole(looks, recorded) -> None:
+    from torchyard.core.report.comparison import compare_runs
+    from torchyard.pipelines.terminal.comparison import print_comparison
+
+    chosen = [recorded.client.get_run(recorded.ids[name]) for name in ("good", "better", "other")]
+    lines = looks("compare_long", print_comparison, compare_runs(recorded.client, chosen))
+    assert sum(line.startswith("95 % interval ") for line in lines) == 1
+
+
 def version(number: int | None, status: str, **more) -> dict:
     return {
         "model": "digits", "version": number, "status": status, "run": "lenet·adam·digits #7",
