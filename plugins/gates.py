@@ -112,7 +112,7 @@ class BeatsChampion(GateParams):
             from torchyard import compare
 
             if champion is None:
-                return Verdict(True, "there is no champion yet")
+                return Verdict(True, "there was no champion before")
             result = compare(champion, candidate).overall
             # Whole samples are compared: 0.3 - 0.1 is not 0.2.
             ahead = result.only_second - result.only_first

@@ -91,7 +91,7 @@ def test_pictures_and_the_report_open_among_the_artifacts(page, site, tmp_path) 
 def test_the_model_has_its_champion_and_the_run_it_is_from(page, site, tmp_path) -> None:
     opened(page, site, "/#/models/digits", "Version 1")
     expect(page.get_by_text("@ champion")).to_be_visible()
-    expect(page.get_by_text("beats_champion: there is no champion yet")).to_be_visible()
+    expect(page.get_by_text("beats_champion: there was no champion before")).to_be_visible()
     page.screenshot(path=tmp_path / "model.png")
     page.get_by_role("link", name="Version 1").click()
     page.get_by_role("link", name=site.name("sgd")).click()

@@ -80,6 +80,6 @@ def test_a_gate_that_ends_its_process_refuses(workspace, client):
     assert run.info.status == "FINISHED"
     why = run.data.tags["torchyard.why"].split("; ")
     assert why == [*(f"ends: {reason}" for reason in REASONS.values()),
-                   "beats_champion: there is no champion yet"]  # fmt: skip
+                   "beats_champion: there was no champion before"]  # fmt: skip
     with pytest.raises(RunError, match="refused by ends"):
         workspace.invoke("promote", run.info.run_id, "gates=[{name: ends, how: exits}]")
