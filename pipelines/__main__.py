@@ -23,7 +23,7 @@ def main() -> None:
         from torchyard.pipelines.services.standby.client import hand_over
 
         try:
-            status = hand_over()
+            status = hand_over("command")
         except KeyboardInterrupt:
             status = 130
         if status is not None:

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import sqlite3
 import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from uuid import UUID
 
 from benchmarks.bench import Bench
 from benchmarks.comparison import Comparison, Series, Target, alternate
@@ -12,6 +17,8 @@ from benchmarks.home import OURS, ROOT, BenchmarkError, Home
 TITLE = "Fixed cost: whole process of the digits job (LeNet, 5 epochs, batch 32)"
 PEERS = ROOT / "benchmarks" / "peers"
 COLD, FIRST, UP = "torchyard run digits", "its very first run", "with `torchyard up` running"
+SCHEDULED = "from its time to the first step"
+INTERVAL = 20  # seconds between two scheduled runs
 BARE, NAIVE = "bare torch script", "Prefect + MLflow at defaults"
 
 
@@ -46,6 +53,7 @@ def measure(bench: Bench) -> tuple[list[Comparison], list[str]]:
             beside = alternate(
                 bench.rounds(3), {UP: lambda: _run(home, settle=False), BARE: bare}, bench.say
             )
+            scheduled = _scheduled(home, 5, bench.say)
         finally:
             home.torchyard("down")
         home.settle()
@@ -61,10 +69,17 @@ def measure(bench: Bench) -> tuple[list[Comparison], list[str]]:
             beside,
             Target("with `up` running ≤ 0.4 × the bare script", UP, 0.4, False, (BARE,)),
         ),
+        _table(
+            "A scheduled run",
+            {SCHEDULED: scheduled},
+            Target("a scheduled run's first step ≤ 2 s after its time", SCHEDULED, 2, False),
+        ),
     ]
     notes = [
         "Every run waits until the one before has ended with its server.",
         "The very first run has an empty home folder: neither databases nor any cache.",
+        f"Scheduled runs begin every {INTERVAL} s, with nothing beside them. How long one waits "
+        "for its time, Prefect's server rounds to whole seconds.",
         "Prefect + MLflow at their defaults is one run, with its databases there; no target holds "
         "against it.",
     ]
@@ -75,6 +90,38 @@ def _run(home: Home, settle: bool = True) -> float:
     seconds = home.torchyard("run", "digits", "--quiet").seconds
     if settle:
         home.settle()
+    return seconds
+
+
+def _scheduled(home: Home, count: int, say: Callable[[str], None]) -> list[float]:
+    """Seconds from the time of each of several scheduled runs to the end of its first step."""
+    every = ("--interval", f"{INTERVAL}s", "--name", "often")
+    home.torchyard("schedule", "digits", "train.log_every=1", *every)
+    prefect = f"file:{home.folder / 'prefect' / 'prefect.db'}?mode=ro"
+    started = (
+        "select id, expected_start_time from flow_run where state_type = 'COMPLETED' "
+        "and deployment_id is not null order by expected_start_time limit ?"
+    )
+    end = time.monotonic() + INTERVAL * (count + 3)
+    found: list[tuple[str, str]] = []
+    while len(found) < count:
+        if time.monotonic() > end:
+            raise BenchmarkError(f"{len(found)} of {count} scheduled runs have ended in time")
+        time.sleep(1)
+        with contextlib.closing(sqlite3.connect(prefect, uri=True)) as database:
+            found = database.execute(started, [count]).fetchall()
+    home.torchyard("unschedule", "often")
+    first = (
+        "select min(m.timestamp) from metrics m join tags t on t.run_uuid = m.run_uuid "
+        "where t.key = 'prefect.flow_run_id' and t.value = ? and m.step = 1"
+    )
+    seconds = []
+    for identity, text in found:
+        time_of = datetime.fromisoformat(text).replace(tzinfo=UTC).timestamp()
+        with home.database() as database:
+            [milliseconds] = database.execute(first, [str(UUID(identity))]).fetchone()
+        seconds.append(milliseconds / 1000 - time_of)
+        say(f"{SCHEDULED}: {seconds[-1]:.2f} s")
     return seconds
 
 

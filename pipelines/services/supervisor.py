@@ -21,6 +21,7 @@ from torchyard.core.tracking.store import LOCAL_UI, store_lock
 from torchyard.pipelines.services.daemon import Daemon, exec_command, report_pid, state_lock
 from torchyard.pipelines.services.manager import ServiceManager, mlflow_server, pool_name
 from torchyard.pipelines.services.prefect_server import PrefectServer, named_server, use
+from torchyard.pipelines.services.prefect_settings import setting
 from torchyard.pipelines.worker.process import start_variables
 
 logger = logging.getLogger(__name__)
@@ -28,6 +29,10 @@ logger = logging.getLogger(__name__)
 CHECK_SECONDS = 1.0
 REAP_SECONDS = 5.0
 MAX_BACKOFF = 60.0  # seconds between two starts of a daemon that keeps dying
+
+# By default a Prefect worker asks every ten seconds, sometimes every thirteen, for the runs of the
+# next ten: one that is started by hand waits, and some that are scheduled are late.
+QUERY_SECONDS = "PREFECT_WORKER_QUERY_SECONDS"
 
 STANDBY = "torchyard.pipelines.services.standby.process"
 
@@ -99,7 +104,7 @@ class Supervisor:
             program = [sys.executable, "-P", "-m", "prefect", "worker", "start"]
             options = ["--type", "process", "--pool", pool_name(url), "--name", platform.node()]
             with state_lock(self._manager.folder):
-                worker.start(exec_command([*program, *options]), url)
+                worker.start(exec_command([*program, *options]), url, polling())
 
     def _ensure_standby(self) -> None:
         standby = self._manager.standby
@@ -168,6 +173,11 @@ class Supervisor:
         if self._errors.get(task) != str(error):
             self._errors[task] = str(error)
             logger.error("%s:", task, exc_info=error)
+
+
+def polling() -> dict[str, str]:
+    """Variables with which a Prefect worker asks often for runs, unless the user has chosen."""
+    return {} if setting(QUERY_SECONDS, "worker", "query_seconds") else {QUERY_SECONDS: "2"}
 
 
 if __name__ == "__main__":

@@ -46,6 +46,7 @@ from torchyard.pipelines.services.scheduling.schedules import Schedule
 from torchyard.pipelines.services.scheduling.wording import described, zone_of
 
 ENTRYPOINT = "torchyard.pipelines.flow.pipeline.train_pipeline"
+ENGINE = "torchyard.pipelines.services.standby.engine"
 OUR_FLOW = FlowFilter.model_validate({"name": {"any_": [FLOW]}})
 TAG = "torchyard"
 DEPLOYED_AS = "TORCHYARD_SCHEDULE"  # in the environment of a deployed run: the name of that
@@ -83,7 +84,7 @@ def schedule(resolved: ResolvedConfig, name: str, when: Schedule, pool: str) -> 
             pool,
             job_variables={
                 # -P: nothing in the working folder may shadow a module.
-                "command": f"{sys.executable} -P -m prefect.engine",
+                "command": f"{sys.executable} -P -m {ENGINE}",
                 "working_dir": str(Path.cwd()),
                 "env": local_environment() | {DEPLOYED_AS: name},
                 # Otherwise a run whose Prefect worker was killed fails at its next print.

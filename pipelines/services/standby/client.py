@@ -24,10 +24,13 @@ DECISION_SECONDS = 10.0
 FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
 
 
-def hand_over() -> int | None:
+def hand_over(program: str) -> int | None:
     """Have the standby of the user's services do what this process was started for.
 
     Signals are passed on to the process that does it; if this one is killed, that one is, too.
+
+    Args:
+        program: "command" for the command line, "engine" for Prefect's of a scheduled run.
 
     Returns:
         The exit status; None if there is no standby, or it cannot: nothing has begun then.
@@ -43,11 +46,13 @@ def hand_over() -> int | None:
         try:
             answers.readline()
             connection.settimeout(DECISION_SECONDS)
-            _send(connection)
+            _send(connection, program)
             answer = json.loads(answers.readline())
         except (OSError, ValueError):
             return None
         if "number" not in answer:
+            # It starts anew: once it sees the end of this process, or after this one's imports.
+            connection.detach()
             return None
         # From here on the work is the other process's: it begins when it is told to.
         connection.settimeout(None)
@@ -74,9 +79,10 @@ def _connected(folder: Path) -> socket.socket:
     return connection
 
 
-def _send(connection: socket.socket) -> None:
+def _send(connection: socket.socket, program: str) -> None:
     os.umask(umask := os.umask(0o077))
     request = {
+        "program": program,
         "arguments": sys.argv,
         "shown": sys.orig_argv,
         "path": sys.path,

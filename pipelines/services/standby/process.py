@@ -32,12 +32,14 @@ import tempfile
 import threading
 import time
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
 from torchyard.core.hosting.sources import builtin_sources
 from torchyard.pipelines import __main__
 from torchyard.pipelines.services.daemon import DAEMON_VARIABLE, report_pid
+from torchyard.pipelines.services.standby import engine
 from torchyard.pipelines.services.standby.client import DECISION_SECONDS, SOCKET
 from torchyard.pipelines.services.standby.sameness import (
     loaded_files,
@@ -76,6 +78,7 @@ class Standby:
         self._runs: dict[int, socket.socket] = {}
         (folder / SOCKET).unlink(missing_ok=True)  # of one that was killed
         self._set_by_imports = _load()
+        self._settings = _prefect_settings()
         self._files = loaded_files()
         self._surroundings = surroundings()
         self._listener = socket.socket(socket.AF_UNIX)
@@ -137,7 +140,8 @@ class Standby:
         if request["path"][-len(self._path) :] != self._path:
             return "another process: where modules are found"
         mine, theirs = map(self._read_early, (self._given, request["environment"]))
-        if names := sorted(n for n in {*mine, *theirs} if mine.get(n) != theirs.get(n)):
+        same = {n: {mine.get(n), self._settings.get(n, mine.get(n))} for n in {*mine, *theirs}}
+        if names := sorted(n for n, values in same.items() if theirs.get(n) not in values):
             return f"variables that differ: {', '.join(names)}"
         for path, before in self._files.items():
             now = stamp(path)
@@ -161,7 +165,12 @@ class Standby:
         with contextlib.suppress(OSError):
             connection.recv(1)
         connection.close()
-        environment = request["environment"] | {DAEMON_VARIABLE: self._given[DAEMON_VARIABLE]}
+        environment = {
+            name: value
+            for name, value in request["environment"].items()
+            if not name.startswith("PREFECT__")  # of one run
+        }
+        environment[DAEMON_VARIABLE] = self._given[DAEMON_VARIABLE]
         program = [sys.executable, "-P", "-m", MODULE, str(self._folder), str(self._lock)]
         os.set_inheritable(self._lock, True)
         self._listener.close()
@@ -211,8 +220,10 @@ class Standby:
             sys.argv, sys.path = request["arguments"], request["path"]
             set_title(request["shown"], request["environment"])
             process.fork = ForkedWorker
-            _run()
-            __main__.leave()
+            if request["program"] == "command":
+                _run(__main__.command)
+                __main__.leave()
+            status = _run(engine.run)
         except BaseException:
             traceback.print_exc()
         finally:
@@ -220,7 +231,7 @@ class Standby:
 
 
 def _load() -> dict[str, str]:
-    """Import what a run and its worker do; returns variables they set."""
+    """Import what a run, its worker and Prefect's engine do; returns variables they set."""
     from torchyard.pipelines.local_run import quiet_prefect
 
     quiet_prefect()
@@ -246,8 +257,15 @@ def _load() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if before.get(name) != value}
 
 
-def _run() -> None:
-    """Run the command line as Python would at its start; its exit status is known to it."""
+def _prefect_settings() -> dict[str, str]:
+    """What the user has set, as a Prefect worker hands it to its runs: also what a file says."""
+    from prefect.settings import get_current_settings
+
+    return get_current_settings().to_environment_variables(exclude_unset=True)
+
+
+def _run(program: Callable[[], None]) -> int:
+    """Run a program as Python would at its start; returns the exit status."""
     import numpy as np
     from prefect.context import refresh_global_settings_context
     from prefect.logging.configuration import setup_logging
@@ -263,17 +281,20 @@ def _run() -> None:
     refresh_global_settings_context()
     setup_logging()
     display.look_at_terminal()
+    status = 0
     try:
-        __main__.command()
-    except SystemExit:
-        pass
+        program()
+    except SystemExit as ended:
+        status = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
     except BaseException:
         sys.excepthook(*sys.exc_info())
+        status = 1
     threading._shutdown()  # type: ignore[attr-defined]
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError):
             stream.flush()
+    return status
 
 
 def _end_with(connection: socket.socket) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -178,6 +179,18 @@ class Sandbox:
     def plan(self) -> list[dict[str, Any]]:
         """The schedules and deployments as `torchyard status` lists them."""
         return list(json.loads(self.torchyard("status", "--json"))["plan"])
+
+    def wait_for_standby(self) -> None:
+        """Wait until runs begin in the standby of `up`."""
+
+        def listens() -> bool:
+            with (
+                contextlib.chdir(self.folder / "home" / "torchyard"),
+                socket.socket(socket.AF_UNIX) as probe,
+            ):
+                return probe.connect_ex("standby.sock") == 0
+
+        assert eventually(listens)
 
     def all_dead(self) -> bool:
         return not [p for p in self.processes("") if p.status() != psutil.STATUS_ZOMBIE]

@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import socket
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import psutil
 import pytest
 
 from tests.pipelines.services.sandbox import OFTEN, Sandbox, eventually
+from torchyard.pipelines.services.supervisor import QUERY_SECONDS, polling
+
+
+def test_the_prefect_worker_asks_as_often_as_the_user_has_chosen(alone: Path) -> None:
+    assert float(polling()[QUERY_SECONDS]) < 10  # Prefect's own
+    (alone / "prefect.toml").write_text("[worker]\nquery_seconds = 30\n")
+    assert polling() == {}
 
 
 @pytest.mark.faults
@@ -25,7 +33,7 @@ def test_whatever_is_killed_is_reported_as_dead_and_restarted(sandbox: Sandbox) 
         lambda: sandbox.services()["worker"]["process"] not in (None, before["worker"])
     )
     assert sandbox.run(flow_run)["state_type"] == "RUNNING"
-    for process in sandbox.processes("prefect.engine"):
+    for process in sandbox.processes("standby.engine"):
         with contextlib.suppress(psutil.NoSuchProcess):  # it ends with its command
             process.kill()
     assert eventually(lambda: sandbox.run(flow_run)["state_type"] == "CRASHED")

@@ -162,7 +162,7 @@ def test_a_schedule_fires_here_and_a_run_that_would_overlap_is_skipped(sandbox: 
     assert fields["properties"]["lr"]["type"] == "number"
     flow_run, record = eventually(sandbox.training)
     assert record["plugin.model"].startswith("sha256:")  # the plugin of the working folder
-    assert Path(psutil.Process(sandbox.processes("prefect.engine")[0].pid).cwd()) == (
+    assert Path(psutil.Process(sandbox.processes("standby.engine")[0].pid).cwd()) == (
         sandbox.folder / "work"
     )
     # The link that Prefect shows leads to the MLflow that `up` serves.

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import signal
-import socket
 import sys
 from typing import Any
 
@@ -21,17 +19,6 @@ pytestmark = [
 ]
 SHORT = ("run", "digits", "model=straight", "train.epochs=2", "train.seed=7")
 OF_EACH = ("torchyard.process", "torchyard.lease", "mlflow.", "prefect.", "checkpoints")  # tags
-
-
-def wait_for_standby(sandbox: Sandbox) -> None:
-    def listens() -> bool:
-        with (
-            contextlib.chdir(sandbox.folder / "home" / "torchyard"),
-            socket.socket(socket.AF_UNIX) as probe,
-        ):
-            return probe.connect_ex("standby.sock") == 0
-
-    assert eventually(listens)
 
 
 def run(sandbox: Sandbox, **variables: str) -> tuple[dict[str, Any], dict[str, str], bool]:
@@ -50,12 +37,12 @@ def run(sandbox: Sandbox, **variables: str) -> tuple[dict[str, Any], dict[str, s
 
 def test_a_run_that_is_taken_over_is_the_same_as_one_that_is_not(sandbox: Sandbox) -> None:
     sandbox.torchyard("up")
-    wait_for_standby(sandbox)
+    sandbox.wait_for_standby()
     epochs, tags, own = run(sandbox)
     assert not own
     # What was read at the start is noticed: that run goes on by itself, the next is taken over.
     assert run(sandbox, PREFECT_LOGGING_EXTRA_LOGGERS="a") == (epochs, tags, True)
-    wait_for_standby(sandbox)
+    sandbox.wait_for_standby()
     assert not run(sandbox)[2]
     # A plugin is read by each run.
     plugin = sandbox.folder / "work" / "torchyard_plugins" / "straight.py"
@@ -70,7 +57,7 @@ def test_a_run_that_is_taken_over_ends_with_its_command(
     sandbox: Sandbox, ends: signal.Signals
 ) -> None:
     sandbox.torchyard("up")
-    wait_for_standby(sandbox)
+    sandbox.wait_for_standby()
     command = sandbox.start("run", "digits", *LONG)
     flow_run, record = eventually(sandbox.training)
     number = int(record["torchyard.process"].split()[0])
