@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -51,8 +50,8 @@ def test_a_run_is_ready_before_its_time_and_ends_with_the_process_that_prefect_k
     assert worker.ppid() != engine.pid  # but of a process that the standby has forked
     assert worker.cwd() == str(sandbox.folder / "work")
     assert sandbox.run(flow_run)["state_type"] == "PENDING"
-    engine.kill()
-    assert eventually(lambda: sandbox.run(flow_run)["state_type"] == "CRASHED")
+    sandbox.cancel(flow_run)  # what Prefect's UI does
+    assert eventually(lambda: sandbox.run(flow_run)["state_type"] == "CANCELLED")
     assert eventually(lambda: sandbox.processes("worker.serve") == [])
 
     flow_run = sandbox.post(deployment)["id"]
@@ -62,7 +61,7 @@ def test_a_run_is_ready_before_its_time_and_ends_with_the_process_that_prefect_k
     assert number != engine.pid
     assert record["schedule"] == "yearly"
     assert Path(psutil.Process(number).cwd()) == sandbox.folder / "work"
-    engine.send_signal(signal.SIGTERM)
+    engine.kill()
     assert eventually(lambda: sandbox.run(flow_run)["state_type"] == "CRASHED")
     assert eventually(lambda: sandbox.record(flow_run)["status"] == "KILLED")
     assert eventually(lambda: sandbox.processes("worker.serve") == [])
