@@ -6,11 +6,14 @@ import threading
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 from tests.core.preparation.raw_data import encoded, image_split, prepared, raw, saved
 from torchyard.core.data.dataset import PreparedDataset, Split
 from torchyard.core.data.images.decoding import decode_image, decode_part
+from torchyard.core.data.images.jpeg_part import decode_jpeg_part
 from torchyard.core.data.images.photos import AHEAD, TASK, Wanted
 from torchyard.core.data.images.reading import ImageReading
 from torchyard.core.errors import RunError
@@ -98,6 +101,46 @@ def test_a_part_of_a_large_jpeg_is_decoded_at_a_reduced_scale(tmp_path):
     [(found, _)] = data.train.samples.decoded([Wanted([1], [part], None)])
     for pixels in (found[0], decode_part(files[0].read_bytes(), part, (800, 1000), SHAPE)):
         assert np.abs(pixels.transpose(1, 2, 0).astype(int) - np.asarray(expected)).mean() < 5
+
+
+@given(
+    block=st.integers(1, 8),
+    beyond=st.integers(-3, 3),
+    rows=st.integers(1, 90),
+    below=st.integers(0, 40),
+    side=st.integers(4, 40),
+    grey=st.booleans(),
+    colours=st.sampled_from(["4:4:4", "4:2:2", "4:2:0"]),
+    restarts=st.integers(0, 3),
+)
+def test_a_part_is_the_same_without_what_is_below_it(
+    block, beyond, rows, below, side, grey, colours, restarts
+):
+    bottom = 16 * block + beyond
+    top, height, width = max(0, bottom - rows), bottom + below, 61
+    noise = np.random.default_rng(rows).integers(0, 256, (height, width, 3), np.uint8)
+    picture = Image.fromarray(noise).convert("L" if grey else "RGB")
+    options = {"subsampling": colours, "restart_marker_blocks": restarts}
+    # A progressive file, of the same pixels, is decoded as a whole.
+    found, whole = (
+        decode_jpeg_part(
+            jpeg(picture, progressive=passes, **options),
+            (top, 5, bottom - top, 50),
+            (height, width),
+            (3, side, side),
+        )
+        for passes in (False, True)
+    )
+    np.testing.assert_array_equal(found, whole)
+
+
+def test_what_is_below_a_part_is_not_decoded():
+    data = jpeg(smooth(200, 150))
+    part, shape = (10, 20, 60, 90), (3, 40, 40)
+    np.testing.assert_array_equal(
+        decode_jpeg_part(data[: len(data) * 6 // 10], part, (200, 150), shape),
+        decode_jpeg_part(data, part, (200, 150), shape),
+    )
 
 
 def test_a_jpeg_with_a_flaw_that_pillow_overlooks_is_read_throughout(tmp_path):
