@@ -13,6 +13,8 @@ import contextlib
 import functools
 import json
 import os
+import platform
+import re
 import shutil
 import signal
 import subprocess
@@ -35,8 +37,12 @@ from torchyard.core.training.events import Emit, EpochDone, from_plain
 TAIL_LINES = 20  # of the worker's output, shown if it dies
 
 # Otherwise glibc returns memory after each large tensor and takes it anew, page by page
-# (`benchmarks/reasons/execution.md`). The second is the most that glibc itself goes up to.
-MEMORY = {"MALLOC_TRIM_THRESHOLD_": str(2**28), "MALLOC_MMAP_THRESHOLD_": str(2**25)}
+# (`benchmarks/reasons/execution.md`). Before 2.35 it ignores a second above 2^25.
+GLIBC = tuple(int(digits) for digits in re.findall(r"\d+", platform.libc_ver()[1])[:2])
+MEMORY = {
+    "MALLOC_TRIM_THRESHOLD_": str(2**28),
+    "MALLOC_MMAP_THRESHOLD_": str(2 ** (28 if GLIBC >= (2, 35) else 25)),
+}
 
 # How often a thread of OpenMP (GNU's, as in torch for Linux) looks for work before it sleeps. By
 # default 300,000 times: two threads of a small network wait for each other at every operation, and

@@ -14,6 +14,7 @@ import pytest
 from tests.pipelines.worker.conftest import config
 from torchyard.core.errors import RunError
 from torchyard.pipelines.worker.process import (
+    MEMORY,
     SPINS,
     Worker,
     abort_shared_worker,
@@ -37,12 +38,12 @@ def test_its_memory_and_waiting_are_set_unless_configured_otherwise(worker, monk
         names = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "GOMP_SPINCOUNT")
         return tuple(kept.get(name) for name in names)
 
-    assert settings(worker) == (str(2**28), str(2**25), SPINS["GOMP_SPINCOUNT"])
+    assert settings(worker) == (*MEMORY.values(), SPINS["GOMP_SPINCOUNT"])
     monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "131072")
     monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")  # a count would overrule it
     configured = Worker()
     try:
-        assert settings(configured) == ("131072", str(2**25), None)
+        assert settings(configured) == ("131072", MEMORY["MALLOC_MMAP_THRESHOLD_"], None)
     finally:
         configured.close()
 
