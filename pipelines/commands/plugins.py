@@ -28,11 +28,12 @@ from torchyard.pipelines.worker.process import Worker
 
 
 class _ListUnlessNamed(TyperGroup):
-    """`torchyard plugins model` lists: a word that is not a command is an argument of `list`."""
+    """`torchyard plugins model` lists, and `torchyard plugins model mlp` shows: as it reads."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         if not args or args[0] not in (*self.commands, *ctx.help_option_names):
-            args = ["list", *args]
+            named = len(args) > 1 and args[0] in HOOKS and not args[1].startswith("-")
+            args = ["show" if named else "list", *args]
         return super().parse_args(ctx, args)
 
 
@@ -44,7 +45,7 @@ def _plugins() -> None:
     """List the plugins: kind, name, what it is, where it comes from; or show one.
 
     [bold]torchyard plugins[/] lists all, [bold]torchyard plugins model[/] those of a kind,
-    [bold]torchyard plugins show model mlp[/] shows one.
+    [bold]torchyard plugins model mlp[/] shows one.
     """
 
 

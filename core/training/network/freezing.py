@@ -9,7 +9,7 @@ from fnmatch import fnmatchcase
 from torch import nn
 
 from torchyard.core.config.choices import ModelChoice
-from torchyard.core.errors import UserError, suggestion
+from torchyard.core.errors import MOST_LISTED, UserError, suggestion
 
 
 def matching(pattern: str, names: Iterable[str]) -> list[str]:
@@ -20,9 +20,16 @@ def matching(pattern: str, names: Iterable[str]) -> list[str]:
     return [n for n in names if fnmatchcase(n, pattern) or fnmatchcase(n, f"{pattern}.*")]
 
 
-def layers(model: nn.Module) -> list[str]:
-    """The layers with parameters of their own."""
-    return list(dict.fromkeys(name.rpartition(".")[0] for name, _ in model.named_parameters()))
+def nearest_layers(pattern: str, model: nn.Module) -> str:
+    """The end of a message about a pattern that matches nothing.
+
+    It lists the layers with parameters of their own or, where they are many, what they are in.
+    """
+    names = [name for name, _ in model.named_parameters()]
+    layers = list(dict.fromkeys(name.rpartition(".")[0] for name in names))
+    outer = list(dict.fromkeys(name.partition(".")[0] for name in names))
+    shown = layers if len(layers) <= MOST_LISTED or len(outer) == 1 else outer
+    return suggestion(pattern, shown, {name: name for name in (*outer, *layers)})
 
 
 def freeze(model: nn.Module, patterns: Sequence[str]) -> list[str]:
@@ -39,7 +46,7 @@ def freeze(model: nn.Module, patterns: Sequence[str]) -> list[str]:
         chosen = matching(pattern, weights)
         frozen |= dict.fromkeys(chosen)
         if not chosen:
-            near = suggestion(pattern, layers(model))
+            near = nearest_layers(pattern, model)
             problems.append(f"model.freeze: no parameter matches '{pattern}'.{near}")
     for name in frozen:
         weights[name].requires_grad_(False)

@@ -10,10 +10,10 @@ import torch
 from torch import nn
 
 from torchyard.core.config.choices import OptimizerChoice
-from torchyard.core.errors import UserError, suggestion
+from torchyard.core.errors import UserError
 from torchyard.core.hosting.params import OptimizerParams
 from torchyard.core.training.network.blocks import check_shapes_known, depths
-from torchyard.core.training.network.freezing import layers, matching
+from torchyard.core.training.network.freezing import matching, nearest_layers
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def parameter_groups(
         for pattern in group.match:
             if not (found := matching(pattern, learning)):
                 frozen = matching(pattern, [name for name, _ in model.named_parameters()])
-                near = suggestion(pattern, layers(model))
+                near = nearest_layers(pattern, model)
                 why = "what is frozen for the whole run" if frozen else f"no parameter.{near}"
                 problems.append(f"{slot}: '{pattern}' matches {why}")
             some |= bool(found) and not own.keys() >= set(found)

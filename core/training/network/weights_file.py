@@ -6,6 +6,7 @@ import json
 import re
 import zipfile
 from collections.abc import Mapping
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,9 @@ def read_weights(file: Path, source: str) -> Tensors:
     except UserError:
         raise
     except FileNotFoundError:
-        raise UserError(f"model.weights: {source}: there is no such file") from None
+        near = get_close_matches(file.name, [each.name for each in file.parent.glob("*")], n=1)
+        hint = f". Did you mean '{file.with_name(near[0])}'?" if near else ""
+        raise UserError(f"model.weights: {source}: there is no such file{hint}") from None
     except OSError as error:
         raise UserError(f"model.weights: {source}: {error.strerror or error}") from None
     except Exception as error:  # whatever the three formats' readers raise of a foreign file

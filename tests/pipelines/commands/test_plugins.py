@@ -149,7 +149,7 @@ def test_one_plugin_is_shown_with_what_its_parameters_accept(tmp_path):
         "integer > 0, or (integer > 0, integer > 0), or none none size to scale to"
         in rows["image_size"]
     )
-    done, _ = at_once(tmp_path, "plugins", "show", "model", "resnet18")
+    done, _ = at_once(tmp_path, "plugins", "model", "resnet18")
     assert "torchvision.models.resnet18" in done.stdout
     assert "no parameters" in done.stdout
 
@@ -157,5 +157,5 @@ def test_one_plugin_is_shown_with_what_its_parameters_accept(tmp_path):
 def test_plugins_help_tells_of_listing_and_showing(tmp_path):
     done, _ = at_once(tmp_path, "plugins", "--help")
     assert "torchyard plugins model" in done.stdout
-    assert "torchyard plugins show model mlp" in done.stdout
+    assert "torchyard plugins model mlp" in done.stdout
     assert "[bold]" not in done.stdout

@@ -319,6 +319,14 @@ def test_frozen_parameters_are_named_by_layer_or_pattern():
         "(accepts: conv1, conv2, fc1, fc2, fc3)"
     )
     assert second.startswith("model.freeze: no parameter matches 'fc9.weight'.")
+    deep = host().find("model", "resnet18").params().build((3, 32, 32), 10)
+    for pattern, nearest in [("layer9*", "layer4"), ("layer3.0.conv3", "layer3.0.conv2")]:
+        with pytest.raises(UserError) as caught:
+            freeze(deep, [pattern])
+        assert caught.value.problems == [
+            f"model.freeze: no parameter matches '{pattern}'. Did you mean '{nearest}'?  "
+            "(accepts: conv1, bn1, layer1, layer2, layer3, layer4, fc)"
+        ]
     with pytest.raises(UserError, match=r"model\.freeze: nothing is left to train"):
         left("*")
 

@@ -225,7 +225,9 @@ def test_a_file_that_is_no_state_dict_is_refused_in_one_line(tmp_path, capsys):
         assert said[name].startswith(f"model.weights: {name}: ")
     assert "holds Python objects" in said["code.pth"]
     assert said["list.pth"].endswith("holds no state dict, a mapping of tensors")
-    assert said["gone.pth"].endswith("there is no such file")
+    assert said["gone.pth"].endswith(
+        f"there is no such file. Did you mean '{tmp_path / 'code.pth'}'?"
+    )
     assert "this ran" not in capsys.readouterr().out
 
 
