@@ -22,7 +22,11 @@ def judge_in_worker(seconds: float) -> champions.Judge:
     """Have gates judge in the worker process, each for so many seconds at most."""
 
     def ask(
-        name: str, gate: GateParams, candidate: PredictionTable, champion: PredictionTable | None
+        name: str,
+        gate: GateParams,
+        candidate: PredictionTable,
+        champion: PredictionTable | None,
+        asked: int,
     ) -> Verdict:
         worker, late = shared_worker(), RunError(f"it has not judged within {seconds:g} seconds")
         limit = threading.Timer(seconds, worker.abort, [late])
@@ -32,7 +36,7 @@ def judge_in_worker(seconds: float) -> champions.Judge:
                 files[role] = str(Path(scratch, role)) if table else None
                 if table is not None:
                     table.write(Path(scratch, role))
-            files |= {"name": name, "params": gate.model_dump(mode="json")}
+            files |= {"name": name, "params": gate.model_dump(mode="json"), "asked": asked}
             try:
                 # The first event says that it begins: a worker may have to start before.
                 return Verdict(**worker.call("judge", lambda event: limit.start(), **files))
@@ -45,10 +49,16 @@ def judge_in_worker(seconds: float) -> champions.Judge:
 
 
 def judge(
-    name: str, params: Mapping[str, Any], candidate: str, champion: str | None, emit: Emit
+    name: str,
+    params: Mapping[str, Any],
+    candidate: str,
+    champion: str | None,
+    asked: int,
+    emit: Emit,
 ) -> dict[str, Any]:
     """The verdict of a gate on two files of predictions, as plain values."""
     emit(StageProgress("judging", 0, 1))
-    tables = [PredictionTable.read(Path(file)) if file else None for file in (candidate, champion)]
+    own = PredictionTable.read(Path(candidate))
+    rival = PredictionTable.read(Path(champion)) if champion else None
     gate: Any = host().find("gate", name).params(**params)
-    return asdict(champions.judge(name, gate, *tables))  # type: ignore[arg-type]
+    return asdict(champions.judge(name, gate, own, rival, asked))

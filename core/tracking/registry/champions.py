@@ -8,7 +8,6 @@ version, written before; only the tag that marks it as pending is removed afterw
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -94,11 +93,22 @@ class Judged:
 
 
 def judge(
-    name: str, gate: GateParams, candidate: PredictionTable, champion: PredictionTable | None
+    name: str,
+    gate: GateParams,
+    candidate: PredictionTable,
+    champion: PredictionTable | None,
+    asked: int,
 ) -> Verdict:
-    """The verdict of a gate, in this process; one that cannot judge refuses."""
+    """The verdict of a gate, in this process; one that cannot judge refuses.
+
+    Args:
+        asked: how often the test samples were asked, as `Judged` has it.
+    """
     try:
-        verdict = gate.build()(candidate, champion)
+        told = gate.with_ask(asked) if asked else gate
+        if not isinstance(told, GateParams):
+            raise TypeError(f"'with_ask' returned a {type(told).__name__}")
+        verdict = told.build()(candidate, champion)
         if not isinstance(verdict, Verdict):
             raise TypeError(f"it returned a {type(verdict).__name__}, not a Verdict")
         if verdict.passed not in (True, False):
@@ -112,7 +122,7 @@ def judge(
         return Verdict(False, redacted(f"it could not judge: {type(error).__name__}: {error}"))
 
 
-Judge = Callable[[str, GateParams, "PredictionTable", "PredictionTable | None"], Verdict]
+Judge = Callable[[str, GateParams, "PredictionTable", "PredictionTable | None", int], Verdict]
 
 
 def promote(
@@ -160,8 +170,7 @@ def promote(
             if before is not None and rival and rival.test_digest == candidate.test_digest:
                 asked = count_ask(client, before, run, candidate.test_digest, chosen_among)
             verdicts = tuple(
-                (name, _told(gate, asked, functools.partial(judge, name), candidate, rival))
-                for name, gate in gates
+                (name, judge(name, gate, candidate, rival, asked)) for name, gate in gates
             )
             judged = Judged(model, verdicts, None, number_of(before), asked)
             with store_lock(uri):
@@ -214,23 +223,6 @@ def roll_back(
         version = client.get_model_version(model, earlier)
         _describe(client, model, int(earlier), version.description or "")
     return int(now.version), int(earlier)
-
-
-def _told(
-    gate: GateParams,
-    asked: int,
-    judge: Callable[..., Verdict],
-    candidate: PredictionTable,
-    champion: PredictionTable | None,
-) -> Verdict:
-    """The verdict of a gate that knows how often the test samples were asked."""
-    try:
-        gate = gate.with_ask(asked) if asked else gate
-        if not isinstance(gate, GateParams):
-            raise TypeError(f"'with_ask' returned a {type(gate).__name__}")
-    except Exception as error:  # of a plugin
-        return Verdict(False, redacted(f"it could not judge: {type(error).__name__}: {error}"))
-    return judge(gate, candidate, champion)
 
 
 def _predictions_of(client: MlflowClient, champion: ModelVersion | None) -> PredictionTable | None:

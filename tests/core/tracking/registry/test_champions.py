@@ -384,9 +384,9 @@ def test_two_that_end_at_once_are_both_counted(client, prepared):
     promote(client, run(client, prepared, 30), "toy", BEATS)
     both, numbers = threading.Barrier(2, timeout=60), []
 
-    def judge_together(name, gate, candidate, champion):
+    def judge_together(*asked):
         both.wait()  # each has counted before the other's gates begin to judge
-        return judge(name, gate, candidate, champion)
+        return judge(*asked)
 
     def end(candidate):
         judged = promote(client, candidate, "toy", [("told", Told())], judge_together)
@@ -411,6 +411,15 @@ def test_a_gate_that_fails_when_it_is_told_refuses(client, prepared):
     promote(client, run(client, prepared, 30), "toy", BEATS)
     judged = promote(client, run(client, prepared, 31), "toy", [("deaf", Deaf())])
     assert judged.verdicts[0][1].reason == "it could not judge: ValueError: no more"
+
+    class Gone(Told):
+        """Ends the program."""
+
+        def with_ask(self, number):
+            raise SystemExit(0)
+
+    judged = promote(client, run(client, prepared, 31), "toy", [("gone", Gone())])
+    assert judged.verdicts[0][1].reason == "it could not judge: SystemExit: 0"
 
     class Forgetful(Told):
         """Returns nothing."""
