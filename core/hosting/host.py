@@ -199,8 +199,15 @@ class Host:
                 self._manager.register(plugin, name=source.origin)
                 for kind, hook in HOOKS.items():
                     for implementation in getattr(self._manager.hook, hook).get_hookimpls():
-                        if implementation.plugin is plugin:
-                            implementation.function(partial(register, kind))
+                        if implementation.plugin is not plugin:
+                            continue
+                        before_it = len(pending) + len(faults)
+                        made = implementation.function(partial(register, kind))
+                        if made is not None and len(pending) + len(faults) == before_it:
+                            raise TypeError(
+                                f"'{hook}' returns a {type(made).__name__} and registers nothing: "
+                                "call register(name, class) for each plugin"
+                            )
             self._manager.check_pending()  # raises for a marked function that is no known hook
         except Exception as error:
             said = " ".join(str(error).partition("\n\n")[0].split())  # pydantic adds paragraphs

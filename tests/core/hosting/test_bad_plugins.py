@@ -148,12 +148,20 @@ CORPUS = {
     "async": Bad(
         instead("def register_", "async def register_"),
         (11, "'register_models' is async: a hook is a plain function"),
-        LOOK,
+        "Failed to load: {file} (TypeError: 'register_models' returns a coroutine and registers "
+        "nothing: call register(name, class) for each plugin)",
     ),
     "generator": Bad(
         instead('    register("', '    yield register("'),
         (11, "'register_models' yields, so it never runs: a hook is a plain function"),
-        LOOK,
+        "Failed to load: {file} (TypeError: 'register_models' returns a generator and registers "
+        "nothing: call register(name, class) for each plugin)",
+    ),
+    "a list": broken(
+        instead('register("tiny", Tiny)', 'return [("tiny", Tiny)]'),
+        None,
+        "TypeError: 'register_models' returns a list and registers nothing: call register(name, "
+        "class) for each plugin",
     ),
     # ---- when the hook is called
     "half-way": broken(
