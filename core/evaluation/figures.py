@@ -124,7 +124,7 @@ class Figures:
 
 
 def figures_of(name: str, metric: Metric, predictions: Predictions) -> dict[str, float]:
-    """What the metric of a plugin makes of predictions, by name.
+    """What the metric of a plugin makes of predictions, by name; NaN for what is not finite.
 
     Raises:
         ValueError: it is no number, and no mapping of numbers by names.
@@ -142,6 +142,7 @@ def figures_of(name: str, metric: Metric, predictions: Predictions) -> dict[str,
 
 
 def _number(value: object, of: str) -> float:
-    if isinstance(value, bool | np.bool_) or not isinstance(value, int | float | np.number):
+    if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
         raise ValueError(f"returns a {type(value).__name__}{of}, not a number")
-    return float(value)
+    number = float(value)
+    return number if math.isfinite(number) else math.nan  # an infinite one would stay the best

@@ -75,6 +75,7 @@ def test_a_metric_is_named_after_its_plugin():
     ("metric", "reason"),
     [
         (lambda logits, targets: "0.5", "metric 'it'.*returns a str, not a number"),
+        (lambda logits, targets: np.complex64(1), "returns a complex64, not a number"),
         (lambda logits, targets: {"a": True}, "returns a bool for 'a', not a number"),
         (lambda logits, targets: {"": 1.0}, "names a figure ''"),
         (lambda logits, targets: 1 / 0, "metric 'it': ZeroDivisionError"),
@@ -84,6 +85,15 @@ def test_a_metric_is_named_after_its_plugin():
 def test_a_metric_that_makes_no_numbers_is_named(metric, reason):
     with pytest.raises(RunError, match=reason):
         Figures([("it", metric, False)])(SOME)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -np.float32(math.inf)])
+def test_what_is_not_finite_is_not_defined_and_never_the_best(value):
+    figures = Figures([("ratio", lambda *_: value, False), ("time", lambda *_: {"s": value}, True)])
+    made = figures(SOME)
+    for name in ("ratio", "time/s"):
+        assert math.isnan(made[name])
+        assert not figures.improves(name, made[name], None)
 
 
 def test_two_figures_of_one_name_are_refused():
