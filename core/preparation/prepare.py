@@ -113,7 +113,7 @@ def prepare_dataset(
             with _errors_named(name), ExitStack() as on_exit:
                 raw = build(params, downloads)
                 if not isinstance(raw, RawData):
-                    raise TypeError(f"build() returned a {type(raw).__name__}, not a RawData")
+                    raise UserError(f"build() returns a {type(raw).__name__}, not a RawData")
                 if raw.close:
                     on_exit.callback(raw.close)
                 splits = RawSplits(raw, reading)
@@ -154,7 +154,7 @@ def _source_key(name: str, params: DatasetParams, cache: Path, reading: ImageRea
     except (TypeError, OSError):  # a class of an interactive session has no file
         code = b""
     try:
-        fingerprint = fingerprint_of(params, cache / DOWNLOADS)
+        fingerprint = fingerprint_of(name, params, cache / DOWNLOADS)
     except OSError as error:
         raise UserError(f"dataset {name}: {error}") from error
     plugin = (name, type(params).__qualname__, params.model_dump_json())

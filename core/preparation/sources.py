@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from torchyard.core.data.raw import RawData
+from torchyard.core.data.raw import RawData, SampleSpec
 from torchyard.core.data.remote.address import RemoteAddress
 from torchyard.core.data.remote.download import RemoteCopy
+from torchyard.core.errors import UserError
+from torchyard.core.hosting.host import contained
 from torchyard.core.hosting.params import DatasetParams
 from torchyard.core.redaction import redacted_uri
 
@@ -43,15 +47,52 @@ def build(params: DatasetParams, downloads: Path) -> RawData:
     return replace(raw, source=", ".join(sources)) if isinstance(raw, RawData) else raw
 
 
-def fingerprint_of(params: DatasetParams, downloads: Path) -> str:
+@contextmanager
+def asking(name: str, method: str) -> Iterator[None]:
+    """Make what a data set's method raises an error of the user's, which names both."""
+    try:
+        with contained():
+            yield
+    except UserError:
+        raise
+    except OSError as error:
+        raise UserError(f"dataset {name}: {error}") from error
+    except Exception as error:  # of a plugin
+        said = f"{type(error).__name__}: {error}"
+        raise UserError(f"dataset {name}: {method}() raises {said}") from error
+
+
+def described(name: str, params: DatasetParams) -> SampleSpec | None:
+    """`params.describe()`; None where the data are elsewhere.
+
+    Raises:
+        UserError: it raises, or returns something else.
+    """
+    if addresses(params):
+        return None
+    with asking(name, "describe"):
+        spec: object = params.describe()
+    if not isinstance(spec, SampleSpec | None):
+        kind = type(spec).__name__
+        raise UserError(f"dataset {name}: describe() returns a {kind}, not a SampleSpec or None")
+    return spec
+
+
+def fingerprint_of(name: str, params: DatasetParams, downloads: Path) -> str:
     """`params.fingerprint()`; of what is elsewhere the version that is there now.
 
     Raises:
-        UserError, UnreachableError: as `RemoteCopy.version` raises them.
+        UserError: it raises, or returns no text; or as `RemoteCopy.version` raises it.
+        UnreachableError: as `RemoteCopy.version` raises it.
     """
     remote = addresses(params)
     if not remote:
-        return params.fingerprint()
+        with asking(name, "fingerprint"):
+            found: object = params.fingerprint()
+        if not isinstance(found, str):
+            kind = type(found).__name__
+            raise UserError(f"dataset {name}: fingerprint() returns a {kind}, not a text")
+        return found
     state = {name: RemoteCopy(each, downloads).version() for name, each in remote.items()}
     for name in type(params).model_fields:
         if isinstance(path := getattr(params, name), Path):

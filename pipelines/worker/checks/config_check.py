@@ -22,7 +22,7 @@ from torchyard.core.formatting import dimensions
 from torchyard.core.hosting.host import host
 from torchyard.core.hosting.params import AugmentationParams, LossParams, MixingParams, RegionParams
 from torchyard.core.preparation.prepare import find_prepared
-from torchyard.core.preparation.sources import addresses
+from torchyard.core.preparation.sources import described
 from torchyard.core.training import checkpoint
 from torchyard.core.training.batches import total_steps
 from torchyard.core.training.device import choose_device
@@ -71,9 +71,12 @@ def check(
     resolved = resolve_once(config, host()).with_batch_size(UNKNOWN_BATCH_SIZE)
     chosen = resolved.config.dataset
     prepared = find_prepared(chosen.name, resolved.dataset, Path(cache), chosen.reading)
-    unknown = prepared is None and addresses(resolved.dataset)
-    spec = prepared.spec if prepared else None if unknown else resolved.dataset.describe()
-    problems = []
+    spec, problems = prepared.spec if prepared else None, []
+    if prepared is None:
+        try:
+            spec = described(chosen.name, resolved.dataset)
+        except UserError as error:
+            problems += error.problems
     summary: dict[str, Any] = {"parameters": None, "shape": list(spec.shape) if spec else None}
     summary["prepared"] = prepared is not None
     try:

@@ -20,7 +20,7 @@ from torchyard.core.errors import RunError, UserError
 from torchyard.core.hosting.host import host
 from torchyard.core.hosting.params import DatasetParams
 from torchyard.core.preparation.prepare import find_prepared
-from torchyard.core.preparation.sources import addresses
+from torchyard.core.preparation.sources import described
 from torchyard.core.training import network as networks
 from torchyard.core.training.events import Emit
 from torchyard.pipelines.worker.checks.config_check import Config
@@ -121,8 +121,7 @@ def _spec(
     if shape is not None and classes is not None and len(shape) != 1:  # it may be of token ids
         return SampleSpec(tuple(shape), classes)
     name, prepared = chosen.name, find_prepared(chosen.name, dataset, cache, chosen.reading)
-    unknown = prepared is None and addresses(dataset)
-    known = prepared.spec if prepared else None if unknown else dataset.describe()
+    known = prepared.spec if prepared else described(name, dataset)
     if shape is None and known is not None:
         shape = known.shape
     if shape is None:

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import subprocess
+import sys
 import textwrap
 import time
 from collections.abc import Callable, Iterator
@@ -223,8 +224,25 @@ def test_a_plugin_bug_is_a_failed_run_with_its_traceback(tmp_path: Path) -> None
     with pytest.raises(RunError, match="data set 'given' failed: KeyError: 'missing'") as caught:
         prepare_dataset("given", dataset(build)(), tmp_path, quiet)
     assert 'return {}["missing"]' in caught.value.details
-    with pytest.raises(RunError, match="returned a list, not a RawData"):
-        prepare_dataset("given", dataset(lambda _: [])(), tmp_path, quiet)
+
+
+@pytest.mark.parametrize(
+    ("method", "made", "problem"),
+    [
+        ("build", lambda *_: [], "build() returns a list, not a RawData"),
+        ("fingerprint", lambda _: ["a"], "fingerprint() returns a list, not a text"),
+        ("fingerprint", lambda _: {}["a"], "fingerprint() raises KeyError: 'a'"),
+        ("fingerprint", lambda _: sys.exit(0), "fingerprint() raises SystemExit: 0"),
+    ],
+)
+def test_a_method_of_another_form_is_its_authors_to_correct(
+    tmp_path: Path, method: str, made: Callable[..., Any], problem: str
+) -> None:
+    given = type("Given", (dataset(lambda _: raw()),), {method: made})
+    with pytest.raises(UserError) as caught:
+        prepare_dataset("given", given(), tmp_path, quiet)
+    assert caught.value.problems == [f"dataset given: {problem}"]
+    assert not list(tmp_path.rglob("*.npy"))
 
 
 SLOW = """

@@ -80,3 +80,43 @@ def test_a_sampler_that_needs_weights_is_refused_where_there_are_none(worker, ca
 def test_balanced_weights_are_tried(worker, cache):
     settings = config("loss.weight=balanced", "train.sampler=balanced")
     assert worker.call("check", config=settings, cache=cache)["device"]
+
+
+UNDESCRIBED = """
+from torchyard import DatasetParams, hookimpl
+
+class Undescribed(DatasetParams):
+    \"\"\"What it says of its samples is of no use.\"\"\"
+    how: str
+    def build(self, downloads):
+        raise AssertionError("not built")
+    def describe(self):
+        return {"raises": lambda: 1 / 0, "exits": exit, "list": lambda: [1, 2]}[self.how]()
+
+@hookimpl
+def register_datasets(register):
+    register("undescribed", Undescribed)
+"""
+
+
+@pytest.mark.parametrize(
+    ("how", "problem"),
+    [
+        ("raises", "describe() raises ZeroDivisionError: division by zero"),
+        ("exits", "describe() raises SystemExit: None"),
+        ("list", "describe() returns a list, not a SampleSpec or None"),
+    ],
+)
+def test_a_data_set_that_does_not_say_what_its_samples_are_is_named(
+    monkeypatch, tmp_path, how, problem
+):
+    (tmp_path / "undescribed.py").write_text(UNDESCRIBED)
+    monkeypatch.setenv("TORCHYARD_PLUGINS", str(tmp_path))
+    host.cache_clear()
+    try:
+        settings = config("dataset=undescribed", f"dataset.how={how}", "optimizer.lr=3")
+        with pytest.raises(UserError) as caught:
+            config_check.check(settings, str(tmp_path), print)
+    finally:
+        host.cache_clear()
+    assert caught.value.problems == [f"dataset undescribed: {problem}"]
