@@ -42,6 +42,7 @@ T = TypeVar("T")
 TRACKING_URI = "MLFLOW_TRACKING_URI"
 EXPERIMENT = "torchyard"
 AUDITS = "torchyard audits"
+MAX_EXPERIMENT = 256  # characters of an experiment's name, the column's width in a database
 LOCAL_UI = "http://127.0.0.1:5000"
 RUNS = "TORCHYARD_RUNS"  # environment variable: the folder of the runs' own folders
 START_SECONDS = 30.0  # how long a start waits for a server that is coming up
@@ -76,9 +77,11 @@ def check_writable(uri: str) -> None:
     """Find out before any work whether runs can be recorded.
 
     Raises:
-        UserError: the address is none of a store, or its folder cannot be created or written.
+        UserError: the address is none of a store, its folder cannot be created or written, or the
+            environment's experiment cannot be of that name.
     """
     check_address(uri, redacted_uri(uri))
+    _check_experiment_name(os.environ.get("MLFLOW_EXPERIMENT_NAME") or EXPERIMENT)
     if is_server(uri):
         check_proxy(uri)
     database = database_of(uri)
@@ -88,6 +91,17 @@ def check_writable(uri: str) -> None:
     # Only asked, never opened: closing a second handle would drop SQLite's locks on the file.
     if database.exists() and not (database.is_file() and os.access(database, os.R_OK | os.W_OK)):
         raise UserError(f"The runs' database {database} cannot be written.")
+
+
+def _check_experiment_name(name: str) -> None:
+    variable = f"MLFLOW_EXPERIMENT_NAME: {name[:60]!r}"
+    if name == AUDITS:
+        raise UserError(f"{variable} is where audits are recorded, not runs: give another name")
+    if len(name) > MAX_EXPERIMENT or name != name.strip() or not name.isprintable():
+        raise UserError(
+            f"{variable} is no name of an experiment: it has at most {MAX_EXPERIMENT} characters, "
+            "none of them invisible, and no space at its ends"
+        )
 
 
 def load_mlflow() -> None:
@@ -158,10 +172,11 @@ def chosen_experiment(client: MlflowClient, uri: str) -> Experiment:
     Raises:
         UserError: there is no such experiment, it is deleted, or two are named.
     """
-    identity = os.environ.get("MLFLOW_EXPERIMENT_ID")
+    identity = os.environ.get("MLFLOW_EXPERIMENT_ID", "").strip()
     name = os.environ.get("MLFLOW_EXPERIMENT_NAME")
     if identity and not name:
-        experiment = if_there(client.get_experiment, identity)
+        # Its ids are 64-bit integers.
+        experiment = if_there(client.get_experiment, identity) if len(identity) < 19 else None
         if experiment is None:
             raise UserError(f"MLFLOW_EXPERIMENT_ID: there is no experiment {identity}.")
         check_answer(experiment.experiment_id, identity)

@@ -17,7 +17,7 @@ from torchyard.core.errors import RunError, UserError
 from torchyard.core.tracking import store
 from torchyard.core.tracking.location.errors import store_errors
 from torchyard.core.tracking.ownership.folders import user_folder
-from torchyard.core.tracking.store import check_writable, current_store, tracking_uri
+from torchyard.core.tracking.store import AUDITS, check_writable, current_store, tracking_uri
 
 pytestmark = pytest.mark.usefixtures("environment")
 
@@ -99,11 +99,26 @@ def test_the_experiment_is_the_one_the_environment_names(
     monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", "99999")
     with pytest.raises(UserError, match="no experiment 99999"):
         start()
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", "9" * 30)
+    with pytest.raises(UserError, match="no experiment 999"):
+        start()
 
     named._client.delete_experiment(named.experiment_id)
     monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", named.experiment_id)
     with pytest.raises(UserError, match=f"experiments restore -x {named.experiment_id}"):
         start()
+
+
+@pytest.mark.parametrize("name", [" ", " a", "a\nb", "a\x1b[2J", "a\u202eb", "a" * 257, AUDITS])
+def test_a_name_that_no_experiment_of_runs_can_have_is_refused_before_any_work(
+    workspace: str, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", name)
+    with pytest.raises(UserError, match=r"^MLFLOW_EXPERIMENT_NAME: '") as caught:
+        check_writable(workspace)
+    assert str(caught.value).isprintable()
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "a/b: 模型 🙂 'c'")
+    check_writable(workspace)
 
 
 @pytest.mark.parametrize(
