@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from torchyard.pipelines.streams import Output
 
+ENDING_SECONDS = 10.0  # in which a second Ctrl-C breaks into nothing
+
+_interrupted: float | None = None  # when the first Ctrl-C came
 _status = 1  # also of an unexpected error, which ends with a traceback
 _output: Output | None = None
 
@@ -47,6 +51,8 @@ def command() -> None:
     _output = protect(goes_on=trains)
     if trains:  # whose terminal is closed
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else it is ignored
+            signal.signal(signal.SIGINT, _interrupt)
     redaction.redact_output()
     redaction.redact_logs()
     try:
@@ -66,6 +72,17 @@ def command() -> None:
     except KeyboardInterrupt:
         print("Interrupted.", file=sys.stderr)
         _status = 130
+
+
+def _interrupt(number: int, frame: object) -> None:
+    """End what trains at the first Ctrl-C; others do not break in while its end is recorded."""
+    global _interrupted
+    now = time.monotonic()
+    if _interrupted is None:
+        _interrupted = now
+        raise KeyboardInterrupt
+    if now - _interrupted > ENDING_SECONDS:
+        os._exit(130)
 
 
 def leave() -> None:
