@@ -6,6 +6,7 @@ that `--help` and a misspelled setting answer at once.
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from importlib.metadata import version
@@ -17,11 +18,16 @@ from rich.markup import escape
 
 from torchyard.core.errors import RunError, UserError
 from torchyard.core.proxies import settle_proxies
+from torchyard.core.redaction import redacted
 from torchyard.pipelines.commands import audit, compare, inspect, join, plugins, run, sweep
 from torchyard.pipelines.commands.models import model, promote, verify
 from torchyard.pipelines.commands.operation import services, storage, ui
 from torchyard.pipelines.commands.outcome import print_notes
 from torchyard.pipelines.display import stderr, stdout
+
+# What a system answers where a file is somebody else's or cannot be written, and on a full disk.
+NOT_LET = (errno.EACCES, errno.EPERM, errno.EROFS)
+FULL = (errno.ENOSPC, errno.EDQUOT)
 
 app = typer.Typer(
     help="Train PyTorch classifiers: prepare → train → evaluate → per-class report.",
@@ -88,6 +94,13 @@ def main() -> None:
         stderr.print(f"[red]failed:[/] {escape(str(error))}", soft_wrap=True)
         print_notes(error)
         sys.exit(1)
+    except OSError as error:
+        if error.errno not in FULL and (error.errno not in NOT_LET or error.filename is None):
+            raise
+        said = redacted(": ".join(filter(None, (error.filename, error.strerror))))
+        stderr.print(f"[red]error:[/] {escape(said)}", soft_wrap=True)
+        print_notes(error)
+        sys.exit(2)
 
 
 def _call() -> None:

@@ -1,5 +1,6 @@
 """The command line as a whole: its help, and what it refuses at once."""
 
+import errno
 import sys
 
 import pytest
@@ -90,3 +91,23 @@ def test_a_deleted_working_folder_and_a_missing_home_are_named(tmp_path, monkeyp
     monkeypatch.delenv("HOME", raising=False)
     monkeypatch.setattr("pwd.getpwuid", {}.__getitem__)
     assert "has no home folder: set HOME to a folder" in message()
+
+
+@pytest.mark.parametrize(
+    ("raised", "said"),
+    [
+        (PermissionError(errno.EACCES, "Permission denied", "mlruns/a.db"), "mlruns/a.db: Perm"),
+        (OSError(errno.EROFS, "Read-only file system", "mlruns/a.db"), "mlruns/a.db: Read-only"),
+        (OSError(errno.ENOSPC, "No space left on device"), "No space left on device"),
+    ],
+)
+def test_what_the_system_does_not_let_a_command_do_is_a_line(monkeypatch, capsys, raised, said):
+    def refuse():
+        raise raised
+
+    monkeypatch.setattr(cli, "_call", refuse)
+    monkeypatch.setattr("sys.argv", ["torchyard", "runs"])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.startswith(f"error: {said}")
