@@ -44,7 +44,8 @@ def main() -> None:
             tab = opened.new_page(viewport={"width": WIDTH, "height": height})
             tab.goto(page.as_uri())
             shot = Image.open(io.BytesIO(tab.screenshot())).convert("RGB")
-            shot.quantize(COLOURS, Image.Quantize.MAXCOVERAGE).save(IMAGES / f"{name}.png", optimize=True)
+            few = shot.quantize(COLOURS, Image.Quantize.MAXCOVERAGE)  # with those of the runs
+            few.save(IMAGES / f"{name}.png", optimize=True)
         opened.close()
 
 
