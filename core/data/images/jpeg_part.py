@@ -36,7 +36,8 @@ def decode_jpeg_part(
     shorter = _shortened(data, rows) if rows < size[0] else None
     if shorter is None:
         rows = size[0]
-    least = [int(side / shrinking) for side in (rows, size[1])] if shrinking >= 2 else [0, 0]
+    eighths = math.ceil(8 / shrinking) if shrinking >= 2 else 8  # libjpeg's scales
+    least = [-(-side * eighths // 8) for side in (rows, size[1])]
     pixels = simplejpeg.decode_jpeg(
         shorter or data,
         "GRAY" if shape[0] == 1 else "RGB",
@@ -45,9 +46,10 @@ def decode_jpeg_part(
         min_factor=2,
         strict=shorter is None,  # what is left over would be a flaw
     )
-    scale = pixels.shape[1] * 8 // size[1] / 8  # libjpeg's are eighths
-    down = slice(int(top * scale), math.ceil((top + height) * scale))
-    across = slice(int(left * scale), math.ceil((left + width) * scale))
+    down, across = (
+        slice(start * eighths // 8, -(-(start + length) * eighths // 8))
+        for start, length in ((top, height), (left, width))
+    )
     region = torch.from_numpy(pixels[down, across]).permute(2, 0, 1)[None]
     scaled = torch.nn.functional.interpolate(region, shape[1:], mode="bilinear", antialias=True)
     return np.asarray(scaled[0].numpy())

@@ -6,7 +6,7 @@ import threading
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -113,6 +113,7 @@ def test_a_part_of_a_large_jpeg_is_decoded_at_a_reduced_scale(tmp_path):
     colours=st.sampled_from(["4:4:4", "4:2:2", "4:2:0"]),
     restarts=st.integers(0, 3),
 )
+@example(2, 0, 28, 24, 4, False, "4:4:4", 0)  # scaled by a seventh: the next is a quarter
 def test_a_part_is_the_same_without_what_is_below_it(
     block, beyond, rows, below, side, grey, colours, restarts
 ):
