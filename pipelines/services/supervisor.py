@@ -31,7 +31,8 @@ REAP_SECONDS = 5.0
 MAX_BACKOFF = 60.0  # seconds between two starts of a daemon that keeps dying
 
 # By default a Prefect worker asks every ten seconds, sometimes every thirteen, for the runs of the
-# next ten: one that is started by hand waits, and some that are scheduled are late.
+# next ten: one that is started by hand waits, and some that are scheduled are late. Each question
+# took its server some 70 ms of a busy machine, 2 % of a processor at the interval chosen here.
 QUERY_SECONDS = "PREFECT_WORKER_QUERY_SECONDS"
 
 STANDBY = "torchyard.pipelines.services.standby.process"
@@ -177,7 +178,7 @@ class Supervisor:
 
 def polling() -> dict[str, str]:
     """Variables with which a Prefect worker asks often for runs, unless the user has chosen."""
-    return {} if setting(QUERY_SECONDS, "worker", "query_seconds") else {QUERY_SECONDS: "2"}
+    return {} if setting(QUERY_SECONDS, "worker", "query_seconds") else {QUERY_SECONDS: "3"}
 
 
 if __name__ == "__main__":
