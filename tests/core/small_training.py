@@ -35,7 +35,7 @@ def make_network(dropout: float = 0.0) -> nn.Module:
 
 def run_fit(folder, network, *, train=None, validation=None, emit=None, lr=0.1, momentum=0.9,
             precision="float32", loss=None, augmentations=(), figures=None, go_on=lambda: True,
-            **settings):  # fmt: skip
+            needs_closure=False, **settings):  # fmt: skip
     if validation is not None:
         settings["validation"] = 0.1  # the share is for who splits; here it is split already
     settings = TrainConfig(**({"epochs": 3, "batch_size": 8, "seed": 5, "log_every": 4} | settings))
@@ -46,7 +46,13 @@ def run_fit(folder, network, *, train=None, validation=None, emit=None, lr=0.1, 
     folder.mkdir(exist_ok=True)
     return loop.fit(
         TrainingState(
-            network, optimizer, scheduler, device=CPU, precision=precision, ema=settings.ema
+            network,
+            optimizer,
+            scheduler,
+            device=CPU,
+            precision=precision,
+            ema=settings.ema,
+            needs_closure=needs_closure,
         ),
         loss or nn.CrossEntropyLoss(),
         batches.TrainingData(train, validation, augmentations, CPU, figures or Figures()),

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.core.config.reading import PRESETS, SMALL, only_problem, problems, read
-from torchyard.core.config.parsing import preset_names, read_settings
+from torchyard.core.config.parsing import MOST_BYTES, preset_names, read_settings
 from torchyard.core.config.resolve import resolve
 from torchyard.core.errors import UserError
 from torchyard.core.hosting.host import host
@@ -236,3 +236,13 @@ def test_a_list_that_the_shell_took_apart_is_said_once_with_what_to_write():
         "optimizer.groups: the shell split it at its spaces: quote it, "
         "'optimizer.groups=[{match: fc*, lr: 0.1}]'"
     )
+
+
+def test_a_file_is_read_up_to_a_megabyte(tmp_path):
+    file = tmp_path / "large.yaml"
+    text = "dataset: digits\n#"
+    file.write_text(text.ljust(MOST_BYTES, "x"))
+    assert read_settings(file) == {"dataset": "digits"}
+    file.write_text(text.ljust(MOST_BYTES + 1, "x"))
+    with pytest.raises(UserError, match="has more than 1,048,576 bytes"):
+        read_settings(file)

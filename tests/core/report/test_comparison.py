@@ -10,6 +10,7 @@ import pytest
 from torchyard.core.report.comparison import (
     classes_of,
     compare_runs,
+    comparison_page,
     conclusion,
     price,
     results,
@@ -85,3 +86,19 @@ def test_what_a_point_takes_is_said_where_one_trained_longer_and_is_better(clien
     assert prices("better", "good", "other", "failed") == [upward, "", ""]
     [same_data] = prices("good", "good")
     assert same_data == ""
+
+
+def test_runs_of_one_name_are_told_apart_by_their_ids(client, runs) -> None:
+    good, better = (client.get_run(runs[name]) for name in ("good", "better"))
+    names = [good.info.run_name, better.info.run_name]
+    assert [each.label for each in compare_runs(client, [good, better])] == names
+    twice = [f"{names[0]} {runs['good'][:8]}"] * 2
+    assert [each.label for each in compare_runs(client, [good, good])] == twice
+
+
+def test_the_device_is_shown_and_classes_are_drawn_from_just_below_the_worst(client, runs) -> None:
+    compared = compare_runs(client, [client.get_run(runs[name]) for name in ("good", "better")])
+    assert compared[0].placement == "cpu"
+    page = comparison_page(compared)
+    widths = [float(width) for width in re.findall(r'class="fill" style="width:([\d.]+)%', page)]
+    assert 0 <= min(widths) < 50 <= max(widths) <= 100

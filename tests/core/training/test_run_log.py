@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from torchyard.core.training import run_log
 from torchyard.core.training.events import EpochDone, GradientNorms, Progress, RunningLoss
-from torchyard.core.training.run_log import Line, RunLog, with_metrics_logged
+from torchyard.core.training.run_log import Line, Offset, RunLog, with_metrics_logged
 
 EPOCH = EpochDone(1, 9, 0.5, 0.9, None, None, 0.1, 100.0, 1.0)
 
@@ -154,3 +154,13 @@ def test_a_line_that_is_being_written_is_read_later(tmp_path, monkeypatch):
     monkeypatch.undo()
     seen += log.read(seen[-1].end)
     assert [line.values["step"] for line in seen] == [1, 2, 3]
+
+
+def test_an_offset_that_is_not_there_or_damaged_is_the_beginning(tmp_path):
+    offset = Offset(tmp_path / "sent")
+    assert offset.get() == 0
+    with offset.locked():
+        offset.set(7)
+    assert offset.get() == 7
+    (tmp_path / "sent").write_bytes((tmp_path / "sent").read_bytes().replace(b"7", b"8", 1))
+    assert offset.get() == 0

@@ -146,3 +146,10 @@ def test_the_average_is_what_is_validated_and_kept(tmp_path):
     plain = make_network()
     run_fit(tmp_path / "plain", plain, lr=0.3)
     assert torch.equal(last["3.weight"], plain[3].weight)  # training itself goes on as without
+
+
+def test_an_optimizer_with_a_closure_makes_one_step_a_batch(tmp_path):
+    plain, closed = make_network(), make_network()
+    run_fit(tmp_path / "plain", plain)
+    run_fit(tmp_path / "closed", closed, needs_closure=True)
+    assert same(weights(plain), weights(closed))
