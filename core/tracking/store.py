@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from torchyard.core.data.files import check_folder, make_folder
 from torchyard.core.errors import StoreUnavailableError, UserError
-from torchyard.core.proxies import check_proxy
+from torchyard.core.proxies import check_proxy, settle_proxies
 from torchyard.core.redaction import redacted_uri
 from torchyard.core.tracking.location.address import (
     check_address,
@@ -74,12 +74,13 @@ def tracking_uri() -> str:
 
 
 def check_writable(uri: str) -> None:
-    """Find out before any work whether runs can be recorded.
+    """Find out before any work whether runs can be recorded; the proxies are settled for it.
 
     Raises:
         UserError: the address is none of a store, its folder cannot be created or written, or the
             environment's experiment cannot be of that name.
     """
+    settle_proxies()  # commands, Python and a flow run of Prefect's worker all begin here
     check_address(uri, redacted_uri(uri))
     _check_experiment_name(os.environ.get("MLFLOW_EXPERIMENT_NAME") or EXPERIMENT)
     if is_server(uri):

@@ -32,7 +32,7 @@ from urllib.parse import urlsplit
 
 from torchyard.core.data.files import private_folder
 from torchyard.core.errors import RunError, UserError
-from torchyard.core.proxies import http_get, is_loopback, settle_proxies
+from torchyard.core.proxies import http_get, is_loopback
 from torchyard.core.redaction import redacted_uri
 from torchyard.pipelines.services.daemon import (
     Daemon,
@@ -93,7 +93,6 @@ class PrefectServer:
         Raises:
             UserError: Prefect's settings cannot be read, or PREFECT_HOME cannot be written to.
         """
-        settle_proxies()
         if api_url := named_server():
             return cls(api_url)
         folder = state_folder()

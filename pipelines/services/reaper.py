@@ -7,15 +7,16 @@ services the next run ends the flow runs.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import UUID
 
 import httpx
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import FlowFilter, FlowRunFilter, TaskRunFilter, WorkPoolFilter
 from prefect.client.schemas.objects import FlowRun, State, StateType
+from prefect.client.schemas.sorting import FlowRunSort, TaskRunSort
 from prefect.exceptions import PrefectException
 from prefect.states import Cancelled, Completed, Crashed, Failed
 
@@ -29,6 +30,8 @@ from torchyard.pipelines.services.scheduling.deployments import has_active_run, 
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
+
+T = TypeVar("T")
 
 OUR_FLOWS = FlowFilter.model_validate({"name": {"any_": [FLOW, STUDY_FLOW]}})
 MISSED = timedelta(minutes=10)  # a run that is later than this is cancelled instead of started
@@ -135,9 +138,18 @@ def _reason_to_end(run: FlowRun, pool: str | None) -> str | None:
     return NEVER_BEGAN if ours and silent else None
 
 
-def _flow_runs(client: SyncPrefectClient, *states: StateType) -> Iterable[FlowRun]:
+def _flow_runs(client: SyncPrefectClient, *states: StateType) -> list[FlowRun]:
     chosen = FlowRunFilter.model_validate({"state": {"type": {"any_": states}}})
-    return client.read_flow_runs(flow_filter=OUR_FLOWS, flow_run_filter=chosen)
+    asked = {"flow_filter": OUR_FLOWS, "flow_run_filter": chosen, "sort": FlowRunSort.ID_DESC}
+    return _all(client.read_flow_runs, asked)
+
+
+def _all(read: Callable[..., list[T]], asked: dict[str, Any]) -> list[T]:
+    """All that is asked for: Prefect answers with 200 at most, or as many as its server says."""
+    found: list[T] = []
+    while page := read(**asked, offset=len(found)):
+        found += page
+    return found
 
 
 def _end_tasks(client: SyncPrefectClient, chosen: dict[str, Any]) -> None:
@@ -148,12 +160,13 @@ def _end_tasks(client: SyncPrefectClient, chosen: dict[str, Any]) -> None:
         (Crashed, [StateType.CRASHED, StateType.FAILED, StateType.CANCELLED]),
     ):
         of = chosen | {"state": {"type": {"any_": over}}}
-        left = client.read_task_runs(
-            flow_filter=OUR_FLOWS,
-            flow_run_filter=FlowRunFilter.model_validate(of),
-            task_run_filter=TaskRunFilter.model_validate({"state": {"type": {"any_": active}}}),
-        )
-        for task in left:
+        asked = {
+            "flow_filter": OUR_FLOWS,
+            "flow_run_filter": FlowRunFilter.model_validate(of),
+            "task_run_filter": TaskRunFilter.model_validate({"state": {"type": {"any_": active}}}),
+            "sort": TaskRunSort.ID_DESC,
+        }
+        for task in _all(client.read_task_runs, asked):
             state: State[None] = end(message="Its flow run has ended.")
             with contextlib.suppress(httpx.HTTPError, PrefectException):
                 client.set_task_run_state(task.id, state, force=True)
@@ -167,11 +180,12 @@ def skip_missed(pool: str) -> None:
         "expected_start_time": {"before_": datetime.now(UTC) - MISSED},
     }
     with get_client(sync_client=True) as client:
-        missed = client.read_flow_runs(
-            work_pool_filter=WorkPoolFilter.model_validate({"name": {"any_": [pool]}}),
-            flow_run_filter=FlowRunFilter.model_validate(late),
-        )
-        for run in missed:
+        asked = {
+            "work_pool_filter": WorkPoolFilter.model_validate({"name": {"any_": [pool]}}),
+            "flow_run_filter": FlowRunFilter.model_validate(late),
+            "sort": FlowRunSort.ID_DESC,
+        }
+        for run in _all(client.read_flow_runs, asked):
             if run.auto_scheduled:
                 message = "Skipped: torchyard was not up at its time."
                 client.set_flow_run_state(run.id, Cancelled(message=message), force=True)

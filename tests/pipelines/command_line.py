@@ -12,7 +12,11 @@ SETTINGS = ("TORCHYARD_PLUGINS", "MLFLOW_TRACKING_URI", "PREFECT_API_URL")
 
 
 def torchyard(folder, *words, options=(), **environment):
-    kept = {key: value for key, value in os.environ.items() if key not in SETTINGS}
+    kept = {
+        key: value
+        for key, value in os.environ.items()
+        if key not in SETTINGS and not key.lower().endswith("_proxy")
+    }
     return subprocess.run(
         [sys.executable, *options, "-m", "torchyard", *words],
         cwd=folder,

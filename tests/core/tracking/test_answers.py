@@ -1,5 +1,6 @@
 """Something between us and MLflow answers in its place, late, or not at all."""
 
+import os
 import re
 import threading
 from collections.abc import Iterator
@@ -7,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
+import torchyard
 from tests.core.tracking.runs import Proxy, Server, start, stored
+from tests.pipelines.command_line import torchyard as command
 from torchyard.core.data.dataset import PreparedDataset
 from torchyard.core.errors import RunError, StoreUnavailableError, UserError
 from torchyard.core.tracking import store
@@ -178,3 +181,55 @@ def test_a_slow_server_is_not_away(proxy: Proxy) -> None:
     record = start()
     record.set_tags({"a": "b"})
     assert record.finish("FINISHED") is True
+
+
+def test_unless_it_is_set_an_answer_may_take_ten_seconds_and_all_tries_half_a_minute(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from mlflow import environment_variables as variables
+
+    limits = (variables.MLFLOW_HTTP_REQUEST_TIMEOUT, variables.MLFLOW_HTTP_REQUEST_MAX_RETRIES)
+    for each in limits:
+        monkeypatch.setenv(each.name, "")  # so that what is set here is undone
+        monkeypatch.delenv(each.name)
+    store.load_mlflow()
+    seconds, again = (int(os.environ[each.name]) for each in limits)
+    assert (limits[0].get(), limits[1].get()) == (seconds, again)
+    assert seconds >= 10
+    assert (1 + again) * seconds <= 30
+    assert store.START_SECONDS >= 10
+
+
+def test_a_dead_proxy_is_not_asked_for_a_server_here(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither in Python nor in a flow run of Prefect's worker: no command has begun there."""
+
+    def set_anew() -> None:
+        for name in [name for name in os.environ if name.lower().endswith("_proxy")]:
+            monkeypatch.delenv(name)
+        monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.setenv(name, "")  # so that what is set here is undone
+    set_anew()
+    record = start()  # as a flow run does
+    record.finish("FINISHED")
+    set_anew()
+    assert record.run_id in set(torchyard.runs()["id"])
+    set_anew()
+    assert torchyard.load(record.run_id).status == "FINISHED"
+
+
+@pytest.mark.slow
+def test_nor_is_it_by_a_command_which_names_the_proxy_that_cannot_be_used(
+    server: Server, tmp_path: Path
+) -> None:
+    record = start()
+    record.finish("FINISHED")
+    proxies = {"http_proxy": "http://127.0.0.1:9", "all_proxy": "socks5://127.0.0.1:9"}
+    done = command(tmp_path, "runs", MLFLOW_TRACKING_URI=server.url, **proxies)
+    [note] = done.stderr.splitlines()
+    assert note.startswith("note: all_proxy=socks5://127.0.0.1:9 cannot be used: SOCKS needs")
+    assert done.returncode == 0
+    assert record.name in done.stdout

@@ -56,6 +56,15 @@ def test_what_is_wrong_is_printed_and_is_exit_status_1(tmp_path):
     )
 
 
+def test_an_interruption_that_a_plugin_raises_is_its_own_fault(tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text("raise KeyboardInterrupt")
+    assert check(tmp_path, TORCHYARD_PLUGINS=str(tmp_path)) == (
+        1,
+        [f"{file}:1: failed to load: KeyboardInterrupt:"],
+    )
+
+
 def test_what_fails_at_a_step_on_two_samples_is_printed_too(tmp_path):
     folder = tmp_path / "torchyard_plugins"
     folder.mkdir()

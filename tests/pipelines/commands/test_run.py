@@ -58,6 +58,25 @@ def test_check_of_a_right_configuration_runs_and_records_nothing(tmp_path):
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
 
+@pytest.mark.slow
+def test_check_needs_no_proxy_and_says_which_cannot_be_used(tmp_path):
+    done = torchyard(tmp_path, "check", "digits", "device=cpu", all_proxy="socks5://127.0.0.1:9")
+    [note] = done.stderr.splitlines()
+    assert note.startswith("note: all_proxy=socks5://127.0.0.1:9 cannot be used: SOCKS needs")
+    assert done.returncode == 0
+    assert "Valid. It would run on cpu." in done.stdout
+
+
+def test_check_names_a_cache_that_cannot_be_one(tmp_path):
+    (tmp_path / "taken").write_text("a file")
+    done = torchyard(tmp_path, "check", "digits", TORCHYARD_CACHE=str(tmp_path / "taken"))
+    [said] = done.stderr.splitlines()
+    assert said.startswith("error: ")
+    assert str(tmp_path / "taken") in said
+    assert "TORCHYARD_CACHE" in said
+    assert done.returncode == 2
+
+
 def test_check_tells_every_problem_that_only_building_shows(tmp_path):
     words = ("model=alexnet", "loss.weight=[1, 2]", "scheduler=cosine", "train.max_steps=5")
     done = torchyard(tmp_path, "check", "digits", *words, "scheduler.warmup_steps=5")

@@ -36,7 +36,9 @@ from torchyard.pipelines.services.server.process import HEADER
 
 USER = """
 import sys
+from torchyard.core.proxies import settle_proxies
 from torchyard.pipelines.services.prefect_server import PrefectServer, use
+settle_proxies()  # as whoever runs a flow has, with the check of the store
 with PrefectServer.connect() as server:
     assert "prefect" not in sys.modules
     print(server.api_url, flush=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import subprocess
 import sys
@@ -35,6 +36,16 @@ def deployment(client: Any) -> Iterator[Any]:
     yield deployment
     if deployment.id in [each.id for each in client.read_deployments()]:
         client.delete_deployment(deployment.id)
+
+
+@pytest.fixture
+def two_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server answers with two runs at most, where by itself it does with 200."""
+    from prefect.client.orchestration import SyncPrefectClient
+
+    for name in ("read_flow_runs", "read_task_runs"):
+        limited = functools.partialmethod(getattr(SyncPrefectClient, name), limit=2)
+        monkeypatch.setattr(SyncPrefectClient, name, limited)
 
 
 def labels_of_a_dead_process() -> dict[str, str]:
@@ -91,6 +102,29 @@ def test_flow_runs_of_dead_processes_end_and_those_of_living_ones_go_on(client, 
     assert states[0].message == "Its process ended without reporting why."
     for run in runs:
         client.delete_flow_run(run.id)
+
+
+@pytest.mark.usefixtures("two_at_a_time")
+def test_all_flow_runs_of_dead_processes_end_however_many_there_are(client) -> None:
+    from prefect import task
+    from prefect.states import Running
+
+    from torchyard.pipelines.flow.pipeline import train_pipeline
+    from torchyard.pipelines.services import reaper
+
+    @task
+    def trains() -> None:
+        pass
+
+    dead, runs, tasks = labels_of_a_dead_process(), [], []
+    for _ in range(5):
+        run = client.create_flow_run(train_pipeline, state=Running())
+        client.update_flow_run_labels(run.id, {**dead})
+        runs.append(run.id)
+        tasks.append(client.create_task_run(trains, run.id, dynamic_key="0", state=Running()).id)
+    reaper.end_dead_flow_runs()
+    assert {client.read_flow_run(each).state.name for each in runs} == {"Crashed"}
+    assert {client.read_task_run(each).state.name for each in tasks} == {"Crashed"}
 
 
 def test_a_flow_run_whose_process_could_not_tell_ends_as_mlflow_has_it(client) -> None:
