@@ -137,6 +137,23 @@ def test_a_data_set_of_images_is_shown_and_drawn(torchyard, tmp_path):
 
 
 @pytest.mark.slow
+def test_what_is_to_be_known_of_a_data_set_is_told_each_time(torchyard, tmp_path):
+    levels = np.random.default_rng(0).integers(0, 256, (2, 6, 8, 8, 3), dtype=np.uint8)
+    levels[..., 2] = 0
+    for label, images in zip(("cat", "dog"), levels, strict=True):
+        (tmp_path / label).mkdir()
+        for number, image in enumerate(images):
+            Image.fromarray(image).save(tmp_path / label / f"{number}.png")
+    (tmp_path / "cat" / "notes.txt").write_text("no image")
+    for _ in range(2):  # the second time it is found prepared
+        printed = torchyard("inspect", "image_folder", f"path={tmp_path}")
+        notes = [line for line in printed.splitlines() if line.startswith("note ")]
+        left_out, channel = sorted(notes, key=lambda line: "channel" in line)
+        assert "1 of 13 files are not images of a class and are left out: 1 .txt" in left_out
+        assert "every pixel of the channel 'blue' is 0 in all training images" in channel
+
+
+@pytest.mark.slow
 def test_vectors_are_summed_up_and_have_no_picture(torchyard, tmp_path):
     picture = tmp_path / "none.png"
     printed = torchyard("inspect", "some_vectors", "--picture", str(picture))

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import http.server
 import json
+import os
 import shutil
 import sqlite3
+import subprocess
+import threading
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -13,8 +18,12 @@ import psutil
 import pytest
 
 from tests.pipelines.services.sandbox import LONG, OFTEN, SECONDS, Sandbox, eventually
+from torchyard.core.proxies import answers
 from torchyard.core.tracking.location.address import database_of
-from torchyard.pipelines.services.manager import ServiceManager, mlflow_server
+from torchyard.pipelines.services.manager import ServiceManager, mlflow_server, serves
+
+NOBODY = 65534
+PYTHON = Path("/usr/bin/python3")  # the tests' own may lie where nobody else can read it
 
 
 def test_the_mlflow_ui_of_a_copied_project_shows_the_copy(recorded, tmp_path) -> None:
@@ -27,6 +36,35 @@ def test_the_mlflow_ui_of_a_copied_project_shows_the_copy(recorded, tmp_path) ->
         assert {address.partition("/artifacts")[0] for (address,) in addresses} == {
             tmp_path.as_uri()
         }
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or not PYTHON.exists(), reason="root alone can be another")
+def test_what_another_user_serves_at_mlflows_port_is_not_taken_for_ours(tmp_path) -> None:
+    program = (
+        "import http.server as s; w = s.HTTPServer(('127.0.0.1', 0), s.BaseHTTPRequestHandler); "
+    )
+    program += "print(w.server_port, flush=True); w.serve_forever()"
+    stranger = subprocess.Popen(
+        [PYTHON, "-c", program], user=NOBODY, group=NOBODY, extra_groups=[], env={}, cwd="/",
+        text=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    with stranger:
+        try:
+            assert stranger.stdout
+            taken = f"http://127.0.0.1:{int(stranger.stdout.readline())}"
+            assert eventually(lambda: answers(f"{taken}/health"), 60)
+            assert not serves(taken)
+            address, command, _ = mlflow_server(f"sqlite:///{tmp_path}/mlflow.db", taken)
+            assert address != taken
+            assert command[command.index("--port") + 1] == address.rpartition(":")[2]
+        finally:
+            stranger.kill()
+    with http.server.HTTPServer(("127.0.0.1", 0), http.server.BaseHTTPRequestHandler) as own:
+        thread = threading.Thread(target=own.serve_forever, args=[0.01])
+        thread.start()
+        assert serves(f"http://127.0.0.1:{own.server_port}")
+        own.shutdown()
+        thread.join()
 
 
 @pytest.mark.slow

@@ -14,12 +14,13 @@ from hypothesis import strategies as st
 from mlflow import MlflowClient
 from mlflow.tracking._tracking_service import utils
 
-from tests.core.tracking.runs import start, stored
+from tests.core.tracking.runs import model_of, start, stored
 from torchyard.core.tracking.location.address import database_of
 from torchyard.core.tracking.location.relocation import relocate
 from torchyard.core.tracking.queries.lookup import find_run
 from torchyard.core.tracking.queries.recorded import recorded_config, recorded_predictions
 from torchyard.core.tracking.record import RunRecord
+from torchyard.core.tracking.registry.classifier import ImageClassifier
 from torchyard.core.tracking.store import open_existing
 
 ADDRESS = "runs.artifact_uri"
@@ -105,6 +106,28 @@ def test_a_renamed_project_is_opened_and_its_old_folder_is_not_made_again(
     resumed.finish("FINISHED")
     assert stored(resumed).info.status == "FINISHED"
     assert list(renamed.rglob("hello.txt"))
+    assert not copy.exists()
+
+
+def test_the_model_of_a_run_moves_and_predicts_where_the_original_is_gone(
+    copy: Path, prepared, exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    opened(copy)
+    begun = start()
+    begun.log_model(exported, prepared, torch_version=torch.__version__)
+    begun.finish("FINISHED")
+    moved = tmp_path / "moved"
+    shutil.copytree(copy, moved)
+    shutil.rmtree(copy)
+    monkeypatch.chdir(moved)
+    utils._artifact_repos_cache.clear()  # as in another process
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{moved}/mlruns/mlflow.db")
+    found = ImageClassifier.find(begun.run_id)
+    model = opened(moved).get_logged_model(model_of(begun))
+    assert model.artifact_location.startswith(moved.as_uri())
+    assert found.probabilities(prepared.test.samples).shape == (9, 4)
     assert not copy.exists()
 
 

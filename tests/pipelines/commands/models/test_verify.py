@@ -1,5 +1,6 @@
 """`torchyard verify`: a run is trained again from its record."""
 
+import hashlib
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -94,6 +95,46 @@ def test_a_bundle_proves_a_run_without_its_store(workspace, trained, tmp_path, c
         workspace.invoke("verify", trained[0], "--digest", digest)
     with pytest.raises(UserError, match=r"--to: .* must be a \.zip in a folder that there is"):
         workspace.invoke("bundle", trained[0], "--to", "proof.tar")
+
+
+TABLED = """
+from pathlib import Path
+from torchyard import ModelParams, hookimpl
+
+
+class Tabled(ModelParams):
+    table: Path
+
+    def build(self, input_shape, num_classes):
+        from torch import nn
+
+        width = int(self.table.read_text())
+        return nn.Sequential(nn.Flatten(), nn.LazyLinear(width), nn.Linear(width, num_classes))
+
+
+@hookimpl
+def register_models(register):
+    register("tabled", Tabled)
+"""
+
+
+@pytest.mark.slow
+def test_a_file_that_a_plugins_parameter_names_and_that_changed_is_named(
+    workspace, client, tmp_path, capsys
+):
+    from torchyard.pipelines.cli import app
+
+    table = tmp_path / "width.txt"
+    table.write_text("8")
+    with workspace.plugin_file("tabled", TABLED):
+        words = ("digits", "train.epochs=1", "model=tabled", f"model.table={table}")
+        trained = run_id(workspace.invoke("run", *words))
+        table.write_text("9")
+        with pytest.raises(RunError, match="has other weights; the above differs"):
+            app(["verify", trained], standalone_mode=False)
+    before, now = (hashlib.sha256(each).hexdigest() for each in (b"8", b"9"))
+    printed = "".join(capsys.readouterr().out.split())
+    assert re.search(rf"model\.table.*sha256:{before}.*sha256:{now}", printed)
 
 
 PLUGIN = """

@@ -1,7 +1,11 @@
 """The commands of the services: the name of what is scheduled or deployed, and the status."""
 
+import contextlib
 import json
+import os
+import pty
 import re
+import subprocess
 import time
 from datetime import UTC, datetime
 
@@ -82,6 +86,28 @@ def test_status_shows_what_trains_in_one_time_zone_and_what_waits(workspace, nig
     skip()
     assert (row()["last_state"], row()["skipped_since"]) == ("Completed", REACHED)
     assert f"then skipped: {REACHED}" in " ".join(workspace.invoke("status").split())
+
+
+@pytest.mark.slow
+def test_status_in_a_terminal_has_no_notice_of_prefects(workspace, tmp_path):
+    """Which greets who is new to it: without a PREFECT_HOME, and not in CI."""
+    kept = ("PATH", "HOME", "PYTHONPATH", "PREFECT_API_URL", "PREFECT_API_AUTH_STRING")
+    environment = {name: os.environ[name] for name in kept if name in os.environ}
+    terminal, side = pty.openpty()
+    status = subprocess.Popen(
+        workspace.command("status"), cwd=tmp_path, stdin=side, stdout=side, stderr=side,
+        env=environment | {"PREFECT_HOME": str(tmp_path / "new"), "TERM": "dumb"},
+    )  # fmt: skip
+    os.close(side)
+    printed = b""
+    with contextlib.suppress(OSError):  # the end of a terminal
+        while read := os.read(terminal, 10_000):
+            printed += read
+    os.close(terminal)
+    assert status.wait(120) == 0
+    assert workspace.api_url.removesuffix("/api").encode() in printed
+    assert b"Prefect collects" not in printed
+    assert b"usage data" not in printed
 
 
 def test_what_is_scheduled_is_known_while_no_server_runs(workspace, nightly):
