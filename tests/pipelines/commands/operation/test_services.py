@@ -88,7 +88,6 @@ def test_status_shows_what_trains_in_one_time_zone_and_what_waits(workspace, nig
     assert f"then skipped: {REACHED}" in " ".join(workspace.invoke("status").split())
 
 
-@pytest.mark.slow
 def test_status_in_a_terminal_has_no_notice_of_prefects(workspace, tmp_path):
     """Which greets who is new to it: without a PREFECT_HOME, and not in CI."""
     kept = ("PATH", "HOME", "PYTHONPATH", "PREFECT_API_URL", "PREFECT_API_AUTH_STRING")
