@@ -229,7 +229,7 @@ def test_nor_is_it_by_a_command_which_names_the_proxy_that_cannot_be_used(
     record.finish("FINISHED")
     proxies = {"http_proxy": "http://127.0.0.1:9", "all_proxy": "socks5://127.0.0.1:9"}
     done = command(tmp_path, "runs", MLFLOW_TRACKING_URI=server.url, **proxies)
-    [note] = done.stderr.splitlines()
+    [note] = [line for line in done.stderr.splitlines() if line.startswith("note:")]
     assert note.startswith("note: all_proxy=socks5://127.0.0.1:9 cannot be used: SOCKS needs")
     assert done.returncode == 0
     assert record.name in done.stdout
