@@ -5,6 +5,7 @@ import gc
 import io
 import os
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -17,6 +18,10 @@ import pytest
 # No test asserts a time: a busy machine is no failure.
 hypothesis.settings.register_profile("torchyard", deadline=None)
 hypothesis.settings.load_profile("torchyard")
+
+# A shell starts what is in its background deaf to Ctrl-C, and all that starts from there.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 DOCS = Path(__file__).parents[1] / "docs"
 
