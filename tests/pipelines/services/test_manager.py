@@ -10,7 +10,6 @@ import shutil
 import sqlite3
 import subprocess
 import threading
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -18,12 +17,10 @@ import psutil
 import pytest
 
 from tests.pipelines.services.sandbox import LONG, OFTEN, SECONDS, Sandbox, eventually
+from tests.pipelines.services.server.test_access import NOBODY, PYTHON
 from torchyard.core.proxies import answers
 from torchyard.core.tracking.location.address import database_of
 from torchyard.pipelines.services.manager import ServiceManager, mlflow_server, serves
-
-NOBODY = 65534
-PYTHON = Path("/usr/bin/python3")  # the tests' own may lie where nobody else can read it
 
 
 def test_the_mlflow_ui_of_a_copied_project_shows_the_copy(recorded, tmp_path) -> None:
@@ -62,9 +59,11 @@ def test_what_another_user_serves_at_mlflows_port_is_not_taken_for_ours(tmp_path
     with http.server.HTTPServer(("127.0.0.1", 0), http.server.BaseHTTPRequestHandler) as own:
         thread = threading.Thread(target=own.serve_forever, args=[0.01])
         thread.start()
-        assert serves(f"http://127.0.0.1:{own.server_port}")
-        own.shutdown()
-        thread.join()
+        try:
+            assert serves(f"http://127.0.0.1:{own.server_port}")
+        finally:
+            own.shutdown()
+            thread.join()
 
 
 @pytest.mark.slow
