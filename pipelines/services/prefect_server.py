@@ -24,10 +24,11 @@ import json
 import os
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from torchyard.core.data.files import private_folder
@@ -53,6 +54,8 @@ from torchyard.pipelines.services.server.answer import check_prefect, patience
 FLOW = "train_pipeline"
 STUDY_FLOW = "sweep"
 TRIAL_FLOW = "trial"  # of a study whose trials run in a work pool
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -294,3 +297,16 @@ def listen(port: int) -> socket.socket:
         with contextlib.suppress(OSError):
             return socket.create_server(("127.0.0.1", candidate))
     raise OSError("no port of 127.0.0.1 is free")
+
+
+def all_pages(read: Callable[..., list[T]], **asked: Any) -> list[T]:
+    """All that is asked for: Prefect answers with 200 at most, or as many as its server says.
+
+    Args:
+        read: a method of Prefect's client that takes an `offset`.
+        asked: what it is asked for, sorted by something that does not change meanwhile.
+    """
+    found: list[T] = []
+    while page := read(**asked, offset=len(found)):
+        found += page
+    return found

@@ -7,9 +7,9 @@ services the next run ends the flow runs.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Collection, Iterable
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 import httpx
@@ -25,13 +25,12 @@ from torchyard.core.tracking.location.address import database_of
 from torchyard.core.tracking.ownership.orphans import end_orphans
 from torchyard.core.tracking.ownership.process import owner_lives, owner_tags
 from torchyard.core.tracking.store import load_mlflow, open_store, store_lock
-from torchyard.pipelines.services.prefect_server import FLOW, STUDY_FLOW
+from torchyard.pipelines.services.prefect_server import FLOW, STUDY_FLOW, all_pages
 from torchyard.pipelines.services.scheduling.deployments import has_active_run, list_deployments
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
 
-T = TypeVar("T")
 
 OUR_FLOWS = FlowFilter.model_validate({"name": {"any_": [FLOW, STUDY_FLOW]}})
 MISSED = timedelta(minutes=10)  # a run that is later than this is cancelled instead of started
@@ -141,15 +140,7 @@ def _reason_to_end(run: FlowRun, pool: str | None) -> str | None:
 def _flow_runs(client: SyncPrefectClient, *states: StateType) -> list[FlowRun]:
     chosen = FlowRunFilter.model_validate({"state": {"type": {"any_": states}}})
     asked = {"flow_filter": OUR_FLOWS, "flow_run_filter": chosen, "sort": FlowRunSort.ID_DESC}
-    return _all(client.read_flow_runs, asked)
-
-
-def _all(read: Callable[..., list[T]], asked: dict[str, Any]) -> list[T]:
-    """All that is asked for: Prefect answers with 200 at most, or as many as its server says."""
-    found: list[T] = []
-    while page := read(**asked, offset=len(found)):
-        found += page
-    return found
+    return all_pages(client.read_flow_runs, **asked)
 
 
 def _end_tasks(client: SyncPrefectClient, chosen: dict[str, Any]) -> None:
@@ -166,7 +157,7 @@ def _end_tasks(client: SyncPrefectClient, chosen: dict[str, Any]) -> None:
             "task_run_filter": TaskRunFilter.model_validate({"state": {"type": {"any_": active}}}),
             "sort": TaskRunSort.ID_DESC,
         }
-        for task in _all(client.read_task_runs, asked):
+        for task in all_pages(client.read_task_runs, **asked):
             state: State[None] = end(message="Its flow run has ended.")
             with contextlib.suppress(httpx.HTTPError, PrefectException):
                 client.set_task_run_state(task.id, state, force=True)
@@ -185,7 +176,7 @@ def skip_missed(pool: str) -> None:
             "flow_run_filter": FlowRunFilter.model_validate(late),
             "sort": FlowRunSort.ID_DESC,
         }
-        for run in _all(client.read_flow_runs, asked):
+        for run in all_pages(client.read_flow_runs, **asked):
             if run.auto_scheduled:
                 message = "Skipped: torchyard was not up at its time."
                 client.set_flow_run_state(run.id, Cancelled(message=message), force=True)

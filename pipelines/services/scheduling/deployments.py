@@ -28,7 +28,7 @@ from prefect.client.schemas.filters import (
 )
 from prefect.client.schemas.objects import ConcurrencyLimitStrategy, FlowRun, StateType
 from prefect.client.schemas.responses import DeploymentResponse
-from prefect.client.schemas.sorting import FlowRunSort
+from prefect.client.schemas.sorting import DeploymentSort, FlowRunSort
 from prefect.exceptions import ObjectAlreadyExists
 from prefect.utilities.urls import url_for
 
@@ -39,7 +39,7 @@ from torchyard.core.data.remote.shared import SHARED
 from torchyard.core.errors import UserError, suggestion
 from torchyard.core.hosting.sources import PLUGIN_FOLDERS
 from torchyard.core.tracking.store import RUNS, tracking_uri
-from torchyard.pipelines.services.prefect_server import FLOW
+from torchyard.pipelines.services.prefect_server import FLOW, all_pages
 from torchyard.pipelines.services.scheduling.heartbeat import watch_heartbeats
 from torchyard.pipelines.services.scheduling.job_variables import fit_variables
 from torchyard.pipelines.services.scheduling.schedules import Schedule
@@ -141,7 +141,7 @@ def _register(
     job_variables: Mapping[str, Any],
     schedules: Sequence[actions.DeploymentScheduleCreate] = (),
 ) -> tuple[str, bool]:
-    known = {each.name: each for each in client.read_deployments(flow_filter=OUR_FLOW)}
+    known = {each.name: each for each in _deployments(client)}
     before = known.get(name)
     retired = before is not None and RETIRED in before.tags
     if before is not None and not retired:
@@ -242,8 +242,12 @@ def has_active_run(client: SyncPrefectClient, deployment_id: UUID) -> bool:
 
 def list_deployments(client: SyncPrefectClient, retired: bool = False) -> list[DeploymentResponse]:
     """torchyard's deployments on a Prefect server: those in use, or those to be deleted."""
-    deployments = client.read_deployments(flow_filter=OUR_FLOW)
-    return [each for each in deployments if (RETIRED in each.tags) == retired]
+    return [each for each in _deployments(client) if (RETIRED in each.tags) == retired]
+
+
+def _deployments(client: SyncPrefectClient) -> list[DeploymentResponse]:
+    by_name = DeploymentSort.NAME_ASC
+    return all_pages(client.read_deployments, flow_filter=OUR_FLOW, sort=by_name)
 
 
 def overview() -> list[dict[str, Any]]:

@@ -11,11 +11,12 @@ from uuid import UUID
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import FlowRunFilter
 from prefect.client.schemas.objects import FlowRun, State
+from prefect.client.schemas.sorting import FlowRunSort
 from prefect.states import Cancelled
 
 from torchyard.core.errors import UserError, suggestion
 from torchyard.pipelines.services.manager import pool_name
-from torchyard.pipelines.services.prefect_server import TRIAL_FLOW
+from torchyard.pipelines.services.prefect_server import TRIAL_FLOW, all_pages
 from torchyard.pipelines.services.scheduling.deployments import local_environment
 from torchyard.pipelines.services.scheduling.job_variables import fit_variables
 from torchyard.pipelines.study.engines.elsewhere import Order
@@ -109,7 +110,8 @@ class PoolEngine:
     def _states(self) -> dict[int, FlowRun | None]:
         wanted = {"id": {"any_": list(self._runs.values())}}
         chosen = FlowRunFilter.model_validate(wanted)
-        found = {run.id: run for run in self._client.read_flow_runs(flow_run_filter=chosen)}
+        read, by_id = self._client.read_flow_runs, FlowRunSort.ID_DESC
+        found = {run.id: run for run in all_pages(read, flow_run_filter=chosen, sort=by_id)}
         return {number: found.get(identity) for number, identity in self._runs.items()}
 
 

@@ -40,10 +40,10 @@ def deployment(client: Any) -> Iterator[Any]:
 
 @pytest.fixture
 def two_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The server answers with two runs at most, where by itself it does with 200."""
+    """The server answers with two of a kind at most, where by itself it does with 200."""
     from prefect.client.orchestration import SyncPrefectClient
 
-    for name in ("read_flow_runs", "read_task_runs"):
+    for name in ("read_flow_runs", "read_task_runs", "read_deployments"):
         limited = functools.partialmethod(getattr(SyncPrefectClient, name), limit=2)
         monkeypatch.setattr(SyncPrefectClient, name, limited)
 
@@ -125,6 +125,19 @@ def test_all_flow_runs_of_dead_processes_end_however_many_there_are(client) -> N
     reaper.end_dead_flow_runs()
     assert {client.read_flow_run(each).state.name for each in runs} == {"Crashed"}
     assert {client.read_task_run(each).state.name for each in tasks} == {"Crashed"}
+
+
+@pytest.mark.usefixtures("two_at_a_time")
+def test_all_deployments_are_listed_however_many_there_are(client) -> None:
+    from torchyard.pipelines.flow.pipeline import train_pipeline
+    from torchyard.pipelines.services.scheduling import deployments
+
+    flow = client.create_flow(train_pipeline)
+    names = {f"one of five {number}" for number in range(5)}
+    made = [client.create_deployment(flow, name) for name in names]
+    assert names <= {each.name for each in deployments.list_deployments(client)}
+    for each in made:
+        client.delete_deployment(each)
 
 
 def test_a_flow_run_whose_process_could_not_tell_ends_as_mlflow_has_it(client) -> None:
