@@ -93,9 +93,9 @@ def fingerprint_of(name: str, params: DatasetParams, downloads: Path) -> str:
             kind = type(found).__name__
             raise UserError(f"dataset {name}: fingerprint() returns a {kind}, not a text")
         return found
-    state = {name: RemoteCopy(each, downloads).version() for name, each in remote.items()}
-    for name in type(params).model_fields:
-        if isinstance(path := getattr(params, name), Path):
+    state = {field: RemoteCopy(each, downloads).version() for field, each in remote.items()}
+    for field in type(params).model_fields:
+        if isinstance(path := getattr(params, field), Path):
             status = path.stat()
-            state[name] = f"{status.st_size} {status.st_mtime_ns}"
+            state[field] = f"{status.st_size} {status.st_mtime_ns}"
     return json.dumps(state)

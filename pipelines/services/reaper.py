@@ -31,7 +31,6 @@ from torchyard.pipelines.services.scheduling.deployments import has_active_run, 
 if TYPE_CHECKING:
     from mlflow.entities import Run
 
-
 OUR_FLOWS = FlowFilter.model_validate({"name": {"any_": [FLOW, STUDY_FLOW]}})
 MISSED = timedelta(minutes=10)  # a run that is later than this is cancelled instead of started
 SILENT = timedelta(minutes=10)  # a started run names its process within seconds

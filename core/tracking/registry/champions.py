@@ -73,10 +73,8 @@ class Judged:
     @property
     def lines(self) -> list[str]:
         """A line per gate: whether the model passed, and why."""
-        asked = [f"asked    its test samples {times(self.asked)}, this time included"] * (
-            self.asked > 0
-        )
-        return asked + [
+        said = f"asked    its test samples {times(self.asked)}, this time included"
+        return [said] * (self.asked > 0) + [
             f"{'passed ' if verdict.passed else 'refused'}  {name}: {verdict.reason}"
             for name, verdict in self.verdicts
         ]
