@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import math
 import re
-import struct
 import sys
 import threading
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from torchyard.core.data.images.jpeg import decode_plain_jpeg
 from torchyard.core.data.images.reading import READING, ImageReading
 from torchyard.core.data.images.scaling import draft_side, fits_unchanged, fitted
 
@@ -24,10 +24,6 @@ if TYPE_CHECKING:
 
 # Raster formats only: Pillow starts other programs for some of the rest (EPS).
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "PPM", "TIFF", "WEBP", "AVIF", "JPEG2000", "DIB")
-
-# JFIF header, quantization and Huffman tables, restart interval, comment.
-PLAIN_MARKERS = (b"\xff\xe0", b"\xff\xdb", b"\xff\xc4", b"\xff\xdd", b"\xff\xfe")
-PLAIN_PIXELS = 1 << 18  # in larger images, parsing the header is a small part of the work
 
 # Read in the other order of bytes, Pillow keeps of 16 bits the lower 8 instead of the upper.
 OTHER_ORDER = {"B": "L", "L": "B", "N": "B" if sys.byteorder == "little" else "L"}
@@ -101,7 +97,7 @@ def decode_image(
         ValueError: the file cannot be decoded to that shape; the message gives the reason.
     """
     channels, height, width = shape
-    plain = _plain_jpeg(data, shape) if fits_unchanged(reading) else None
+    plain = decode_plain_jpeg(data, shape) if fits_unchanged(reading) else None
     if plain is not None:
         return plain
     with _pillow(reading) as limit:
@@ -343,33 +339,3 @@ def _pillow(reading: ImageReading) -> Iterator[float]:
         # Pillow's readers raise nearly anything on damaged files (OSError, SyntaxError,
         # struct.error, IndexError ...).
         raise ValueError(str(error) or type(error).__name__) from None
-
-
-def _plain_jpeg(data: bytes, shape: tuple[int, int, int]) -> npt.NDArray[np.uint8] | None:
-    """Decode a small JPEG that needs no conversion; None for all others.
-
-    Pillow parses the header in Python, which is much of the work for a small image. The markers
-    are in ITU-T T.81, table B.1.
-    """
-    from PIL import Image
-
-    channels, height, width = shape
-    if data[:2] != b"\xff\xd8" or height * width > PLAIN_PIXELS:
-        return None
-    position, fits = 2, False
-    while (marker := data[position : position + 2]) != b"\xff\xda":  # start of scan: the pixels
-        if marker in (b"\xff\xc0", b"\xff\xc2"):  # frame: precision, height, width, components
-            frame = struct.unpack_from(">xxBHHB", data[position + 2 : position + 10].ljust(8))
-            fits = frame == (8, height, width, channels)
-        elif marker not in PLAIN_MARKERS:  # metadata: an orientation, or an inverted CMYK
-            return None
-        position += 2 + int.from_bytes(data[position + 2 : position + 4], "big")
-    if not fits:
-        return None
-    mode = "L" if channels == 1 else "RGB"
-    try:
-        image = Image.frombytes(mode, (width, height), data, "jpeg", mode, "")
-    except (OSError, ValueError):
-        return None
-    pixels = np.frombuffer(image.tobytes(), np.uint8)  # faster than np.asarray
-    return pixels.reshape(height, width, channels).transpose(2, 0, 1)

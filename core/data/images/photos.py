@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from torchyard.core.data.images.decoding import decode_image, decode_part
-from torchyard.core.data.images.jpeg_part import decode_jpeg_part
+from torchyard.core.data.images.jpeg import decode_jpeg_part
 from torchyard.core.data.images.reading import ImageReading
 from torchyard.core.errors import RunError
 

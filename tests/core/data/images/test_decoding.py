@@ -157,6 +157,14 @@ def test_orientation_is_applied(format: str) -> None:
     assert pixels[:, 9:].min() > 220
 
 
+def test_orientation_is_applied_to_a_jpeg_of_the_wanted_size() -> None:
+    image = Image.fromarray(np.repeat(np.array([[0], [255]], np.uint8), 8, axis=0).repeat(16, 1))
+    exif = Image.Exif()
+    exif[0x0112] = 3  # shown upside down
+    pixels = decode_image(encoded(image, "JPEG", exif=exif), (1, 16, 16))[0]
+    assert pixels[0].min() > 200 > 50 > pixels[-1].max()
+
+
 @pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
 @pytest.mark.parametrize("options", [{}, {"progressive": True}, {"subsampling": 0, "optimize": 1}])
 def test_jpegs_are_decoded_as_pillow_does(mode: str, options: dict[str, Any]) -> None:

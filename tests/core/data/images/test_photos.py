@@ -13,7 +13,7 @@ from PIL import Image
 from tests.core.preparation.raw_data import encoded, image_split, prepared, raw, saved
 from torchyard.core.data.dataset import PreparedDataset, Split
 from torchyard.core.data.images.decoding import decode_image, decode_part
-from torchyard.core.data.images.jpeg_part import decode_jpeg_part
+from torchyard.core.data.images.jpeg import decode_jpeg_part
 from torchyard.core.data.images.photos import AHEAD, TASK, Wanted
 from torchyard.core.data.images.reading import ImageReading
 from torchyard.core.errors import RunError
