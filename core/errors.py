@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import traceback
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 
 from torchyard.core.redaction import redacted
 
@@ -67,10 +68,23 @@ def suggestion(name: str, accepted: Sequence[str], nearby: Mapping[str, str] | N
         accepted: names to list.
         nearby: names that may be meant, and how each is written; by default those accepted.
     """
-    nearby = nearby or {each: each for each in accepted}
-    nearest = difflib.get_close_matches(name, nearby, n=1)
-    hint = f" Did you mean '{nearby[nearest[0]]}'?" if nearest else ""
+    hint = did_you_mean(name, nearby or accepted)
     return f"{hint}  (accepts: {listed(accepted) or 'none'})"
+
+
+def did_you_mean(name: str, known: Iterable[str] | Mapping[str, str]) -> str:
+    """The nearest of the names there are, or how it is written; empty where none is near."""
+    nearest = difflib.get_close_matches(name, known, n=1)
+    if not nearest:
+        return ""
+    written = known[nearest[0]] if isinstance(known, Mapping) else nearest[0]
+    return f" Did you mean '{written}'?"
+
+
+def nearest_file(path: Path, pattern: str = "*") -> str:
+    """`did_you_mean` of a file that is not there and the others in its folder."""
+    there = {each.name: str(each) for each in sorted(path.parent.glob(pattern))}
+    return did_you_mean(path.name, there)
 
 
 def listed(names: Sequence[str]) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 import time
@@ -12,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from zoneinfo import ZoneInfo, available_timezones
 
-from torchyard.core.errors import UserError
+from torchyard.core.errors import UserError, did_you_mean
 
 LOCALTIME, TIMEZONE = Path("/etc/localtime"), Path("/etc/timezone")
 POSIX = re.compile(r"(<[^>]+>|[A-Za-z]{3,})[+-]?\d")  # TZ=IST-5:30: hours west of Greenwich
@@ -149,5 +148,4 @@ def _nearest(zone: str, zones: Iterable[str]) -> str:
     known = {}
     for name in sorted(zones):
         known[name.lower()] = known[name.rpartition("/")[2].lower()] = name
-    near = difflib.get_close_matches(zone.lower().replace(" ", "_"), known, n=1)
-    return f" Did you mean '{known[near[0]]}'?" if near else "  (e.g. Asia/Shanghai, UTC)"
+    return did_you_mean(zone.lower().replace(" ", "_"), known) or "  (e.g. Asia/Shanghai, UTC)"

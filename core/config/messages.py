@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 import types
 import typing
@@ -15,7 +14,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
 from torchyard.core.config.secrets import is_secret
-from torchyard.core.errors import suggestion
+from torchyard.core.errors import did_you_mean, suggestion
 
 MOST_SHOWN = 100  # characters of a value that is refused
 
@@ -72,8 +71,8 @@ def _meant(problem: Mapping[str, Any]) -> str:
     if problem["type"] != "literal_error" or not isinstance(problem["input"], str):
         return ""
     names = re.findall(r"'([^']*)'", problem["ctx"]["expected"])
-    nearest = difflib.get_close_matches(problem["input"], names, n=1)
-    return f". Did you mean '{nearest[0]}'?" if nearest else ""
+    hint = did_you_mean(problem["input"], names)
+    return hint and f".{hint}"
 
 
 def _shown(value: Any) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import difflib
 import math
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,7 +12,7 @@ from typing import Any
 import yaml
 
 from torchyard.core.config.schema import SINGLE_KINDS, shared_settings
-from torchyard.core.errors import UserError, suggestion
+from torchyard.core.errors import UserError, nearest_file, suggestion
 
 # Of a YAML document; a configuration that a person wrote has a hundredth of each.
 MOST_BYTES = 1 << 20
@@ -217,10 +216,7 @@ def _find_source(source: str, presets: Path) -> Path:
             return file
         if file.exists():
             raise UserError(f"{source}: is not a file.")
-        siblings = [str(sibling) for sibling in file.parent.glob("*.y*ml")]
-        nearest = difflib.get_close_matches(str(file), siblings, n=1)
-        hint = f" Did you mean '{nearest[0]}'?" if nearest else ""
-        raise UserError(f"{source}: no such file.{hint}")
+        raise UserError(f"{source}: no such file.{nearest_file(file, '*.y*ml')}")
     raise UserError(f"no preset named '{source}'.{suggestion(source, names)}")
 
 

@@ -6,7 +6,6 @@ A plugin of a third party is imported when a name is asked for that its text dec
 
 from __future__ import annotations
 
-import difflib
 import os
 import signal
 import sys
@@ -21,6 +20,7 @@ from typing import Any, NamedTuple, NoReturn
 
 import pluggy
 
+from torchyard.core.errors import did_you_mean
 from torchyard.core.hosting import hookspecs, old_imports, sources
 from torchyard.core.hosting.hookspecs import HOOKS
 from torchyard.core.hosting.params import KINDS
@@ -289,9 +289,8 @@ class Host:
             if named and deferred.source not in broken:
                 why = "`torchyard plugins check` says what is wrong with it"
                 return f"{message}  {deferred.source.origin} should register it: {why}"
-        nearest = difflib.get_close_matches(name, known, n=1)
-        if nearest:
-            message += f" Did you mean '{nearest[0]}'?"
+        if hint := did_you_mean(name, known):
+            message += hint
         elif len(known) <= 12:
             message += f"  (there are: {', '.join(known)})"
         else:

@@ -6,13 +6,12 @@ import json
 import re
 import zipfile
 from collections.abc import Mapping
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from torchyard.core.errors import UserError
+from torchyard.core.errors import UserError, nearest_file
 
 PT2_WEIGHTS = "weights/model_weights_config.json"
 PT2_TYPES = {5: torch.int64, 6: torch.float16, 7: torch.float32, 8: torch.float64}  # by its numbers
@@ -38,9 +37,8 @@ def read_weights(file: Path, source: str) -> Tensors:
     except UserError:
         raise
     except FileNotFoundError:
-        near = get_close_matches(file.name, [each.name for each in file.parent.glob("*")], n=1)
-        hint = f". Did you mean '{file.with_name(near[0])}'?" if near else ""
-        raise UserError(f"model.weights: {source}: there is no such file{hint}") from None
+        hint = nearest_file(file)
+        raise UserError(f"model.weights: {source}: there is no such file.{hint}") from None
     except OSError as error:
         raise UserError(f"model.weights: {source}: {error.strerror or error}") from None
     except Exception as error:  # whatever the three formats' readers raise of a foreign file

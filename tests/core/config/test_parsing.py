@@ -83,6 +83,8 @@ def test_unknown_preset_and_file_name_the_nearest(tmp_path, small):
     )
     wrong = str(tmp_path / "smal.yaml")
     assert only_problem(wrong) == f"{wrong}: no such file. Did you mean '{small}'?"
+    another = str(tmp_path / "quite-another.yaml")  # in the same folder, and no nearer for that
+    assert only_problem(another) == f"{another}: no such file."
 
 
 def test_a_plugins_name_in_the_place_of_a_preset_is_told_how_to_write():
