@@ -21,6 +21,7 @@ import fcntl
 import http.client
 import importlib.metadata
 import json
+import math
 import os
 import socket
 import sys
@@ -299,14 +300,15 @@ def listen(port: int) -> socket.socket:
     raise OSError("no port of 127.0.0.1 is free")
 
 
-def all_pages(read: Callable[..., list[T]], **asked: Any) -> list[T]:
+def all_pages(read: Callable[..., list[T]], most: float = math.inf, /, **asked: Any) -> list[T]:
     """All that is asked for: Prefect answers with 200 at most, or as many as its server says.
 
     Args:
         read: a method of Prefect's client that takes an `offset`.
+        most: how many there can be; only without it does an empty page say that it was the last.
         asked: what it is asked for, sorted by something that does not change meanwhile.
     """
     found: list[T] = []
-    while page := read(**asked, offset=len(found)):
+    while len(found) < most and (page := read(**asked, offset=len(found))):
         found += page
     return found

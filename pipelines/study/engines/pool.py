@@ -108,10 +108,10 @@ class PoolEngine:
         return None
 
     def _states(self) -> dict[int, FlowRun | None]:
-        wanted = {"id": {"any_": list(self._runs.values())}}
-        chosen = FlowRunFilter.model_validate(wanted)
-        read, by_id = self._client.read_flow_runs, FlowRunSort.ID_DESC
-        found = {run.id: run for run in all_pages(read, flow_run_filter=chosen, sort=by_id)}
+        chosen = FlowRunFilter.model_validate({"id": {"any_": list(self._runs.values())}})
+        asked = {"flow_run_filter": chosen, "sort": FlowRunSort.ID_DESC}
+        runs = all_pages(self._client.read_flow_runs, len(self._runs), **asked)
+        found = {run.id: run for run in runs}
         return {number: found.get(identity) for number, identity in self._runs.items()}
 
 

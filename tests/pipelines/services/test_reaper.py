@@ -128,6 +128,29 @@ def test_all_flow_runs_of_dead_processes_end_however_many_there_are(client) -> N
 
 
 @pytest.mark.usefixtures("two_at_a_time")
+def test_no_page_is_asked_for_once_all_that_there_can_be_is_found(client) -> None:
+    from prefect.client.schemas.filters import FlowRunFilter
+    from prefect.client.schemas.sorting import FlowRunSort
+
+    from torchyard.pipelines.flow.pipeline import train_pipeline
+    from torchyard.pipelines.services.prefect_server import all_pages
+
+    made = [client.create_flow_run(train_pipeline).id for _ in range(3)]
+    offsets = []
+
+    def read(**asked):
+        offsets.append(asked["offset"])
+        return client.read_flow_runs(**asked)
+
+    for most, ends in ((3, []), (4, [3])):
+        chosen = FlowRunFilter.model_validate({"id": {"any_": made}})
+        runs = all_pages(read, most, flow_run_filter=chosen, sort=FlowRunSort.ID_DESC)
+        assert sorted(run.id for run in runs) == sorted(made)
+        assert offsets == [0, 2, *ends]
+        offsets.clear()
+
+
+@pytest.mark.usefixtures("two_at_a_time")
 def test_all_deployments_are_listed_however_many_there_are(client) -> None:
     from torchyard.pipelines.flow.pipeline import train_pipeline
     from torchyard.pipelines.services.scheduling import deployments
