@@ -1,5 +1,7 @@
 """What the tests of runs share: starting one, reading it back, and a server that can go away."""
 
+import dataclasses
+import os
 import threading
 import time
 import urllib.error
@@ -9,10 +11,15 @@ from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from tests.ports import free_port
+from torchyard.core.tracking.delivery import LogDelivery
+from torchyard.core.tracking.ownership.process import ProcessIdentity
 from torchyard.core.tracking.record import RunRecord
+from torchyard.core.training.run_log import Line
 
 CLASSES = ("cat", "狗", 'a"/b', "A__b")
 SHAPE = (3, 8, 8)
+# A process that is gone.
+DEAD = str(dataclasses.replace(ProcessIdentity.of(os.getpid()), number=999999999))
 
 
 def start(**parameters: object) -> RunRecord:
@@ -32,6 +39,14 @@ def model_of(record: RunRecord) -> str:
     """The id of the one model a run has."""
     [output] = stored(record).outputs.model_outputs
     return output.model_id
+
+
+def append_text(delivery: LogDelivery, text: str) -> None:
+    """A line with a file, which is not sent yet."""
+    file = delivery.attachment("a file")
+    file.write_bytes(text.encode())
+    name = str(file.relative_to(delivery.folder))
+    delivery.log.append(Line("artifact", {"folder": None, "file": name}))
 
 
 class Server:
