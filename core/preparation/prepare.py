@@ -153,10 +153,7 @@ def _source_key(name: str, params: DatasetParams, cache: Path, reading: ImageRea
         code = code_of(Path(inspect.getfile(type(params))))
     except (TypeError, OSError):  # a class of an interactive session has no file
         code = b""
-    try:
-        fingerprint = fingerprint_of(name, params, cache / DOWNLOADS)
-    except OSError as error:
-        raise UserError(f"dataset {name}: {error}") from error
+    fingerprint = fingerprint_of(name, params, cache / DOWNLOADS)
     plugin = (name, type(params).__qualname__, params.model_dump_json())
     settings = reading.model_dump(include={*ImageReading.model_fields} - {"verify"})
     parts = [FORMAT, *plugin, settings, fingerprint, hashlib.sha256(code).hexdigest()]

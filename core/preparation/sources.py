@@ -86,16 +86,17 @@ def fingerprint_of(name: str, params: DatasetParams, downloads: Path) -> str:
         UnreachableError: as `RemoteCopy.version` raises it.
     """
     remote = addresses(params)
-    if not remote:
-        with asking(name, "fingerprint"):
+    with asking(name, "fingerprint"):
+        if not remote:
             found: object = params.fingerprint()
-        if not isinstance(found, str):
-            kind = type(found).__name__
-            raise UserError(f"dataset {name}: fingerprint() returns a {kind}, not a text")
-        return found
-    state = {field: RemoteCopy(each, downloads).version() for field, each in remote.items()}
-    for field in type(params).model_fields:
-        if isinstance(path := getattr(params, field), Path):
-            status = path.stat()
-            state[field] = f"{status.st_size} {status.st_mtime_ns}"
-    return json.dumps(state)
+        else:
+            state = {field: RemoteCopy(each, downloads).version() for field, each in remote.items()}
+            for field in type(params).model_fields:
+                if isinstance(path := getattr(params, field), Path):
+                    status = path.stat()
+                    state[field] = f"{status.st_size} {status.st_mtime_ns}"
+            found = json.dumps(state)
+    if not isinstance(found, str):
+        kind = type(found).__name__
+        raise UserError(f"dataset {name}: fingerprint() returns a {kind}, not a text")
+    return found

@@ -99,3 +99,17 @@ def test_what_is_wrong_is_said_before_anything_is_done(server, tmp_path):
     with pytest.raises(UnreachableError, match=r"http://127.0.0.1:9/a.zip does not answer"):
         find_prepared(*nowhere, tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("elsewhere", [True, False])
+def test_what_is_gone_since_it_was_chosen_is_named(server, tmp_path, elsewhere):
+    file, root = tmp_path / "pictures.csv", tmp_path / "root"
+    file.write_text("image,label\na.png,oak\n")
+    root.mkdir()
+    server.files["/pictures.csv"] = file.read_bytes()
+    path = server.address("/pictures.csv") if elsewhere else file
+    chosen = dataset("name=image_table", "image=image", f"path={path}", f"root={root}")
+    file.unlink()
+    root.rmdir()
+    with pytest.raises(UserError, match=r"^dataset image_table: \[Errno 2\] No such file"):
+        find_prepared(*chosen, tmp_path)
