@@ -103,29 +103,36 @@ class _Deferred(NamedTuple):
         return any(each.covers(kind, name) for each in self.declared)
 
 
-def _surroundings() -> tuple[str, Any, bool]:
+class _Surroundings(NamedTuple):
     """What every other plugin and all that is relative counts on, and an import can change."""
-    where, torch = "", sys.modules.get("torch")
-    with suppress(FileNotFoundError):  # it is deleted
-        where = str(Path.cwd())
-    return (
-        (where, torch.get_default_dtype(), torch.is_grad_enabled()) if torch else (where, "", True)
-    )
 
+    folder: str  # the working one; empty where it is deleted
+    dtype: Any  # torch's default type; None where torch is not imported
+    gradients: bool = True
 
-def _restored(before: tuple[str, Any, bool]) -> Iterator[str]:
-    """Put the surroundings back; what was changed, in words."""
-    (was, dtype, gradients), (now, new_dtype, new_gradients) = before, _surroundings()
-    torch: Any = sys.modules.get("torch")
-    if now != was and was:
-        os.chdir(was)
-        yield f"the working folder, to {now}: give files whole paths"
-    if torch and new_dtype != (dtype or torch.float32):
-        torch.set_default_dtype(dtype or torch.float32)
-        yield f"torch's default type, to {new_dtype}: give tensors theirs"
-    if torch and new_gradients != gradients:
-        torch.set_grad_enabled(gradients)
-        yield "whether torch computes gradients"
+    @classmethod
+    def now(cls) -> _Surroundings:
+        folder, torch = "", sys.modules.get("torch")
+        with suppress(FileNotFoundError):
+            folder = str(Path.cwd())
+        if torch is None:
+            return cls(folder, None)
+        return cls(folder, torch.get_default_dtype(), torch.is_grad_enabled())
+
+    def restore(self) -> Iterator[str]:
+        """Put back what was changed; yields that, in words."""
+        now, torch = _Surroundings.now(), sys.modules.get("torch")
+        if self.folder not in ("", now.folder):
+            os.chdir(self.folder)
+            yield f"the working folder, to {now.folder}: give files whole paths"
+        if torch is None:
+            return
+        if now.dtype != (dtype := self.dtype or torch.float32):
+            torch.set_default_dtype(dtype)
+            yield f"torch's default type, to {now.dtype}: give tensors theirs"
+        if now.gradients != self.gradients:
+            torch.set_grad_enabled(self.gradients)
+            yield "whether torch computes gradients"
 
 
 class Host:
@@ -191,7 +198,7 @@ class Host:
                 faults.append(Fault(f"{type(error).__name__}: {error}", line))
 
         plugin = None
-        before = _surroundings()
+        before = _Surroundings.now()
         try:
             # What a plugin prints must not get into what `--json` prints.
             with contained(), redirect_stdout(sys.stderr):
@@ -213,7 +220,7 @@ class Host:
             said = " ".join(str(error).partition("\n\n")[0].split())  # pydantic adds paragraphs
             reason = old_imports.raised_by(error) or f"{type(error).__name__}: {said}"
             faults.append(Fault(reason, sources.raising_line(error, source.file)))
-        faults += [Fault(f"importing it changes {what}") for what in _restored(before)]
+        faults += [Fault(f"importing it changes {what}") for what in before.restore()]
         if not faults:
             self._registrations += pending
             return
