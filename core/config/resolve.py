@@ -31,7 +31,8 @@ from torchyard.core.config.secrets import read_secrets, recordable
 from torchyard.core.config.weights import WeightsSource, weights_path
 from torchyard.core.errors import UserError, suggestion
 from torchyard.core.hosting import params
-from torchyard.core.hosting.host import Host, contained
+from torchyard.core.hosting.containment import contained
+from torchyard.core.hosting.host import Host
 from torchyard.core.hosting.registration import Registration
 
 

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from torchyard.core.config.schema import LOWER_IS_BETTER, STANDARD_FIGURES
 from torchyard.core.data.predictions import Predictions, shifted_exponentials
 from torchyard.core.errors import RunError
-from torchyard.core.hosting.host import contained
+from torchyard.core.hosting.containment import contained
 from torchyard.core.hosting.params import Metric, MetricParams
 
 TOP = 5  # how many classes `top5` looks at

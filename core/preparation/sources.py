@@ -12,7 +12,7 @@ from torchyard.core.data.raw import RawData, SampleSpec
 from torchyard.core.data.remote.address import RemoteAddress
 from torchyard.core.data.remote.download import RemoteCopy
 from torchyard.core.errors import UserError
-from torchyard.core.hosting.host import contained
+from torchyard.core.hosting.containment import contained
 from torchyard.core.hosting.params import DatasetParams
 from torchyard.core.redaction import redacted_uri
 

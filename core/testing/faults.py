@@ -11,7 +11,8 @@ from typing import Any, TypeVar
 
 import torch
 
-from torchyard.core.hosting.host import Host, contained
+from torchyard.core.hosting.containment import contained
+from torchyard.core.hosting.host import Host
 from torchyard.core.hosting.lint import class_line, has_docstring
 from torchyard.core.hosting.neighbours import import_file
 from torchyard.core.hosting.params import PluginParams

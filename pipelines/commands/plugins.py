@@ -16,8 +16,9 @@ from typer.core import TyperGroup
 from torchyard.core.config.messages import accepted
 from torchyard.core.config.schema import shared_settings
 from torchyard.core.errors import UserError, suggestion
+from torchyard.core.hosting.containment import contained
 from torchyard.core.hosting.hookspecs import HOOKS
-from torchyard.core.hosting.host import contained, host
+from torchyard.core.hosting.host import host
 from torchyard.core.hosting.lint import Problem, problems
 from torchyard.core.hosting.registration import Registration, Unloaded
 from torchyard.pipelines.commands.arguments import AsJson

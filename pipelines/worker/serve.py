@@ -22,7 +22,8 @@ from typing import IO, Any, TextIO
 
 from torchyard.core.data.files import temporary_files_in
 from torchyard.core.errors import RunError, UnreachableError, UserError
-from torchyard.core.hosting.host import contained, host
+from torchyard.core.hosting.containment import contained
+from torchyard.core.hosting.host import host
 from torchyard.core.hosting.sources import raised_in
 from torchyard.core.training.events import Event, as_plain
 

@@ -16,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from torchyard.core.data.raw import SampleSpec
 from torchyard.core.errors import UserError
 from torchyard.core.formatting import dimensions
-from torchyard.core.hosting.host import PluginExit, contained
+from torchyard.core.hosting.containment import PluginExit, contained
 from torchyard.core.hosting.params import ModelParams
 from torchyard.core.training.network.network import model_input
 

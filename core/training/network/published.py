@@ -9,7 +9,7 @@ import socket
 import torch
 
 from torchyard.core.errors import UserError
-from torchyard.core.hosting.host import contained
+from torchyard.core.hosting.containment import contained
 from torchyard.core.hosting.params import ModelParams, Pretrained
 
 SILENCE_SECONDS = 30.0  # after which a server is given up

@@ -21,7 +21,7 @@ from torchyard.core.data.raw import SampleSpec
 from torchyard.core.evaluation.figures import figures_of
 from torchyard.core.formatting import dimensions
 from torchyard.core.hosting import params
-from torchyard.core.hosting.host import contained
+from torchyard.core.hosting.containment import contained
 from torchyard.core.training.network import (
     DryRun,
     Network,
