@@ -18,6 +18,7 @@ from torchyard.core.report.study_page import study_page
 from torchyard.core.study.plan import StudyPlan
 from torchyard.core.tracking.mlflow_format import BEST
 from torchyard.core.tracking.ownership.orphans import sync_run
+from torchyard.core.tracking.queries.lookup import ACCURACY
 from torchyard.core.tracking.queries.runs import PARENT, STUDY, children_of, quoted
 from torchyard.core.tracking.record import RunRecord
 from torchyard.core.tracking.store import chosen_experiment, locked_store, run_folder
@@ -196,6 +197,8 @@ def record_report(
     assert best.value is not None
     sign = -1 if plan.settings.maximize else 1
     record.log_metrics({f"{BEST}{figure}": best.value}, step=best.number)
+    if (accuracy := best_run.data.metrics.get(ACCURACY)) is not None:
+        record.log_metrics({"study/accuracy": accuracy}, step=best.number)
     record.log_metrics({TRIALS: len(search.finished())}, step=0)
     record.log_metrics({"study/steps": steps.all, "study/trained_steps": steps.trained}, step=0)
     record.set_tags({"best_trial": str(best.number), "best_run": best_run.info.run_id})

@@ -64,6 +64,8 @@ def _cell(row: Mapping[Any, Any], name: str, progress: Mapping[str, str]) -> str
         return progress.get(row["id"], str(row["status"]).lower())
     if name == "accuracy" and row["seeds"] == row["seeds"]:
         return f"{percent(row['mean_accuracy'], space='')} ±{100 * row['spread']:.1f}"
+    if name == "accuracy" and row["best_accuracy"] == row["best_accuracy"]:
+        return f"{percent(row['best_accuracy'], space='')} best"
     if value is None or value != value:
         return "–"
     if name == "started":

@@ -66,6 +66,7 @@ COLUMNS = {
     "seeds": Column("metrics", "seeds/count"),
     "mean_accuracy": Column("metrics", "seeds/accuracy"),
     "spread": Column("metrics", "seeds/accuracy_std"),
+    "best_accuracy": Column("metrics", "study/accuracy"),
     "worst": Column("metrics", "test/worst_recall"),
     "worst_class": Column("tags", "worst_class"),
     "images_per_second": Column("metrics", "train/mean_images_per_second"),

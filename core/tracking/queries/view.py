@@ -18,9 +18,9 @@ TAG = f"mlflow.sharedViewState.{KEY}"
 
 CURVES = {"val": ("val/accuracy", "val/loss"), "train": ("train/accuracy", "train/loss")}
 RESULTS = "results"
-# An id that the page shows as a branch, a sentence, and what only the parents of seeds have: the
-# page sorts metrics by name, and three columns of dashes would stand before the accuracy.
-NOT_SHOWN = ("parent", "reason", "seeds", "mean_accuracy", "spread")
+# An id that the page shows as a branch, a sentence, and what only the parents of seeds and trials
+# have: the page sorts metrics by name, and columns of dashes would stand before the accuracy.
+NOT_SHOWN = ("parent", "reason", "seeds", "mean_accuracy", "spread", "best_accuracy")
 ACCURACY = "test/accuracy"
 COST = ("train/base_learning_rate", "train/epochs", "time/train_seconds")
 

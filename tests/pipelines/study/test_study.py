@@ -107,6 +107,15 @@ def test_the_best_of_a_study_is_a_whole_run_and_its_command_repeats_it(
     assert again.data.tags["weights_digest"] == trials[best].data.tags["weights_digest"]
 
 
+def test_the_list_shows_the_accuracy_of_the_best_trial(workspace, random_study):
+    _, study, trials = random_study
+    best = trials[int(study.data.tags["best_trial"])].data.metrics["test/accuracy"]
+    lines = workspace.invoke("runs", "--limit", "100").splitlines()
+    [line] = [line for line in lines if line.startswith(study.info.run_name)]
+    assert f" {100 * best:.1f}% best " in line
+    assert "test/accuracy" not in study.data.metrics  # it is no candidate for `best`
+
+
 def test_two_workers_give_the_same_trials_with_the_same_weights(workspace, client, random_study):
     workspace.invoke(
         *("sweep", "digits", *SMALL, *SPACE, "train.epochs=2", "--workers", "2"),
