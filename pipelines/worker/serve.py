@@ -34,6 +34,9 @@ def serve(messages: IO[str]) -> None:
     logging.getLogger("torchyard").setLevel(logging.INFO)
     requests: queue.SimpleQueue[str] = queue.SimpleQueue()
     threading.Thread(target=_receive, args=(sys.stdin, requests), daemon=True).start()
+    # What a plugin prints is shown while its stage runs, and is not lost with the process.
+    assert isinstance(sys.stdout, io.TextIOWrapper)
+    sys.stdout.reconfigure(line_buffering=True)
     # Requests are not a plugin's to read, nor to close, as `exit()` does.
     sys.stdin = io.StringIO()
 

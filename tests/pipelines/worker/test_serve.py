@@ -33,9 +33,9 @@ class Chatty(ModelParams):
     def build(self, input_shape, num_classes):
         from torch import nn
         from torch._inductor import codecache
-        print("hello from the plugin", flush=True)
+        print("hello from the plugin")
         folders = tempfile.gettempdir(), codecache._HEADER_DIR, codecache.cache_dir()
-        print("folders", *folders, sep="|", flush=True)
+        print("folders", *folders, sep="|")
         logging.getLogger("torchyard.core.any").info("from torchyard")
         logging.getLogger("other").info("from another")
         logging.getLogger("other").warning("a warning")
@@ -58,6 +58,7 @@ def chatty(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TORCHYARD_PLUGINS", str(folder))
         patch.setenv("TORCHYARD_CACHE", str(cache))
+        patch.delenv("PYTHONUNBUFFERED", raising=False)
         worker = Worker(lines.append)
         worker.call("check", config=settings, cache=str(cache))
         data = worker.call("prepare", config=settings, cache=str(cache))["folder"]
