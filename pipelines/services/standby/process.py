@@ -42,6 +42,7 @@ from torchyard.pipelines.services.daemon import DAEMON_VARIABLE, report_pid
 from torchyard.pipelines.services.standby import engine
 from torchyard.pipelines.services.standby.client import DECISION_SECONDS, SOCKET
 from torchyard.pipelines.services.standby.sameness import (
+    folder_settings,
     loaded_files,
     read_early,
     stamp,
@@ -75,6 +76,7 @@ class Standby:
         self._folder, self._lock = folder, lock
         self._began = time.time_ns()
         self._given, self._path = dict(os.environ), [*sys.path]
+        self._folder_settings = folder_settings(".")
         self._runs: dict[int, socket.socket] = {}
         (folder / SOCKET).unlink(missing_ok=True)  # of one that was killed
         self._set_by_imports = _load()
@@ -117,8 +119,9 @@ class Standby:
             try:
                 with connection.makefile("rb") as lines:
                     request = json.loads(lines.readline())
-                if reason := self._differs(request):
-                    self._refuse(connection, request, reason)
+                here = descriptors[-1]
+                if reason := self._differs(request, here):
+                    self._refuse(connection, request, here, reason)
                 elif not (number := os.fork()):
                     self._become(request, descriptors, connection)
                 else:
@@ -131,7 +134,7 @@ class Standby:
             print(f"a command was not taken over: {error}", file=sys.stderr, flush=True)
             connection.close()
 
-    def _differs(self, request: dict[str, Any]) -> str:
+    def _differs(self, request: dict[str, Any], here: int) -> str:
         """Why a command cannot be taken over; empty if it can."""
         around = request["surroundings"]
         if names := [name for name in around if around[name] != self._surroundings.get(name)]:
@@ -143,6 +146,10 @@ class Standby:
         same = {n: {mine.get(n), self._settings.get(n, mine.get(n))} for n in {*mine, *theirs}}
         if names := sorted(n for n, values in same.items() if theirs.get(n) not in values):
             return f"variables that differ: {', '.join(names)}"
+        in_folder = folder_settings(f"/proc/self/fd/{here}")
+        both = {*in_folder, *self._folder_settings}
+        if names := sorted(n for n in both if in_folder.get(n) != self._folder_settings.get(n)):
+            return f"settings of the working folder that differ: {', '.join(names)}"
         for path, before in self._files.items():
             now = stamp(path)
             # What was written while it was imported may have been read before or after.
@@ -154,7 +161,9 @@ class Standby:
         # What an import would have set anyway is no difference.
         return read_early(self._set_by_imports | start_variables(environment))
 
-    def _refuse(self, connection: socket.socket, request: dict[str, Any], reason: str) -> None:
+    def _refuse(
+        self, connection: socket.socket, request: dict[str, Any], here: int, reason: str
+    ) -> None:
         _send(connection, refused=reason)
         print(f"a command goes on by itself, {reason}", file=sys.stderr, flush=True)
         if reason.startswith("another process"):
@@ -168,11 +177,13 @@ class Standby:
         environment = {
             name: value
             for name, value in request["environment"].items()
-            if not name.startswith("PREFECT__")  # of one run
+            # Of one run; or set by an import, and so the same to whoever has not imported yet.
+            if not name.startswith("PREFECT__") and self._set_by_imports.get(name) != value
         }
         environment[DAEMON_VARIABLE] = self._given[DAEMON_VARIABLE]
         program = [sys.executable, "-P", "-m", MODULE, str(self._folder), str(self._lock)]
         os.set_inheritable(self._lock, True)
+        os.fchdir(here)
         self._listener.close()
         os.execve(sys.executable, program, start_variables(environment))
 

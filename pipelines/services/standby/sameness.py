@@ -6,6 +6,7 @@ has limits and rights of its own. Whatever cannot be handed over has to be equal
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import sys
@@ -15,10 +16,13 @@ from pathlib import Path
 # Read by the dynamic loader, the C library, Python or a library as it is imported. Others are
 # handed over: what reads them does so when it is used.
 _READ_EARLY = re.compile(
-    r"PYTHON|PREFECT_|MLFLOW_|TORCH_|TORCHINDUCTOR|PYTORCH|AOT|OMP_|GOMP_|KMP_|MKL_|OPENBLAS|BLIS|"
-    r"NUMEXPR|NPY_|CUDA|NVIDIA|NCCL|CUBLAS|CUDNN|HIP|ROCM|LD_|GLIBC|MALLOC_|MPL|MATPLOTLIB|SSL_|"
-    r"OPENSSL|ATEN_|DNNL_|ONEDNN_|KINETO|TQDM_|"
-    r"XDG_(CONFIG|CACHE|DATA)_HOME$|(HOME|TZ|LANG|LANGUAGE|VIRTUAL_ENV)$|LC_"
+    r"PYTHON|PREFECT_|MLFLOW_|TORCH(?!YARD)|PYTORCH|AOT|INDUCTOR|TRITON|OMP_|GOMP_|KMP_|MKL|GOTO|"
+    r"OPENBLAS|BLIS|NUMEXPR|NPY_|NUMPY_|CUDA|NVIDIA|NCCL|CUBLAS|CUDNN|CUTLASS|CUTEDSL|FLYDSL|HIP|"
+    r"ROCM|LD_|GLIBC|MALLOC_|THP_MEM|MPL|MATPLOTLIB|SSL|OPENSSL|ATEN_|DNNL_|ONEDNN_|KINETO|TQDM_|"
+    r"PT2_|FX_|FAKE_|PARTITIONER_|COMPILE_STROBELIGHT|DUMP_AOTI|ENABLE_(\w+_TMA|T)|LOG_(AUTO|TLP)|"
+    r"MAST_HPC|UNSAFE_SKIP|PANDAS_|PILLOW_|ARROW_|JE_ARROW|SCIPY_|SYMPY_|MPMATH_|NETWORKX_|OTEL_|"
+    r"FSSPEC|PYDANTIC|PROTOCOL_BUFFERS|WEBSOCKETS_|PENDULUM_|SOURCE_DATE_EPOCH$|"
+    r"XDG_(CONFIG|CACHE|DATA)_HOME$|(HOME|TZ|LANG|LANGUAGE|VIRTUAL_ENV|CXX|CI)$|LC_"
 )
 _READ_LATER = re.compile(
     r"PREFECT__|PREFECT_WORKER_|PREFECT_SERVER_EPHEMERAL_ENABLED$|"
@@ -82,12 +86,41 @@ def _cgroup_limits() -> Iterable[str]:
                     yield f"{folder.name}/{file}={limit}"
 
 
+def folder_settings(folder: str) -> dict[str, object]:
+    """What the files of a working folder set of Prefect and matplotlib, as they are imported."""
+    texts = {}
+    for name in (".env", "prefect.toml", "pyproject.toml", "matplotlibrc"):
+        with contextlib.suppress(OSError, UnicodeDecodeError):
+            if (file := Path(folder, name)).is_file():  # a pipe would be waited for
+                texts[name] = file.read_text("utf-8")
+    found: dict[str, object] = {**texts}
+    if ".env" in texts:  # the rest of it is read by nobody, or by a plugin
+        found[".env"] = re.findall(r"(?im)^.*\bPREFECT_.*$", texts[".env"])
+    if "pyproject.toml" in texts:
+        import tomllib  # every command imports this module
+
+        with contextlib.suppress(tomllib.TOMLDecodeError):
+            tool = tomllib.loads(texts["pyproject.toml"]).get("tool", {})
+            found["pyproject.toml"] = tool.get("prefect")
+    return {name: value for name, value in found.items() if value}
+
+
 def loaded_files() -> dict[str, Stamp | None]:
     """The files of the modules that are imported, and the folders where others would be found."""
     folders = {entry for entry in sys.path if entry}
     beside = {str(file) for folder in folders for file in Path(folder).glob("*.pth")}
     files = {getattr(module, "__file__", None) for module in [*sys.modules.values()]}
-    return {path: stamp(path) for path in (*folders, *beside, *filter(None, files))}
+    read = {*filter(None, files), *_user_files()}
+    return {path: stamp(path) for path in (*folders, *beside, *read)}
+
+
+def _user_files() -> Iterable[str]:
+    """Files of the user's that Prefect and matplotlib have read, or would if they were there."""
+    import matplotlib
+    from prefect.settings import get_current_settings
+
+    yield str(get_current_settings().profiles_path)
+    yield str(Path(matplotlib.get_configdir(), "matplotlibrc"))
 
 
 def stamp(path: str) -> Stamp | None:

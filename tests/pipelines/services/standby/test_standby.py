@@ -50,6 +50,10 @@ def test_a_run_that_is_taken_over_is_the_same_as_one_that_is_not(sandbox: Sandbo
         plugin.read_text().replace("LazyLinear(", "LazyLinear(bias=False, out_features=")
     )
     assert run(sandbox)[0] != epochs
+    (sandbox.folder / "work" / ".env").write_text("PREFECT_FLOWS_DEFAULT_RETRIES=1\n")
+    assert run(sandbox)[2]
+    sandbox.wait_for_standby()
+    assert not run(sandbox)[2]
 
 
 @pytest.mark.parametrize("ends", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
