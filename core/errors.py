@@ -33,11 +33,21 @@ class RunError(Exception):
     """A run that was started and could not be finished: exit status 1, no traceback.
 
     The message is for the person who started the run; `details` is for the log.
+
+    Attributes:
+        details: a traceback, or the last that a process has printed.
+        kept: the run's artifact that has them; "" where it has none, and they are to be shown.
     """
+
+    kept = ""
 
     def __init__(self, message: str, details: str = "") -> None:
         self.details = redacted(details)
         super().__init__(redacted(message))
+
+
+class DivergedError(RunError):
+    """The loss or the weights became NaN or infinite: from the last checkpoint they would again."""
 
 
 class StoreUnavailableError(RunError):

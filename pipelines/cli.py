@@ -89,9 +89,11 @@ def main() -> None:
         print_notes(error)
         sys.exit(2)
     except RunError as error:
-        if error.details:
+        if error.details and not error.kept:
             stderr.print(escape(error.details), style="dim", soft_wrap=True)
         stderr.print(f"[red]failed:[/] {escape(str(error))}", soft_wrap=True)
+        if error.kept:
+            stderr.print(f"Where that was raised, in full: {error.kept} of the run.")
         print_notes(error)
         sys.exit(1)
     except OSError as error:

@@ -7,7 +7,9 @@ one before it.
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
+import pickle
 import random
 import shutil
 from pathlib import Path
@@ -15,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.serialization import get_unsafe_globals_in_checkpoint
 
 from torchyard.core.data.checkpoint_file import DAMAGED, LAST, PREVIOUS, DigestedFile, damage
 from torchyard.core.data.files import atomic_write
@@ -32,7 +35,7 @@ def save(state: dict[str, Any], path: Path, step: int | None = None) -> None:
         step: how many training steps come before it, for readers without torch.
 
     Raises:
-        RunError: the disk does not take it.
+        RunError: the disk does not take it, or it holds anything else.
     """
     try:
         with atomic_write(path) as file:
@@ -44,9 +47,30 @@ def save(state: dict[str, Any], path: Path, step: int | None = None) -> None:
                 if shutil.disk_usage(path.parent).free < 2**16:
                     raise OSError("no space left on the disk") from error
                 raise
+            except (AttributeError, TypeError, pickle.PicklingError) as error:
+                raise RuntimeError(_unfit(state)) from error
+            file.flush()
+            if get_unsafe_globals_in_checkpoint(file.name):  # `load` would refuse them
+                raise RuntimeError(_unfit(state))
             digested.end(step)
     except (OSError, RuntimeError) as error:
         raise RunError(f"The checkpoint {path} cannot be written: {error}") from error
+
+
+def _unfit(state: dict[str, Any]) -> str:
+    """Which part of a state holds what is no tensor and no plain value, and what that is."""
+    found = []
+    for name, part in state.items():
+        buffer = io.BytesIO()
+        try:
+            torch.save(part, buffer)
+            buffer.seek(0)
+            held = ", ".join(get_unsafe_globals_in_checkpoint(buffer))
+        except (AttributeError, TypeError, pickle.PicklingError) as error:
+            held = str(error)
+        if held:
+            found.append(f"the state of the {name} is not of tensors and plain values ({held})")
+    return "; ".join(found)
 
 
 def save_beside(state: dict[str, Any], path: Path, step: int | None = None) -> None:

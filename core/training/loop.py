@@ -19,7 +19,7 @@ from torch import nn
 
 from torchyard.core.config.schema import TrainConfig
 from torchyard.core.data.checkpoint_file import BEST, LAST
-from torchyard.core.errors import RunError
+from torchyard.core.errors import DivergedError
 from torchyard.core.evaluation.predict import predict
 from torchyard.core.hosting.params import Loss
 from torchyard.core.training import checkpoint
@@ -90,8 +90,8 @@ def fit(
             a checkpoint.
 
     Raises:
-        RunError: the loss became NaN or infinite (the last good checkpoint stays), or a
-            checkpoint cannot be written or read.
+        DivergedError: the loss became NaN or infinite; the last good checkpoint stays.
+        RunError: a checkpoint cannot be written or read.
     """
     # ---- where to start
     found = checkpoint.find(folder) if strategy.is_main else None
@@ -157,7 +157,7 @@ def fit(
                 values = strategy.all_reduce_mean(losses[:pending]).cpu().double()
                 if not values.isfinite().all():
                     first = int((~values.isfinite()).nonzero()[0])
-                    raise RunError(
+                    raise DivergedError(
                         f"The loss became {values[first].item()} in epoch {position.epoch + 1} at "
                         f"step {position.step - pending + first + 1}; a lower optimizer.lr or a "
                         f"train.clip_norm may help.{_last_good(folder)}"
@@ -259,7 +259,7 @@ def validate(state: TrainingState, data: TrainingData) -> dict[str, float]:
 
 def _check_weights(state: TrainingState, folder: Path) -> None:
     if not state.weights_are_finite:
-        raise RunError(
+        raise DivergedError(
             f"The weights became NaN or infinite by step {state.position.step}.{_last_good(folder)}"
         )
 

@@ -11,7 +11,7 @@ from typing import NoReturn
 import typer
 from rich.markup import escape
 
-from torchyard.core.errors import RunError, UnreachableError, UserError
+from torchyard.core.errors import DivergedError, RunError, UnreachableError, UserError
 from torchyard.core.tracking import store
 from torchyard.core.tracking.location.address import is_server
 from torchyard.core.tracking.ownership.lease import TakenOverError
@@ -23,7 +23,7 @@ def print_notes(error: BaseException) -> None:
     for note in getattr(error, "__notes__", []):
         stderr.print(escape(note), soft_wrap=True)
         resumable = not isinstance(error, UserError) or isinstance(error, UnreachableError)
-        if resumable and not isinstance(error, TakenOverError):
+        if resumable and not isinstance(error, TakenOverError | DivergedError):
             stderr.print("`torchyard resume latest` resumes it.")
 
 

@@ -5,6 +5,7 @@ Tasks pass on folders, files and ids.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import time
 from pathlib import Path
@@ -18,6 +19,7 @@ from prefect.utilities.annotations import quote
 from torchyard.core.config.schema import RunConfig
 from torchyard.core.data.dataset import PreparedDataset
 from torchyard.core.data.files import temporary_files_in
+from torchyard.core.errors import RunError
 from torchyard.core.redaction import redact_logs
 from torchyard.core.tracking.record import RunRecord
 from torchyard.core.tracking.store import check_writable, tracking_uri
@@ -40,6 +42,7 @@ from torchyard.pipelines.services.prefect_server import FLOW
 from torchyard.pipelines.worker.process import check_config
 
 T = TypeVar("T")
+FAILURE_FILE = "failure.txt"  # artifact of a failed run: a traceback, or a process's last output
 _failed: set[str | None] = set()  # flow runs that this process has tried
 DESCRIPTION = "Train a classifier: prepare → train → evaluate → report, in one MLflow run."
 
@@ -137,6 +140,10 @@ def _run_stages(config: RunConfig, run_id: str | None, parent: str | None) -> Ou
     except BaseException as error:
         reason = reason_of(error)
         status = ended_as(error)
+        if isinstance(error, RunError) and error.details:
+            with contextlib.suppress(OSError, RunError):  # it must not hide what ended the run
+                record.log_text(error.details, FAILURE_FILE)
+                error.kept = FAILURE_FILE
         recorded = record.finish(status, reason)
         if not (is_mistake(error) and record.discard()):
             error.add_note(start.ending_note(record, status, recorded))

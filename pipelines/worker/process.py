@@ -30,7 +30,7 @@ from typing import IO, Any, Protocol, TextIO
 from torchyard.core.config.schema import RunConfig
 from torchyard.core.data.files import cache_folder, check_cache, private_folder
 from torchyard.core.data.remote.shared import check_shared
-from torchyard.core.errors import RunError, UnreachableError, UserError
+from torchyard.core.errors import DivergedError, RunError, UnreachableError, UserError
 from torchyard.core.redaction import redacted
 from torchyard.core.training.events import Emit, EpochDone, from_plain
 
@@ -312,7 +312,8 @@ def _stage_error(message: dict[str, Any]) -> Exception:
     if message["error"] == "user":
         kind = UnreachableError if message["unreachable"] else UserError
         return kind(message["problems"])
-    return RunError(message["message"], details=message["details"])
+    failure = DivergedError if message["diverged"] else RunError
+    return failure(message["message"], details=message["details"])
 
 
 def check_config(

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import IO, Any, TextIO
 
 from torchyard.core.data.files import temporary_files_in
-from torchyard.core.errors import RunError, UnreachableError, UserError
+from torchyard.core.errors import DivergedError, RunError, UnreachableError, UserError
 from torchyard.core.hosting.containment import contained
 from torchyard.core.hosting.host import host
 from torchyard.core.hosting.sources import raised_in
@@ -81,9 +81,10 @@ def serve(messages: IO[str]) -> None:
             unreachable = isinstance(error, UnreachableError)
             send(error="user", problems=error.problems, unreachable=unreachable)
         except RunError as error:
-            send(error="run", message=str(error), details=error.details)
+            diverged = isinstance(error, DivergedError)
+            send(error="run", message=str(error), details=error.details, diverged=diverged)
         except Exception as error:
-            send(error="run", **_unexpected(error, name, arguments))
+            send(error="run", **_unexpected(error, name, arguments), diverged=False)
 
 
 def _answers(requests: queue.SimpleQueue[str]) -> Iterator[bool]:

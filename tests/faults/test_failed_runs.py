@@ -8,6 +8,7 @@ import threading
 import time
 from pathlib import Path
 
+import httpx
 import numpy as np
 import psutil
 import pytest
@@ -19,7 +20,8 @@ from torchyard.core.errors import RunError, UnreachableError, UserError
 
 PLUGIN = '''
 """Plugins that misbehave, and one data set of vectors."""
-from torchyard import ArraySplit, DatasetParams, ModelParams, RawData, hookimpl
+from torchyard import ArraySplit, DatasetParams, LossParams, ModelParams, OptimizerParams
+from torchyard import RawData, SchedulerParams, hookimpl
 
 
 class Vectors(DatasetParams):
@@ -78,6 +80,68 @@ class RaisesOnce(ModelParams):
         return Network(nn.Flatten(), nn.Linear(1024, num_classes))
 
 
+def late(calls, what):
+    """Raise in the third of four epochs of 45 steps, as the marker's file asks."""
+    import os
+    from pathlib import Path
+
+    file = Path(os.environ["TORCHYARD_CACHE"]) / "late"
+    if calls > 100 and file.exists() and file.read_text() == what:
+        raise RuntimeError(f"boom in the {what}, late")
+
+
+class LateOptimizer(OptimizerParams):
+    """SGD whose step, or whose state when it is read again, raises late."""
+
+    def build(self, parameters):
+        import torch
+
+        class Late(torch.optim.SGD):
+            calls = 0
+
+            def step(self, closure=None):
+                self.calls += 1
+                late(self.calls, "step")
+                return super().step(closure)
+
+            def load_state_dict(self, state):
+                late(1000 * (not self.state), "state")  # not in the check, which has done a step
+                super().load_state_dict(state)
+
+        return Late(parameters, lr=0.1, momentum=0.9)
+
+
+class LateSchedule(SchedulerParams):
+    """A constant rate whose step raises late."""
+
+    def build(self, optimizer, total_steps):
+        import torch
+
+        class Late(torch.optim.lr_scheduler.LambdaLR):
+            def step(self, epoch=None):
+                late(self.last_epoch, "schedule")
+                super().step(epoch)
+
+        return Late(optimizer, lambda step: 1.0)
+
+
+class LateLoss(LossParams):
+    """Cross-entropy that raises late."""
+
+    def build(self, num_classes):
+        from itertools import count
+
+        from torch.nn.functional import cross_entropy
+
+        calls = count()
+
+        def loss(logits, targets):
+            late(next(calls), "loss")
+            return cross_entropy(logits, targets)
+
+        return loss
+
+
 class Untraceable(ModelParams):
     """Looks at its data's values, which torch.export cannot follow."""
 
@@ -103,6 +167,21 @@ def register_models(register):
     register("raises", Raises)
     register("raises_once", RaisesOnce)
     register("untraceable", Untraceable)
+
+
+@hookimpl
+def register_optimizers(register):
+    register("late_optimizer", LateOptimizer)
+
+
+@hookimpl
+def register_schedulers(register):
+    register("late_schedule", LateSchedule)
+
+
+@hookimpl
+def register_losses(register):
+    register("late_loss", LateLoss)
 '''
 
 
@@ -180,6 +259,88 @@ def test_a_plugin_that_raises_fails_the_run_which_goes_on_once_it_is_mended(work
     )
     losses = client.get_metric_history(run.info.run_id, "train/loss")
     assert [metric.step for metric in losses] == [1, 2, 3, 4]
+
+
+@pytest.fixture
+def late():
+    """The file that says what raises late."""
+    file = Path(os.environ["TORCHYARD_CACHE"]) / "late"
+    yield file
+    file.unlink(missing_ok=True)
+
+
+LATE = {
+    "optimizer": "late_optimizer",
+    "scheduler": "late_schedule",
+    "loss": "late_loss",
+    "model": "linear",
+    "train.epochs": 4,
+}
+
+
+def late_run(workspace, call):
+    """The message of a run that a plugin fails, its record, and the file of its traceback."""
+    with pytest.raises(RunError) as caught:
+        call()
+    client, run = newest()
+    assert run.info.status == "FAILED"
+    reason = run.data.tags["torchyard.reason"]
+    assert reason == str(caught.value)
+    flow = httpx.get(
+        f"{workspace.api_url}/flow_runs/{run.data.tags['prefect.flow_run_id']}",
+        headers=workspace.headers,
+        timeout=60,
+    ).json()
+    assert flow["state"]["type"] == "FAILED"
+    kept = client.download_artifacts(run.info.run_id, caught.value.kept)
+    return reason, run, Path(kept).read_text()
+
+
+@pytest.mark.parametrize("what", ["step", "schedule", "loss"])
+def test_a_plugin_that_raises_late_is_one_message_and_its_traceback_an_artifact(
+    workspace, late, what
+):
+    file = workspace.folder / "plugins_misbehaving" / "misbehaving.py"
+    lines = file.read_text().splitlines()
+    line = lines.index('        raise RuntimeError(f"boom in the {what}, late")') + 1
+    settings = [f"{name}={value}" for name, value in LATE.items()]
+
+    late.write_text(what)
+    where = f"misbehaving ({file}, line {line})"
+    message, run, kept = late_run(workspace, lambda: workspace.invoke("run", "digits", *settings))
+    assert message == f"'train' failed in {where}: RuntimeError: boom in the {what}, late"
+    assert "Traceback" in kept
+    assert f"line {line}, in late" in kept
+
+    if what == "step":
+        late.write_text("state")  # read by the resumed run, before its first step
+        message, *_ = late_run(workspace, lambda: workspace.invoke("resume", run.info.run_id))
+        assert message == f"'train' failed in {where}: RuntimeError: boom in the state, late"
+
+    late.unlink()
+    workspace.invoke("resume", run.info.run_id)
+    client, run = newest()
+    assert run.info.status == "FINISHED"
+    losses = client.get_metric_history(run.info.run_id, "train/loss")
+    assert [metric.step for metric in losses] == [1, 2, 3, 4]
+
+
+@pytest.mark.slow
+def test_the_terminal_has_the_message_of_a_plugin_that_raises_late_and_no_traceback(
+    workspace, late
+):
+    late.write_text("schedule")
+    settings = [f"{name}={value}" for name, value in LATE.items()]
+    folders = {"TORCHYARD_PLUGINS": os.environ["TORCHYARD_PLUGINS"]}
+    done = workspace.torchyard("run", "digits", *settings, "--quiet", env=folders)
+    _, run = newest()
+    assert done.returncode == 1
+    assert done.stderr.splitlines() == [
+        f"failed: {run.data.tags['torchyard.reason']}",
+        "Where that was raised, in full: failure.txt of the run.",
+        f"Recorded as FAILED: {run.info.run_name}  {run.info.run_id}",
+        "`torchyard resume latest` resumes it.",
+    ]
 
 
 @pytest.mark.slow

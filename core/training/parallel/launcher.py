@@ -33,7 +33,7 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from torchyard.core.config.schema import TrainConfig
 from torchyard.core.data.files import atomic_write
-from torchyard.core.errors import RunError, UserError
+from torchyard.core.errors import DivergedError, RunError, UserError
 from torchyard.core.hosting.host import host
 from torchyard.core.hosting.sources import raised_in
 from torchyard.core.training.events import Emit
@@ -50,6 +50,12 @@ from torchyard.core.training.parallel.strategy import DistributedDataParallel, S
 logger = logging.getLogger(__name__)
 
 Train = Callable[[Any, Emit, Strategy, torch.device], dict[str, Any]]
+# As `_as_plain` calls them.
+REPORTED: dict[str, type[UserError | RunError]] = {
+    "user": UserError,
+    "run": RunError,
+    "diverged": DivergedError,
+}
 
 
 def launch(
@@ -208,7 +214,11 @@ def _as_plain(error: Exception, rank: int) -> list[Any]:
     if isinstance(error, UserError):
         return ["user", error.problems]
     if isinstance(error, RunError):
-        return ["run", str(error), error.details]
+        return [
+            "diverged" if isinstance(error, DivergedError) else "run",
+            str(error),
+            error.details,
+        ]
     reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
     if isinstance(error, dist.DistError) or "gloo" in reason.lower():
         return ["lost", reason]
@@ -229,8 +239,8 @@ def _cause(error: ChildFailedError, folder: Path, nodes: Nodes | None) -> Except
     if kind == "lost":
         others = "another host" if nodes else "another process"
         return RunError(f"The connection to {others} of the training was lost.", arguments[0])
-    if kind in ("user", "run"):
-        return UserError(*arguments) if kind == "user" else RunError(*arguments)
+    if kind in REPORTED:
+        return REPORTED[kind](*arguments)
     rank, failure = error.get_first_failure()
     return RunError(f"Process {rank} of the training failed.", str(failure.message))
 
@@ -238,7 +248,7 @@ def _cause(error: ChildFailedError, folder: Path, nodes: Nodes | None) -> Except
 def _lost(error: RendezvousError, nodes: Nodes | None) -> Exception:
     if nodes and (reported := nodes.failure()):
         kind, *arguments = reported
-        return UserError(*arguments) if kind == "user" else RunError(*arguments)
+        return REPORTED.get(kind, RunError)(*arguments)
     if isinstance(error, NodeLostError):
         return RunError("A host of the training gives no sign of life.")
     if isinstance(error, RendezvousTimeoutError):

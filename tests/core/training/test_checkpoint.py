@@ -5,6 +5,7 @@ import random
 import subprocess
 import sys
 import time
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -56,6 +57,18 @@ def test_a_malicious_file_is_refused(tmp_path, monkeypatch):
         with pytest.raises(RunError, match="cannot be read"):
             checkpoint.load(tmp_path / name)
     assert not (tmp_path / "evil-was-here").exists()
+
+
+@pytest.mark.parametrize(
+    ("kept", "says"), [(Fraction(1, 3), r"fractions\.Fraction"), (lambda: 1, "lambda")]
+)
+def test_what_could_not_be_read_again_is_not_written_and_the_last_one_stays(tmp_path, kept, says):
+    checkpoint.save_beside({"step": 1}, tmp_path / LAST)
+    state = {"network": {"a": torch.ones(2)}, "optimizer": {"kept": kept}}
+    with pytest.raises(RunError, match=rf"the state of the optimizer is not of .*{says}"):
+        checkpoint.save_beside(state, tmp_path / LAST)
+    assert checkpoint.load(tmp_path / LAST) == {"step": 1}
+    assert [path.name for path in tmp_path.iterdir()] == [LAST]
 
 
 @pytest.mark.parametrize("keep", [0, 10, 0.5, 0.99])

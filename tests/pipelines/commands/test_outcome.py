@@ -2,7 +2,7 @@
 
 import pytest
 
-from torchyard.core.errors import RunError, UnreachableError, UserError
+from torchyard.core.errors import DivergedError, RunError, UnreachableError, UserError
 from torchyard.core.tracking.ownership.lease import TakenOverError
 from torchyard.pipelines.commands.outcome import print_notes
 
@@ -13,6 +13,7 @@ from torchyard.pipelines.commands.outcome import print_notes
         (RunError("it failed"), True),
         (UnreachableError("it does not answer"), True),
         (UserError("it is wrong"), False),
+        (DivergedError("the loss became nan"), False),  # it would again
         (TakenOverError("another process has it"), False),  # to resume would take it back
     ],
     ids=lambda value: type(value).__name__,

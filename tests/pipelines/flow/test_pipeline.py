@@ -21,7 +21,7 @@ from PIL import Image
 
 from tests.faults.killing import workers_of
 from torchyard.core.data.predictions import PredictionTable
-from torchyard.core.errors import RunError
+from torchyard.core.errors import DivergedError
 from torchyard.core.evaluation.paired_test import compare
 
 
@@ -311,7 +311,7 @@ def test_ctrl_c_leaves_a_killed_run_and_no_process(workspace, client, finished):
 def test_a_diverging_loss_fails_the_run_with_epoch_and_step(workspace, client, finished):
     settings = ("optimizer=sgd", "optimizer.lr=1e20", "scheduler=constant")
     with pytest.raises(
-        RunError, match=r"^The loss became (nan|inf) in epoch 1 at step \d+"
+        DivergedError, match=r"^The loss became (nan|inf) in epoch 1 at step \d+"
     ) as raised:
         workspace.invoke("run", "digits", *settings)
     assert raised.value.details == ""  # no traceback

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from torchyard.core.config.resolve import resolve
-from torchyard.core.errors import RunError, UserError
+from torchyard.core.errors import DivergedError, RunError, UserError
 from torchyard.core.hosting.host import host
 from torchyard.core.preparation.prepare import prepare_dataset
 from torchyard.core.training import checkpoint
@@ -263,7 +263,7 @@ def test_a_process_that_dies_is_started_again_from_the_checkpoint(trained, plugi
 
 @pytest.mark.slow
 def test_what_a_single_process_would_say_is_said_of_all(trained, tmp_path):
-    with pytest.raises(RunError) as caught:
+    with pytest.raises(DivergedError) as caught:
         trained(tmp_path / "run", lr=1e38, epochs=20, parallel="ddp", processes=2)
     assert str(caught.value).startswith(("The loss became", "The weights became"))
 
