@@ -28,6 +28,7 @@ logger = logging.getLogger(__name__)
 
 CHECK_SECONDS = 1.0
 REAP_SECONDS = 5.0
+CLEAN_SECONDS = 60.0  # that the Prefect worker waits at most for the end of dead runs
 MAX_BACKOFF = 60.0  # seconds between two starts of a daemon that keeps dying
 
 # By default a Prefect worker asks every ten seconds, sometimes every thirteen, for the runs of the
@@ -58,6 +59,7 @@ class Supervisor:
         self._starts: dict[str, tuple[float, float]] = {}  # by daemon: last start, then backoff
         self._errors: dict[str, str] = {}  # by task: the last message
         self._cleaned = threading.Event()
+        self._patience = time.monotonic() + CLEAN_SECONDS
 
     def run(self) -> None:
         """Check the daemons every second for as long as the services are wanted."""
@@ -67,8 +69,9 @@ class Supervisor:
             for store in stores:
                 self._try(self._ensure_ui, store)
             # A dead run holds its schedule's slot, so that the next one would be skipped. And while
-            # hundreds are ended after a reboot, the worker finds the server's database locked.
-            if self._cleaned.is_set():
+            # hundreds are ended after a reboot, the worker finds the server's database locked. It
+            # does not wait for thousands: `up` would give up before.
+            if self._cleaned.is_set() or time.monotonic() > self._patience:
                 self._try(self._ensure_worker)
                 if sys.platform == "linux":
                     self._try(self._ensure_standby)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import threading
+import time
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -11,6 +13,9 @@ import psutil
 import pytest
 
 from tests.pipelines.services.sandbox import OFTEN, Sandbox, eventually
+from torchyard.pipelines.services import supervisor
+from torchyard.pipelines.services.manager import UP_TIMEOUT_SECONDS, ServiceManager
+from torchyard.pipelines.services.server.process import SERVICES_FILE
 from torchyard.pipelines.services.supervisor import QUERY_SECONDS, polling
 
 
@@ -18,6 +23,46 @@ def test_the_prefect_worker_asks_as_often_as_the_user_has_chosen(alone: Path) ->
     assert float(polling()[QUERY_SECONDS]) < 10  # Prefect's own
     (alone / "prefect.toml").write_text("[worker]\nquery_seconds = 30\n")
     assert polling() == {}
+
+
+class Busy(supervisor.Supervisor):
+    """Ends dead runs until it is told otherwise; notes what it would start in that time."""
+
+    def __init__(self, manager: ServiceManager) -> None:
+        super().__init__(manager)
+        self.begun, self.started = time.monotonic(), threading.Event()
+        self.seconds = 0.0
+
+    def _reap(self) -> None:
+        self.started.wait()
+
+    def _ensure_server(self) -> None:
+        pass
+
+    def _ensure_ui(self, store: str) -> None:
+        pass
+
+    def _ensure_standby(self) -> None:
+        pass
+
+    def _ensure_worker(self) -> None:
+        self.seconds = time.monotonic() - self.begun
+        self.started.set()
+        (self._manager.folder / SERVICES_FILE).unlink(missing_ok=True)
+
+
+def test_the_prefect_worker_waits_for_the_end_of_dead_runs_but_not_for_ever(
+    alone: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert supervisor.CLEAN_SECONDS < UP_TIMEOUT_SECONDS / 2  # `up` would give up
+    monkeypatch.setattr(supervisor, "CLEAN_SECONDS", 1.5)
+    monkeypatch.setattr(supervisor, "CHECK_SECONDS", 0.01)
+    manager = ServiceManager(alone)
+    (alone / SERVICES_FILE).write_text('["sqlite:///mlruns/mlflow.db"]')
+    busy = Busy(manager)
+    threading.Thread(target=busy.run, daemon=True).start()
+    assert busy.started.wait(60)
+    assert busy.seconds > 1.4
 
 
 @pytest.mark.faults
