@@ -1,5 +1,6 @@
 """Several processes train what one would: real processes, started by torch's launcher."""
 
+import json
 import multiprocessing
 import os
 import re
@@ -8,6 +9,7 @@ import signal
 import psutil
 import pytest
 import torch
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 
 from torchyard.core.config.resolve import resolve
 from torchyard.core.errors import DivergedError, RunError, UserError
@@ -15,6 +17,7 @@ from torchyard.core.hosting.host import host
 from torchyard.core.preparation.prepare import prepare_dataset
 from torchyard.core.training import checkpoint
 from torchyard.core.training.events import EpochDone, GoesOn
+from torchyard.core.training.parallel import launcher
 from torchyard.pipelines.worker.stages import training
 
 FAILING = '''
@@ -197,6 +200,24 @@ def test_a_process_that_dies_fails_the_run_and_leaves_no_other(
         trained(tmp_path / "run", loss=loss, parallel="ddp", processes=2)
     assert re.fullmatch("Process 1 of the training" + message, str(caught.value))
     assert details in caught.value.details
+
+
+@pytest.mark.parametrize(
+    ("written", "raised"),
+    [
+        (["lost", "gloo: reset"], "RunError: The connection to another process of the training"),
+        (["run", "a stage failed", "where"], "RunError: a stage failed"),
+        (["diverged", "The loss became nan", ""], "DivergedError: The loss became nan"),
+        (["user", ["it is wrong"]], "UserError: it is wrong"),
+        (None, "RunError: Process 1 of the training failed."),
+    ],
+)
+def test_what_a_process_wrote_of_its_end_is_what_the_run_says(tmp_path, written, raised):
+    if written:
+        (tmp_path / "error_1.json").write_text(json.dumps(written))
+    failure = ProcessFailure(local_rank=1, pid=os.getpid(), exitcode=1, error_file="")
+    cause = launcher._cause(ChildFailedError("train", {1: failure}), tmp_path, None)
+    assert f"{type(cause).__name__}: {cause}".startswith(raised)
 
 
 @pytest.mark.slow
