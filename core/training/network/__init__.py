@@ -2,6 +2,7 @@
 
 from torchyard.core.training.network.dry_run import (
     DryRun,
+    build_model,
     build_on,
     dry_run,
     refusal,
@@ -27,6 +28,7 @@ __all__ = [
     "Normalize",
     "NotExportableError",
     "StartingWeights",
+    "build_model",
     "build_on",
     "build_optimizer",
     "check_normalization",

@@ -11,22 +11,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from torch import nn
-from torch.nn.parameter import is_lazy
-
-from torchyard.core.errors import UserError
 
 _LISTS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
-
-
-def check_shapes_known(network: nn.Module, setting: str) -> None:
-    """Refuse a setting that needs the shapes of a network's parameters where they are not known.
-
-    Raises:
-        UserError: a layer is lazy: it finds its width when it is first run.
-    """
-    for name, weight in network.named_parameters():
-        if isinstance(weight, nn.UninitializedParameter):
-            raise UserError(f"{setting}: the shape of '{name}' is known once the model is run")
 
 
 def depths(network: nn.Module) -> dict[str, int]:
@@ -36,16 +22,15 @@ def depths(network: nn.Module) -> dict[str, int]:
     count = 0
     for name, block in _blocks(network, "", total):
         weights = dict(block.named_parameters())
-        matrices = (is_lazy(each) or each.ndim > 1 for each in weights.values())
-        count += bool(count == 0 or any(matrices))
+        count += bool(count == 0 or any(each.ndim > 1 for each in weights.values()))
         found |= {f"{name}.{each}": count - 1 for each in weights}
     # One that several modules share is named once, by `named_parameters`.
     return {name: found.get(name, 0) for name, _ in network.named_parameters()}
 
 
 def _size(module: nn.Module) -> int:
-    """How many values its parameters have; a lazy one, whose shape its first batch gives, one."""
-    return sum(1 if is_lazy(weight) else weight.numel() for weight in module.parameters())
+    """How many values its parameters have."""
+    return sum(weight.numel() for weight in module.parameters())
 
 
 def _blocks(module: nn.Module, prefix: str, total: int) -> Iterator[tuple[str, nn.Module]]:

@@ -11,6 +11,7 @@ from typing import TypeVar
 import torch
 from torch import nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
+from torch.nn.parameter import is_lazy
 from torch.utils.flop_counter import FlopCounterMode
 
 from torchyard.core.data.raw import SampleSpec
@@ -94,10 +95,28 @@ def build_on(device: str, model: ModelParams, spec: SampleSpec) -> nn.Module:
         NoModuleError: what is built is none.
     """
     with _parameters_without_memory() if device == "meta" else contextlib.nullcontext():
-        network: object = model.build(spec.shape, spec.num_classes or 2)
-        if not isinstance(network, nn.Module):
-            raise NoModuleError(f"builds a {type(network).__name__}, not a torch.nn.Module")
-        return network.to(device)
+        return build_model(model, spec).to(device)
+
+
+def build_model(model: ModelParams, spec: SampleSpec) -> nn.Module:
+    """Build a model; one with lazy layers is run once, so that they find their widths.
+
+    Averaged weights, DistributedDataParallel and compiling need them before the first batch.
+    https://docs.pytorch.org/docs/stable/generated/torch.nn.modules.lazy.LazyModuleMixin.html
+
+    Raises:
+        NoModuleError: what is built is none.
+    """
+    network: object = model.build(spec.shape, spec.num_classes or 2)
+    if not isinstance(network, nn.Module):
+        raise NoModuleError(f"builds a {type(network).__name__}, not a torch.nn.Module")
+    if any(map(is_lazy, (*network.parameters(), *network.buffers()))):
+        modes = {module: module.training for module in network.modules()}
+        with torch.no_grad():  # in evaluation's form: statistics stay as they are
+            network.eval()(torch.zeros(2, *spec.shape, dtype=model_input(spec, "statistics")))
+        for module, training in modes.items():
+            module.training = training
+    return network
 
 
 def without_memory(run: Callable[[str], T]) -> T:

@@ -12,7 +12,7 @@ from torch import nn
 from torchyard.core.config.choices import OptimizerChoice
 from torchyard.core.errors import UserError
 from torchyard.core.hosting.params import OptimizerParams
-from torchyard.core.training.network.blocks import check_shapes_known, depths
+from torchyard.core.training.network.blocks import depths
 from torchyard.core.training.network.freezing import matching, nearest_layers
 
 
@@ -72,8 +72,6 @@ def parameter_groups(
     if problems:
         raise UserError(problems)
     weights = dict(model.named_parameters())
-    if not chosen.decay_norms:
-        check_shapes_known(model, "optimizer.decay_norms")
     blocks = {} if decay is None else depths(model)
     last = max(blocks.values(), default=0)
     groups: dict[str, tuple[list[str], dict[str, Any]]] = {}

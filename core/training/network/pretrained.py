@@ -26,7 +26,6 @@ from torchyard.core.data.raw import SampleSpec
 from torchyard.core.errors import UserError
 from torchyard.core.formatting import dimensions
 from torchyard.core.hosting.params import ModelParams, Pretrained
-from torchyard.core.training.network.blocks import check_shapes_known
 from torchyard.core.training.network.network import Network, Normalize
 from torchyard.core.training.network.published import fetch
 from torchyard.core.training.network.weights_file import Tensors, read_weights
@@ -113,7 +112,6 @@ class StartingWeights:
         Raises:
             UserError: they fit hardly at all.
         """
-        check_shapes_known(model, "model.weights")
         fit, wanted = Fit(), model.state_dict()
         names = _aligned(self.tensors, wanted)
         if _share(names, self.tensors, wanted) < LEAST_SHARE and (

@@ -95,7 +95,7 @@ def new_network(
     resolved: ResolvedConfig, prepared: PreparedDataset, start: networks.StartingWeights | None
 ) -> networks.Network:
     """The network, with the normalization that goes with the weights it is to have."""
-    model = resolved.model.build(prepared.shape, len(prepared.classes))
+    model = networks.build_model(resolved.model, prepared.spec)
     normalize = resolved.config.dataset.normalize
     if start is not None and normalize == "auto":
         normalize = start.normalization(prepared.spec) or normalize

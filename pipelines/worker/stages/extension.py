@@ -64,7 +64,7 @@ def extend(
     _check_that_something_is_left(position, new, batches[1])
 
     network = networks.Network(
-        new.model.build(prepared.shape, len(prepared.classes)),
+        networks.build_model(new.model, prepared.spec),
         prepared,
         new.config.dataset.normalize,
     )

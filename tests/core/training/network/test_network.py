@@ -15,6 +15,7 @@ from torchyard.core.hosting.host import host
 from torchyard.core.training.network import (
     Network,
     Normalize,
+    build_model,
     dry_run,
     export,
     freeze,
@@ -166,6 +167,20 @@ def test_a_model_may_find_its_widths_when_it_is_run():
 
     tried = dry_run(given(make), SampleSpec((3, 8, 8), 4), "own")
     assert tried.parameters == 192 * 5 + 5 + 5 * 4 + 4
+
+
+def test_a_model_that_is_built_has_its_widths_and_has_learned_nothing():
+    def make(shape, classes):
+        layers = nn.Flatten(), nn.LazyLinear(5), nn.LazyBatchNorm1d(), nn.Linear(5, classes)
+        model = nn.Sequential(*layers)
+        model[2].eval()
+        return model
+
+    model = build_model(given(make), SampleSpec((3, 8, 8), 4))
+    assert model[1].weight.shape == (5, 192)
+    assert model[2].running_mean.tolist() == [0] * 5
+    assert model[2].running_var.tolist() == [1] * 5
+    assert [module.training for module in model] == [True, True, False, True]
 
 
 def test_a_model_that_needs_its_weights_values_is_tried_on_the_cpu():

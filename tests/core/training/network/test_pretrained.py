@@ -264,8 +264,3 @@ def test_published_weights_that_cannot_be_fetched_say_where_to_put_them(tmp_path
         fetch(Known(), "default")
     with pytest.raises(UserError, match="no weights are named 'v2', and it names no file"):
         fetch(Known(), "v2")
-
-
-def test_a_lazy_model_has_no_shapes_to_compare(tmp_path):
-    with pytest.raises(UserError, match=r"model\.weights: the shape of 'weight' is known once"):
-        start(tmp_path / "a.pth", {"weight": torch.zeros(3)}).fit(nn.LazyLinear(3), "lazy")

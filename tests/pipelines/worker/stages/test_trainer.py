@@ -212,3 +212,31 @@ def test_what_is_done_about_unbalanced_classes_is_said(tmp_path):
         f"{weights.max():.3g}; classes drawn equally often",
         "loss_filled_in": f"loss.weight=[{numbers}]",
     }
+
+
+LAZY = '''
+from torch import nn
+from torchyard import ModelParams, hookimpl
+
+class Lazy(ModelParams):
+    """Finds its width."""
+    def build(self, input_shape, num_classes):
+        return nn.Sequential(nn.Flatten(), nn.LazyLinear(8), nn.LazyLinear(num_classes))
+
+@hookimpl
+def register_models(register):
+    register("lazy", Lazy)
+'''
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [["train.ema=0.9"], ["model.freeze=[1*]", "model.freeze_epochs=1"], ["train.parallel=ddp"]],
+    ids=lambda settings: settings[0],
+)
+def test_lazy_layers_train_like_others(trained, tmp_path, monkeypatch, settings):
+    (tmp_path / "lazy.py").write_text(LAZY)
+    monkeypatch.setenv("TORCHYARD_PLUGINS", str(tmp_path))
+    host.cache_clear()
+    assert trained("device=cpu", "model=lazy", *settings)["fit"]["steps"] == 3
+    host.cache_clear()
