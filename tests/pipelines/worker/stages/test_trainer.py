@@ -231,7 +231,7 @@ def register_models(register):
 
 @pytest.mark.parametrize(
     "settings",
-    [["train.ema=0.9"], ["model.freeze=[1*]", "model.freeze_epochs=1"], ["train.parallel=ddp"]],
+    [["train.ema=0.9"], ["model.freeze=[1*]", "model.freeze_epochs=1"]],
     ids=lambda settings: settings[0],
 )
 def test_lazy_layers_train_like_others(trained, tmp_path, monkeypatch, settings):
