@@ -24,7 +24,7 @@ from typing import Any
 
 import psutil
 
-from torchyard.pipelines.worker.process import MEMORY
+from torchyard.pipelines.worker.process import start_variables
 
 ROOT = Path(__file__).parents[1]
 PEERS = ROOT / "benchmarks" / ".venv" / "bin" / "python"
@@ -167,7 +167,7 @@ class Home:
         command = [str(python), "-m", f"benchmarks.{module}", *map(str, arguments)]
         variables = {"PYTHONPATH": str(ROOT)}
         if module.startswith("own."):
-            variables |= MEMORY  # as a run starts its torch process
+            variables |= start_variables({})  # as a run starts its torch process
         ended = self.run(*command, variables=variables)
         if not ended.events:
             raise BenchmarkError(f"{module} printed no result:\n{ended.output[-500:]}")
