@@ -27,7 +27,7 @@ def page(results: Sequence[Result], reasons: Mapping[str, str]) -> str:
     measured = [result for result in results if result.state == "measured"]
     head: Mapping[str, Any] = {"machine": "", "versions": {}}
     if measured:
-        head = measured[-1].facts
+        head = max(measured, key=lambda result: result.facts["date"]).facts
         lines += [f"- Machine: {head['machine']}", f"- Versions: {_versions(head['versions'])}"]
     lines += ["- Again: `make bench`, or one row: `make bench ROWS=throughput`", ""]
     lines += ["## Targets", *_table(("row", "target", "measured", "reached"), _summary(results))]

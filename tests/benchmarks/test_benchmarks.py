@@ -97,7 +97,10 @@ def test_a_row_of_another_machine_says_so():
     facts = {**FACTS, "seconds": 1}
     here = Result("throughput", "Speed", comparisons=(table(2.5),), facts=facts)
     there = Result(
-        "evaluate", "Eyes", comparisons=(table(2.5),), facts={**facts, "machine": "a rack"}
+        "evaluate",
+        "Eyes",
+        comparisons=(table(2.5),),
+        facts={**facts, "machine": "a rack", "date": "before"},
     )
     head, *parts = page([there, here], {}).split("\n## ")
     assert "- Machine: a box" in head
@@ -107,7 +110,7 @@ def test_a_row_of_another_machine_says_so():
 
 def test_a_row_of_other_versions_names_them():
     facts = {**FACTS, "seconds": 1, "versions": {"torch": "2", "prefect": "3.9"}}
-    earlier = {**facts, "versions": {"torch": "2", "prefect": "3.8"}}
+    earlier = {**facts, "date": "before", "versions": {"torch": "2", "prefect": "3.8"}}
     rows = [
         Result(row, "Speed", comparisons=(table(2.5),), facts=each)
         for row, each in (("evaluate", earlier), ("throughput", facts))
