@@ -99,6 +99,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     with pytest.MonkeyPatch.context() as patch:
         # A server in a process of its own would change its own environment, not that of the tests.
         patch.setattr(handlers.utils, "set_tracking_uri", lambda uri: None)
+        patch.setattr(handlers.registry_utils, "set_registry_uri", lambda uri: None)
         patch.setenv(constants.BACKEND_STORE_URI_ENV_VAR, f"sqlite:///{folder}/mlflow.db")
         patch.setenv(constants.ARTIFACT_ROOT_ENV_VAR, "mlflow-artifacts:/")
         patch.setenv(constants.ARTIFACTS_DESTINATION_ENV_VAR, str(folder / "artifacts"))
