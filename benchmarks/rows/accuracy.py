@@ -8,7 +8,7 @@ from benchmarks.home import BenchmarkError, Home
 
 TITLE = "Accuracy in the tutorial's time: preset `cifar10-fast`, three seeds"
 PRESET, SEEDS = "cifar10-fast", (0, 1, 2)
-SHORTENED = ("model.widths=[32,64,128]", "train.batch_size=128", "train.max_steps=57")
+SHORTENED = ("train.batch_size=128", "train.max_steps=57")
 TUTORIAL, WHOLE, TRAINING = "tutorial's loop, training alone", "whole process", "its train stage"
 SHORT, SHORT_TRAINING = "short form, whole process", "its train stage, short"
 
@@ -47,6 +47,7 @@ def measure(bench: Bench) -> tuple[list[Comparison], list[str]]:
         ),
         (
             Target("≥ 82 %, median of three seeds", PRESET, 82, True),
+            Target("≥ 86 %, median of three seeds", PRESET, 86, True),
             Target("≥ 53 % in a tenth of the time", SHORT, 53, True),
         ),
     )

@@ -41,7 +41,7 @@ def measure(bench: Bench) -> tuple[list[Comparison], list[str]]:
 
         on()  # makes the databases
         stages[ON].clear()
-        ours = alternate(bench.rounds(3), {ON: on, OFF: off}, bench.say)
+        ours = alternate(bench.rounds(5), {ON: on, OFF: off}, bench.say)
         theirs = alternate(
             bench.rounds(3),
             {THEIR_ON: lambda: lightning("--tracked"), THEIR_OFF: lambda: lightning("--bare")},
