@@ -37,6 +37,7 @@ from torchyard.core.training.execution import WholeStep
 from torchyard.core.training.parallel.strategy import Strategy
 from torchyard.core.training.state import TrainingState
 from torchyard.core.training.step import Step
+from torchyard.core.training.turns import in_turn
 
 CHECKPOINT_SECONDS = 30.0  # between checkpoints within an epoch; checked at log points
 PROGRESS_SECONDS = 0.25
@@ -131,7 +132,8 @@ def fit(
         clock = reported = time.perf_counter()
         reported_step = position.step
 
-        for batch in batches.epoch(position.epoch, position.batch, epoch_end, strategy):
+        to_do = batches.epoch(position.epoch, position.batch, epoch_end, strategy)
+        for batch in in_turn(to_do, device, strategy):
             learning_rate = state.optimizer.param_groups[0]["lr"]
             parts = position.parts
             losses[pending], right = step(batch)
