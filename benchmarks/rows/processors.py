@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import subprocess
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import TypeAlias
 
@@ -67,12 +67,6 @@ def measure(bench: Bench) -> tuple[list[Comparison], list[str]]:
 
 
 def _waiting(bench: Bench, home: Home, seconds: float) -> Iterator[Comparison]:
-    situations: dict[str, Callable[[list[Training]], float]] = {
-        "alone": lambda pair: _speed(pair[:1], seconds),
-        "beside": lambda pair: _beside_busy(pair[:1], seconds),
-        "two": lambda pair: _speed(pair, seconds),
-    }
-    found = {}
     with contextlib.ExitStack() as stack:
         pairs = {
             name: [stack.enter_context(_training(home, 64, *setting)) for _ in range(2)]
@@ -80,42 +74,50 @@ def _waiting(bench: Bench, home: Home, seconds: float) -> Iterator[Comparison]:
         }
         for training in (each for pair in pairs.values() for each in pair):
             _line(training)  # it has begun
-        for situation, speed in situations.items():
-            bench.say(situation)
-            contenders = {name: partial(speed, pair) for name, pair in pairs.items()}
-            if situation == "beside":
-                contenders[LOOPS] = partial(_loops_beside_busy, seconds)
-            found[situation] = alternate(bench.rounds(5), contenders, bench.say)
-    alone = [max(row) for row in zip(*found["alone"].values(), strict=True)]
+        # In the same rounds, for a machine's speed drifts.
+        bench.say("alone, and two at once")
+        unhindered = {name: partial(_speed, pair[:1], seconds) for name, pair in pairs.items()}
+        together = {_two(name): partial(_speed, pair, seconds) for name, pair in pairs.items()}
+        found = alternate(bench.rounds(5), {**unhindered, **together}, bench.say)
+        bench.say("beside")
+        hindered = {name: partial(_beside_busy, pair[:1], seconds) for name, pair in pairs.items()}
+        loops = {LOOPS: partial(_loops_beside_busy, seconds)}
+        beside = alternate(bench.rounds(5), {**hindered, **loops}, bench.say)
+    alone = {name: found[name] for name in SETTINGS}
+    best = [max(row) for row in zip(*alone.values(), strict=True)]
     share = os.cpu_count() or 1
     fair = share / (share + BUSY)
-    loops = [part / fair for part in found["beside"].pop(LOOPS)]
-    beside = {name: _over(values, alone, fair) for name, values in found["beside"].items()}
-    together = {name: _over(values, alone, 1.0) for name, values in found["two"].items()}
+    shares = [part / fair for part in beside.pop(LOOPS)]
+    beside = {name: _over(values, best, fair) for name, values in beside.items()}
+    both = {name: _over(found[_two(name)], best, 1.0) for name in SETTINGS}
     yield Comparison(
         "Alone, images per second",
         "images/s",
         True,
-        _series(found["alone"]),
+        _series(alone),
         (Target("alone: ≥ 0.85 × OpenMP's default", OURS, 0.85, True, (OPENMP,)),),
     )
     yield Comparison(
         f"Beside {BUSY} busy processes, share of what is fair",
         f"of {fair:.2f} × the best alone",
         True,
-        _series({**beside, LOOPS: loops}),
+        _series({**beside, LOOPS: shares}),
         (Target("beside busy processes: ≥ 0.5 of the fair share", OURS, 0.5, True),),
     )
     yield Comparison(
         "Two at once, both together",
         "× the best alone",
         True,
-        _series(together),
+        _series(both),
         tuple(
             Target(f"two at once: together ≥ {least} of one alone", OURS, least, True)
             for least in (0.8, 0.9)
         ),
     )
+
+
+def _two(name: str) -> str:
+    return f"two of {name}"
 
 
 def _threads(bench: Bench, home: Home, seconds: float) -> Iterator[Comparison]:
