@@ -55,12 +55,13 @@ def main(*overrides: str) -> None:
     loss = resolved.loss.build(CLASSES)
 
     def train(seconds: float) -> float:
-        began: list[tuple[float, int]] = []
+        # From here, not from its first batch: beside another it may wait for its turn first.
+        told = [(time.perf_counter(), state.position.step)]
 
         def emit(event: Event) -> None:
             if isinstance(event, RunningLoss):
-                began.append((time.perf_counter(), event.step))
-                if began[-1][0] - began[0][0] >= seconds:
+                told.append((time.perf_counter(), event.step))
+                if told[-1][0] - told[0][0] >= seconds:
                     raise _Enough
 
         training = batches.TrainingData(split, None, [], CPU)
@@ -69,7 +70,7 @@ def main(*overrides: str) -> None:
                 loop.fit(state, loss, training, settings, Strategy(), None, Path(folder), emit)
             except _Enough:
                 state.position.batch = 0
-        (first, begin), *_, (last, end) = began
+        (first, begin), *_, (last, end) = told
         return (end - begin) * settings.known_batch_size / (last - first)
 
     train(0.3)

@@ -26,7 +26,7 @@ from torchyard.core.training.parallel.strategy import Strategy
 
 T = TypeVar("T")
 
-TURN_SECONDS = 0.25
+TURN_SECONDS = 0.1
 POLL_SECONDS = 0.001
 # In lengths of the training's own last turn. Whoever has the turn may have been stopped, or its
 # steps may take much longer; then both train at once.
