@@ -1,7 +1,7 @@
 """Trainings of one user that want all processors of a machine take turns on them.
 
 Two of them at once wait at every operation for threads that have no processor: together they
-train little more than half of what one trains alone, and in turn as much
+train little more than half of what one trains alone, and in turn nine tenths of it
 (`benchmarks/reasons/processors.md`). Fewer threads would do as well, but they decide how sums are
 rounded: equal configurations would no longer give equal weights.
 """
