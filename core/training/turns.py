@@ -12,16 +12,15 @@ import fcntl
 import os
 import socket
 import time
-import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import TypeVar
 
 import torch
-from platformdirs import user_runtime_path
 
-from torchyard.core.data.files import private_folder
+from torchyard.core.data.files import cache_folder, private_folder
+from torchyard.core.errors import UserError
 from torchyard.core.training.parallel.strategy import Strategy
 
 T = TypeVar("T")
@@ -60,12 +59,13 @@ class Turns:
     """
 
     def __init__(self, folder: Path) -> None:
-        # Without a folder of the machine's, platformdirs' may be one that hosts share.
+        # Hosts may share a cache folder.
         where = f"{socket.gethostname()}-{sum(1 << each for each in _processors()):x}"
         self._turn, self._queue = (
             os.open(folder / f"{where}.{name}", os.O_RDWR | os.O_CREAT, 0o600)
             for name in ("turn", "queue")
         )
+        fcntl.flock(self._turn, fcntl.LOCK_UN)  # not every disk has locks
         self._began = self._end = 0.0
 
     def take(self) -> None:
@@ -115,7 +115,6 @@ def _processors() -> set[int]:
 def _turns() -> Turns | None:
     """Where this user's trainings on this machine meet; None where they cannot."""
     try:
-        with warnings.catch_warnings(action="ignore"):  # of a variable that names another user's
-            return Turns(private_folder(user_runtime_path("torchyard")))
-    except OSError:
+        return Turns(private_folder(cache_folder() / "turns"))
+    except (OSError, UserError):
         return None

@@ -38,7 +38,7 @@ for _ in in_turn([0], torch.device("cpu"), Strategy()):
 @pytest.fixture(autouse=True)
 def meeting_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A folder of this test's own, and a thread for each processor."""
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    monkeypatch.setenv("TORCHYARD_CACHE", str(tmp_path))
     threads = torch.get_num_threads()
     torch.set_num_threads(max(2, os.cpu_count() or 1))
     yield tmp_path
@@ -143,7 +143,7 @@ def test_nobody_waits_for_good_for_a_stopped_process(holder: subprocess.Popen[st
 def test_a_place_that_cannot_be_had_stops_no_training(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "torchyard").touch()
+    (tmp_path / "turns").touch()
     marks: list[str] = []
     trained(marks, "a", 3)
     assert len(marks) == 6
