@@ -1,7 +1,7 @@
 """Trainings of one user that want all processors of a machine take turns on them.
 
 Two of them at once wait at every operation for threads that have no processor: together they
-train little more than half of what one trains alone, and in turn nine tenths of it
+train little more than half of what one trains alone, and in turn eight or nine tenths
 (`benchmarks/reasons/processors.md`). Fewer threads would do as well, but they decide how sums are
 rounded: equal configurations would no longer give equal weights.
 """
@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import TypeVar
+from typing import BinaryIO, TypeVar
 
 import torch
 
@@ -62,11 +62,10 @@ class Turns:
         # Hosts may share a cache folder.
         where = f"{socket.gethostname()}-{sum(1 << each for each in _processors()):x}"
         self._turn, self._queue = (
-            os.open(folder / f"{where}.{name}", os.O_RDWR | os.O_CREAT, 0o600)
-            for name in ("turn", "queue")
+            (folder / f"{where}.{name}").open("ab") for name in ("turn", "queue")
         )
         fcntl.flock(self._turn, fcntl.LOCK_UN)  # not every disk has locks
-        self._began = self._end = 0.0
+        self._began = self._end = time.monotonic()
 
     def take(self) -> None:
         """Have the turn: at once while it lasts, else behind whoever waits for it."""
@@ -74,8 +73,7 @@ class Turns:
         if now < self._end:
             return
         fcntl.flock(self._turn, fcntl.LOCK_UN)
-        length = now - self._began if self._began else 0.0
-        last = now + PATIENCE * max(TURN_SECONDS, length)
+        last = now + PATIENCE * max(TURN_SECONDS, now - self._began)
         # Who waits for the turn is the queue's head until it has it: who had it comes after.
         taken = _locked(self._queue, last) and _locked(self._turn, last)
         fcntl.flock(self._queue, fcntl.LOCK_UN)
@@ -84,11 +82,11 @@ class Turns:
 
     def close(self) -> None:
         """Leave."""
-        os.close(self._turn)
-        os.close(self._queue)
+        self._turn.close()
+        self._queue.close()
 
 
-def _locked(file: int, last: float) -> bool:
+def _locked(file: BinaryIO, last: float) -> bool:
     while True:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -96,6 +94,8 @@ def _locked(file: int, last: float) -> bool:
             if time.monotonic() > last:
                 return False
             time.sleep(POLL_SECONDS)
+        except OSError:  # a disk that ran out of locks ends no training
+            return False
         else:
             return True
 

@@ -65,10 +65,10 @@ def trained(marks: list[str], name: str, steps: int, strategy: Strategy | None =
         marks.append(name)
 
 
-def at_once(*names: str, strategy: Strategy | None = None) -> list[str]:
+def at_once(*names: str) -> list[str]:
     """The marks of trainings begun at once."""
     marks: list[str] = []
-    each = [threading.Thread(target=trained, args=(marks, name, 60, strategy)) for name in names]
+    each = [threading.Thread(target=trained, args=(marks, name, 60)) for name in names]
     for thread in each:
         thread.start()
     for thread in each:
