@@ -13,7 +13,7 @@ import os
 import socket
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
@@ -27,8 +27,8 @@ T = TypeVar("T")
 
 TURN_SECONDS = 0.1
 POLL_SECONDS = 0.001
-# In lengths of the training's own last turn. Whoever has the turn may have been stopped, or its
-# steps may take much longer; then both train at once.
+# That one turn of another may last, in lengths of the training's own last one. Who has it may have
+# been stopped, or its steps may take much longer; then both train at once.
 PATIENCE = 10
 ALONG_SECONDS = 10.0
 
@@ -65,39 +65,59 @@ class Turns:
             (folder / f"{where}.{name}").open("ab") for name in ("turn", "queue")
         )
         fcntl.flock(self._turn, fcntl.LOCK_UN)  # not every disk has locks
-        self._began = self._end = time.monotonic()
+        self._end = time.monotonic()
 
     def take(self) -> None:
         """Have the turn: at once while it lasts, else behind whoever waits for it."""
         now = time.monotonic()
         if now < self._end:
             return
-        fcntl.flock(self._turn, fcntl.LOCK_UN)
-        last = now + PATIENCE * max(TURN_SECONDS, now - self._began)
-        # Who waits for the turn is the queue's head until it has it: who had it comes after.
-        taken = _locked(self._queue, last) and _locked(self._turn, last)
-        fcntl.flock(self._queue, fcntl.LOCK_UN)
-        self._began = time.monotonic()
-        self._end = self._began + (TURN_SECONDS if taken else ALONG_SECONDS)
+        try:
+            length = self._next(PATIENCE * (TURN_SECONDS + now - self._end))
+        except OSError:  # a turn that does not end, or a disk that ran out of locks
+            length = ALONG_SECONDS
+        self._end = time.monotonic() + length
 
     def close(self) -> None:
         """Leave."""
+        with suppress(OSError):
+            fcntl.flock(self._turn, fcntl.LOCK_UN)  # a process forked meanwhile has it open, too
         self._turn.close()
         self._queue.close()
 
+    def _next(self, patience: float) -> float:
+        """Wait for the turn; returns for how many seconds it is.
 
-def _locked(file: BinaryIO, last: float) -> bool:
-    while True:
+        Raises:
+            TimeoutError: somebody else has it for good, or nearly.
+            OSError: the disk has no locks any more.
+        """
+        fcntl.flock(self._turn, fcntl.LOCK_UN)
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() > last:
-                return False
-            time.sleep(POLL_SECONDS)
-        except OSError:  # a disk that ran out of locks ends no training
-            return False
-        else:
-            return True
+            # Who waits for the turn is the queue's head until it has it: who had it comes after.
+            self._lock(self._queue, patience)
+            last = self._lock(self._turn, patience)
+            os.utime(self._turn.fileno())
+            # As long as one of longer steps, but less: two would make each other's longer.
+            return max(TURN_SECONDS, 0.9 * last)
+        finally:
+            fcntl.flock(self._queue, fcntl.LOCK_UN)
+
+    def _lock(self, file: BinaryIO, patience: float) -> float:
+        """Lock a file; returns for how long another's last turn was waited for."""
+        turn, since = 0, time.monotonic()
+        while True:
+            now = time.monotonic()
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return now - since
+            except BlockingIOError:
+                before, turn = turn, os.fstat(self._turn.fileno()).st_mtime_ns
+                if turn != before:
+                    since = now
+                elif now > since + patience:
+                    raise TimeoutError from None
+                time.sleep(POLL_SECONDS)
 
 
 def _wants_all() -> bool:

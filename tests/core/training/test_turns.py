@@ -33,6 +33,21 @@ for _ in in_turn([0], torch.device("cpu"), Strategy()):
     while True:
         input()
 """
+# Has had a turn, and forked a process in it that is there until its input ends.
+FORKING = """
+import os
+import sys
+import torch
+from torchyard.core.training.parallel.strategy import Strategy
+from torchyard.core.training.turns import in_turn
+torch.set_num_threads(max(2, os.cpu_count()))
+for _ in in_turn([0], torch.device("cpu"), Strategy()):
+    if not os.fork():
+        sys.stdin.read()
+        os._exit(0)
+print("trained", flush=True)
+sys.stdin.read()
+"""
 
 
 @pytest.fixture(autouse=True)
@@ -65,10 +80,19 @@ def trained(marks: list[str], name: str, steps: int, strategy: Strategy | None =
         marks.append(name)
 
 
-def at_once(*names: str) -> list[str]:
+def soon_trained(strategy: Strategy | None = None) -> bool:
+    """Whether three steps end, and wait for nobody for good."""
+    arguments = ([], "a", 3, strategy)
+    training = threading.Thread(target=trained, args=arguments, daemon=True)
+    training.start()
+    training.join(60)
+    return not training.is_alive()
+
+
+def at_once(*names: str, steps: int = 60) -> list[str]:
     """The marks of trainings begun at once."""
     marks: list[str] = []
-    each = [threading.Thread(target=trained, args=(marks, name, 60)) for name in names]
+    each = [threading.Thread(target=trained, args=(marks, name, steps)) for name in names]
     for thread in each:
         thread.start()
     for thread in each:
@@ -83,6 +107,28 @@ def test_no_step_begins_within_anothers_and_all_have_their_turns() -> None:
     assert {"a", "b", "c"} == set(half)  # not one after the other
 
 
+def test_of_many_that_go_on_none_is_taken_for_stopped() -> None:
+    marks = at_once(*map(str, range(20)), steps=10)  # the last waits for two seconds
+    assert all(first == second for first, second in zip(marks[::2], marks[1::2], strict=True))
+
+
+def test_long_steps_get_no_more_of_the_time_than_short_ones() -> None:
+    trained_for = {0.4: 0.0, 0.01: 0.0}  # seconds, by those of a step
+
+    def train(step: float) -> None:
+        for _ in in_turn(iter(lambda: trained_for[0.4] > 1.5, True), CPU, Strategy()):
+            began = time.monotonic()
+            time.sleep(step)
+            trained_for[step] += time.monotonic() - began
+
+    both = [threading.Thread(target=train, args=(step,)) for step in trained_for]
+    for each in both:
+        each.start()
+    for each in both:
+        each.join()
+    assert trained_for[0.01] > trained_for[0.4] / 2
+
+
 def test_processes_that_train_one_network_do_not_wait_for_the_turn(
     holder: subprocess.Popen[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -90,7 +136,7 @@ def test_processes_that_train_one_network_do_not_wait_for_the_turn(
         world_size = 2
 
     monkeypatch.setattr(turns, "PATIENCE", 10_000)
-    trained([], "a", 3, Both())  # it would wait for the holder
+    assert soon_trained(Both())
 
 
 def test_one_thread_waits_for_nobody(
@@ -98,7 +144,7 @@ def test_one_thread_waits_for_nobody(
 ) -> None:
     monkeypatch.setattr(turns, "PATIENCE", 10_000)
     torch.set_num_threads(1)
-    trained([], "a", 3)
+    assert soon_trained()
 
 
 def test_a_killed_process_has_no_turn(
@@ -113,6 +159,16 @@ def test_a_killed_process_has_no_turn(
     holder.kill()
     waiting.join()
     assert len(marks) == 6
+
+
+def test_a_turn_ends_with_the_training_whatever_it_forked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(turns, "PATIENCE", 10_000)
+    with subprocess.Popen(
+        [sys.executable, "-c", FORKING], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "trained\n"
+        assert soon_trained()
 
 
 def test_a_training_waits_for_its_turn(
@@ -133,11 +189,21 @@ def test_a_training_waits_for_its_turn(
     assert isinstance(events[-1], EpochDone)
 
 
-def test_nobody_waits_for_good_for_a_stopped_process(holder: subprocess.Popen[str]) -> None:
+def test_each_wait_for_a_stopped_process_is_short(
+    holder: subprocess.Popen[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(turns, "ALONG_SECONDS", 1.0)
     holder.send_signal(signal.SIGSTOP)
-    marks: list[str] = []
-    trained(marks, "a", 30)
-    assert len(marks) == 60
+    waits = []
+    steps = in_turn(range(120), CPU, Strategy())
+    while True:
+        began = time.monotonic()
+        if next(steps, None) is None:
+            break
+        waits.append(time.monotonic() - began)
+        time.sleep(0.01)
+    assert len([wait for wait in waits if wait > 0.5]) > 1
+    assert max(waits) < 5
 
 
 def test_a_place_that_cannot_be_had_stops_no_training(
