@@ -27,8 +27,9 @@ T = TypeVar("T")
 
 TURN_SECONDS = 0.1
 POLL_SECONDS = 0.001
-# That one turn of another may last, in lengths of the training's own last one. Who has it may have
-# been stopped, or its steps may take much longer; then both train at once.
+# How long another's turn may last, in lengths of this training's own last one, and ALONG_SECONDS at
+# most, as this one may have been stopped, too. Who has the turn may have been stopped, or its steps
+# may take much longer; then both train at once.
 PATIENCE = 10
 ALONG_SECONDS = 10.0
 
@@ -73,7 +74,7 @@ class Turns:
         if now < self._end:
             return
         try:
-            length = self._next(PATIENCE * (TURN_SECONDS + now - self._end))
+            length = self._next(min(PATIENCE * (TURN_SECONDS + now - self._end), ALONG_SECONDS))
         except OSError:  # a turn that does not end, or a disk that ran out of locks
             length = ALONG_SECONDS
         self._end = time.monotonic() + length
