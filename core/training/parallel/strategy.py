@@ -97,7 +97,7 @@ class DistributedDataParallel(Strategy):
         _print_sizes(network, f"\tIn Model, process {self.rank}:")
         if self.is_main:
             _print_sizes(network, "Outside:", lambda: self._batch_size)
-        return nn.parallel.DistributedDataParallel(network)
+        return nn.parallel.DistributedDataParallel(network, gradient_as_bucket_view=True)
 
     def exchange(  # noqa: D102 - as above
         self, wrapped: nn.Module, *, wanted: bool

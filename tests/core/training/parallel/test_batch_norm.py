@@ -42,9 +42,21 @@ def test_it_computes_what_batch_norm_does(group, make, shape, momentum):
     assert list(plain.state_dict()) == list(synchronized.state_dict())
 
 
-def test_half_precision_stays_and_its_statistics_are_whole(group):
-    layer = nn.Sequential(nn.BatchNorm1d(2, affine=False))
-    synchronize(layer, torch.device("cpu"))
-    output = layer(torch.randn(8, 2, dtype=torch.bfloat16))
-    assert output.dtype == torch.bfloat16
-    assert layer[0].running_mean.dtype == torch.float32
+@pytest.mark.parametrize("affine", [True, False])
+def test_half_precision_stays_and_its_statistics_are_whole(group, affine):
+    torch.manual_seed(0)
+    images = torch.randn(8, 3, 5, 5).bfloat16().to(memory_format=torch.channels_last)
+    results = []
+    for synchronized in (False, True):
+        layer = nn.Sequential(nn.BatchNorm2d(3, affine=affine))
+        if synchronized:
+            synchronize(layer, torch.device("cpu"))
+        inputs = images.clone().requires_grad_()
+        output = layer(inputs)
+        output.square().mul(inputs.detach()).sum().backward()
+        assert output.dtype == inputs.grad.dtype == torch.bfloat16
+        assert layer[0].running_mean.dtype == torch.float32
+        weights = [weight.grad for weight in layer.parameters()]
+        results.append([output, inputs.grad, layer[0].running_var, *weights])
+    for theirs, ours in zip(*results, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0.02, atol=0.02)
