@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 # Side of a feature map up to which one matrix product computes the weights' gradient faster than
-# oneDNN (`benchmarks/reasons/plugins.md`).
+# oneDNN, with AMX (`benchmarks/reasons/plugins.md`).
 SMALL_MAP = 4
 
 
@@ -103,7 +103,8 @@ def _convolution() -> Any:
         def forward(self, maps: torch.Tensor) -> torch.Tensor:
             small = max(maps.shape[2:]) <= SMALL_MAP
             supported = maps.device.type == "cpu" and maps.dtype == torch.bfloat16
-            if not (small and supported and self.training and maps.requires_grad):
+            faster = small and supported and torch.cpu.get_capabilities().get("amx_bf16")
+            if not (faster and self.training and maps.requires_grad):
                 return super().forward(maps)
             convolved: torch.Tensor = _Im2colConvolution.apply(maps, self.weight.to(maps.dtype))
             return convolved

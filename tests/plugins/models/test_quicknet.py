@@ -49,14 +49,19 @@ def operations(node):
     return {type(node).__name__ for node in seen}
 
 
-def test_the_gradient_in_bfloat16_is_that_of_torchs_convolution():
-    """On maps of 4x4 a matrix product of its own gives it; in float32 it is torch's."""
+def test_the_gradient_in_bfloat16_is_that_of_torchs_convolution(monkeypatch):
+    """With AMX a matrix product of its own gives it on maps of 4x4; else it is torch's."""
+    able = {"amx_bf16": True}
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: able)
     torch.manual_seed(0)
     network = params(widths=(8, 16, 32)).build((3, 32, 32), 10)
     network = network.to(memory_format=torch.channels_last)
     images = torch.randn(16, 3, 32, 32)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert "_Im2colConvolutionBackward" in operations(network(images).grad_fn)
+        able["amx_bf16"] = False
+        assert "_Im2colConvolutionBackward" not in operations(network(images).grad_fn)
+    able["amx_bf16"] = True
     assert "_Im2colConvolutionBackward" not in operations(network(images).grad_fn)
 
     plain = copy.deepcopy(network)
