@@ -382,13 +382,14 @@ def test_the_command_serves_until_it_is_interrupted(workspace, runs, pictures):
         address = re.search(r"takes images at (http://127\.0\.0\.1:\d+/predict)", line)[1]
         answer = httpx.post(address, content=png(pictures[0]), timeout=60)
         assert answer.json()["predictions"][0]["classes"][0]["probability"] > 0
+        assert process.stdout.readline() == "Ctrl-C stops it.\n"
         port = address.split(":")[2].partition("/")[0]
         taken = workspace.torchyard("serve", "served", "--port", port)
         assert taken.returncode == 2
         assert f"--port: 127.0.0.1:{port} cannot be served at: another program" in taken.stderr
         process.send_signal(signal.SIGINT)
         printed, errors = process.communicate(timeout=60)
-        assert (process.returncode, printed, errors) == (0, "Ctrl-C stops it.\nStopped.\n", "")
+        assert (process.returncode, printed, errors) == (0, "Stopped.\n", "")
     finally:
         if process.poll() is None:
             process.kill()
