@@ -30,6 +30,12 @@ def render(template: str, **content: Any) -> str:
     return _environment().get_template(template).render(**content)
 
 
+def load_templates() -> None:
+    """Compile all of them, for what renders later."""
+    for name in _environment().list_templates(("html", "md")):
+        _environment().get_template(name)
+
+
 @cache
 def _environment() -> Environment:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
@@ -84,7 +90,8 @@ def small_image_uri(image: npt.NDArray[Any]) -> str:
 
 
 def _encoded(image: npt.NDArray[Any], kind: str, side: int) -> str:
-    from PIL import Image
+    # Else Pillow imports all of its forty formats to find this one.
+    from PIL import Image, WebPImagePlugin  # noqa: F401
 
     picture = Image.fromarray(rgb(image))
     picture.thumbnail((side, side))

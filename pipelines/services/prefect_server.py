@@ -228,6 +228,8 @@ def use(api_url: str) -> Iterator[None]:
     if is_ours(api_url):
         changed["PREFECT_API_AUTH_STRING"] = password(state_folder())
     before = {name: os.environ.get(name) for name in changed}
+    context = sys.modules.get("prefect.context")
+    settings_before = context and context.GLOBAL_SETTINGS_CONTEXT
     os.environ.update(changed)
     _reread_settings()
     try:
@@ -238,7 +240,10 @@ def use(api_url: str) -> Iterator[None]:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
-        _reread_settings()
+        if context is None:
+            _reread_settings()
+        else:
+            context.GLOBAL_SETTINGS_CONTEXT = settings_before  # type: ignore[attr-defined]
 
 
 @contextlib.contextmanager

@@ -38,6 +38,7 @@ from typing import Any, NoReturn
 
 from torchyard.core.hosting.sources import builtin_sources
 from torchyard.pipelines import __main__
+from torchyard.pipelines.local_run import quiet_prefect
 from torchyard.pipelines.services.daemon import DAEMON_VARIABLE, report_pid
 from torchyard.pipelines.services.standby import engine
 from torchyard.pipelines.services.standby.client import DECISION_SECONDS, SOCKET
@@ -56,10 +57,14 @@ from torchyard.pipelines.worker.process import own_folders, start_variables
 MODULE = "torchyard.pipelines.services.standby.process"
 # What a run imports when it comes to it: all of the third parties that it may.
 IMPORTED = (
-    *("torchyard.pipelines.cli", "torchyard.pipelines.flow.pipeline", "prefect.task_engine"),
-    *("matplotlib.figure", "matplotlib.backends.backend_svg", "mlflow.pyfunc", "pyarrow.parquet"),
+    *("torchyard.pipelines.flow.pipeline", "prefect.task_engine"),
+    *("matplotlib.backends.backend_svg", "mlflow.pyfunc", "pyarrow.parquet"),
     *("mlflow.store.model_registry.sqlalchemy_store", "prefect.utilities.visualization"),
     *("sqlalchemy.dialects.sqlite", "anyio._backends._asyncio", "torchyard.core.report.run_page"),
+    *("mlflow.store.tracking.sqlalchemy_workspace_store", "alembic.command", "pyarrow.dataset"),
+    *("mlflow.store.model_registry.sqlalchemy_workspace_store", "pandas.io.formats.csvs"),
+    *("mlflow.utils.search_logged_model_utils", "PIL.WebPImagePlugin", "encodings.cp437"),
+    *("torchyard.pipelines.streams", "torchyard.pipelines.worker.serve", "rich._emoji_codes"),
 )
 AGAIN_SECONDS = 60  # a command that goes on by itself has imported by then
 
@@ -80,6 +85,7 @@ class Standby:
         self._runs: dict[int, socket.socket] = {}
         (folder / SOCKET).unlink(missing_ok=True)  # of one that was killed
         self._set_by_imports = _load()
+        self._of_prefect = _prefect_variables()
         self._settings = _prefect_settings()
         self._files = loaded_files()
         self._surroundings = surroundings()
@@ -232,24 +238,60 @@ class Standby:
             set_title(request["shown"], request["environment"])
             process.fork = ForkedWorker
             if request["program"] == "command":
-                _run(__main__.command)
+                quiet_prefect()
+                self._run(__main__.command)
                 __main__.leave()
-            status = _run(engine.run)
+            status = self._run(engine.run)
         except BaseException:
             traceback.print_exc()
         finally:
             os._exit(status)
 
+    def _run(self, program: Callable[[], None]) -> int:
+        """Run a program as Python would at its start; returns the exit status."""
+        import numpy as np
+        from prefect.context import refresh_global_settings_context
+        from prefect.logging.configuration import setup_logging
+
+        from torchyard.pipelines import display
+
+        tempfile.tempdir = None
+        importlib.invalidate_caches()
+        np.random.seed()  # Python's own is seeded anew in a forked process
+        for stream in (sys.stdout, sys.stderr):
+            assert isinstance(stream, io.TextIOWrapper)
+            stream.reconfigure(line_buffering=stream is sys.stderr or stream.isatty())
+        if _prefect_variables() != self._of_prefect:
+            refresh_global_settings_context()
+            setup_logging()
+        display.look_at_terminal()
+        status = 0
+        try:
+            program()
+        except SystemExit as ended:
+            status = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
+        except BaseException:
+            sys.excepthook(*sys.exc_info())
+            status = 1
+        threading._shutdown()  # type: ignore[attr-defined]
+        atexit._run_exitfuncs()
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError):
+                stream.flush()
+        return status
+
 
 def _load() -> dict[str, str]:
     """Import what a run, its worker and Prefect's engine do; returns variables they set."""
-    from torchyard.pipelines.local_run import quiet_prefect
-
     quiet_prefect()
     # torch decides, as it is imported, where the headers are that it precompiles.
     tempfile.tempdir = own_folders()["TMPDIR"]
     before = dict(os.environ)
     gc.disable()
+    from matplotlib.figure import Figure
+
+    from torchyard.core.report.page import load_templates
+    from torchyard.pipelines import cli
     from torchyard.pipelines.worker import stages
 
     stages.load_compiler()
@@ -258,6 +300,11 @@ def _load() -> dict[str, str]:
         importlib.import_module(name)
     for _, load in builtin_sources():
         load()
+    cli.commands()
+    load_templates()
+    figure = Figure()
+    figure.text(0, 0, "finds the fonts")
+    figure.savefig(io.BytesIO())
     from torchyard.pipelines.flow.recording.start import load_libraries
 
     load_libraries()
@@ -268,44 +315,16 @@ def _load() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if before.get(name) != value}
 
 
+def _prefect_variables() -> dict[str, str]:
+    """What was set of Prefect; whatever else it reads is the same in a command taken over."""
+    return {name: value for name, value in os.environ.items() if name.startswith("PREFECT_")}
+
+
 def _prefect_settings() -> dict[str, str]:
     """What the user has set, as a Prefect worker hands it to its runs: also what a file says."""
     from prefect.settings import get_current_settings
 
     return get_current_settings().to_environment_variables(exclude_unset=True)
-
-
-def _run(program: Callable[[], None]) -> int:
-    """Run a program as Python would at its start; returns the exit status."""
-    import numpy as np
-    from prefect.context import refresh_global_settings_context
-    from prefect.logging.configuration import setup_logging
-
-    from torchyard.pipelines import display
-
-    tempfile.tempdir = None
-    importlib.invalidate_caches()
-    np.random.seed()  # Python's own is seeded anew in a forked process
-    for stream in (sys.stdout, sys.stderr):
-        assert isinstance(stream, io.TextIOWrapper)
-        stream.reconfigure(line_buffering=stream is sys.stderr or stream.isatty())
-    refresh_global_settings_context()
-    setup_logging()
-    display.look_at_terminal()
-    status = 0
-    try:
-        program()
-    except SystemExit as ended:
-        status = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
-    except BaseException:
-        sys.excepthook(*sys.exc_info())
-        status = 1
-    threading._shutdown()  # type: ignore[attr-defined]
-    atexit._run_exitfuncs()
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError):
-            stream.flush()
-    return status
 
 
 def _end_with(connection: socket.socket) -> None:

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import torch
 from torch import nn
 
+from torchyard.core.training.network.export import traced
 from torchyard.pipelines.worker.checks.config_check import check
 from torchyard.pipelines.worker.checks.plugin_check import try_plugins
 from torchyard.pipelines.worker.judging import judge
@@ -25,15 +27,16 @@ from torchyard.pipelines.worker.stages.summaries import inspect_dataset, inspect
 from torchyard.pipelines.worker.stages.training import join, train
 
 
+@cache
 def load_compiler() -> None:
     """Make torch import its compiler, which the first optimizer of a process asks for."""
     torch.optim.SGD([torch.zeros(1)])
 
 
+@cache
 def load_export() -> None:
     """Make torch import what the first export of a process needs."""
-    program = torch.export.export(nn.Identity(), (torch.zeros(1),))
-    torch.export.save(program, io.BytesIO())
+    torch.export.save(traced(nn.Linear(1, 1), torch.zeros(2, 1)), io.BytesIO())
 
 
 STAGES: dict[str, Callable[..., dict[str, Any]]] = {
