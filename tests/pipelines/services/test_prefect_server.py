@@ -6,7 +6,6 @@ import http.server
 import json
 import os
 import re
-import shutil
 import signal
 import socket
 import sqlite3
@@ -216,11 +215,8 @@ def test_a_killed_starter_leaves_a_server_that_the_next_can_use_and_a_dead_one_i
 
 
 @pytest.mark.slow
-def test_an_unused_server_ends_by_itself(
-    tmp_path: Path, env: dict[str, str], new_user: Callable[..., User]
-) -> None:
+def test_an_unused_server_ends_by_itself(tmp_path: Path, new_user: Callable[..., User]) -> None:
     """Killed before its server has even loaded, a user leaves nothing behind."""
-    shutil.copytree(env["PREFECT_HOME"], tmp_path / "home")
     user = new_user(PREFECT_HOME=str(tmp_path / "home"))
     user.says()
     user.process.kill()
