@@ -116,7 +116,8 @@ def _call() -> None:
     """Run the command that was asked for; a mistake in its words is an error like any other."""
     usage_error: Any = typer.BadParameter.__base__  # click's, of which typer has a copy
     try:
-        status = commands()(standalone_mode=False)
+        # Else the name is that of the process's first module, which may be the standby's.
+        status = commands()(prog_name="torchyard", standalone_mode=False)
     except typer.Abort:
         stderr.print("Aborted.")
         sys.exit(1)

@@ -15,7 +15,7 @@ import platform
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -199,14 +199,26 @@ def try_lock(descriptor: int) -> bool:
 
 def is_served_by_this_user(port: int) -> bool:
     """Whether a process of this user listens on a port of 127.0.0.1, as far as the system tells."""
-    for process in psutil.process_iter():
+    return is_served_by(_own_processes(), port)
+
+
+def is_served_by(processes: Iterable[psutil.Process], port: int) -> bool:
+    """Whether one of the processes listens on a port of 127.0.0.1."""
+    for process in processes:
         with contextlib.suppress(psutil.Error):
-            if process.uids().effective == os.geteuid() and any(
+            if any(
                 each.status == psutil.CONN_LISTEN and each.laddr.port == port
                 for each in process.net_connections("tcp")
             ):
                 return True
     return False
+
+
+def _own_processes() -> Iterator[psutil.Process]:
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if process.uids().effective == os.geteuid():
+                yield process
 
 
 def _session(process: psutil.Process) -> int | None:

@@ -24,6 +24,7 @@ import signal
 import sqlite3
 import sys
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -42,7 +43,7 @@ from torchyard.core.tracking.store import LOCAL_UI, check_writable, tracking_uri
 from torchyard.pipelines.services.daemon import (
     Daemon,
     DaemonState,
-    is_served_by_this_user,
+    is_served_by,
     state_lock,
 )
 from torchyard.pipelines.services.prefect_server import (
@@ -255,9 +256,10 @@ class ServiceManager:
     def _mlflow_status(self, store: str, daemon: DaemonState | None) -> ServiceStatus:
         if is_server(store):
             return ServiceStatus("MLflow", FOUND if answers(store) else DOWN, redacted_uri(store))
-        state = _state(daemon, daemon is not None and serves(daemon.address))
+        ui = self.mlflow(store)
+        state = _state(daemon, daemon is not None and serves(daemon.address, ui.processes()))
         address = daemon.address if daemon else redacted_uri(store)
-        return ServiceStatus("MLflow", state, address, daemon, log=self.mlflow(store).log)
+        return ServiceStatus("MLflow", state, address, daemon, log=ui.log)
 
 
 def ui_address(store: str) -> str | None:
@@ -277,13 +279,18 @@ def registry_server(store: str) -> MlflowClient | None:
     """
     from mlflow import MlflowClient
 
-    address = ui_address(store)
-    return MlflowClient(address) if address and serves(address) else None
+    if not (address := ui_address(store)):
+        return None
+    served = serves(address, ServiceManager().mlflow(store).processes())
+    return MlflowClient(address) if served else None
 
 
-def serves(address: str) -> bool:
-    """Whether a server of this user answers there: another user's may have taken the port."""
-    return answers(f"{address}/health") and is_served_by_this_user(urlsplit(address).port or 0)
+def serves(address: str, processes: Iterable[psutil.Process]) -> bool:
+    """Whether a server answers there that is one of the processes.
+
+    Before it came to listen, another user's may have taken the port, or that of another store.
+    """
+    return answers(f"{address}/health") and is_served_by(processes, urlsplit(address).port or 0)
 
 
 def served_url(url: str) -> str:

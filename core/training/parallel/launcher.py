@@ -147,6 +147,8 @@ def _run_rank(
     endpoint: tuple[str, int] | None,
 ) -> dict[str, Any]:
     """What each process runs: join the group, then train."""
+    # torch has the kernel send it when the launcher is gone: its traceback would say nothing.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     threading.Thread(target=_exit_with_launcher, args=(launcher,), daemon=True).start()
     if os.getppid() != launcher:
         os._exit(1)  # its folder may be gone, which the next line would wait for, deaf to threads

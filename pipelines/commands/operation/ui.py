@@ -13,6 +13,7 @@ import webbrowser
 from pathlib import Path
 from typing import Annotated
 
+import psutil
 import typer
 from rich.markup import escape
 
@@ -68,7 +69,8 @@ def ui(
     server = subprocess.Popen(program, env=os.environ | environment, stdout=quiet, stderr=quiet)
     try:
         deadline = time.monotonic() + UI_TIMEOUT_SECONDS
-        while not serves(address):
+        started = psutil.Process(server.pid)
+        while not serves(address, [started, *started.children(recursive=True)]):
             if server.poll() is not None or time.monotonic() > deadline:
                 raise RunError(f"The MLflow UI does not start at {address}.")
             time.sleep(0.2)

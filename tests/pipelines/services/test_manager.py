@@ -50,7 +50,7 @@ def test_what_another_user_serves_at_mlflows_port_is_not_taken_for_ours(tmp_path
             assert stranger.stdout
             taken = f"http://127.0.0.1:{int(stranger.stdout.readline())}"
             assert eventually(lambda: answers(f"{taken}/health"), 60)
-            assert not serves(taken)
+            assert not serves(taken, [psutil.Process()])
             address, command, _ = mlflow_server(f"sqlite:///{tmp_path}/mlflow.db", taken)
             assert address != taken
             assert command[command.index("--port") + 1] == address.rpartition(":")[2]
@@ -60,7 +60,10 @@ def test_what_another_user_serves_at_mlflows_port_is_not_taken_for_ours(tmp_path
         thread = threading.Thread(target=own.serve_forever, args=[0.01])
         thread.start()
         try:
-            assert serves(f"http://127.0.0.1:{own.server_port}")
+            address = f"http://127.0.0.1:{own.server_port}"
+            assert serves(address, [psutil.Process()])
+            # Nor is what this user serves there for another store.
+            assert not serves(address, [psutil.Process(os.getppid())])
         finally:
             own.shutdown()
             thread.join()

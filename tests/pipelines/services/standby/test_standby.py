@@ -40,6 +40,9 @@ def test_a_run_that_is_taken_over_is_the_same_as_one_that_is_not(sandbox: Sandbo
     sandbox.wait_for_standby()
     epochs, tags, own = run(sandbox)
     assert not own
+    wrong = sandbox.start("run", "digits", "--epochs", "2")
+    said = wrong.communicate(timeout=300)[0]
+    assert "(torchyard run --help)" in said, said
     # What was read at the start is noticed: that run goes on by itself, the next is taken over.
     assert run(sandbox, PREFECT_LOGGING_EXTRA_LOGGERS="a") == (epochs, tags, True)
     sandbox.wait_for_standby()
